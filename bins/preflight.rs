@@ -1,0 +1,3 @@
+//! `preflight`: see `preflight --help`.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! `promote`: see `promote --help`.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! `report`: see `report --help`.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! `snapshot`: see `snapshot --help`.
+
+fn main() {}

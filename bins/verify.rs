@@ -1,0 +1,3 @@
+//! `verify`: see `verify --help`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Every kind of check, and the one runner for all of them.

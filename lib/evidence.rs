@@ -1,0 +1,512 @@
+//! The documents, the chain, the digests.
+//!
+//! Every document opens with the same [`Head`]; what a tool alone has to say follows beside it. The
+//! shapes here are the public contract: `docs/schemas/` is generated from them.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::fault::{Exit, Fault};
+use crate::severity::Severity;
+
+mod bodies;
+pub use bodies::*;
+
+/// The largest document in bytes that is read.
+pub const MAX_DOCUMENT: u64 = 64 * 1024 * 1024;
+
+/// The version of all five tools.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What every document opens with.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Head {
+    /// `trapkey/TOOL/v1`.
+    pub schema: String,
+    /// Who wrote it.
+    pub tool: ToolRef,
+    /// What is released; null only where the plan could not be read.
+    pub release: Option<Release>,
+    /// The plan; null only where it could not be read.
+    pub plan: Option<PlanRef>,
+    /// The documents that were consumed, by digest.
+    pub needs: Vec<Need>,
+    /// When, where and by whom.
+    pub run: Run,
+    /// What came of it.
+    pub verdict: DocumentVerdict,
+    /// The same in one sentence.
+    pub summary: String,
+    /// Every single observation.
+    pub findings: Vec<Finding>,
+}
+
+/// A document: the head, and what one tool alone has to say.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Document<B> {
+    /// What every document has.
+    #[serde(flatten)]
+    pub head: Head,
+    /// What this tool has to say.
+    #[serde(flatten)]
+    pub body: B,
+}
+
+/// What belongs to one kind of document.
+pub trait Body: Serialize + DeserializeOwned + JsonSchema + Clone {
+    /// The word in the schema's name: `preflight` for `trapkey/preflight/v1`.
+    const NAME: &'static str;
+    /// The tool that writes it.
+    const TOOL: &'static str;
+    /// The file in the evidence folder.
+    const FILE: &'static str;
+
+    /// The schema's name.
+    fn schema() -> String {
+        format!("trapkey/{}/v1", Self::NAME)
+    }
+}
+
+/// Who wrote a document.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+pub struct ToolRef {
+    /// `preflight`, `snapshot`, `promote`, `verify` or `report`.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// What is released, where.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+pub struct Release {
+    /// The service.
+    pub service: String,
+    /// The new version.
+    pub version: String,
+    /// The version that served before, where the plan names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
+    /// Where it goes.
+    pub environment: String,
+    /// The commit, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// The files that are released.
+    #[serde(default)]
+    pub artifacts: Vec<Artifact>,
+}
+
+/// A released file.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+pub struct Artifact {
+    /// Its path in the plan.
+    pub name: String,
+    /// Its SHA-256 in hexadecimal.
+    pub sha256: String,
+}
+
+/// The plan by digest.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+pub struct PlanRef {
+    /// Its path as given.
+    pub path: String,
+    /// The SHA-256 of its bytes in hexadecimal.
+    pub sha256: String,
+}
+
+/// A consumed document by digest.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+pub struct Need {
+    /// Its file in the evidence folder.
+    pub path: String,
+    /// Its schema.
+    pub schema: String,
+    /// The SHA-256 of its bytes in hexadecimal.
+    pub sha256: String,
+}
+
+/// When, where and by whom.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Run {
+    /// The start, RFC 3339 in UTC.
+    #[schemars(with = "String")]
+    pub started_at: Timestamp,
+    /// The end.
+    #[schemars(with = "String")]
+    pub finished_at: Timestamp,
+    /// The machine's name.
+    pub host: String,
+    /// The CI job, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci: Option<Ci>,
+}
+
+/// A CI job.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+pub struct Ci {
+    /// `github`, `gitlab`, `jenkins` or `generic`.
+    pub provider: String,
+    /// The page of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Who started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+}
+
+/// What a document says as a whole.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum DocumentVerdict {
+    /// The gate is open.
+    Pass,
+    /// The gate is closed.
+    Fail,
+    /// No data, too few samples; or still under way.
+    Undecided,
+    /// Something outside did not work, or the tool refused.
+    Error,
+}
+
+impl DocumentVerdict {
+    /// The word in the document.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Fail => "fail",
+            Self::Undecided => "undecided",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// What one finding says.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// As expected. The only one that opens a gate.
+    Pass,
+    /// Not as expected.
+    Fail,
+    /// Nothing was seen.
+    NoData,
+    /// Too little was seen.
+    TooFewSamples,
+    /// It could not be looked at.
+    Error,
+    /// It was not looked at, because something that it needs did not pass.
+    Skipped,
+}
+
+impl Verdict {
+    /// The word in the document.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Fail => "fail",
+            Self::NoData => "no_data",
+            Self::TooFewSamples => "too_few_samples",
+            Self::Error => "error",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// One observation, the same whichever check, judge or drill made it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Finding {
+    /// Its name in the plan.
+    pub name: String,
+    /// The kind of check.
+    pub kind: String,
+    /// How much it weighs.
+    pub severity: Severity,
+    /// What came of it.
+    pub verdict: Verdict,
+    /// What was seen, as people read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<String>,
+    /// What should have been seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<String>,
+    /// What was seen before (a baseline, the other side), as people read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<String>,
+    /// The figure behind `observed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<f64>,
+    /// The unit of `value`: `ms`, `%`, `B`, `1/s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// How many samples stand behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<u64>,
+    /// One sentence for people.
+    pub message: String,
+    /// The start, RFC 3339 in UTC.
+    #[schemars(with = "String")]
+    pub started_at: Timestamp,
+    /// How long it took, in milliseconds.
+    pub duration_ms: f64,
+    /// How many attempts were made.
+    pub attempts: u32,
+    /// Passed, but not at the first attempt.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flaky: bool,
+    /// Compliance controls that it gives evidence for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub controls: Vec<String>,
+    /// What stands behind it: attempts, figures, digests.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub evidence: Value,
+}
+
+impl Finding {
+    /// A finding with its head filled and everything else empty.
+    pub fn new(name: impl Into<String>, kind: impl Into<String>, verdict: Verdict, at: Timestamp) -> Self {
+        Self {
+            name: name.into(),
+            kind: kind.into(),
+            severity: Severity::Critical,
+            verdict,
+            observed: None,
+            expected: None,
+            baseline: None,
+            value: None,
+            unit: None,
+            samples: None,
+            message: String::new(),
+            started_at: at,
+            duration_ms: 0.0,
+            attempts: 1,
+            flaky: false,
+            controls: Vec::new(),
+            evidence: Value::Null,
+        }
+    }
+
+    /// Sets what people read.
+    #[must_use]
+    pub fn says(mut self, message: impl Into<String>) -> Self {
+        self.message = message.into();
+        self
+    }
+
+    /// Whether it keeps the gate from opening.
+    pub fn closes(&self) -> bool {
+        self.severity == Severity::Critical && self.verdict != Verdict::Pass
+    }
+}
+
+/// What the findings say together: any critical failure closes, any critical error is an error,
+/// anything else critical that did not pass leaves it undecided. An empty list is undecided, for
+/// silence is not health.
+pub fn verdict_of(findings: &[Finding]) -> DocumentVerdict {
+    let critical = || findings.iter().filter(|f| f.severity == Severity::Critical).map(|f| f.verdict);
+    if findings.is_empty() {
+        DocumentVerdict::Undecided
+    } else if critical().any(|v| v == Verdict::Fail) {
+        DocumentVerdict::Fail
+    } else if critical().any(|v| v == Verdict::Error) {
+        DocumentVerdict::Error
+    } else if critical().all(|v| v == Verdict::Pass) {
+        DocumentVerdict::Pass
+    } else {
+        DocumentVerdict::Undecided
+    }
+}
+
+/// The exit code that belongs to a document's verdict.
+pub fn exit_of(verdict: DocumentVerdict) -> Exit {
+    match verdict {
+        DocumentVerdict::Pass => Exit::Pass,
+        DocumentVerdict::Fail => Exit::Closed,
+        DocumentVerdict::Undecided => Exit::Undecided,
+        DocumentVerdict::Error => Exit::Infrastructure,
+    }
+}
+
+/// The SHA-256 of some bytes in hexadecimal.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// Bytes in lowercase hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
+        // Writing into a string cannot fail.
+        let _ = write!(out, "{b:02x}");
+        out
+    })
+}
+
+/// The bytes of a document as they go to disk, redacted, with a newline at the end.
+pub fn to_bytes<B: Body>(document: &Document<B>) -> Result<Vec<u8>, Fault> {
+    let broken =
+        |e: serde_json::Error| Fault::infrastructure("the evidence document cannot be written").cause(e);
+    let mut value = serde_json::to_value(document).map_err(broken)?;
+    crate::redact::redact_json(&mut value);
+    let mut bytes = serde_json::to_vec_pretty(&value).map_err(broken)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// A document that was read from the folder, with the digest of its bytes.
+#[derive(Clone, Debug)]
+pub struct Found<B> {
+    /// The document.
+    pub document: Document<B>,
+    /// How the next document names it.
+    pub need: Need,
+}
+
+/// What a consumer asks of a document before it uses it.
+pub struct Asked<'a> {
+    /// The plan in force.
+    pub plan: &'a PlanRef,
+    /// The release in force.
+    pub release: &'a Release,
+    /// The moment of use.
+    pub now: Timestamp,
+    /// The greatest age in seconds, where there is a limit.
+    pub max_age: Option<f64>,
+}
+
+/// Reads a document from the evidence folder.
+///
+/// Errors: refused (5) when it is missing, over 64 MiB, not JSON, or of another schema.
+pub fn read<B: Body>(folder: &Path) -> Result<Found<B>, Fault> {
+    let path = folder.join(B::FILE);
+    let place = path.display().to_string();
+    let help = format!("run `{}` first, and pass the evidence folder on between jobs", B::TOOL);
+    let missing = |e: std::io::Error| {
+        let what = if e.kind() == std::io::ErrorKind::NotFound {
+            format!("the evidence `{}` is missing", B::FILE)
+        } else {
+            format!("the evidence `{}` cannot be read", B::FILE)
+        };
+        Fault::refused(what).place(&place).cause(e).help(&help)
+    };
+    let size = std::fs::metadata(&path).map_err(missing)?.len();
+    if size > MAX_DOCUMENT {
+        return Err(Fault::refused(format!("the evidence `{}` is larger than 64 MiB", B::FILE)).place(&place));
+    }
+    let bytes = std::fs::read(&path).map_err(missing)?;
+    let garbled = |e: &dyn std::fmt::Display| {
+        Fault::refused(format!("the evidence `{}` is not a document of `{}`", B::FILE, B::schema()))
+            .place(&place)
+            .cause(e)
+            .help(&help)
+    };
+    let value: Value = serde_json::from_slice(&bytes).map_err(|e| garbled(&e))?;
+    let schema = value.get("schema").and_then(Value::as_str).unwrap_or("none");
+    if schema != B::schema() {
+        return Err(garbled(&format!("its schema is `{schema}`; known here is `{}`", B::schema())));
+    }
+    let document: Document<B> = serde_json::from_value(value).map_err(|e| garbled(&e))?;
+    let need = Need { path: B::FILE.into(), schema: B::schema(), sha256: sha256_hex(&bytes) };
+    Ok(Found { document, need })
+}
+
+impl<B: Body> Found<B> {
+    /// Refuses (5) a document of another plan, another release, or too old.
+    pub fn fits(&self, asked: &Asked<'_>) -> Result<(), Fault> {
+        let head = &self.document.head;
+        let again = format!("run `{}` again for this release", B::TOOL);
+        let refuse = |what: String| Fault::refused(what).place(B::FILE).help(&again);
+        match &head.plan {
+            Some(plan) if plan.sha256 == asked.plan.sha256 => {}
+            Some(plan) => {
+                return Err(refuse(format!("`{}` was made under another plan", B::FILE)).cause(format!(
+                    "its plan has sha256 {}, the plan in force {}",
+                    short(&plan.sha256),
+                    short(&asked.plan.sha256)
+                )));
+            }
+            None => return Err(refuse(format!("`{}` names no plan", B::FILE))),
+        }
+        match &head.release {
+            Some(release) if same_release(release, asked.release) => {}
+            Some(release) => {
+                return Err(refuse(format!("`{}` is about another release", B::FILE)).cause(format!(
+                    "it speaks of {}, this is {}",
+                    name_release(release),
+                    name_release(asked.release)
+                )));
+            }
+            None => return Err(refuse(format!("`{}` names no release", B::FILE))),
+        }
+        let age = (asked.now.as_millisecond() - head.run.finished_at.as_millisecond()) as f64 / 1e3;
+        if age < -300.0 {
+            return Err(refuse(format!("`{}` comes from the future", B::FILE))
+                .cause(format!("it was finished at {}, it is {} now", head.run.finished_at, asked.now)));
+        }
+        if let Some(limit) = asked.max_age.filter(|limit| age > *limit) {
+            return Err(refuse(format!("`{}` is stale", B::FILE)).cause(format!(
+                "it is {} old, the plan allows {}",
+                crate::units::show_duration(age),
+                crate::units::show_duration(limit)
+            )));
+        }
+        Ok(())
+    }
+
+    /// Refuses (5) a document that did not pass.
+    pub fn passed(&self) -> Result<(), Fault> {
+        let head = &self.document.head;
+        if head.verdict == DocumentVerdict::Pass {
+            return Ok(());
+        }
+        Err(Fault::refused(format!("`{}` did not pass: its verdict is `{}`", B::FILE, head.verdict.word()))
+            .place(B::FILE)
+            .cause(&head.summary)
+            .help(format!("mend what it names and run `{}` again", B::TOOL)))
+    }
+
+    /// Refuses (5) when this document was not made from exactly that parent.
+    pub fn comes_from(&self, parent: &Need) -> Result<(), Fault> {
+        let again = format!("run `{}` again, on the evidence that stands in the folder now", B::TOOL);
+        match self.document.head.needs.iter().find(|need| need.path == parent.path) {
+            Some(need) if need.sha256 == parent.sha256 => Ok(()),
+            Some(need) => Err(Fault::refused(format!("the link {} -> {} is broken", B::FILE, parent.path))
+                .place(&parent.path)
+                .cause(format!(
+                    "`{}` was made from a `{}` with sha256 {}, the one in the folder has {}",
+                    B::FILE,
+                    parent.path,
+                    short(&need.sha256),
+                    short(&parent.sha256)
+                ))
+                .help(again)),
+            None => Err(Fault::refused(format!("the link {} -> {} is missing", B::FILE, parent.path))
+                .place(B::FILE)
+                .cause(format!("`{}` does not name `{}` among its needs", B::FILE, parent.path))
+                .help(again)),
+        }
+    }
+}
+
+/// The first characters of a digest, enough to tell two apart.
+pub fn short(sha256: &str) -> String {
+    sha256.chars().take(12).collect()
+}
+
+/// `shop 1.4.2 in production`.
+pub fn name_release(release: &Release) -> String {
+    format!("{} {} in {}", release.service, release.version, release.environment)
+}
+
+fn same_release(a: &Release, b: &Release) -> bool {
+    a.service == b.service
+        && a.version == b.version
+        && a.environment == b.environment
+        && a.artifacts == b.artifacts
+        && (a.commit == b.commit || a.commit.is_none() || b.commit.is_none())
+}

@@ -1,0 +1,286 @@
+//! One call of one tool: the plan, the release, the evidence folder, and how it ends.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::evidence::{
+    self, Artifact, Asked, Body, Document, DocumentVerdict, Finding, Found, Head, Need, Release, Run,
+    ToolRef, VERSION, Verdict,
+};
+use crate::fault::{Exit, Fault};
+use crate::plan::Loaded;
+use crate::severity::Severity;
+use crate::world::talk::Talk;
+use crate::world::{self, ci, files};
+
+/// What the command line says, the same for all five tools.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The tool.
+    pub tool: &'static str,
+    /// The plan's path.
+    pub plan: PathBuf,
+    /// The environment, where it was named.
+    pub environment: Option<String>,
+    /// The evidence folder.
+    pub evidence: PathBuf,
+    /// The folder of the promote state; `.trapkey` beside the plan when absent.
+    pub state: Option<PathBuf>,
+    /// Variables of the plan.
+    pub set: BTreeMap<String, String>,
+    /// Whether the document goes to stdout.
+    pub json: bool,
+    /// The voice.
+    pub talk: Talk,
+    /// When it began.
+    pub started_at: Timestamp,
+}
+
+/// One call of one tool, its plan read.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// What the command line says.
+    pub call: Call,
+    /// The plan.
+    pub loaded: Loaded,
+    /// What is released, where.
+    pub release: Release,
+}
+
+/// What a gate decided, ready to be written.
+#[derive(Clone, Debug)]
+pub struct Conclusion<B> {
+    /// The documents that were consumed.
+    pub needs: Vec<Need>,
+    /// What came of it.
+    pub verdict: DocumentVerdict,
+    /// The same in one sentence.
+    pub summary: String,
+    /// Every single observation.
+    pub findings: Vec<Finding>,
+    /// What this tool alone has to say.
+    pub body: B,
+    /// Further step outputs.
+    pub outputs: Vec<(&'static str, String)>,
+}
+
+impl Job {
+    /// Reads the plan and names the release.
+    ///
+    /// Errors (2): the plan does not validate, the environment is not in it, an artifact is missing.
+    pub fn open(call: Call) -> Result<Self, Fault> {
+        let loaded = Loaded::read(&call.plan, call.set.clone())?;
+        let environment = choose_environment(&loaded, call.environment.as_deref())?;
+        let spec = &loaded.plan.release;
+        let artifacts = spec
+            .artifacts
+            .iter()
+            .map(|artifact| {
+                let path = loaded.at(&artifact.value);
+                let (sha256, _) = files::sha256_file(&path).map_err(|e| {
+                    Fault::usage(format!("the artifact `{artifact}` cannot be read"))
+                        .place(path.display().to_string())
+                        .cause(e)
+                        .help(
+                            "build it first, or correct `release.artifacts`; paths are relative to the plan",
+                        )
+                })?;
+                Ok(Artifact { name: artifact.shown.clone(), sha256 })
+            })
+            .collect::<Result<Vec<_>, Fault>>()?;
+        let release = Release {
+            service: loaded.plan.service.clone(),
+            version: spec.version.clone(),
+            previous: spec.previous.clone(),
+            environment,
+            commit: spec.commit.clone().or_else(ci::commit),
+            artifacts,
+        };
+        Ok(Self { call, loaded, release })
+    }
+
+    /// The voice.
+    pub fn talk(&self) -> &Talk {
+        &self.call.talk
+    }
+
+    /// The evidence folder.
+    pub fn evidence(&self) -> &Path {
+        &self.call.evidence
+    }
+
+    /// The folder of the promote state.
+    pub fn state_folder(&self) -> PathBuf {
+        self.call.state.clone().unwrap_or_else(|| self.loaded.at(".trapkey"))
+    }
+
+    /// The address of the environment, where the plan gives one.
+    pub fn environment_url(&self) -> Option<&crate::units::Text> {
+        self.loaded.plan.environments.get(&self.release.environment)?.url.as_ref()
+    }
+
+    /// Reads a document and refuses it (5) unless it fits this plan and release and is young enough.
+    pub fn need<B: Body>(&self, max_age: Option<Duration>) -> Result<Found<B>, Fault> {
+        let found = evidence::read::<B>(self.evidence())?;
+        found.fits(&Asked {
+            plan: &self.loaded.reference,
+            release: &self.release,
+            now: world::now(),
+            max_age: max_age.map(|d| d.as_secs_f64()),
+        })?;
+        Ok(found)
+    }
+
+    /// The head of a document of this call.
+    fn head<B: Body>(&self) -> Head {
+        head::<B>(&self.call, Some(self))
+    }
+
+    /// Writes the document, the step outputs and the annotations, and says the verdict.
+    ///
+    /// Errors (4): the document cannot be written.
+    pub fn conclude<B: Body>(&self, conclusion: Conclusion<B>) -> Result<Exit, Fault> {
+        let exit = evidence::exit_of(conclusion.verdict);
+        let path = self.write(&conclusion)?;
+        let mut outputs = vec![
+            ("verdict", conclusion.verdict.word().to_owned()),
+            ("evidence", path.display().to_string()),
+            ("summary", conclusion.summary.clone()),
+        ];
+        outputs.extend(conclusion.outputs);
+        write_outputs(&outputs)?;
+        annotate(&conclusion.findings, &self.loaded.reference.path);
+        Ok(exit)
+    }
+
+    /// Writes the document alone: for one that is still growing.
+    pub fn write<B: Body>(&self, conclusion: &Conclusion<B>) -> Result<PathBuf, Fault> {
+        let mut head = self.head::<B>();
+        head.needs.clone_from(&conclusion.needs);
+        head.verdict = conclusion.verdict;
+        head.summary.clone_from(&conclusion.summary);
+        head.findings.clone_from(&conclusion.findings);
+        let document = Document { head, body: conclusion.body.clone() };
+        let bytes = evidence::to_bytes(&document)?;
+        let path = self.evidence().join(B::FILE);
+        files::write_atomic(&path, &bytes).map_err(|e| files::unwritable(&path, &e))?;
+        // An earlier refusal is over once there is a document again.
+        let _ = std::fs::remove_file(self.evidence().join(refusal_file::<B>()));
+        Ok(path)
+    }
+
+    /// Gives the written document to stdout when `--json` asks for it.
+    pub fn hand_over<B: Body>(&self) -> Result<(), Fault> {
+        if !self.call.json {
+            return Ok(());
+        }
+        let path = self.evidence().join(B::FILE);
+        let bytes = std::fs::read(&path).map_err(|e| files::unwritable(&path, &e))?;
+        world::talk::data(&bytes).map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
+    }
+}
+
+fn choose_environment(loaded: &Loaded, named: Option<&str>) -> Result<String, Fault> {
+    let known = &loaded.plan.environments;
+    let list = || known.keys().cloned().collect::<Vec<_>>().join(", ");
+    match named {
+        Some(name) if known.is_empty() || known.contains_key(name) => Ok(name.to_owned()),
+        Some(name) => Err(Fault::usage(format!("the environment `{name}` is not in the plan"))
+            .place(&loaded.reference.path)
+            .help(format!("known here: {}", list()))),
+        None => match known.len() {
+            0 => Ok("production".into()),
+            1 => Ok(list()),
+            _ => Err(Fault::usage("the plan has several environments")
+                .place(&loaded.reference.path)
+                .help(format!("choose one with --environment: {}", list()))),
+        },
+    }
+}
+
+fn head<B: Body>(call: &Call, job: Option<&Job>) -> Head {
+    Head {
+        schema: B::schema(),
+        tool: ToolRef { name: call.tool.into(), version: VERSION.into() },
+        release: job.map(|j| j.release.clone()),
+        plan: job.map(|j| j.loaded.reference.clone()),
+        needs: Vec::new(),
+        run: Run {
+            started_at: call.started_at,
+            finished_at: world::now(),
+            host: world::host_name(),
+            ci: ci::job(),
+        },
+        verdict: DocumentVerdict::Error,
+        summary: String::new(),
+        findings: Vec::new(),
+    }
+}
+
+fn refusal_file<B: Body>() -> String {
+    format!("{}.refused.json", B::NAME)
+}
+
+/// Records an error: a document, the step outputs and an annotation, as far as that is possible.
+///
+/// What was refused (5) or not understood (2) goes to `TOOL.refused.json`, so that it never takes
+/// the place of the evidence of a release that is under way.
+pub fn record_fault<B: Body + Default>(call: &Call, job: Option<&Job>, fault: &Fault) {
+    let mut head = head::<B>(call, job);
+    head.verdict = match fault.exit {
+        Exit::Closed => DocumentVerdict::Fail,
+        Exit::Undecided => DocumentVerdict::Undecided,
+        _ => DocumentVerdict::Error,
+    };
+    head.summary = fault.line();
+    let verdict = match fault.exit {
+        Exit::Closed => Verdict::Fail,
+        Exit::Undecided => Verdict::NoData,
+        _ => Verdict::Error,
+    };
+    head.findings = vec![Finding::new(call.tool, "fault", verdict, world::now()).says(fault.to_string())];
+    let summary = head.summary.clone();
+    let word = head.verdict.word();
+    let document = Document { head, body: B::default() };
+    let set_aside = matches!(fault.exit, Exit::Usage | Exit::Refused);
+    let name = if set_aside { refusal_file::<B>() } else { B::FILE.to_owned() };
+    let path = call.evidence.join(name);
+    // The error itself is about to be shown; a second one about its record must not hide it.
+    let written = evidence::to_bytes(&document).map(|bytes| files::write_atomic(&path, &bytes));
+    if !matches!(written, Ok(Ok(()))) {
+        call.talk.error(&format!("and its record could not be written to {}", path.display()));
+    }
+    let outputs = [
+        ("verdict", word.to_owned()),
+        ("evidence", path.display().to_string()),
+        ("summary", summary.clone()),
+    ];
+    if let Err(second) = write_outputs(&outputs) {
+        call.talk.error(&second.to_string());
+    }
+    let file = job.map(|j| j.loaded.reference.path.clone());
+    ci::annotate(&[(ci::Level::Error, call.tool.to_owned(), fault.to_string())], file.as_deref());
+}
+
+fn write_outputs(outputs: &[(&str, String)]) -> Result<(), Fault> {
+    ci::outputs(outputs).map_err(|e| {
+        Fault::infrastructure("the step outputs cannot be written")
+            .cause(e)
+            .help("look at GITHUB_OUTPUT or TRAPKEY_OUTPUT")
+    })
+}
+
+fn annotate(findings: &[Finding], plan: &str) {
+    let notes: Vec<_> = findings
+        .iter()
+        .filter(|f| f.verdict != Verdict::Pass && f.severity != Severity::Info)
+        .map(|f| {
+            let level = if f.closes() { ci::Level::Error } else { ci::Level::Warning };
+            (level, format!("{} ({})", f.name, f.verdict.word()), f.message.clone())
+        })
+        .collect();
+    ci::annotate(&notes, Some(plan));
+}

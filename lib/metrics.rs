@@ -1,0 +1,1 @@
+//! Every source of figures that a judgement may use.

@@ -1,0 +1,753 @@
+//! release.yaml: its shape, its variables, and the checks of the whole file.
+//!
+//! The plan knows no kind by name: it carries the uniform fields and keeps the rest (`with`) as it
+//! stands for the kind's own file, which denies unknown keys.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use crate::evidence::{PlanRef, sha256_hex};
+use crate::fault::Fault;
+use crate::severity::Severity;
+use crate::units::{Expectation, Rate, Share, Span, Target, Text, with_variables};
+use crate::yaml::{self, Node, Problem};
+
+/// The plan as the user wrote it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The version of this format; 1 is the only one.
+    pub version: u32,
+    /// The service that is released.
+    pub service: String,
+    /// Where releases go, by name.
+    #[serde(default)]
+    pub environments: BTreeMap<String, Environment>,
+    /// What is released.
+    pub release: ReleaseSpec,
+    /// Defaults for every check.
+    #[serde(default)]
+    pub defaults: Defaults,
+    /// The checks before anything moves.
+    #[serde(default)]
+    pub preflight: Option<Preflight>,
+    /// The way back.
+    #[serde(default)]
+    pub snapshot: Option<Snapshot>,
+    /// How traffic moves.
+    #[serde(default)]
+    pub promote: Option<Promote>,
+    /// The checks afterwards.
+    #[serde(default)]
+    pub verify: Option<Verify>,
+    /// What is rendered, and for whom.
+    #[serde(default)]
+    pub report: ReportSpec,
+}
+
+/// One environment.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Environment {
+    /// Where users reach the service.
+    #[serde(default)]
+    pub url: Option<Text>,
+}
+
+/// What is released.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseSpec {
+    /// The version, as text: `1.10` stays `1.10`.
+    #[schemars(with = "Text")]
+    pub version: String,
+    /// The version that serves now, for the report.
+    #[serde(default)]
+    #[schemars(with = "Option<Text>")]
+    pub previous: Option<String>,
+    /// The commit; taken from the CI system when absent.
+    #[serde(default)]
+    pub commit: Option<String>,
+    /// Files whose SHA-256 names what is released.
+    #[serde(default)]
+    pub artifacts: Vec<Text>,
+}
+
+/// Defaults for every check that does not say otherwise.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Defaults {
+    /// Time for one attempt; 10 s when absent.
+    #[serde(default)]
+    pub timeout: Option<Span>,
+    /// Further attempts after a failed one; 0 when absent.
+    #[serde(default)]
+    pub retries: Option<u32>,
+    /// Pause before the first further attempt, doubled each time; 500 ms when absent.
+    #[serde(default)]
+    pub retry_delay: Option<Span>,
+    /// How many checks run at once; 16 when absent.
+    #[serde(default)]
+    pub parallel: Option<usize>,
+}
+
+/// One check: the same fields whatever its kind.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CheckSpec {
+    /// Its name in every report; unique in its list.
+    pub name: String,
+    /// Which kind of check.
+    pub kind: String,
+    /// What it looks at.
+    #[serde(default)]
+    pub target: Option<Target>,
+    /// Settings of its kind.
+    #[serde(default)]
+    pub with: Raw,
+    /// What it must see.
+    #[serde(default)]
+    pub expect: Expect,
+    /// Whether it closes the gate.
+    #[serde(default)]
+    pub severity: Severity,
+    /// Time for one attempt.
+    #[serde(default)]
+    pub timeout: Option<Span>,
+    /// Further attempts after a failed one.
+    #[serde(default)]
+    pub retries: Option<u32>,
+    /// Pause before the first further attempt, doubled each time.
+    #[serde(default)]
+    pub retry_delay: Option<Span>,
+    /// Names of checks that must pass first.
+    #[serde(default)]
+    pub needs: Vec<String>,
+    /// Compliance controls that this check gives evidence for, such as `soc2:A1.2`.
+    #[serde(default)]
+    pub controls: Vec<String>,
+}
+
+/// `with`: kept as it stands until its kind reads it.
+#[derive(Clone, Debug, Default)]
+pub struct Raw(pub Option<Node>);
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Node::deserialize(deserializer).map(|node| Raw(Some(node)))
+    }
+}
+
+impl JsonSchema for Raw {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "With".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object" })
+    }
+}
+
+/// `expect`: names and comparisons in their order, each with its place.
+#[derive(Clone, Debug, Default)]
+pub struct Expect(pub Option<Node>);
+
+impl<'de> Deserialize<'de> for Expect {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Node::deserialize(deserializer).map(|node| Expect(Some(node)))
+    }
+}
+
+impl JsonSchema for Expect {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Expect".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let value = Expectation::json_schema(generator);
+        json_schema!({ "type": "object", "additionalProperties": {
+            "anyOf": [value, { "type": "array", "items": { "type": ["string", "number", "boolean"] } }]
+        }})
+    }
+}
+
+/// One line of `expect` with its place in the plan.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    /// What is observed.
+    pub name: String,
+    /// What it must be.
+    pub is: Expectation,
+    /// Where it stands.
+    pub place: yaml::Place,
+}
+
+impl Expect {
+    /// The lines, comparisons parsed and variables filled in.
+    pub fn lines(&self, variables: &dyn yaml::Variables) -> Result<Vec<Expected>, Problem> {
+        let Some(node) = self.0.as_ref().filter(|n| !n.is_null()) else { return Ok(Vec::new()) };
+        if !matches!(node.value, yaml::Value::Mapping(_)) {
+            return Err(Problem::at(node.place, "expected a block of names and comparisons"));
+        }
+        node.entries()
+            .map(|(name, place, value)| {
+                let is = match &value.value {
+                    yaml::Value::Sequence(_) => {
+                        let items: Vec<String> = value.read(variables)?;
+                        Expectation::parse(&format!("in {}", items.join(", ")))
+                            .map_err(|m| Problem::at(value.place, m))?
+                    }
+                    _ => value.read(variables)?,
+                };
+                Ok(Expected { name: name.to_owned(), is, place })
+            })
+            .collect()
+    }
+}
+
+impl Raw {
+    /// Reads the settings of a kind; an absent block reads as an empty one.
+    pub fn read<T: serde::de::DeserializeOwned>(
+        &self,
+        variables: &dyn yaml::Variables,
+    ) -> Result<T, Problem> {
+        match &self.0 {
+            Some(node) => node.read(variables),
+            None => Node::default().read(variables),
+        }
+    }
+}
+
+/// The checks before anything moves.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Preflight {
+    /// How old the document may be when a later tool consumes it; 1 h when absent.
+    #[serde(default)]
+    pub max_age: Option<Span>,
+    /// The checks.
+    #[serde(default)]
+    pub checks: Vec<CheckSpec>,
+}
+
+/// The way back.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// The folder of the store, relative to the plan.
+    pub store: Text,
+    /// How old the document may be when a later tool consumes it; 24 h when absent.
+    #[serde(default)]
+    pub max_age: Option<Span>,
+    /// What is backed up.
+    pub sources: Vec<SourceSpec>,
+    /// What is kept.
+    #[serde(default)]
+    pub retention: Option<Retention>,
+}
+
+/// One source of a snapshot.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SourceSpec {
+    /// Its name inside the snapshot; unique, letters, digits, `-`, `_`, `.`.
+    pub name: String,
+    /// Which kind of source.
+    pub kind: String,
+    /// What is backed up.
+    #[serde(default)]
+    pub target: Option<Target>,
+    /// Settings of its kind.
+    #[serde(default)]
+    pub with: Raw,
+    /// Time limit for this source; 1 h when absent.
+    #[serde(default)]
+    pub timeout: Option<Span>,
+}
+
+/// Which snapshots are kept.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    /// The newest so many.
+    #[serde(default)]
+    pub keep_last: Option<u32>,
+    /// All younger than this.
+    #[serde(default)]
+    pub keep_within: Option<Span>,
+}
+
+/// How traffic moves.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Promote {
+    /// In steps, or at once.
+    #[serde(default)]
+    pub strategy: Strategy,
+    /// What moves the traffic.
+    pub router: RouterSpec,
+    /// The two sides.
+    pub sides: Sides,
+    /// Own requests to both sides during a bake, and through the router after a shift.
+    #[serde(default)]
+    pub probe: ProbeSpec,
+    /// How often the triggers are looked at during a bake; 5 s when absent.
+    #[serde(default)]
+    pub interval: Option<Span>,
+    /// Fewest samples per side before a metric counts; 50 when absent.
+    #[serde(default)]
+    pub min_samples: Option<u64>,
+    /// How long a bake may stay undecided beyond its end before it rolls back; 10 min when absent.
+    #[serde(default)]
+    pub undecided_for: Option<Span>,
+    /// Commands at the turns of the way.
+    #[serde(default)]
+    pub hooks: Hooks,
+    /// The way, one weight after another.
+    #[serde(default)]
+    pub steps: Vec<StepSpec>,
+    /// What ends the release.
+    #[serde(default)]
+    pub rollback_when: Vec<Trigger>,
+    /// How long open connections of the old side may end by themselves; 10 s when absent.
+    #[serde(default)]
+    pub drain: Option<Span>,
+}
+
+/// In steps, or at once.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// A small share first, judged, then more.
+    #[default]
+    Canary,
+    /// One switch, judged afterwards.
+    BlueGreen,
+}
+
+/// What moves the traffic.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RouterSpec {
+    /// Which kind of router.
+    pub kind: String,
+    /// Its socket, address or file.
+    pub target: Text,
+    /// Settings of its kind.
+    #[serde(default)]
+    pub with: Raw,
+    /// Where users' requests enter, for the probe of the data plane; the environment's URL when absent.
+    #[serde(default)]
+    pub entry: Option<Text>,
+    /// Time for one answer of the router; 5 s when absent.
+    #[serde(default)]
+    pub timeout: Option<Span>,
+}
+
+/// The two sides.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sides {
+    /// The old side, which serves now and which a rollback returns to.
+    pub blue: Side,
+    /// The new side.
+    pub green: Side,
+}
+
+/// One side.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Side {
+    /// Its own address, past the router.
+    pub url: Text,
+    /// The path that answers 2xx when the side is healthy.
+    #[serde(default = "health_path")]
+    pub health: String,
+}
+
+fn health_path() -> String {
+    "/health".into()
+}
+
+/// Own requests.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProbeSpec {
+    /// The path that is asked for.
+    #[serde(default = "root_path")]
+    pub path: String,
+    /// How many requests per second and side; 10/s when absent.
+    #[serde(default = "probe_rate")]
+    pub rate: Rate,
+    /// Time for one answer; slower ones are errors. 5 s when absent.
+    #[serde(default)]
+    pub timeout: Option<Span>,
+    /// The response header that names the version which answered.
+    #[serde(default = "release_header")]
+    pub header: String,
+    /// How many requests through the router prove a shift; 40 when absent.
+    #[serde(default)]
+    pub requests: Option<u32>,
+}
+
+impl Default for ProbeSpec {
+    fn default() -> Self {
+        Self {
+            path: root_path(),
+            rate: probe_rate(),
+            timeout: None,
+            header: release_header(),
+            requests: None,
+        }
+    }
+}
+
+fn root_path() -> String {
+    "/".into()
+}
+
+fn probe_rate() -> Rate {
+    Rate(10.0)
+}
+
+fn release_header() -> String {
+    "x-release".into()
+}
+
+/// Commands (argv, no shell) at the turns of the way.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Hooks {
+    /// Brings green up, before its health is checked.
+    #[serde(default)]
+    pub deploy: Vec<Text>,
+    /// After green has all traffic.
+    #[serde(default)]
+    pub after: Vec<Text>,
+    /// After traffic is back on blue.
+    #[serde(default)]
+    pub on_rollback: Vec<Text>,
+    /// Time for one hook; 10 min when absent.
+    #[serde(default)]
+    pub timeout: Option<Span>,
+}
+
+/// One step of the way.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StepSpec {
+    /// Green's share of the traffic.
+    pub weight: Share,
+    /// How long it is watched before the next step.
+    #[serde(default)]
+    pub bake: Option<Span>,
+}
+
+/// What ends the release.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Trigger {
+    /// `error_rate`, `latency_p50`, `latency_p95`, `latency_p99`, or what the router counts.
+    pub metric: String,
+    /// A plain threshold on green: `> 0.1%`.
+    #[serde(default)]
+    pub is: Option<Expectation>,
+    /// Green against blue at the same time: worse by more than this share.
+    #[serde(default)]
+    pub worse_than_baseline_by: Option<Share>,
+}
+
+/// The checks afterwards.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Verify {
+    /// The checks, against what is live.
+    #[serde(default)]
+    pub checks: Vec<CheckSpec>,
+    /// The comparison with the recorded baseline.
+    #[serde(default)]
+    pub baseline: Option<BaselineSpec>,
+}
+
+/// The comparison with the recorded baseline.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BaselineSpec {
+    /// What is measured.
+    pub probes: Vec<BaselineProbe>,
+    /// How old the baseline may be; 24 h when absent.
+    #[serde(default)]
+    pub max_age: Option<Span>,
+}
+
+/// One measurement of a baseline.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BaselineProbe {
+    /// Its name; unique.
+    pub name: String,
+    /// The URL that is asked.
+    pub url: Text,
+    /// Requests per second; 20/s when absent.
+    #[serde(default)]
+    pub rate: Option<Rate>,
+    /// For how long; 5 s when absent.
+    #[serde(default)]
+    pub duration: Option<Span>,
+    /// Time for one answer; slower ones are errors. 5 s when absent.
+    #[serde(default)]
+    pub timeout: Option<Span>,
+    /// Median latency may be worse by this share; 25% when absent.
+    #[serde(default)]
+    pub tolerance: Option<Share>,
+    /// … and by this much in any case, so that 1 ms against 1.4 ms is no alarm; 5 ms when absent.
+    #[serde(default)]
+    pub tolerance_at_least: Option<Span>,
+    /// Fewest samples on each side; 50 when absent.
+    #[serde(default)]
+    pub min_samples: Option<u64>,
+    /// Plain thresholds on what is live now: error_rate, latency_p50, latency_p95, latency_p99.
+    #[serde(default)]
+    pub expect: Expect,
+    /// Whether it closes the gate.
+    #[serde(default)]
+    pub severity: Severity,
+}
+
+/// What is rendered, and for whom.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReportSpec {
+    /// What to do when; printed in the runbook.
+    #[serde(default)]
+    pub contingency: Vec<Contingency>,
+    /// Whom to ask.
+    #[serde(default)]
+    pub contacts: Vec<Contact>,
+}
+
+/// One scenario of the runbook.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Contingency {
+    /// What is seen.
+    pub when: String,
+    /// What to do, step by step.
+    #[serde(rename = "do")]
+    pub steps: Vec<String>,
+}
+
+/// Whom to ask.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Contact {
+    /// What they answer for.
+    pub role: String,
+    /// How to reach them.
+    pub reach: String,
+}
+
+/// Where `${NAME}` finds its values: `--set` first, then the environment.
+#[derive(Clone, Debug, Default)]
+pub struct PlanVariables {
+    set: Rc<BTreeMap<String, String>>,
+}
+
+impl PlanVariables {
+    /// Variables given with `--set`, in front of the environment.
+    pub fn new(set: BTreeMap<String, String>) -> Self {
+        Self { set: Rc::new(set) }
+    }
+}
+
+impl yaml::Variables for PlanVariables {
+    fn get(&self, name: &str) -> Option<String> {
+        self.set.get(name).cloned().or_else(|| std::env::var(name).ok())
+    }
+}
+
+/// A plan that was read, with everything that is needed to speak about it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The plan.
+    pub plan: Plan,
+    /// Its path as given.
+    pub path: PathBuf,
+    /// The folder that relative paths start from.
+    pub folder: PathBuf,
+    /// Path and digest for the documents.
+    pub reference: PlanRef,
+    /// Its text, for error messages.
+    pub source: String,
+    /// Its variables.
+    pub variables: PlanVariables,
+}
+
+/// The time that one attempt of a check may take.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Loaded {
+    /// Reads and checks a plan. Touches nothing but the file.
+    ///
+    /// Errors (exit 2): not readable, over 1 MiB, not UTF-8, not YAML, wrong type, unknown key,
+    /// missing variable, names given twice; each with line, column and the line itself.
+    pub fn read(path: &Path, set: BTreeMap<String, String>) -> Result<Self, Fault> {
+        let shown = path.display().to_string();
+        let source = read_text(path)?;
+        let variables = PlanVariables::new(set);
+        let plan = Self::parse(&source, &variables).map_err(|p| p.into_fault(&shown, &source))?;
+        let folder = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+            _ => PathBuf::from("."),
+        };
+        let reference = PlanRef { path: shown, sha256: sha256_hex(source.as_bytes()) };
+        Ok(Self { plan, path: path.to_path_buf(), folder, reference, source, variables })
+    }
+
+    fn parse(source: &str, variables: &PlanVariables) -> Result<Plan, Problem> {
+        let mut node = yaml::parse(source)?;
+        // Keys that begin with `x-` are the user's own, a place for anchors.
+        if let yaml::Value::Mapping(entries) = &mut node.value {
+            entries.retain(
+                |(key, _)| !matches!(&key.value, yaml::Value::Scalar { text, .. } if text.starts_with("x-")),
+            );
+        }
+        let lookup = variables.clone();
+        let plan: Plan = with_variables(Box::new(move |name| yaml::Variables::get(&lookup, name)), || {
+            node.read(variables)
+        })?;
+        check_whole(&plan, &node)?;
+        Ok(plan)
+    }
+
+    /// Turns a problem of a kind's settings into the error with file and line.
+    pub fn fault(&self, problem: Problem) -> Fault {
+        problem.into_fault(&self.path.display().to_string(), &self.source)
+    }
+
+    /// A path of the plan, relative to the plan's folder.
+    pub fn at(&self, path: &str) -> PathBuf {
+        self.folder.join(path)
+    }
+}
+
+/// Names that must be unique and numbers that must fit together.
+fn check_whole(plan: &Plan, root: &Node) -> Result<(), Problem> {
+    let place_of = |section: &str| root.get(section).map_or(root.place, |n| n.place);
+    if plan.version != 1 {
+        return Err(Problem::at(place_of("version"), format!("version {} is not known; 1 is", plan.version)));
+    }
+    for (what, text) in [("service", &plan.service), ("release", &plan.release.version)] {
+        if text.trim().is_empty() || text.contains(['\n', '\r', '\0']) {
+            return Err(Problem::at(place_of(what), format!("`{what}` needs a name on one line")));
+        }
+    }
+    for (section, checks) in [
+        ("preflight", plan.preflight.as_ref().map(|p| &p.checks)),
+        ("verify", plan.verify.as_ref().map(|v| &v.checks)),
+    ] {
+        unique(checks.into_iter().flatten().map(|c| c.name.as_str()), place_of(section), "check")?;
+    }
+    if let Some(snapshot) = &plan.snapshot {
+        unique(snapshot.sources.iter().map(|s| s.name.as_str()), place_of("snapshot"), "source")?;
+        for source in &snapshot.sources {
+            let plain = source.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+            if !plain || source.name.starts_with('.') || source.name.is_empty() {
+                let message =
+                    format!("the source name `{}` must be of letters, digits, `-`, `_`, `.`", source.name);
+                return Err(Problem::at(place_of("snapshot"), message));
+            }
+        }
+    }
+    if let Some(verify) = plan.verify.as_ref().and_then(|v| v.baseline.as_ref()) {
+        unique(verify.probes.iter().map(|p| p.name.as_str()), place_of("verify"), "baseline probe")?;
+    }
+    if let Some(promote) = &plan.promote {
+        check_steps(promote, place_of("promote"))?;
+    }
+    Ok(())
+}
+
+fn unique<'a>(names: impl Iterator<Item = &'a str>, place: yaml::Place, what: &str) -> Result<(), Problem> {
+    let mut seen = std::collections::BTreeSet::new();
+    for name in names {
+        if name.trim().is_empty() {
+            return Err(Problem::at(place, format!("a {what} has no name")));
+        }
+        if !seen.insert(name) {
+            return Err(Problem::at(place, format!("two {what}s are named `{name}`")));
+        }
+    }
+    Ok(())
+}
+
+fn check_steps(promote: &Promote, place: yaml::Place) -> Result<(), Problem> {
+    let mut before = 0.0;
+    for step in &promote.steps {
+        if step.weight.0 <= before {
+            let message = format!("the step of {} does not go up from {}", step.weight, Share(before));
+            return Err(Problem::at(place, message).help("steps rise, each above the one before, up to 100%"));
+        }
+        before = step.weight.0;
+    }
+    let all = (before - 1.0).abs() < 1e-9;
+    if !promote.steps.is_empty() && !all {
+        return Err(Problem::at(place, format!("the last step is {}, not 100%", Share(before)))
+            .help("add `- {weight: 100%}`: a release that never ends leaves two versions behind"));
+    }
+    if promote.strategy == Strategy::Canary && promote.steps.is_empty() {
+        return Err(Problem::at(place, "`strategy: canary` needs `steps`")
+            .help("for example steps: [{weight: 5%, bake: 10m}, {weight: 100%}]"));
+    }
+    for trigger in &promote.rollback_when {
+        if trigger.is.is_some() == trigger.worse_than_baseline_by.is_some() {
+            let message =
+                format!("the trigger on `{}` needs one of `is` and `worse_than_baseline_by`", trigger.metric);
+            return Err(Problem::at(place, message));
+        }
+    }
+    Ok(())
+}
+
+fn read_text(path: &Path) -> Result<String, Fault> {
+    let shown = path.display().to_string();
+    let unreadable = |e: std::io::Error| {
+        Fault::usage("the plan cannot be read")
+            .place(&shown)
+            .cause(e)
+            .help("name it with --plan FILE, or make one with `preflight init`")
+    };
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    if file.metadata().map_err(unreadable)?.is_dir() {
+        return Err(Fault::usage("the plan is a folder")
+            .place(&shown)
+            .help("name the file with --plan FILE"));
+    }
+    let mut bytes = Vec::new();
+    file.take(yaml::MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > yaml::MAX_BYTES {
+        return Err(Fault::usage("the plan is larger than 1 MiB")
+            .place(&shown)
+            .help("a plan is written by hand; is this the right file?"));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        let before = &e.as_bytes()[..at];
+        let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+        Fault::usage("the plan is not UTF-8")
+            .place(format!("{shown}:{line}"))
+            .cause(format!("byte {at} begins no character"))
+            .help("save the file as UTF-8")
+    })
+}

@@ -1,0 +1,113 @@
+//! Keeps secrets out of everything that leaves the program.
+//!
+//! A value becomes a secret when the plan takes it from an environment variable whose name says so
+//! (`…TOKEN`, `…PASSWORD`, `…KEY`, …) and when it is the password part of a URL.
+
+use std::borrow::Cow;
+use std::sync::{LazyLock, RwLock};
+
+use regex::Regex;
+
+const HIDDEN: &str = "***";
+
+static SECRETS: RwLock<Vec<String>> = RwLock::new(Vec::new());
+
+static URL_PASSWORD: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*):(?P<secret>[^\s/@]*(?:@[^\s/@]*)*)@").ok()
+});
+
+static KEYWORD_PASSWORD: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(r"(?i)\b(?P<head>password\s*=\s*)(?P<secret>'[^']*'|[^\s&']+)").ok());
+
+static SECRET_NAME: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(
+        r"(?i)(secret|token|passw|passphrase|pwd|credential|webhook|private|api_?key|_key$|^key$|dsn|auth)",
+    )
+    .ok()
+});
+
+/// Remembers a value that must never be shown. Values of fewer than four bytes are left out, for
+/// hiding them would blacken ordinary words.
+pub fn learn(secret: &str) {
+    let secret = secret.trim();
+    if secret.len() < 4 {
+        return;
+    }
+    let Ok(mut known) = SECRETS.write() else { return };
+    if !known.iter().any(|k| k == secret) {
+        known.push(secret.to_owned());
+        // Longest first, so that a secret inside another one does not leave the rest standing.
+        known.sort_by_key(|k| std::cmp::Reverse(k.len()));
+    }
+}
+
+/// Remembers what is secret in the variable `name`: all of it when its name says so, otherwise
+/// the password of a URL.
+pub fn learn_variable(name: &str, value: &str) {
+    if SECRET_NAME.as_ref().is_some_and(|r| r.is_match(name)) {
+        learn(value);
+    }
+    for pattern in [&*URL_PASSWORD, &*KEYWORD_PASSWORD].into_iter().flatten() {
+        for found in pattern.captures_iter(value) {
+            learn(found["secret"].trim_matches('\''));
+        }
+    }
+}
+
+/// The text without any known secret and without passwords in URLs.
+pub fn redact(text: &str) -> String {
+    let mut out = Cow::Borrowed(text);
+    if let Ok(known) = SECRETS.read() {
+        for secret in known.iter().filter(|s| text.contains(s.as_str())) {
+            out = Cow::Owned(out.replace(secret.as_str(), HIDDEN));
+        }
+    }
+    if out.contains("://") {
+        if let Some(pattern) = &*URL_PASSWORD {
+            out = Cow::Owned(pattern.replace_all(&out, format!("${{head}}:{HIDDEN}@")).into_owned());
+        }
+    }
+    if let Some(pattern) = &*KEYWORD_PASSWORD {
+        if pattern.is_match(&out) {
+            out = Cow::Owned(pattern.replace_all(&out, format!("${{head}}{HIDDEN}")).into_owned());
+        }
+    }
+    out.into_owned()
+}
+
+/// Redacts every text inside a JSON value, keys included.
+pub fn redact_json(value: &mut serde_json::Value) {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => *text = redact(text),
+        Value::Array(items) => items.iter_mut().for_each(redact_json),
+        Value::Object(map) => {
+            let entries = std::mem::take(map);
+            for (key, mut item) in entries {
+                redact_json(&mut item);
+                map.insert(redact(&key), item);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hides_passwords_of_urls_and_keyword_strings() {
+        assert_eq!(redact("postgres://shop:p@ss:w@db:5432/x"), "postgres://shop:***@db:5432/x");
+        assert_eq!(redact("host=db password='a b' user=x"), "host=db password=*** user=x");
+        assert_eq!(redact("https://shop.example.com:8080/a@b"), "https://shop.example.com:8080/a@b");
+    }
+
+    #[test]
+    fn hides_variables_that_are_named_like_secrets() {
+        learn_variable("SLACK_WEBHOOK", "https://hooks.example/T000/B000/xyzzy");
+        assert_eq!(redact("sent to https://hooks.example/T000/B000/xyzzy!"), "sent to ***!");
+        learn_variable("VERSION", "1.4.2-plain");
+        assert_eq!(redact("release 1.4.2-plain"), "release 1.4.2-plain");
+    }
+}

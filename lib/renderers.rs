@@ -1,0 +1,1 @@
+//! Every output that a report may have: pure, evidence in, text out.

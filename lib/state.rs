@@ -1,0 +1,1 @@
+//! The promote state: compare-and-swap on a folder.

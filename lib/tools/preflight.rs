@@ -1,0 +1,1 @@
+//! Plan and checks into preflight evidence.

@@ -1,0 +1,1 @@
+//! Performs the actions that the machine asks for.

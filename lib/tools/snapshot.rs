@@ -1,0 +1,1 @@
+//! Sources and repository into snapshot evidence.

@@ -1,0 +1,88 @@
+//! Files that are there whole or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::fault::Fault;
+
+/// Writes a file through a temporary one beside it: synced, renamed, the folder synced.
+///
+/// A reader sees the old content or the new one, never a part. On error the temporary file is
+/// removed and the old content stands.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_atomic_with_mode(path, bytes, None)
+}
+
+/// The same, with the permission bits of the new file given.
+pub fn write_atomic_with_mode(path: &Path, bytes: &[u8], mode: Option<u32>) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let folder = parent(path);
+    fs::create_dir_all(&folder)?;
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let temporary = folder.join(format!(".{name}.{:016x}.tmp", super::unique()));
+    let written = (|| {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        if let Some(mode) = mode {
+            options.mode(mode);
+        }
+        let mut file = options.open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        sync_folder(&folder)
+    })();
+    if written.is_err() {
+        // The first error is the one to tell; the leftover is removed as far as possible.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// Makes a rename or a removal in a folder lasting.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// The folder that a path lies in; `.` for a bare name.
+pub fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// The SHA-256 of a file in hexadecimal, and its size in bytes.
+pub fn sha256_file(path: &Path) -> io::Result<(String, u64)> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0_u8; 256 * 1024];
+    let mut size = 0;
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok((crate::evidence::hex(&hasher.finalize()), size));
+        }
+        hasher.update(&buffer[..read]);
+        size += read as u64;
+    }
+}
+
+/// The error for a file that could not be written, with the usual reasons put into words.
+pub fn unwritable(path: &Path, error: &io::Error) -> Fault {
+    let help = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "the disk is full: make room and run it again"
+        }
+        io::ErrorKind::PermissionDenied => "give the job's user the right to write there",
+        io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only: choose another folder",
+        _ => "look at the cause, and run it again",
+    };
+    Fault::infrastructure("a file cannot be written")
+        .place(path.display().to_string())
+        .cause(error)
+        .help(help)
+}

@@ -1,0 +1,239 @@
+//! Commands: argv without a shell, a time limit that holds for grandchildren too, bounded output.
+
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// A command to run.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Program and arguments; never given to a shell.
+    pub argv: Vec<String>,
+    /// Where it runs.
+    pub folder: PathBuf,
+    /// Variables added to the environment; secrets go here, never into `argv`.
+    pub env: Vec<(String, String)>,
+    /// When it is ended, its process group with it.
+    pub timeout: Duration,
+    /// How much of each stream is kept; the rest is read and dropped.
+    pub keep: usize,
+}
+
+/// How a command ended.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    /// Its exit status; null when a signal or the time limit ended it.
+    pub exit: Option<i32>,
+    /// Whether the time limit ended it.
+    pub timed_out: bool,
+    /// Whether we were asked to stop meanwhile.
+    pub interrupted: bool,
+    /// The beginning of its standard output.
+    pub stdout: Vec<u8>,
+    /// Whether there was more.
+    pub cut: bool,
+    /// The beginning of its standard error.
+    pub stderr: Vec<u8>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Order {
+    /// A command in a folder, with 60 s and 64 KiB.
+    pub fn new(argv: Vec<String>, folder: &Path) -> Self {
+        Self {
+            argv,
+            folder: folder.to_path_buf(),
+            env: Vec::new(),
+            timeout: Duration::from_secs(60),
+            keep: 64 * 1024,
+        }
+    }
+
+    fn spawn(&self) -> io::Result<Child> {
+        let Some((program, arguments)) = self.argv.split_first() else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"));
+        };
+        Command::new(program)
+            .args(arguments)
+            .current_dir(&self.folder)
+            .envs(self.env.iter().map(|(k, v)| (k, v)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A group of its own, so that the time limit reaches its children.
+            .process_group(0)
+            .spawn()
+    }
+
+    /// Runs it to its end and keeps the beginning of both streams.
+    ///
+    /// Errors: it could not be started.
+    pub fn run(&self) -> io::Result<Ran> {
+        let mut child = self.spawn()?;
+        let stdout = gather(child.stdout.take(), self.keep);
+        self.finish(child, |grace| gathered(&stdout, grace))
+    }
+
+    /// Runs it to its end and writes its standard output into `sink` as it comes.
+    ///
+    /// Returns the bytes written beside how it ended (`stdout` is empty). Errors: it could not be
+    /// started, or the sink refused; then the command is ended.
+    pub fn stream(&self, sink: &mut (dyn Write + Send)) -> io::Result<(Ran, u64)> {
+        let mut child = self.spawn()?;
+        let pid = group(&child);
+        let pipe = child.stdout.take();
+        std::thread::scope(|scope| {
+            let copied = scope.spawn(move || -> io::Result<u64> {
+                let Some(mut pipe) = pipe else { return Ok(0) };
+                let result = io::copy(&mut pipe, sink);
+                if result.is_err() {
+                    end_group(pid);
+                }
+                result
+            });
+            let ran = self.finish(child, |_| (Vec::new(), false))?;
+            let bytes =
+                copied.join().map_err(|_| io::Error::other("the reader of the command's output broke"))??;
+            Ok((ran, bytes))
+        })
+    }
+
+    fn finish(&self, mut child: Child, stdout: impl FnOnce(Duration) -> (Vec<u8>, bool)) -> io::Result<Ran> {
+        let started = Instant::now();
+        let stderr = gather(child.stderr.take(), self.keep);
+        let pid = group(&child);
+        let (mut timed_out, mut interrupted) = (false, false);
+        let mut pause = Duration::from_millis(1);
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            timed_out = started.elapsed() >= self.timeout;
+            interrupted = super::signal::stop_asked();
+            if timed_out || interrupted {
+                end_group(pid);
+                break child.wait()?;
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(10));
+        };
+        let took = started.elapsed();
+        // A grandchild may hold the pipes open for ever; what it says then is not waited for.
+        let grace =
+            if timed_out || interrupted { Duration::from_millis(200) } else { Duration::from_secs(2) };
+        let (stdout, cut) = stdout(grace);
+        let (stderr, _) = gathered(&stderr, grace);
+        let exit = if timed_out || interrupted { None } else { status.code() };
+        Ok(Ran { exit, timed_out, interrupted, stdout, cut, stderr, took })
+    }
+}
+
+impl Ran {
+    /// The end of what it said, on one line, secrets left out: for messages.
+    pub fn last_words(&self) -> String {
+        let stderr = String::from_utf8_lossy(&self.stderr);
+        let stdout = String::from_utf8_lossy(&self.stdout);
+        let text = if stderr.trim().is_empty() { stdout } else { stderr };
+        let line = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("").trim();
+        crate::redact::redact(&line.chars().take(300).collect::<String>())
+    }
+
+    /// How it ended, in words: `exit 3`, `ended after 10 s`, `ended by a signal`.
+    pub fn how(&self) -> String {
+        match self.exit {
+            _ if self.timed_out => "did not end within its time and was ended".into(),
+            _ if self.interrupted => "was ended because we were asked to stop".into(),
+            Some(code) => format!("exit {code}"),
+            None => "was ended by a signal".into(),
+        }
+    }
+}
+
+fn group(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+}
+
+fn end_group(pid: Option<Pid>) {
+    if let Some(pid) = pid {
+        // It may have ended meanwhile, which is just as well.
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+}
+
+type Gathered = Receiver<(Vec<u8>, bool)>;
+
+fn gather(pipe: Option<impl Read + Send + 'static>, keep: usize) -> Gathered {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let Some(mut pipe) = pipe else { return };
+        let mut kept = Vec::new();
+        let mut cut = false;
+        let mut buffer = [0_u8; 16 * 1024];
+        while let Ok(read) = pipe.read(&mut buffer) {
+            if read == 0 {
+                break;
+            }
+            let room = keep.saturating_sub(kept.len()).min(read);
+            cut |= room < read;
+            kept.extend_from_slice(&buffer[..room]);
+        }
+        // Nobody listens any more when the grace is over.
+        let _ = sender.send((kept, cut));
+    });
+    receiver
+}
+
+fn gathered(from: &Gathered, grace: Duration) -> (Vec<u8>, bool) {
+    from.recv_timeout(grace).unwrap_or((Vec::new(), true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(script: &str) -> Order {
+        Order::new(vec!["sh".into(), "-c".into(), script.into()], Path::new("."))
+    }
+
+    #[test]
+    fn ends_grandchildren_at_the_time_limit() {
+        let mut order = order("sleep 30 & sleep 30");
+        order.timeout = Duration::from_millis(100);
+        let ran = order.run().unwrap();
+        assert!(ran.timed_out && ran.exit.is_none());
+        assert!(ran.took < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn keeps_the_beginning_and_says_that_it_was_cut() {
+        let mut order = order("yes | head -c 100000; echo oops >&2; exit 3");
+        order.keep = 10;
+        let ran = order.run().unwrap();
+        assert_eq!((ran.exit, ran.stdout.len(), ran.cut), (Some(3), 10, true));
+        assert_eq!(ran.last_words(), "oops");
+    }
+
+    #[test]
+    fn streams_and_ends_the_command_when_the_sink_is_full() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut all = Vec::new();
+        let (ran, bytes) = order("printf abc").stream(&mut all).unwrap();
+        assert_eq!((ran.exit, bytes, all.as_slice()), (Some(0), 3, b"abc".as_slice()));
+        let error = order("yes").stream(&mut Full).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    }
+}

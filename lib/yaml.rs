@@ -1,0 +1,709 @@
+//! YAML with places: every value knows its line and column, scalars keep their text until a type
+//! is asked for, and `${NAME}` is filled in on the way.
+//!
+//! Why not a ready deserializer: kinds read their own `with` block long after the plan was parsed,
+//! `version: 1.10` must stay `1.10`, `NO` must stay `NO`, and an error must show its line all the same.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use granit_parser::{Event, Options, Parser, ScalarStyle};
+use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
+
+use crate::fault::Fault;
+
+/// The largest plan in bytes that is read at all.
+pub const MAX_BYTES: u64 = 1024 * 1024;
+const MAX_NODES: usize = 50_000;
+const MAX_DEPTH: usize = 64;
+
+/// The name under which [`crate::units::Text`] asks for a value together with its source text.
+pub(crate) const TEXT_TOKEN: &str = "$trapkey::Text";
+/// The name under which a field asks for the bare [`Node`].
+const NODE_TOKEN: &str = "$trapkey::Node";
+
+/// A position in the plan, both counted from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+}
+
+/// A value of the plan and where it stands.
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    /// What it is.
+    pub value: Value,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// What a [`Node`] is.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// A scalar as it was written; `plain` when it had no quotes.
+    Scalar {
+        /// The text without quotes, variables not yet filled in.
+        text: String,
+        /// Whether it stood without quotes, so that `5` may be a number.
+        plain: bool,
+    },
+    /// A list.
+    Sequence(Vec<Node>),
+    /// Keys and values in their order.
+    Mapping(Vec<(Node, Node)>),
+}
+
+impl Default for Value {
+    fn default() -> Self {
+        Self::Scalar { text: String::new(), plain: true }
+    }
+}
+
+/// What is wrong with a plan, and where.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// Where, once it is known.
+    pub place: Option<Place>,
+    /// What was found and what was expected.
+    pub message: String,
+    /// The next step, where one can be named.
+    pub help: Option<String>,
+}
+
+impl Problem {
+    /// A problem at a place.
+    pub fn at(place: Place, message: impl Into<String>) -> Self {
+        Self { place: Some(place), message: message.into(), help: None }
+    }
+
+    /// Adds the next step.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    fn or_at(mut self, place: Place) -> Self {
+        self.place.get_or_insert(place);
+        self
+    }
+
+    /// The error as the user sees it: file, line, column, the line itself and a caret.
+    pub fn into_fault(self, path: &str, source: &str) -> Fault {
+        let mut fault = Fault::usage("the plan does not validate").cause(&self.message);
+        fault.place = Some(match self.place {
+            Some(place) => format!("{path}:{}:{}{}", place.line, place.column, excerpt(source, place)),
+            None => path.to_owned(),
+        });
+        fault.help = self.help;
+        fault
+    }
+}
+
+fn excerpt(source: &str, place: Place) -> String {
+    let Some(line) = source.lines().nth(place.line.saturating_sub(1)) else { return String::new() };
+    let number = place.line.to_string();
+    let gap = " ".repeat(number.len());
+    // A window around the caret, so that a line of a megabyte does not drown the message.
+    let start = place.column.saturating_sub(60);
+    let shown: String = line.chars().skip(start).take(110).collect();
+    let caret = " ".repeat(place.column.saturating_sub(1).saturating_sub(start));
+    format!("\n{number} | {shown}\n{gap} | {caret}^")
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl de::Error for Problem {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self { place: None, message: message.to_string(), help: None }
+    }
+
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
+        unknown("key", field, expected.iter().copied())
+    }
+
+    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
+        unknown("value", variant, expected.iter().copied())
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self::custom(format_args!("the key `{field}` is missing here"))
+    }
+}
+
+/// An unknown name, with the nearest known one and the list of all.
+pub fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Problem {
+    let known: Vec<&str> = known.collect();
+    let nearest = known
+        .iter()
+        .map(|k| (strsim::damerau_levenshtein(k, name), k))
+        .filter(|(distance, k)| *distance <= 2.max(k.len() / 3))
+        .min_by_key(|(distance, _)| *distance);
+    let message = format!("unknown {what} `{name}`");
+    let list = known.join(", ");
+    let help = match nearest {
+        Some((_, k)) => format!("did you mean `{k}`? known here: {list}"),
+        None => format!("known here: {list}"),
+    };
+    Problem { place: None, message, help: Some(help) }
+}
+
+/// Parses one YAML document into a tree.
+///
+/// Errors: syntax, a key given twice, more than one document, more than 64 levels, or more than
+/// 50,000 values after aliases are expanded (a "YAML bomb").
+pub fn parse(text: &str) -> Result<Node, Problem> {
+    let options = {
+        let mut options = Options::default();
+        options.set_emit_comments(false);
+        options
+    };
+    let mut builder = Builder::default();
+    for event in Parser::new_from_str_with_options(text, options) {
+        let (event, span) =
+            event.map_err(|e| Problem::at(place(*e.marker()), format!("not YAML: {}", e.info())))?;
+        builder.take(event, place(span.start))?;
+    }
+    builder.root.ok_or_else(|| Problem::at(Place { line: 1, column: 1 }, "the file is empty"))
+}
+
+fn place(mark: granit_parser::Marker) -> Place {
+    Place { line: mark.line(), column: mark.col() + 1 }
+}
+
+#[derive(Default)]
+struct Builder {
+    open: Vec<Open>,
+    anchors: HashMap<usize, (Node, usize)>,
+    nodes: usize,
+    root: Option<Node>,
+}
+
+struct Open {
+    place: Place,
+    anchor: usize,
+    nodes_before: usize,
+    content: Content,
+}
+
+enum Content {
+    Sequence(Vec<Node>),
+    Mapping(Vec<(Node, Node)>, Option<Node>),
+}
+
+impl Builder {
+    fn take(&mut self, event: Event<'_>, place: Place) -> Result<(), Problem> {
+        match event {
+            Event::DocumentStart(..) if self.root.is_some() => {
+                Err(Problem::at(place, "a second document begins here, a plan is one document"))
+            }
+            Event::Scalar(text, style, anchor, _) => {
+                let plain = style == ScalarStyle::Plain;
+                let node = Node { value: Value::Scalar { text: text.into_owned(), plain }, place };
+                self.count(1, place)?;
+                self.remember(anchor, &node, 1);
+                self.put(node)
+            }
+            Event::SequenceStart(_, anchor, _) => self.open(place, anchor, Content::Sequence(Vec::new())),
+            Event::MappingStart(_, anchor, _) => self.open(place, anchor, Content::Mapping(Vec::new(), None)),
+            Event::SequenceEnd | Event::MappingEnd => self.close(),
+            Event::Alias(id) => {
+                let Some((node, size)) = self.anchors.get(&id).cloned() else {
+                    return Err(Problem::at(place, "an alias inside the value it names"));
+                };
+                self.count(size, place)?;
+                self.put(node)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn count(&mut self, nodes: usize, place: Place) -> Result<(), Problem> {
+        self.nodes = self.nodes.saturating_add(nodes);
+        if self.nodes > MAX_NODES {
+            return Err(Problem::at(place, format!("more than {MAX_NODES} values, aliases expanded"))
+                .help("a plan is written by hand; look for aliases of aliases"));
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, anchor: usize, node: &Node, size: usize) {
+        if anchor > 0 {
+            self.anchors.insert(anchor, (node.clone(), size));
+        }
+    }
+
+    fn open(&mut self, place: Place, anchor: usize, content: Content) -> Result<(), Problem> {
+        if self.open.len() >= MAX_DEPTH {
+            return Err(Problem::at(place, format!("nested more than {MAX_DEPTH} levels deep")));
+        }
+        let nodes_before = self.nodes;
+        self.count(1, place)?;
+        self.open.push(Open { place, anchor, nodes_before, content });
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), Problem> {
+        let Some(done) = self.open.pop() else { return Ok(()) };
+        let value = match done.content {
+            Content::Sequence(items) => Value::Sequence(items),
+            Content::Mapping(entries, _) => Value::Mapping(entries),
+        };
+        let node = Node { value, place: done.place };
+        self.remember(done.anchor, &node, self.nodes - done.nodes_before);
+        self.put(node)
+    }
+
+    fn put(&mut self, node: Node) -> Result<(), Problem> {
+        match self.open.last_mut().map(|o| &mut o.content) {
+            None => self.root = Some(node),
+            Some(Content::Sequence(items)) => items.push(node),
+            Some(Content::Mapping(entries, waiting)) => match waiting.take() {
+                Some(key) => entries.push((key, node)),
+                None => {
+                    let name = key_text(&node)?;
+                    if name == "<<" {
+                        return Err(Problem::at(node.place, "merge keys (`<<`) are not supported")
+                            .help("write the keys out, or use an alias for the whole value"));
+                    }
+                    if let Some((first, _)) =
+                        entries.iter().find(|(k, _)| key_text(k).is_ok_and(|k| k == name))
+                    {
+                        let line = first.place.line;
+                        return Err(Problem::at(
+                            node.place,
+                            format!("the key `{name}` is given twice, first on line {line}"),
+                        ));
+                    }
+                    *waiting = Some(node);
+                }
+            },
+        }
+        Ok(())
+    }
+}
+
+fn key_text(node: &Node) -> Result<&str, Problem> {
+    match &node.value {
+        Value::Scalar { text, .. } => Ok(text),
+        _ => Err(Problem::at(node.place, "a key must be a word")),
+    }
+}
+
+/// Where `${NAME}` finds its values.
+pub trait Variables {
+    /// The value of a variable, or `None` when it is not set.
+    fn get(&self, name: &str) -> Option<String>;
+}
+
+impl<F: Fn(&str) -> Option<String>> Variables for F {
+    fn get(&self, name: &str) -> Option<String> {
+        self(name)
+    }
+}
+
+/// Fills in `${NAME}` and `${NAME:-default}`; `$${` stands for a literal `${`.
+pub fn expand(text: &str, variables: &dyn Variables) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        if at > 0 && rest.as_bytes()[at - 1] == b'$' {
+            out.push_str(&rest[..at - 1]);
+            out.push_str("${");
+            rest = &rest[at + 2..];
+            continue;
+        }
+        out.push_str(&rest[..at]);
+        let Some(length) = rest[at + 2..].find('}') else {
+            return Err("`${` without a closing `}` (write `$${` for a literal one)".into());
+        };
+        let inside = &rest[at + 2..at + 2 + length];
+        let (name, default) = match inside.split_once(":-") {
+            Some((name, default)) => (name, Some(default)),
+            None => (inside, None),
+        };
+        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            return Err(format!("`${{{inside}}}` is not a variable: a name has letters, digits and `_`"));
+        }
+        match (variables.get(name).filter(|v| default.is_none() || !v.is_empty()), default) {
+            (Some(value), _) => {
+                crate::redact::learn_variable(name, &value);
+                out.push_str(&value);
+            }
+            (None, Some(default)) => out.push_str(default),
+            (None, None) => {
+                return Err(format!(
+                    "the variable `{name}` is not set (give it with --set {name}=…, in the environment, or write \
+                     `${{{name}:-default}}`)"
+                ));
+            }
+        }
+        rest = &rest[at + 2 + length + 1..];
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+impl Node {
+    /// Reads the tree as `T`; every error carries its place.
+    pub fn read<T: de::DeserializeOwned>(&self, variables: &dyn Variables) -> Result<T, Problem> {
+        T::deserialize(Reader { node: self, variables })
+    }
+
+    /// Whether nothing was written here (`key:` with no value, or `null`).
+    pub fn is_null(&self) -> bool {
+        matches!(&self.value, Value::Scalar { text, plain: true } if matches!(text.as_str(), "" | "~" | "null"))
+    }
+
+    /// The value under `key`, when this is a mapping that has it.
+    pub fn get(&self, key: &str) -> Option<&Node> {
+        match &self.value {
+            Value::Mapping(entries) => {
+                entries.iter().find(|(k, _)| key_text(k).is_ok_and(|k| k == key)).map(|(_, v)| v)
+            }
+            _ => None,
+        }
+    }
+
+    /// Keys with their places and values, empty when this is not a mapping.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, Place, &Node)> {
+        let entries: &[(Node, Node)] = match &self.value {
+            Value::Mapping(entries) => entries,
+            _ => &[],
+        };
+        entries.iter().filter_map(|(k, v)| key_text(k).ok().map(|name| (name, k.place, v)))
+    }
+
+    fn what(&self) -> String {
+        match &self.value {
+            Value::Scalar { text, .. } if text.is_empty() => "nothing".into(),
+            Value::Scalar { text, .. } => format!("`{}`", text.chars().take(60).collect::<String>()),
+            Value::Sequence(_) => "a list".into(),
+            Value::Mapping(_) => "a block of keys".into(),
+        }
+    }
+}
+
+// A node that is kept as it is: the reader hands it over through this token.
+impl<'de> de::Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keep;
+        impl Visitor<'_> for Keep {
+            type Value = Node;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value of a plan")
+            }
+            fn visit_str<E: de::Error>(self, _: &str) -> Result<Node, E> {
+                KEPT.with_borrow_mut(Option::take).ok_or_else(|| E::custom("only a plan holds such values"))
+            }
+        }
+        deserializer.deserialize_newtype_struct(NODE_TOKEN, Keep)
+    }
+}
+
+thread_local! {
+    // Serde has no way to hand over a value of a foreign type, so it travels beside the visitor.
+    static KEPT: std::cell::RefCell<Option<Node>> = const { std::cell::RefCell::new(None) };
+}
+
+struct Reader<'a> {
+    node: &'a Node,
+    variables: &'a dyn Variables,
+}
+
+impl Reader<'_> {
+    fn scalar(&self, expected: &str) -> Result<(String, bool), Problem> {
+        match &self.node.value {
+            Value::Scalar { text, plain } => {
+                let expanded = expand(text, self.variables).map_err(|m| Problem::at(self.node.place, m))?;
+                Ok((expanded, *plain))
+            }
+            _ => Err(self.wrong(expected)),
+        }
+    }
+
+    fn wrong(&self, expected: &str) -> Problem {
+        Problem::at(self.node.place, format!("expected {expected}, found {}", self.node.what()))
+    }
+
+    fn number<T: std::str::FromStr>(&self, expected: &str) -> Result<T, Problem> {
+        let (text, plain) = self.scalar(expected)?;
+        if !plain
+            && !text.is_empty()
+            && !matches!(&self.node.value, Value::Scalar { text, .. } if text.contains("${"))
+        {
+            return Err(Problem::at(
+                self.node.place,
+                format!("expected {expected}, found the text \"{text}\""),
+            )
+            .help("write the number without quotes"));
+        }
+        text.replace('_', "").parse().map_err(|_| self.wrong(expected))
+    }
+}
+
+macro_rules! numbers {
+    ($($method:ident $visit:ident $type:ty),*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+            let expected = if stringify!($type).starts_with('f') { "a number" } else { "a whole number" };
+            let number = self.number::<$type>(expected)?;
+            visitor.$visit::<Problem>(number).map_err(|e| e.or_at(self.node.place))
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for Reader<'_> {
+    type Error = Problem;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+        match &self.node.value {
+            Value::Sequence(_) => self.deserialize_seq(visitor),
+            Value::Mapping(_) => self.deserialize_map(visitor),
+            Value::Scalar { .. } => {
+                let place = self.node.place;
+                let (text, plain) = self.scalar("a value")?;
+                let visited: Result<V::Value, Problem> = match text.as_str() {
+                    _ if !plain => visitor.visit_string(text),
+                    "" | "~" | "null" => visitor.visit_unit(),
+                    "true" => visitor.visit_bool(true),
+                    "false" => visitor.visit_bool(false),
+                    other => match (other.parse::<u64>(), other.parse::<i64>(), other.parse::<f64>()) {
+                        (Ok(n), _, _) => visitor.visit_u64(n),
+                        (_, Ok(n), _) => visitor.visit_i64(n),
+                        (_, _, Ok(n)) if n.is_finite() => visitor.visit_f64(n),
+                        _ => visitor.visit_string(text),
+                    },
+                };
+                visited.map_err(|e| e.or_at(place))
+            }
+        }
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+        let expected = "true or false";
+        match self.scalar(expected)?.0.as_str() {
+            "true" => visitor.visit_bool(true),
+            "false" => visitor.visit_bool(false),
+            _ => Err(self.wrong(expected)),
+        }
+    }
+
+    numbers!(
+        deserialize_i8 visit_i8 i8, deserialize_i16 visit_i16 i16, deserialize_i32 visit_i32 i32,
+        deserialize_i64 visit_i64 i64, deserialize_u8 visit_u8 u8, deserialize_u16 visit_u16 u16,
+        deserialize_u32 visit_u32 u32, deserialize_u64 visit_u64 u64, deserialize_f32 visit_f32 f32,
+        deserialize_f64 visit_f64 f64
+    );
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+        let (text, _) = self.scalar("a text")?;
+        if self.node.is_null() {
+            return Err(self.wrong("a text"));
+        }
+        visitor.visit_string(text).map_err(|e: Problem| e.or_at(self.node.place))
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+        let name = key_text(self.node)?;
+        visitor.visit_str(name).map_err(|e: Problem| e.or_at(self.node.place))
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+        if self.node.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Problem> {
+        let place = self.node.place;
+        match name {
+            NODE_TOKEN => {
+                KEPT.set(Some(self.node.clone()));
+                visitor.visit_str("")
+            }
+            TEXT_TOKEN => {
+                let (value, _) = self.scalar("a text")?;
+                if self.node.is_null() {
+                    return Err(self.wrong("a text"));
+                }
+                let Value::Scalar { text, .. } = &self.node.value else { return Err(self.wrong("a text")) };
+                let both = [value, text.clone()];
+                visitor.visit_seq(de::value::SeqDeserializer::<_, Problem>::new(both.into_iter()))
+            }
+            _ => visitor.visit_newtype_struct(self).map_err(|e: Problem| e.or_at(place)),
+        }
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+        match &self.node.value {
+            Value::Sequence(items) => {
+                let walk = Items { items: items.iter(), variables: self.variables };
+                visitor.visit_seq(walk).map_err(|e| e.or_at(self.node.place))
+            }
+            _ => Err(self.wrong("a list")),
+        }
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+        match &self.node.value {
+            Value::Mapping(entries) => {
+                let walk = Entries { entries: entries.iter(), value: None, variables: self.variables };
+                visitor.visit_map(walk).map_err(|e| e.or_at(self.node.place))
+            }
+            _ => Err(self.wrong("a block of keys")),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Problem> {
+        // `promote:` with nothing below it is a block whose keys are all missing.
+        if self.node.is_null() {
+            let empty = Entries { entries: [].iter(), value: None, variables: self.variables };
+            return visitor.visit_map(empty).map_err(|e| e.or_at(self.node.place));
+        }
+        self.deserialize_map(visitor)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Problem> {
+        let place = self.node.place;
+        let (text, _) = self.scalar("a word")?;
+        let word: de::value::StringDeserializer<Problem> = text.into_deserializer();
+        visitor.visit_enum(word).map_err(|e| e.or_at(place))
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+        visitor.visit_unit()
+    }
+
+    serde::forward_to_deserialize_any! {
+        i128 u128 char bytes byte_buf unit unit_struct tuple tuple_struct
+    }
+}
+
+struct Items<'a> {
+    items: std::slice::Iter<'a, Node>,
+    variables: &'a dyn Variables,
+}
+
+impl<'de> de::SeqAccess<'de> for Items<'_> {
+    type Error = Problem;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Problem> {
+        let Some(node) = self.items.next() else { return Ok(None) };
+        let reader = Reader { node, variables: self.variables };
+        seed.deserialize(reader).map(Some).map_err(|e| e.or_at(node.place))
+    }
+}
+
+struct Entries<'a> {
+    entries: std::slice::Iter<'a, (Node, Node)>,
+    value: Option<&'a Node>,
+    variables: &'a dyn Variables,
+}
+
+impl<'de> de::MapAccess<'de> for Entries<'_> {
+    type Error = Problem;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Problem> {
+        let Some((key, value)) = self.entries.next() else { return Ok(None) };
+        self.value = Some(value);
+        let reader = Reader { node: key, variables: self.variables };
+        seed.deserialize(reader).map(Some).map_err(|e| e.or_at(key.place))
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Problem> {
+        let Some(node) = self.value.take() else {
+            return Err(de::Error::custom("a value was read before its key"));
+        };
+        let reader = Reader { node, variables: self.variables };
+        seed.deserialize(reader).map_err(|e| e.or_at(node.place))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        version: String,
+        #[serde(default)]
+        retries: Option<u32>,
+        #[serde(default)]
+        keep: Option<bool>,
+    }
+
+    fn read(text: &str) -> Result<Sample, Problem> {
+        parse(text)?.read(&|name: &str| (name == "V").then(|| "1.10".to_owned()))
+    }
+
+    #[test]
+    fn keeps_the_text_of_a_version_and_of_a_country() {
+        assert_eq!(read("version: 1.10").map(|s| s.version).ok().as_deref(), Some("1.10"));
+        assert_eq!(read("version: NO").map(|s| s.version).ok().as_deref(), Some("NO"));
+        assert_eq!(read("version: ${V}-a").map(|s| s.version).ok().as_deref(), Some("1.10-a"));
+        assert_eq!(read("version: ${W:-x}").map(|s| s.version).ok().as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn says_where_and_what_was_expected() {
+        let cases = [
+            ("version: 1\nretries: many", 2, 10, "expected a whole number, found `many`"),
+            ("version: 1\nkeep: yes", 2, 7, "expected true or false, found `yes`"),
+            ("version: 1\nretires: 2", 2, 1, "unknown key `retires`"),
+            ("version: 1\nversion: 2", 2, 1, "the key `version` is given twice, first on line 1"),
+            ("version: ${W}", 1, 10, "the variable `W` is not set"),
+            ("retries: 2", 1, 1, "the key `version` is missing here"),
+            ("version: [1", 1, 12, "not YAML"),
+        ];
+        for (text, line, column, message) in cases {
+            let problem = read(text).map(|_| ()).unwrap_err();
+            assert!(problem.message.contains(message), "{text:?}: {problem:?}");
+            let place = problem.place.unwrap_or_default();
+            assert_eq!(place.line, line, "{text:?}: {problem:?}");
+            if message != "not YAML" {
+                assert_eq!(place.column, column, "{text:?}: {problem:?}");
+            }
+        }
+        assert!(read("version: 1\nretires: 2").unwrap_err().help.unwrap_or_default().contains("`retries`"));
+    }
+
+    #[test]
+    fn refuses_a_yaml_bomb() {
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for i in 1..12 {
+            let before = i - 1;
+            text.push_str(&format!(
+                "a{i}: &a{i} [*a{before}, *a{before}, *a{before}, *a{before}, *a{before}]\n"
+            ));
+        }
+        assert!(parse(&text).unwrap_err().message.contains("more than 50000 values"));
+        assert!(parse(&"[".repeat(5000)).is_err());
+    }
+}

@@ -1,0 +1,13 @@
+//! All tests that run the binaries or real servers; one program, so that it links once.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod support;
+
+mod chain;
+mod checks;
+mod demo_files;
+mod house;
+mod promote;
+mod report;
+mod snapshot;
+mod verify;
