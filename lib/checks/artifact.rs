@@ -13,7 +13,7 @@ use crate::world::files;
 use crate::yaml::Problem;
 
 /// See `preflight explain artifact`.
-pub static KIND: Kind = Kind {
+pub(super) static KIND: Kind = Kind {
     name: "artifact",
     about: "Compares the SHA-256 of what is about to be released with the one on record.",
     target: "a path, relative to the plan",

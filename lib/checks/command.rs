@@ -15,7 +15,7 @@ use crate::world::shell::{self, Ran};
 use crate::yaml::Problem;
 
 /// See `preflight explain command`.
-pub static KIND: Kind = Kind {
+pub(super) static KIND: Kind = Kind {
     name: "command",
     about: "Runs a program in the plan's folder, without a shell unless asked.",
     target: "a list of words: the program and its arguments (one text with `shell: true`)",

@@ -12,7 +12,7 @@ use crate::units::Unit;
 use crate::yaml::Problem;
 
 /// See `preflight explain disk`.
-pub static KIND: Kind = Kind {
+pub(super) static KIND: Kind = Kind {
     name: "disk",
     about: "Looks at the room on the file system that holds a path.",
     target: "a path on that file system, relative to the plan",

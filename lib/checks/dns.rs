@@ -12,7 +12,7 @@ use crate::units::{Observed, Unit};
 use crate::yaml::Problem;
 
 /// See `preflight explain dns`.
-pub static KIND: Kind = Kind {
+pub(super) static KIND: Kind = Kind {
     name: "dns",
     about: "Asks the system's resolver for the addresses of a name.",
     target: "a host name",

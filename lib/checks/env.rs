@@ -10,7 +10,7 @@ use crate::units::{Observed, Unit};
 use crate::yaml::Problem;
 
 /// See `preflight explain env`.
-pub static KIND: Kind = Kind {
+pub(super) static KIND: Kind = Kind {
     name: "env",
     about: "Looks at a variable of the environment; its value is compared and never shown.",
     target: "the variable's name, without `$`",

@@ -14,7 +14,7 @@ use crate::world::files;
 use crate::yaml::Problem;
 
 /// See `preflight explain file`.
-pub static KIND: Kind = Kind {
+pub(super) static KIND: Kind = Kind {
     name: "file",
     about: "Looks at a file or folder.",
     target: "a path, relative to the plan",

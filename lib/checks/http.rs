@@ -14,7 +14,7 @@ use crate::world::http::{Answer, Client, Request};
 use crate::yaml::Problem;
 
 /// See `preflight explain http`.
-pub static KIND: Kind = Kind {
+pub(super) static KIND: Kind = Kind {
     name: "http",
     about: "Sends one HTTP request and looks at the answer.",
     target: "a URL, `http://` or `https://`",

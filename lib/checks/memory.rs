@@ -10,7 +10,7 @@ use crate::units::Unit;
 use crate::yaml::Problem;
 
 /// See `preflight explain memory`.
-pub static KIND: Kind = Kind {
+pub(super) static KIND: Kind = Kind {
     name: "memory",
     about: "Looks at the memory that this machine has left.",
     target: "",

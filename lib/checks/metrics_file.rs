@@ -14,7 +14,7 @@ use crate::units::Unit;
 use crate::yaml::Problem;
 
 /// See `preflight explain metrics_file`.
-pub static KIND: Kind = Kind {
+pub(super) static KIND: Kind = Kind {
     name: "metrics_file",
     about: "Compares figures in a JSON file, such as the evaluation of a model.",
     target: "a path, relative to the plan",

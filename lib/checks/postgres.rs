@@ -17,7 +17,7 @@ use crate::units::{Observed, Text, Unit};
 use crate::yaml::Problem;
 
 /// See `preflight explain postgres`.
-pub static KIND: Kind = Kind {
+pub(super) static KIND: Kind = Kind {
     name: "postgres",
     about: "Connects to PostgreSQL and asks a question.",
     target: "a connection URL, `postgres://user@host:5432/name?sslmode=require`, or `key=value` pairs",

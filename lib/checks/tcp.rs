@@ -13,7 +13,7 @@ use crate::units::{Observed, Text, Unit};
 use crate::yaml::Problem;
 
 /// See `preflight explain tcp`.
-pub static KIND: Kind = Kind {
+pub(super) static KIND: Kind = Kind {
     name: "tcp",
     about: "Connects to a port.",
     target: "`host:port`",

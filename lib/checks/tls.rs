@@ -23,7 +23,7 @@ mod hello;
 use hello::{Answer, Old};
 
 /// See `preflight explain tls`.
-pub static KIND: Kind = Kind {
+pub(super) static KIND: Kind = Kind {
     name: "tls",
     about: "Shakes hands with a TLS server and looks at its certificate and its versions.",
     target: "`host:port`; the port is 443 when absent",
