@@ -125,10 +125,7 @@ impl Check for Postgres {
         let latency = started.elapsed();
         let mut sight = sight(&answer).number("latency", latency.as_secs_f64(), Unit::Duration);
         if self.server_version {
-            if let Some(version) = first(&ask("SHOW server_version")?) {
-                let number = version.split_whitespace().next().unwrap_or(&version).to_owned();
-                sight = sight.saw("server_version", Observed::Text(number));
-            }
+            sight = with_version(sight, &ask("SHOW server_version")?);
         }
         Ok(sight)
     }
@@ -162,6 +159,15 @@ fn sight(answer: &[SimpleQueryMessage]) -> Sight {
     match first(answer) {
         Some(value) => sight.saw("value", observed(&value)),
         None => sight.note("the answer has no value"),
+    }
+}
+
+/// Debian adds its own words behind the number: `16.4 (Debian 16.4-1)`.
+fn with_version(sight: Sight, answer: &[SimpleQueryMessage]) -> Sight {
+    let version = first(answer).and_then(|text| text.split_whitespace().next().map(str::to_owned));
+    match version {
+        Some(version) => sight.saw("server_version", Observed::Text(version)),
+        None => sight,
     }
 }
 

@@ -187,7 +187,7 @@ impl World {
                 case("target: TRAPKEY_NO_SUCH".into(), With(Fail, "is not set")),
                 case("{target: PATH, expect: {value: nothing}}".into(), With(Fail, "does not match")),
                 case("{target: TRAPKEY_NO_SUCH, expect: {value: \"!= x\"}}".into(), With(NoData, "no data on value")),
-                case("target: ${PATH}".into(), Refused("not its name")),
+                case("target: \"${PATH}\"".into(), Refused("not its name")),
             ],
             "disk" => vec![
                 case("{target: ., expect: {free: \"> 0B\", free_share: \"> 0%\", used_share: \"<= 100%\"}}".into(), With(Pass, "free")),

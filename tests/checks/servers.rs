@@ -11,13 +11,13 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
 
 /// A listener whose connections go to a handler, until it is dropped.
-pub struct Server {
-    pub port: u16,
+pub(super) struct Server {
+    pub(super) port: u16,
     over: Arc<AtomicBool>,
 }
 
 impl Server {
-    pub fn start(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+    pub(super) fn start(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let over = Arc::new(AtomicBool::new(false));
@@ -43,15 +43,17 @@ impl Drop for Server {
 }
 
 /// A request as the handler of [`http`] gets it.
-pub struct Request {
-    pub method: String,
-    pub path: String,
-    pub headers: String,
-    pub body: String,
+pub(super) struct Request {
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) headers: String,
+    pub(super) body: String,
 }
 
 /// An HTTP server: the handler gives the status, header lines and the body.
-pub fn http(answer: impl Fn(&Request) -> (u16, Vec<String>, String) + Send + Sync + 'static) -> Server {
+pub(super) fn http(
+    answer: impl Fn(&Request) -> (u16, Vec<String>, String) + Send + Sync + 'static,
+) -> Server {
     Server::start(move |stream| {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         let mut stream = stream;
@@ -87,7 +89,7 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
 }
 
 /// A server that takes connections and never says a word.
-pub fn silent() -> Server {
+pub(super) fn silent() -> Server {
     Server::start(|stream| {
         let mut sink = Vec::new();
         let mut stream = stream;
@@ -96,24 +98,24 @@ pub fn silent() -> Server {
 }
 
 /// An authority of our own.
-pub struct Authority {
+pub(super) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "Trapkey test authority");
         Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
     }
 
-    pub fn pem(&self) -> String {
+    pub(super) fn pem(&self) -> String {
         self.issuer.pem()
     }
 
     /// A certificate for a name, in force from one year to another, and its key; both PEM.
-    pub fn issue(&self, name: &str, years: (i32, i32)) -> (String, String) {
+    pub(super) fn issue(&self, name: &str, years: (i32, i32)) -> (String, String) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
         params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
@@ -124,7 +126,10 @@ impl Authority {
 }
 
 /// A TLS server with a certificate, speaking the given versions.
-pub fn tls((certificate, key): &(String, String), versions: &[&'static SupportedProtocolVersion]) -> Server {
+pub(super) fn tls(
+    (certificate, key): &(String, String),
+    versions: &[&'static SupportedProtocolVersion],
+) -> Server {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -152,13 +157,13 @@ pub fn tls((certificate, key): &(String, String), versions: &[&'static Supported
 }
 
 /// OpenSSL's server, which still speaks TLS 1.0 and 1.1.
-pub struct OpenSsl {
-    pub port: u16,
+pub(super) struct OpenSsl {
+    pub(super) port: u16,
     server: Child,
 }
 
 impl OpenSsl {
-    pub fn start(folder: &std::path::Path, (certificate, key): &(String, String)) -> Self {
+    pub(super) fn start(folder: &std::path::Path, (certificate, key): &(String, String)) -> Self {
         let (chain, private) = (folder.join("old.pem"), folder.join("old.key"));
         std::fs::write(&chain, certificate).unwrap();
         std::fs::write(&private, key).unwrap();
