@@ -208,7 +208,10 @@ impl Expect {
                         Expectation::parse(&format!("in {}", items.join(", ")))
                             .map_err(|m| Problem::at(value.place, m))?
                     }
-                    _ => value.read(variables)?,
+                    _ => value.read(variables).map_err(|mut problem: Problem| {
+                        problem.place.get_or_insert(value.place);
+                        problem
+                    })?,
                 };
                 Ok(Expected { name: name.to_owned(), is, place })
             })
