@@ -45,10 +45,18 @@ enum Command {
 
 fn main() -> ExitCode {
     cli::run(|Arguments { shared, command }| match command {
-        Command::Run => cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::run(job, Call::Begin, Mode::Hold)),
-        Command::Start => cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::run(job, Call::Begin, Mode::Once)),
-        Command::Step => cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::run(job, Call::GoOn, Mode::Once)),
-        Command::Abort { reason } => cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::abort(job, reason)),
+        Command::Run => {
+            cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::run(job, Call::Begin, Mode::Hold))
+        }
+        Command::Start => {
+            cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::run(job, Call::Begin, Mode::Once))
+        }
+        Command::Step => {
+            cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::run(job, Call::GoOn, Mode::Once))
+        }
+        Command::Abort { reason } => {
+            cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::abort(job, reason))
+        }
         Command::Status => cli::aside(&shared, TOOL, promote::status),
         Command::Pause => cli::aside(&shared, TOOL, promote::pause),
         Command::Resume => cli::aside(&shared, TOOL, promote::resume),

@@ -718,8 +718,11 @@ fn check_steps(promote: &Promote, place: yaml::Place) -> Result<(), Problem> {
             .help("for example steps: [{weight: 5%, bake: 10m}, {weight: 100%}]"));
     }
     if promote.rollback_when.is_empty() && promote.steps.iter().any(|s| s.bake.is_some()) {
-        return Err(Problem::at(place, "a step has a bake, but `rollback_when` names nothing to judge it by")
-            .help("for example rollback_when: [{metric: error_rate, is: \"> 0.1%\"}]"));
+        return Err(Problem::at(
+            place,
+            "a step has a bake, but `rollback_when` names nothing to judge it by",
+        )
+        .help("for example rollback_when: [{metric: error_rate, is: \"> 0.1%\"}]"));
     }
     if promote.strategy == Strategy::Canary && promote.steps.iter().all(|s| s.bake.is_none()) {
         return Err(Problem::at(place, "no step of the canary has a bake: nothing would ever be judged")

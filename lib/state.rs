@@ -93,8 +93,13 @@ impl Folder {
         fs::create_dir_all(&self.path).map_err(|e| unwritable(&self.path, &e))?;
         let path = self.path.join("lock");
         let wrong = |e: io::Error| unwritable(&path, &e);
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(wrong)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(wrong)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(e) if e == rustix::io::Errno::WOULDBLOCK => return Err(self.held(&mut file)),
@@ -113,7 +118,10 @@ impl Folder {
         let cause = match holder {
             Some(h) => {
                 let url = h.url.map(|u| format!(", {u}")).unwrap_or_default();
-                format!("{} is being promoted by {} (process {} on {}, since {}{url})", h.release, h.actor, h.pid, h.host, h.since)
+                format!(
+                    "{} is being promoted by {} (process {} on {}, since {}{url})",
+                    h.release, h.actor, h.pid, h.host, h.since
+                )
             }
             None => "another job has just taken it".into(),
         };
@@ -198,7 +206,12 @@ impl Folder {
         };
         match serde_json::from_slice::<Asked>(&bytes) {
             Ok(asked) => (asked.epoch == epoch).then_some(asked),
-            Err(_) => Some(Asked { epoch, who: "unknown".into(), at: String::new(), why: Some("the request is not readable".into()) }),
+            Err(_) => Some(Asked {
+                epoch,
+                who: "unknown".into(),
+                at: String::new(),
+                why: Some("the request is not readable".into()),
+            }),
         }
     }
 
@@ -241,7 +254,14 @@ mod tests {
     use super::*;
 
     fn holder(release: &str) -> Holder {
-        Holder { release: release.into(), host: "h".into(), pid: 7, since: "now".into(), actor: "ci".into(), url: None }
+        Holder {
+            release: release.into(),
+            host: "h".into(),
+            pid: 7,
+            since: "now".into(),
+            actor: "ci".into(),
+            url: None,
+        }
     }
 
     #[test]
@@ -251,7 +271,9 @@ mod tests {
         let first = folder.lock(&holder("shop 1.4.2")).unwrap();
         let refused = folder.lock(&holder("shop 1.4.3")).unwrap_err();
         assert_eq!(refused.exit, crate::fault::Exit::Refused);
-        assert!(refused.cause.unwrap_or_default().contains("shop 1.4.2 is being promoted by ci (process 7 on h"));
+        assert!(
+            refused.cause.unwrap_or_default().contains("shop 1.4.2 is being promoted by ci (process 7 on h")
+        );
         drop(first);
         assert!(folder.lock(&holder("shop 1.4.3")).is_ok());
     }

@@ -142,7 +142,10 @@ impl Haproxy {
             }
             _ => error.to_string(),
         };
-        Fault::infrastructure(format!("HAProxy could not {doing}")).place(self.shown()).cause(cause).help(help)
+        Fault::infrastructure(format!("HAProxy could not {doing}"))
+            .place(self.shown())
+            .cause(cause)
+            .help(help)
     }
 
     fn ask(&self, command: &str) -> io::Result<String> {
@@ -379,9 +382,8 @@ impl Router for Haproxy {
             let names = self.names(side).iter();
             names.map(|name| format!("set server {backend}/{name} state maint")).collect()
         };
-        let total = |side: Side| -> u32 {
-            self.names(side).iter().filter_map(now).map(Server::share_weight).sum()
-        };
+        let total =
+            |side: Side| -> u32 { self.names(side).iter().filter_map(now).map(Server::share_weight).sum() };
         let mut commands = Vec::new();
         if green == 0 {
             // Somewhere to go first; then out at once, for a drained server keeps its sticky users.
@@ -398,7 +400,11 @@ impl Router for Haproxy {
             let blue_total = blue * u32::try_from(blues).unwrap_or(1);
             let blue_first = share(total(Side::Green), blue_total).is_none_or(|s| s <= split.green + 1e-9);
             let green_first = share(green_total, total(Side::Blue)).is_none_or(|s| s <= split.green + 1e-9);
-            let order = if blue_first || !green_first { [Side::Blue, Side::Green] } else { [Side::Green, Side::Blue] };
+            let order = if blue_first || !green_first {
+                [Side::Blue, Side::Green]
+            } else {
+                [Side::Green, Side::Blue]
+            };
             for side in order {
                 commands.extend(weigh(side, if side == Side::Blue { blue } else { green }));
             }
@@ -417,7 +423,9 @@ impl Router for Haproxy {
             let of_side = servers.iter().filter(|s| self.names(side).contains(&s.name));
             of_side.filter(|s| !only_up || s.up).map(Server::share_weight).sum()
         };
-        let raw = servers.iter().map(|s| (s.name.clone(), json!({"weight": s.weight, "admitted": s.admitted, "up": s.up})));
+        let raw = servers
+            .iter()
+            .map(|s| (s.name.clone(), json!({"weight": s.weight, "admitted": s.admitted, "up": s.up})));
         let raw = serde_json::Value::Object(raw.collect());
         let Some(green) = share(sum(Side::Green, false), sum(Side::Blue, false)) else {
             return Err(Fault::infrastructure(format!("no server of `{}` has any weight", self.backend))
@@ -430,9 +438,16 @@ impl Router for Haproxy {
 
     fn retire(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {
         let each = |what: &str| -> Vec<String> {
-            self.names(side).iter().map(|name| what.replace("{}", &format!("{}/{name}", self.backend))).collect()
+            self.names(side)
+                .iter()
+                .map(|name| what.replace("{}", &format!("{}/{name}", self.backend)))
+                .collect()
         };
-        let closed = self.states()?.iter().filter(|s| self.names(side).contains(&s.name)).all(|s| !s.admitted && s.weight == 0);
+        let closed = self
+            .states()?
+            .iter()
+            .filter(|s| self.names(side).contains(&s.name))
+            .all(|s| !s.admitted && s.weight == 0);
         if !closed {
             self.order(&each("set server {} state drain"), &format!("drain {}", side.word()))?;
         }

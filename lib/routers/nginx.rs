@@ -193,10 +193,17 @@ impl Nginx {
                 return Ok(());
             }
             if Instant::now() >= until {
-                return Err(Fault::infrastructure("nginx took the reload but still runs the old configuration")
-                    .place(self.shown())
-                    .cause(format!("{} after the reload an answer carries another stamp", show_duration(self.settle().as_secs_f64())))
-                    .help("look at nginx's error log: a reload that the master rejects ends with 0 all the same"));
+                return Err(Fault::infrastructure(
+                    "nginx took the reload but still runs the old configuration",
+                )
+                .place(self.shown())
+                .cause(format!(
+                    "{} after the reload an answer carries another stamp",
+                    show_duration(self.settle().as_secs_f64())
+                ))
+                .help(
+                    "look at nginx's error log: a reload that the master rejects ends with 0 all the same",
+                ));
             }
             std::thread::sleep(BETWEEN);
         }
@@ -259,8 +266,10 @@ impl Router for Nginx {
             let next = self.stamp()?;
             if next.id != first.id {
                 // Old workers are still answering: wait for the one that the file names.
-                let text = std::fs::read_to_string(&self.file).map_err(|e| files::unwritable(&self.file, &e))?;
-                let named = [&first, &next].into_iter().find(|s| text.contains(&format!("trapkey {} ", s.id)));
+                let text =
+                    std::fs::read_to_string(&self.file).map_err(|e| files::unwritable(&self.file, &e))?;
+                let named =
+                    [&first, &next].into_iter().find(|s| text.contains(&format!("trapkey {} ", s.id)));
                 let named = named.unwrap_or(&next).clone();
                 self.wait_for(&named.id)?;
                 return Ok(live(&named));
@@ -276,8 +285,10 @@ impl Router for Nginx {
         let running = self.stamp()?;
         while Instant::now() < until {
             if self.stamp()?.id != running.id {
-                return Err(Fault::infrastructure("nginx was reloaded by somebody else while a side was retired")
-                    .place(self.shown()));
+                return Err(Fault::infrastructure(
+                    "nginx was reloaded by somebody else while a side was retired",
+                )
+                .place(self.shown()));
             }
             std::thread::sleep(Duration::from_millis(100));
         }

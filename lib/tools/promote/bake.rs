@@ -15,7 +15,7 @@ use crate::routers::{Counters, SideCount};
 use crate::world::http::join;
 
 /// What is measured while a step is watched.
-pub struct Watch {
+pub(super) struct Watch {
     sampler: Sampler,
     /// Blue and green: when (ms), how long (ms), whether well.
     window: [Vec<(i64, f64, bool)>; 2],
@@ -33,7 +33,7 @@ const ACHIEVED: f64 = 0.9;
 
 impl Watch {
     /// Begins to ask both sides.
-    pub fn begin(plan: &Promote, now: Timestamp) -> Self {
+    pub(super) fn begin(plan: &Promote, now: Timestamp) -> Self {
         let urls = [&plan.sides.blue, &plan.sides.green].map(|side| join(&side.url.value, &plan.probe.path));
         let timeout = plan.probe.timeout.map_or(Duration::from_secs(5), |t| t.0);
         Self {
@@ -46,7 +46,7 @@ impl Watch {
     }
 
     /// A new step: what was seen before does not count for it.
-    pub fn next_step(&mut self, since_ms: i64) {
+    pub(super) fn next_step(&mut self, since_ms: i64) {
         for side in &mut self.window {
             side.retain(|(at, _, _)| *at >= since_ms);
         }
@@ -71,7 +71,7 @@ impl Watch {
 }
 
 /// One look at a step.
-pub struct Looked {
+pub(super) struct Looked {
     /// What came of it.
     pub look: Look,
     /// The judgement for the record.
@@ -79,7 +79,7 @@ pub struct Looked {
 }
 
 /// What a look needs to know.
-pub struct Scene<'a> {
+pub(super) struct Scene<'a> {
     /// The plan's promote section.
     pub plan: &'a Promote,
     /// The step, from 0.
@@ -97,7 +97,7 @@ pub struct Scene<'a> {
 }
 
 /// Looks at the whole window since the step began, and puts the newest interval on record.
-pub fn look(watch: &mut Watch, record: &mut Record, scene: &Scene<'_>) -> Looked {
+pub(super) fn look(watch: &mut Watch, record: &mut Record, scene: &Scene<'_>) -> Looked {
     watch.gather(scene.since_ms);
     let base = record.base.clone().filter(|b| same_instance(b, scene.counters.as_ref())).unwrap_or_default();
     let min = scene.plan.min_samples.unwrap_or(50).max(1);
@@ -164,16 +164,7 @@ fn same_instance(base: &Counters, now: Option<&Counters>) -> bool {
 }
 
 fn figures_of(samples: &[(i64, f64, bool)]) -> SideFigures {
-    let mut latencies: Vec<f64> = samples.iter().filter(|(_, _, ok)| *ok).map(|(_, ms, _)| *ms).collect();
-    latencies.sort_by(f64::total_cmp);
-    let answered = latencies.len() as f64;
-    SideFigures {
-        requests: samples.len() as u64,
-        errors: (samples.len() - latencies.len()) as u64,
-        mean: (answered > 0.0).then(|| latencies.iter().sum::<f64>() / answered),
-        max: latencies.last().copied(),
-        latencies_ms: latencies,
-    }
+    SideFigures::of(samples.iter().map(|(_, ms, ok)| (*ms, *ok)))
 }
 
 /// What was counted between two readings. A maximum counts only where it has risen: the router
@@ -202,7 +193,8 @@ fn judgement(scene: &Scene<'_>, look: Look, metrics: Vec<MetricRecord>) -> Judge
         Look::Unknown => metrics.iter().filter(|m| m.verdict != Verdict::Pass).collect(),
         Look::Good => metrics.iter().filter(|m| m.verdict == Verdict::Pass).collect(),
     };
-    let mut summary = telling.iter().map(|m| format!("{} ({})", m.message, m.source)).collect::<Vec<_>>().join("; ");
+    let mut summary =
+        telling.iter().map(|m| format!("{} ({})", m.message, m.source)).collect::<Vec<_>>().join("; ");
     if summary.is_empty() {
         summary = "nothing was judged".into();
     }
@@ -236,8 +228,10 @@ fn put_on_record(watch: &mut Watch, record: &mut Record, scene: &Scene<'_>, base
         });
     }
     let Some(counters) = &scene.counters else { return };
-    let before = watch.counted.take().filter(|b| same_instance(b, Some(counters))).unwrap_or_else(|| base.clone());
-    let [blue, green] = [(before.blue, counters.blue), (before.green, counters.green)].map(|(b, n)| counter_interval(&since(b, n)));
+    let before =
+        watch.counted.take().filter(|b| same_instance(b, Some(counters))).unwrap_or_else(|| base.clone());
+    let [blue, green] = [(before.blue, counters.blue), (before.green, counters.green)]
+        .map(|(b, n)| counter_interval(&since(b, n)));
     let all = blue.requests + green.requests;
     record.promotion.series.push(Interval {
         at: scene.now,

@@ -18,7 +18,7 @@ use crate::units::show_share;
 use crate::world::http::{Client, join};
 
 /// The promote section of the plan.
-pub fn section(job: &Job) -> Result<&Promote, Fault> {
+pub(super) fn section(job: &Job) -> Result<&Promote, Fault> {
     job.loaded.plan.promote.as_ref().ok_or_else(|| {
         Fault::usage("the plan has no `promote` section")
             .place(&job.loaded.reference.path)
@@ -29,7 +29,7 @@ pub fn section(job: &Job) -> Result<&Promote, Fault> {
 /// Everything that can be said of a plan without touching the world.
 ///
 /// Errors (2): an unknown metric, a comparison that does not fit it, no address to enter at.
-pub fn validate(job: &Job) -> Result<(), Fault> {
+pub(super) fn validate(job: &Job) -> Result<(), Fault> {
     let plan = section(job)?;
     for trigger in &plan.rollback_when {
         judge::trigger_fits(trigger).map_err(|cause| {
@@ -43,12 +43,14 @@ pub fn validate(job: &Job) -> Result<(), Fault> {
 }
 
 /// Where users' requests enter.
-pub fn entry(job: &Job) -> Result<Entry, Fault> {
+pub(super) fn entry(job: &Job) -> Result<Entry, Fault> {
     let plan = section(job)?;
     let url = plan.router.entry.as_ref().or_else(|| job.environment_url()).ok_or_else(|| {
         Fault::usage("the plan does not say where requests enter the router")
             .place(&job.loaded.reference.path)
-            .cause("a weight that the router reads back is no proof that traffic moved: requests through it are")
+            .cause(
+                "a weight that the router reads back is no proof that traffic moved: requests through it are",
+            )
             .help(format!("give `promote.router.entry`, or `environments.{}.url`", job.release.environment))
     })?;
     Ok(Entry::new(&url.value, &plan.probe))
@@ -58,7 +60,7 @@ pub fn entry(job: &Job) -> Result<Entry, Fault> {
 ///
 /// Errors (5): one is missing, stale, of another plan or release, did not pass, or is not the one
 /// that the next was made from.
-pub fn evidence(job: &Job) -> Result<Vec<Need>, Fault> {
+pub(super) fn evidence(job: &Job) -> Result<Vec<Need>, Fault> {
     let plan = &job.loaded.plan;
     let mut needs = Vec::new();
     if let Some(section) = &plan.preflight {
@@ -80,14 +82,19 @@ pub fn evidence(job: &Job) -> Result<Vec<Need>, Fault> {
 }
 
 /// Opens the plan's router. Touches nothing.
-pub fn router(job: &Job) -> Result<Box<dyn Router>, Fault> {
+pub(super) fn router(job: &Job) -> Result<Box<dyn Router>, Fault> {
     routers::open(&section(job)?.router, &job.loaded)
 }
 
 /// A first record: everything was looked at, nothing was moved.
 ///
 /// Errors: the router cannot do this plan (2) or cannot be reached (4); green already has traffic (5).
-pub fn record(job: &Job, needs: Vec<Need>, router: &mut dyn Router, epoch: u64) -> Result<Record, Fault> {
+pub(super) fn record(
+    job: &Job,
+    needs: Vec<Need>,
+    router: &mut dyn Router,
+    epoch: u64,
+) -> Result<Record, Fault> {
     let plan = section(job)?;
     let course = course_of(plan);
     router.check()?;
@@ -152,7 +159,7 @@ pub fn record(job: &Job, needs: Vec<Need>, router: &mut dyn Router, epoch: u64) 
 /// What the release header says on a side.
 ///
 /// Errors (2): it has none, and without one nobody can say who answered.
-pub fn marker(side: Side, spec: &SidePlan, plan: &Promote) -> Result<String, Fault> {
+pub(super) fn marker(side: Side, spec: &SidePlan, plan: &Promote) -> Result<String, Fault> {
     if let Some(given) = &spec.release {
         return Ok(given.clone());
     }
@@ -168,7 +175,7 @@ pub fn marker(side: Side, spec: &SidePlan, plan: &Promote) -> Result<String, Fau
 }
 
 /// Looks at a side's health until it is well three times in a row, for `patience` at most.
-pub fn look_at(side: &SidePlan, plan: &Promote, patience: Duration) -> Result<String, String> {
+pub(super) fn look_at(side: &SidePlan, plan: &Promote, patience: Duration) -> Result<String, String> {
     const WELL: u32 = 3;
     let url = join(&side.url.value, &side.health);
     let client = Client::new(plan.probe.timeout.map_or(Duration::from_secs(5), |t| t.0), 0);
@@ -195,6 +202,6 @@ pub fn look_at(side: &SidePlan, plan: &Promote, patience: Duration) -> Result<St
 }
 
 /// The folder that hooks run in.
-pub fn hook_folder(job: &Job) -> &Path {
+pub(super) fn hook_folder(job: &Job) -> &Path {
     &job.loaded.folder
 }

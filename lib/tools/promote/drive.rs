@@ -31,7 +31,7 @@ pub enum Mode {
 }
 
 /// A promotion under way, and the right to go on with it.
-pub struct Driver<'a> {
+pub(super) struct Driver<'a> {
     job: &'a Job,
     plan: &'a Promote,
     mode: Mode,
@@ -54,7 +54,7 @@ const BLUE_PATIENCE: Duration = Duration::from_secs(2);
 
 impl<'a> Driver<'a> {
     /// Takes a record over. `version` is the one on disk, 0 when it was never written.
-    pub fn new(
+    pub(super) fn new(
         job: &'a Job,
         mode: Mode,
         router: Box<dyn Router>,
@@ -79,22 +79,28 @@ impl<'a> Driver<'a> {
     }
 
     /// Writes the first record of a promotion.
-    pub fn begun(&mut self) -> Result<(), Fault> {
-        self.record.decided(world::now(), &ci::actor(), format!("began with {} steps", self.record.course.steps.len()));
+    pub(super) fn begun(&mut self) -> Result<(), Fault> {
+        self.record.decided(
+            world::now(),
+            &ci::actor(),
+            format!("began with {} steps", self.record.course.steps.len()),
+        );
         for ask in [Ask::Abort, Ask::Pause] {
             self.folder.forget(ask)?;
         }
-        self.folder.journal(&json!({"at": world::now(), "epoch": self.record.promotion.epoch, "begins": self.record.release}))?;
+        self.folder.journal(
+            &json!({"at": world::now(), "epoch": self.record.promotion.epoch, "begins": self.record.release}),
+        )?;
         self.save()
     }
 
     /// A job that comes back to a promotion: a hook that may have begun is lost, a frozen promotion
     /// is looked at again, and the live router is held against the record.
-    pub fn come_back(&mut self) -> Result<(), Fault> {
+    pub(super) fn come_back(&mut self) -> Result<(), Fault> {
         match &self.record.state {
-            State::Deploying { begun: true } | State::RunningAfter { begun: true } | State::RunningOnRollback { begun: true, .. } => {
-                self.apply(&Event::HookLost)
-            }
+            State::Deploying { begun: true }
+            | State::RunningAfter { begun: true }
+            | State::RunningOnRollback { begun: true, .. } => self.apply(&Event::HookLost),
             State::Frozen { .. } => self.apply(&Event::Woken),
             _ => match self.reconcile()? {
                 Some(event) => self.apply(&event),
@@ -104,7 +110,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Goes on until it is finished, frozen, waiting (`Mode::Once`) or asked to stop.
-    pub fn drive(&mut self) -> Result<(), Fault> {
+    pub(super) fn drive(&mut self) -> Result<(), Fault> {
         loop {
             if let Some(asked) = self.folder.asked(Ask::Abort, self.record.promotion.epoch) {
                 if !going_back(&self.record.state) && !self.record.state.finished() {
@@ -121,14 +127,17 @@ impl<'a> Driver<'a> {
             self.ticker.set(&phase(&self.record.state, &self.record.course));
             let Some(event) = self.perform(action)? else { continue };
             self.apply(&event)?;
-            if self.mode == Mode::Once && matches!(event, Event::Looked { .. }) && matches!(self.record.state, State::Baking { .. }) {
+            if self.mode == Mode::Once
+                && matches!(event, Event::Looked { .. })
+                && matches!(self.record.state, State::Baking { .. })
+            {
                 return Ok(());
             }
         }
     }
 
     /// Writes the document and says how it ended.
-    pub fn conclude(&mut self) -> Result<Exit, Fault> {
+    pub(super) fn conclude(&mut self) -> Result<Exit, Fault> {
         let waiting = match self.record.state.action(&self.record.course) {
             Some(Action::Bake { until_ms, .. }) if self.mode == Mode::Once => Some(until_ms),
             _ => None,
@@ -245,7 +254,8 @@ impl<'a> Driver<'a> {
             Hook::OnRollback => &hooks.on_rollback,
         };
         let command = words.iter().map(|w| w.shown.as_str()).collect::<Vec<_>>().join(" ");
-        let mut order = Order::new(words.iter().map(|w| w.value.clone()).collect(), begin::hook_folder(self.job));
+        let mut order =
+            Order::new(words.iter().map(|w| w.value.clone()).collect(), begin::hook_folder(self.job));
         order.timeout = hooks.timeout.map_or(Duration::from_secs(600), |t| t.0);
         let reason = match &self.record.state {
             State::RunningOnRollback { reason, .. } => reason.clone(),
@@ -283,7 +293,9 @@ impl<'a> Driver<'a> {
         });
         let ok = exit == Some(0);
         let mark = if ok { Mark::Good } else { Mark::Warn };
-        self.job.talk().line(mark, &format!("hook {}: {how} after {}", hook.word(), show_duration(took.as_secs_f64())));
+        self.job
+            .talk()
+            .line(mark, &format!("hook {}: {how} after {}", hook.word(), show_duration(took.as_secs_f64())));
         Ok(Event::HookEnded { ok, how })
     }
 
@@ -300,7 +312,9 @@ impl<'a> Driver<'a> {
         let marked = seen.and_then(|seen| {
             let marker = begin::marker(Side::Green, spec, plan).map_err(|fault| fault.line())?;
             if self.record.markers.blue.as_ref() == Some(&marker) {
-                return Err(format!("it says that it is `{marker}`, and so does blue: nobody could tell them apart"));
+                return Err(format!(
+                    "it says that it is `{marker}`, and so does blue: nobody could tell them apart"
+                ));
             }
             Ok((seen, marker))
         });
@@ -422,7 +436,11 @@ impl<'a> Driver<'a> {
         if same_share(live.green, nearest) {
             return Ok(None);
         }
-        let what = format!("found {} on green where {} was in force, and put it back", show_share(live.green), show_share(weight));
+        let what = format!(
+            "found {} on green where {} was in force, and put it back",
+            show_share(live.green),
+            show_share(weight)
+        );
         self.job.talk().line(Mark::Warn, &what);
         let split = Split { green: weight, close_idle_side: weight == 0.0 };
         match shift(self.router.as_mut(), &self.entry, &self.record.markers, split, "reconcile") {
@@ -454,7 +472,9 @@ impl<'a> Driver<'a> {
             }
             Err(fault) => {
                 let why = fault.line();
-                self.job.talk().line(Mark::Warn, &format!("{} was not taken out of service: {why}", side.word()));
+                self.job
+                    .talk()
+                    .line(Mark::Warn, &format!("{} was not taken out of service: {why}", side.word()));
                 Event::RetireFailed { why }
             }
         }
@@ -491,7 +511,8 @@ fn describe(action: Action) -> serde_json::Value {
 
 fn note_rollback(record: &mut Record, done: &crate::evidence::Shift) {
     if let Some(rollback) = &mut record.promotion.rollback {
-        let read_back_at = Timestamp::from_nanosecond(done.at.as_nanosecond() + nanos(done.set_ms)).unwrap_or(done.at);
+        let read_back_at =
+            Timestamp::from_nanosecond(done.at.as_nanosecond() + nanos(done.set_ms)).unwrap_or(done.at);
         rollback.read_back_at = Some(read_back_at);
         rollback.took_ms = Some(between_ms(rollback.decided_at, read_back_at));
     }
@@ -506,7 +527,8 @@ fn nanos(ms: f64) -> i128 {
 fn note(record: &mut Record, before: &State, event: &Event, now: Timestamp) {
     let after = record.state.clone();
     let promotion = &mut record.promotion;
-    let mut decide = |what: String| promotion.decisions.push(Decision { at: now, who: "trapkey".into(), what });
+    let mut decide =
+        |what: String| promotion.decisions.push(Decision { at: now, who: "trapkey".into(), what });
     match (&after, event) {
         (State::CheckingBlue { reason }, Event::Aborted { .. }) => decide(format!("goes back: {reason}")),
         (State::CheckingBlue { reason }, _) if !matches!(before, State::Frozen { .. }) => {
@@ -514,7 +536,10 @@ fn note(record: &mut Record, before: &State, event: &Event, now: Timestamp) {
         }
         (State::Frozen { reason, .. }, _) => decide(format!("stands still: {reason}")),
         (State::Shifting { step }, Event::Looked { .. }) => {
-            decide(format!("judged step {step} good and goes on to {}", share(record.course.steps.get(*step).map(|s| s.weight))));
+            decide(format!(
+                "judged step {step} good and goes on to {}",
+                share(record.course.steps.get(*step).map(|s| s.weight))
+            ));
         }
         (State::Promoted, _) => decide("finished: green serves everything".into()),
         (State::RolledBack { .. }, _) => decide("finished: blue serves everything".into()),
@@ -541,9 +566,12 @@ fn note(record: &mut Record, before: &State, event: &Event, now: Timestamp) {
         }
     }
     if matches!(after, State::CheckingBlue { .. }) && promotion.rollback.is_none() {
-        promotion.rollback = Some(RollbackRecord { decided_at: now, read_back_at: None, drained_at: None, took_ms: None });
+        promotion.rollback =
+            Some(RollbackRecord { decided_at: now, read_back_at: None, drained_at: None, took_ms: None });
     }
-    if let (State::RetiringGreen { .. }, Event::Retired, Some(rollback)) = (before, event, &mut promotion.rollback) {
+    if let (State::RetiringGreen { .. }, Event::Retired, Some(rollback)) =
+        (before, event, &mut promotion.rollback)
+    {
         rollback.drained_at = Some(now);
     }
     if after.finished() || matches!(after, State::Frozen { .. }) {

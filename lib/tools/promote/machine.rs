@@ -235,7 +235,11 @@ pub enum Event {
 impl State {
     /// The first state of a promotion.
     pub fn first(course: &Course) -> Self {
-        if course.hooks.contains(&Hook::Deploy) { Self::Deploying { begun: false } } else { Self::CheckingGreen }
+        if course.hooks.contains(&Hook::Deploy) {
+            Self::Deploying { begun: false }
+        } else {
+            Self::CheckingGreen
+        }
     }
 
     /// Whether nothing is left to do, ever.
@@ -347,11 +351,12 @@ pub fn next(state: &State, event: &Event, course: &Course) -> State {
             if course.hooks.contains(&Hook::After) { S::RunningAfter { begun: false } } else { S::Promoted }
         }
         (S::RunningAfter { .. }, Event::HookBegins) => S::RunningAfter { begun: true },
-        (S::RunningAfter { .. }, Event::HookEnded { .. }) | (S::RunningAfter { begun: true }, Event::HookLost) => {
-            S::Promoted
-        }
+        (S::RunningAfter { .. }, Event::HookEnded { .. })
+        | (S::RunningAfter { begun: true }, Event::HookLost) => S::Promoted,
 
-        (S::CheckingBlue { reason }, Event::Health { ok: true, .. }) => S::RollingBack { reason: reason.clone() },
+        (S::CheckingBlue { reason }, Event::Health { ok: true, .. }) => {
+            S::RollingBack { reason: reason.clone() }
+        }
         (S::CheckingBlue { reason }, Event::Health { .. }) => {
             S::Frozen { reason: reason.clone(), stuck: Stuck::OldSideSick }
         }
@@ -370,7 +375,9 @@ pub fn next(state: &State, event: &Event, course: &Course) -> State {
             S::RunningOnRollback { reason: reason.clone(), begun: true }
         }
         (S::RunningOnRollback { reason, .. }, Event::HookEnded { .. })
-        | (S::RunningOnRollback { reason, begun: true }, Event::HookLost) => S::RolledBack { reason: reason.clone() },
+        | (S::RunningOnRollback { reason, begun: true }, Event::HookLost) => {
+            S::RolledBack { reason: reason.clone() }
+        }
 
         (S::Frozen { reason, .. }, Event::Woken) => S::CheckingBlue { reason: reason.clone() },
         _ => state.clone(),
@@ -425,7 +432,9 @@ mod tests {
                     events.push(Event::HookBegins);
                 }
             }
-            Some(Action::CheckHealth(_)) => events.extend([true, false].map(|ok| Event::Health { ok, seen: text() })),
+            Some(Action::CheckHealth(_)) => {
+                events.extend([true, false].map(|ok| Event::Health { ok, seen: text() }))
+            }
             Some(Action::Shift { .. }) => {
                 events.extend([Event::Shifted { at_ms: 0 }, Event::ShiftFailed { why: text() }]);
             }
@@ -479,7 +488,8 @@ mod tests {
                 }
             }
             // From every state some end can be reached.
-            let mut good: BTreeSet<String> = edges.iter().filter(|(f, _, _)| f.finished()).map(|(f, _, _)| key(f)).collect();
+            let mut good: BTreeSet<String> =
+                edges.iter().filter(|(f, _, _)| f.finished()).map(|(f, _, _)| key(f)).collect();
             loop {
                 let before = good.len();
                 for (from, _, to) in &edges {
@@ -501,7 +511,9 @@ mod tests {
     fn more_weight_comes_only_after_a_good_look_at_the_end_of_a_bake() {
         let course = course(ALL_HOOKS);
         for (from, event, to) in explore(&course) {
-            let (State::Baking { step, .. }, State::Shifting { step: after }) = (&from, &to) else { continue };
+            let (State::Baking { step, .. }, State::Shifting { step: after }) = (&from, &to) else {
+                continue;
+            };
             assert_eq!(*after, step + 1);
             assert!(
                 matches!(event, Event::Looked { look: Look::Good, at_ms, paused: false, .. } if at_ms >= 10),
@@ -525,8 +537,14 @@ mod tests {
                 assert!(on_the_way_back, "{from:?} -> {to:?}");
             }
             // Once on the way back, nothing leads forward again.
-            if matches!(from, State::CheckingBlue { .. } | State::RollingBack { .. } | State::RetiringGreen { .. }) {
-                assert!(!matches!(to, State::Shifting { .. } | State::Baking { .. } | State::Promoted), "{event:?}");
+            if matches!(
+                from,
+                State::CheckingBlue { .. } | State::RollingBack { .. } | State::RetiringGreen { .. }
+            ) {
+                assert!(
+                    !matches!(to, State::Shifting { .. } | State::Baking { .. } | State::Promoted),
+                    "{event:?}"
+                );
             }
         }
     }
@@ -537,7 +555,10 @@ mod tests {
         for (from, event, to) in explore(&course) {
             if event == Event::HookLost {
                 assert_ne!(from, to);
-                assert!(!matches!(to, State::Deploying { .. } | State::RunningAfter { .. }), "{from:?} -> {to:?}");
+                assert!(
+                    !matches!(to, State::Deploying { .. } | State::RunningAfter { .. }),
+                    "{from:?} -> {to:?}"
+                );
             }
         }
     }

@@ -57,12 +57,21 @@ pub fn status(job: &Job) -> Result<Exit, Fault> {
         return Ok(Exit::Pass);
     }
     let mut text = format!("{}: {}\n", name_release(&record.release), phase(&record.state, &record.course));
-    text.push_str(&format!("  green {}, epoch {}\n", show_share(record.promotion.weight), record.promotion.epoch));
+    text.push_str(&format!(
+        "  green {}, epoch {}\n",
+        show_share(record.promotion.weight),
+        record.promotion.epoch
+    ));
     if folder(job).asked(Ask::Pause, record.promotion.epoch).is_some() {
         text.push_str("  paused: no further step until `promote resume`\n");
     }
     for decision in record.promotion.decisions.iter().rev().take(5).rev() {
-        text.push_str(&format!("  {}  {}: {}\n", decision.at.strftime("%Y-%m-%d %H:%M:%S"), decision.who, decision.what));
+        text.push_str(&format!(
+            "  {}  {}: {}\n",
+            decision.at.strftime("%Y-%m-%d %H:%M:%S"),
+            decision.who,
+            decision.what
+        ));
     }
     print(&crate::redact::redact(&text))?;
     Ok(Exit::Pass)
@@ -120,7 +129,10 @@ pub fn pause(job: &Job) -> Result<Exit, Fault> {
         return Err(finished(&record));
     }
     folder(job).ask(Ask::Pause, &asked(record.promotion.epoch, None))?;
-    job.talk().line(Mark::Good, &format!("{} is paused: no further step until `promote resume`", name_release(&record.release)));
+    job.talk().line(
+        Mark::Good,
+        &format!("{} is paused: no further step until `promote resume`", name_release(&record.release)),
+    );
     Ok(Exit::Pass)
 }
 
@@ -148,14 +160,17 @@ pub fn abort(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
     loop {
         match folder.lock(&holder(job)) {
             Ok(lock) => {
-                let Some(saved) = folder.load::<Record>()?.filter(|s| s.record.promotion.epoch == epoch) else {
-                    return Err(Fault::refused("another promotion has begun meanwhile").help("look at `promote status`"));
+                let Some(saved) = folder.load::<Record>()?.filter(|s| s.record.promotion.epoch == epoch)
+                else {
+                    return Err(Fault::refused("another promotion has begun meanwhile")
+                        .help("look at `promote status`"));
                 };
                 if saved.record.state.finished() && saved.record.outcome().0 == Outcome::Promoted {
                     return Err(finished(&saved.record));
                 }
                 let router = begin::router(job)?;
-                let mut driver = Driver::new(job, Mode::Hold, router, folder, lock, saved.version, saved.record)?;
+                let mut driver =
+                    Driver::new(job, Mode::Hold, router, folder, lock, saved.version, saved.record)?;
                 driver.come_back()?;
                 driver.drive()?;
                 return driver.conclude();
@@ -172,7 +187,11 @@ fn asked(epoch: u64, why: Option<String>) -> Asked {
 }
 
 fn finished(record: &Record) -> Fault {
-    let mut fault = Fault::refused(format!("{} is finished: {}", name_release(&record.release), phase(&record.state, &record.course)));
+    let mut fault = Fault::refused(format!(
+        "{} is finished: {}",
+        name_release(&record.release),
+        phase(&record.state, &record.course)
+    ));
     if record.outcome().0 == Outcome::Promoted {
         fault = fault.help(format!("to go back by hand:\n{}", record.promotion.router.by_hand.join("\n")));
     }

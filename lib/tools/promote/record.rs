@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::machine::{Course, Hook, State, Step, Stuck};
 use crate::evidence::{
-    Decision, DocumentVerdict, Finding, Need, Outcome, PlanRef, Promotion, Release, StepRecord, Verdict, name_release,
+    Decision, DocumentVerdict, Finding, Need, Outcome, PlanRef, Promotion, Release, StepRecord, Verdict,
+    name_release,
 };
 use crate::plan::{Promote, Strategy};
 use crate::routers::Counters;
@@ -13,7 +14,7 @@ use crate::units::{show_duration, show_share};
 
 /// The record of an environment's newest promotion.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Record {
+pub(super) struct Record {
     /// What is released.
     pub release: Release,
     /// Under which plan.
@@ -34,7 +35,7 @@ pub struct Record {
 
 /// What the release header says on each side.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Markers {
+pub(super) struct Markers {
     /// On the old side.
     pub blue: Option<String>,
     /// On the new side; known once it is up.
@@ -42,7 +43,7 @@ pub struct Markers {
 }
 
 /// The course that a plan describes.
-pub fn course_of(plan: &Promote) -> Course {
+pub(super) fn course_of(plan: &Promote) -> Course {
     let mut steps: Vec<Step> = plan
         .steps
         .iter()
@@ -51,7 +52,11 @@ pub fn course_of(plan: &Promote) -> Course {
     if steps.is_empty() && plan.strategy == Strategy::BlueGreen {
         steps.push(Step { weight: 1.0, bake_ms: 0 });
     }
-    let hooks = [(Hook::Deploy, &plan.hooks.deploy), (Hook::After, &plan.hooks.after), (Hook::OnRollback, &plan.hooks.on_rollback)];
+    let hooks = [
+        (Hook::Deploy, &plan.hooks.deploy),
+        (Hook::After, &plan.hooks.after),
+        (Hook::OnRollback, &plan.hooks.on_rollback),
+    ];
     Course {
         steps,
         undecided_ms: plan.undecided_for.map_or(600_000, |s| millis(s.0)),
@@ -64,7 +69,7 @@ fn millis(duration: std::time::Duration) -> i64 {
 }
 
 /// The word for a strategy.
-pub fn strategy_word(strategy: Strategy) -> &'static str {
+pub(super) fn strategy_word(strategy: Strategy) -> &'static str {
     match strategy {
         Strategy::Canary => "canary",
         Strategy::BlueGreen => "blue_green",
@@ -72,7 +77,7 @@ pub fn strategy_word(strategy: Strategy) -> &'static str {
 }
 
 /// The steps of a course, none reached yet.
-pub fn steps_of(course: &Course) -> Vec<StepRecord> {
+pub(super) fn steps_of(course: &Course) -> Vec<StepRecord> {
     let record = |step: &Step| StepRecord {
         weight: step.weight,
         bake_s: step.bake_ms as f64 / 1e3,
@@ -85,12 +90,12 @@ pub fn steps_of(course: &Course) -> Vec<StepRecord> {
 
 impl Record {
     /// Puts a decision on record.
-    pub fn decided(&mut self, at: Timestamp, who: &str, what: impl Into<String>) {
+    pub(super) fn decided(&mut self, at: Timestamp, who: &str, what: impl Into<String>) {
         self.promotion.decisions.push(Decision { at, who: who.into(), what: what.into() });
     }
 
     /// How it stands, for the document and the people.
-    pub fn outcome(&self) -> (Outcome, Option<String>) {
+    pub(super) fn outcome(&self) -> (Outcome, Option<String>) {
         match &self.state {
             State::Promoted => (Outcome::Promoted, None),
             State::RolledBack { reason } => (Outcome::RolledBack, Some(reason.clone())),
@@ -106,28 +111,37 @@ impl Record {
     }
 
     /// The document's verdict and its sentence.
-    pub fn verdict(&self) -> (DocumentVerdict, String) {
+    pub(super) fn verdict(&self) -> (DocumentVerdict, String) {
         let release = name_release(&self.release);
         let (outcome, reason) = self.outcome();
         let reason = reason.unwrap_or_default();
         match (outcome, &self.state) {
             (Outcome::Promoted, _) => {
                 let looks = self.promotion.judgements.len();
-                (DocumentVerdict::Pass, format!("{release}: green serves everything after {} steps and {looks} judgements", self.course.steps.len()))
+                (
+                    DocumentVerdict::Pass,
+                    format!(
+                        "{release}: green serves everything after {} steps and {looks} judgements",
+                        self.course.steps.len()
+                    ),
+                )
             }
-            (Outcome::RolledBack, _) => (DocumentVerdict::Fail, format!("{release} was rolled back: {reason}")),
+            (Outcome::RolledBack, _) => {
+                (DocumentVerdict::Fail, format!("{release} was rolled back: {reason}"))
+            }
             (Outcome::Frozen, State::Frozen { stuck: Stuck::RouterLost, .. }) => {
                 (DocumentVerdict::Error, format!("{release} stands still: {reason}"))
             }
             (Outcome::Frozen, _) => (DocumentVerdict::Fail, format!("{release} stands still: {reason}")),
-            (Outcome::InProgress, state) => {
-                (DocumentVerdict::Undecided, format!("{release} is under way: {}", phase(state, &self.course)))
-            }
+            (Outcome::InProgress, state) => (
+                DocumentVerdict::Undecided,
+                format!("{release} is under way: {}", phase(state, &self.course)),
+            ),
         }
     }
 
     /// One finding for each step that was reached, and one for the end.
-    pub fn findings(&self, now: Timestamp) -> Vec<Finding> {
+    pub(super) fn findings(&self, now: Timestamp) -> Vec<Finding> {
         let mut findings: Vec<Finding> = Vec::new();
         for (number, step) in self.promotion.steps.iter().enumerate() {
             let (Some(began), Some(verdict)) = (step.began_at, step.verdict) else { continue };
@@ -163,12 +177,12 @@ impl Record {
 }
 
 /// Milliseconds from one moment to another.
-pub fn between_ms(from: Timestamp, to: Timestamp) -> f64 {
+pub(super) fn between_ms(from: Timestamp, to: Timestamp) -> f64 {
     (to.as_nanosecond() - from.as_nanosecond()) as f64 / 1e6
 }
 
 /// Where a promotion stands, in words.
-pub fn phase(state: &State, course: &Course) -> String {
+pub(super) fn phase(state: &State, course: &Course) -> String {
     let share = |step: &usize| course.steps.get(*step).map_or(String::new(), |s| show_share(s.weight));
     match state {
         State::Deploying { .. } => "green is being deployed".into(),
@@ -176,7 +190,12 @@ pub fn phase(state: &State, course: &Course) -> String {
         State::Shifting { step } => format!("step {} puts {} on green", step + 1, share(step)),
         State::Baking { step, .. } => {
             let bake = course.steps.get(*step).map_or(0, |s| s.bake_ms);
-            format!("step {} watches {} on green for {}", step + 1, share(step), show_duration(bake as f64 / 1e3))
+            format!(
+                "step {} watches {} on green for {}",
+                step + 1,
+                share(step),
+                show_duration(bake as f64 / 1e3)
+            )
         }
         State::RetiringBlue => "green has everything, blue is drained".into(),
         State::RunningAfter { .. } => "green has everything, the after hook runs".into(),

@@ -13,7 +13,7 @@ use crate::world::http::{Client, join};
 use crate::world::{self, signal};
 
 /// How requests through the router are made.
-pub struct Entry {
+pub(super) struct Entry {
     /// Where users' requests enter, with the probe's path.
     pub url: String,
     /// The header that names who answered, in lowercase.
@@ -28,7 +28,7 @@ const DATA_PLANE_LAG: Duration = Duration::from_secs(5);
 
 impl Entry {
     /// Requests to `entry` as the plan's probe describes them.
-    pub fn new(entry: &str, probe: &ProbeSpec) -> Self {
+    pub(super) fn new(entry: &str, probe: &ProbeSpec) -> Self {
         Self {
             url: join(entry, &probe.path),
             header: probe.header.to_ascii_lowercase(),
@@ -38,7 +38,7 @@ impl Entry {
     }
 
     /// Sends requests and counts who answered.
-    pub fn probe(&self, markers: &Markers) -> Probed {
+    pub(super) fn probe(&self, markers: &Markers) -> Probed {
         let started = Instant::now();
         let mut probed = Probed { requests: 0, green: 0, blue: 0, unknown: 0, took_ms: 0.0 };
         for _ in 0..self.requests {
@@ -60,7 +60,7 @@ impl Entry {
 ///
 /// Errors: the router refused or cannot be reached; what it reads back differs; its own health
 /// checks hold a side for down; requests through it meet another split.
-pub fn shift(
+pub(super) fn shift(
     router: &mut dyn Router,
     entry: &Entry,
     markers: &Markers,
@@ -84,16 +84,22 @@ pub fn shift(
 fn confirm(router: &dyn Router, split: Split, live: &Live) -> Result<(), Fault> {
     let nearest = router.nearest(split.green);
     if !same_share(live.green, nearest) {
-        return Err(Fault::infrastructure(format!("the router took {} but reads back {}", show_share(nearest), show_share(live.green)))
-            .cause(&live.raw)
-            .help("does something else steer this router as well?"));
+        return Err(Fault::infrastructure(format!(
+            "the router took {} but reads back {}",
+            show_share(nearest),
+            show_share(live.green)
+        ))
+        .cause(&live.raw)
+        .help("does something else steer this router as well?"));
     }
     match live.effective {
-        Some(effective) if !same_share(effective, nearest) => {
-            Err(Fault::infrastructure(format!("the router itself sends green {} instead of {}", show_share(effective), show_share(nearest)))
-                .cause(format!("its own health checks hold a side for down: {}", live.raw))
-                .help("look at the router's health checks and at that side"))
-        }
+        Some(effective) if !same_share(effective, nearest) => Err(Fault::infrastructure(format!(
+            "the router itself sends green {} instead of {}",
+            show_share(effective),
+            show_share(nearest)
+        ))
+        .cause(format!("its own health checks hold a side for down: {}", live.raw))
+        .help("look at the router's health checks and at that side")),
         _ => Ok(()),
     }
 }
@@ -105,10 +111,15 @@ fn prove(entry: &Entry, markers: &Markers, green: f64) -> Result<Probed, Fault> 
         let probed = entry.probe(markers);
         let Err(cause) = agrees(&probed, green) else { return Ok(probed) };
         if Instant::now() >= until || signal::stop_asked() {
-            return Err(Fault::infrastructure(format!("requests do not meet the split of {} on green", show_share(green)))
-                .place(&entry.url)
-                .cause(cause)
-                .help("is this the address that the router serves, and do both sides send their release header?"));
+            return Err(Fault::infrastructure(format!(
+                "requests do not meet the split of {} on green",
+                show_share(green)
+            ))
+            .place(&entry.url)
+            .cause(cause)
+            .help(
+                "is this the address that the router serves, and do both sides send their release header?",
+            ));
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -117,7 +128,10 @@ fn prove(entry: &Entry, markers: &Markers, green: f64) -> Result<Probed, Fault> 
 /// Whether what requests met can come from a split.
 fn agrees(probed: &Probed, green: f64) -> Result<(), String> {
     let known = probed.green + probed.blue;
-    let met = format!("of {} requests green answered {}, blue {}, nobody known {}", probed.requests, probed.green, probed.blue, probed.unknown);
+    let met = format!(
+        "of {} requests green answered {}, blue {}, nobody known {}",
+        probed.requests, probed.green, probed.blue, probed.unknown
+    );
     if known * 2 < probed.requests {
         return Err(met);
     }
