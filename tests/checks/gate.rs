@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::servers::http;
+use super::servers::{Authority, http, tls};
 use crate::support::postgres::{PASSWORD, Postgres};
 use crate::support::{Ended, call, folder, json, run, tool};
 
@@ -192,17 +192,37 @@ fn secrets_appear_nowhere() {
 }
 
 #[test]
+fn https_is_checked_against_the_certificates_that_the_system_trusts() {
+    let folder = folder();
+    let authority = Authority::new();
+    std::fs::write(folder.path().join("ca.pem"), authority.pem()).unwrap();
+    let server = tls(&authority.issue("localhost", (2020, 2120)), rustls::ALL_VERSIONS);
+    plan(
+        folder.path(),
+        &[&format!(
+            "name: a, kind: http, target: \"https://localhost:{}/\", expect: {{body: fine}}",
+            server.port
+        )],
+    );
+    let trusted = run(tool("preflight", folder.path()).env("SSL_CERT_FILE", "ca.pem"));
+    assert_eq!(trusted.code, 0, "{trusted:?}");
+    let unknown = call("preflight", folder.path(), &[]);
+    assert_eq!(unknown.code, 1, "{unknown:?}");
+    assert!(unknown.stderr.contains("invalid peer certificate"), "{}", unknown.stderr);
+}
+
+#[test]
 fn a_signal_leaves_a_valid_document() {
     let folder = folder();
     plan(
         folder.path(),
         &[
-            "name: slow, kind: command, target: [sleep, \"30\"], timeout: 60s",
+            "name: slow, kind: command, target: [sh, -c, touch begun; sleep 30], timeout: 60s",
             "name: later, kind: command, target: [\"true\"], needs: [slow]",
         ],
     );
     let mut child = tool("preflight", folder.path()).stderr(std::process::Stdio::null()).spawn().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    crate::support::wait_until("the slow check", || folder.path().join("begun").exists());
     let ended = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(ended.success());
     let started = std::time::Instant::now();

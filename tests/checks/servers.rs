@@ -152,6 +152,14 @@ pub(super) fn tls(
                 return;
             }
         }
+        // To whoever asks something it answers as a web server.
+        let mut tunnel = rustls::Stream::new(&mut connection, &mut stream);
+        let mut question = [0; 1024];
+        if tunnel.read(&mut question).is_ok_and(|read| read > 0) {
+            let _ =
+                tunnel.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nfine");
+        }
+        connection.send_close_notify();
         let _ = connection.complete_io(&mut stream);
     })
 }
