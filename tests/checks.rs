@@ -1,6 +1,7 @@
 //! The checks shelf and `preflight`: a contract for every kind, and the binary from outside.
 
 mod contract;
+mod encrypted;
 mod gate;
 mod papers;
 mod rules;
