@@ -176,16 +176,22 @@ fn needs(order: &Order<'_>, all: &[CheckSpec]) -> Result<Vec<usize>, Problem> {
         .collect()
 }
 
+/// A check that comes back to itself along its needs.
 fn first_in_a_circle(prepared: &[Prepared]) -> Option<usize> {
     let mut settled = vec![false; prepared.len()];
-    loop {
-        let ready = (0..prepared.len())
-            .find(|&index| !settled[index] && prepared[index].needs.iter().all(|&need| settled[need]));
-        match ready {
-            Some(index) => settled[index] = true,
-            None => return settled.iter().position(|settled| !settled),
-        }
+    let ready = |settled: &[bool]| {
+        (0..prepared.len())
+            .find(|&index| !settled[index] && prepared[index].needs.iter().all(|&need| settled[need]))
+    };
+    while let Some(index) = ready(&settled) {
+        settled[index] = true;
     }
+    // Those left over are in a circle or need one that is: as many steps as there are checks end inside.
+    let mut at = settled.iter().position(|settled| !settled)?;
+    for _ in prepared {
+        at = prepared[at].needs.iter().copied().find(|&need| !settled[need])?;
+    }
+    Some(at)
 }
 
 fn problem_at(mut problem: Problem, loaded: &Loaded, spec: &CheckSpec, key: &str) -> Problem {

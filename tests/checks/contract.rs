@@ -82,6 +82,7 @@ impl World {
     }
 
     /// One pass, one fail and one broken at least, each in the words of a plan.
+    #[expect(clippy::too_many_lines, reason = "a table, one row for each case")]
     fn cases(&self, kind: &str) -> Vec<(String, Ends)> {
         let (http, silent, dead) = (self.http.port, self.silent.port, self.dead);
         let at = |port: u16, path: &str| format!("http://127.0.0.1:{port}{path}");
