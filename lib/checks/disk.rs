@@ -75,3 +75,50 @@ fn sight(vfs: &StatVfs) -> Sight {
     }
     sight
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::StatVfsMountFlags;
+
+    use super::*;
+    use crate::units::Observed;
+
+    fn vfs(blocks: u64, bfree: u64, bavail: u64, files: u64) -> StatVfs {
+        StatVfs {
+            f_bsize: 4096,
+            f_frsize: 1024,
+            f_blocks: blocks,
+            f_bfree: bfree,
+            f_bavail: bavail,
+            f_files: files,
+            f_ffree: 50,
+            f_favail: 50,
+            f_fsid: 0,
+            f_flag: StatVfsMountFlags::empty(),
+            f_namemax: 255,
+        }
+    }
+
+    #[test]
+    fn counts_as_df_does() {
+        // 100 blocks: 60 used, 10 for root alone, 30 free for others.
+        let sight = sight(&vfs(100, 40, 30, 200));
+        let numbers: Vec<Observed> = sight.seen.iter().map(|(_, observed)| observed.clone()).collect();
+        assert_eq!(
+            numbers,
+            [
+                Observed::Number(30.0 * 1024.0, Unit::Bytes),
+                Observed::Number(30.0 / 90.0, Unit::Share),
+                Observed::Number(60.0 / 90.0, Unit::Share),
+                Observed::Number(0.25, Unit::Share),
+            ]
+        );
+    }
+
+    #[test]
+    fn says_nothing_about_what_the_file_system_does_not_count() {
+        let sight = sight(&vfs(0, 0, 0, 0));
+        let names: Vec<&str> = sight.seen.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["free"]);
+    }
+}
