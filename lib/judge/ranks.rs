@@ -69,7 +69,8 @@ pub fn hodges_lehmann(a: &[f64], b: &[f64]) -> Option<f64> {
 fn difference_at(a: &[f64], b: &[f64], rank: u128) -> f64 {
     let (mut low, mut high) = (ordered(f64::NEG_INFINITY), ordered(f64::INFINITY));
     while low < high {
-        let middle = low.midpoint(high);
+        // Rounded down, also below zero: rounded towards zero it would never end.
+        let middle = low + (high - low) / 2;
         if differences_up_to(a, b, unordered(middle)) >= rank {
             high = middle;
         } else {
