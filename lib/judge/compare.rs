@@ -88,9 +88,8 @@ pub fn compare_latency(
         return undecided(Verdict::Error, "the latencies cannot be ranked".into());
     };
     let shifted = test.p_value < ALPHA && shift > tolerance;
-    let tail = explosion(&before, tolerance).filter(|limit| {
-        fisher_more(above(&before, *limit), above(&now, *limit)) < ALPHA
-    });
+    let tail = explosion(&before, tolerance)
+        .filter(|limit| fisher_more(above(&before, *limit), above(&now, *limit)) < ALPHA);
     let medians = format!("median {} before, {} now", ms(middle(&before)), ms(middle(&now)));
     let by = format!("a typical request is {} slower, {} is tolerated", ms(shift), ms(tolerance));
     let (verdict, message) = match (shifted, tail) {
@@ -137,10 +136,7 @@ pub fn compare_errors(before: (u64, u64), now: (u64, u64), min_samples: u64) -> 
     }
     let rate = |of: (u64, u64)| of.0 as f64 / of.1 as f64;
     let p = fisher_more(before, now);
-    let rates = format!(
-        "{} of {} requests failed before, {} of {} now",
-        before.0, before.1, now.0, now.1
-    );
+    let rates = format!("{} of {} requests failed before, {} of {} now", before.0, before.1, now.0, now.1);
     let (verdict, message) = if p < ALPHA && rate(now) > rate(before) + ERROR_TOLERANCE {
         (Verdict::Fail, format!("more errors: {rates} (p = {})", p_value(p)))
     } else if before.1.min(now.1) < min_samples {

@@ -288,6 +288,9 @@ fn refuses_triggers_that_cannot_be_judged_or_fire_on_health() {
     }
     for name in known_metrics() {
         assert!(metric_of(name).is_ok(), "{name}");
-        assert_eq!(trigger_fits(&trigger(&format!("{{metric: {name}, worse_than_baseline_by: 5%}}"))), Ok(()));
+        assert_eq!(
+            trigger_fits(&trigger(&format!("{{metric: {name}, worse_than_baseline_by: 5%}}"))),
+            Ok(())
+        );
     }
 }

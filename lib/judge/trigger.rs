@@ -79,10 +79,9 @@ pub fn trigger_fits(trigger: &Trigger) -> Result<(), String> {
             Ok(())
         }
         (None, Some(_)) => Ok(()),
-        _ => Err(format!(
-            "the trigger on `{}` needs one of `is` and `worse_than_baseline_by`",
-            trigger.metric
-        )),
+        _ => {
+            Err(format!("the trigger on `{}` needs one of `is` and `worse_than_baseline_by`", trigger.metric))
+        }
     }
 }
 
@@ -142,7 +141,8 @@ pub fn judge_trigger(
         Err(why) => (Verdict::Error, why.clone()),
         Ok(metric) => Case { metric: *metric, trigger, source, green, blue, min_samples }.judge(),
     };
-    let figure = |side: &SideFigures| metric.as_ref().ok().and_then(|m| m.figure(side)).filter(|f| f.is_finite());
+    let figure =
+        |side: &SideFigures| metric.as_ref().ok().and_then(|m| m.figure(side)).filter(|f| f.is_finite());
     let samples = |side: &SideFigures| metric.as_ref().map_or(0, |m| m.samples(side));
     MetricRecord {
         metric: trigger.metric.clone(),
@@ -193,7 +193,8 @@ impl Case<'_> {
             (None, None) => return (Verdict::Error, "the trigger has no condition".into()),
         };
         let verdict = if fires { Verdict::Fail } else { Verdict::Pass };
-        let message = format!("{} on green is {}, {against}{}", self.name(), self.show(green), self.left_out());
+        let message =
+            format!("{} on green is {}, {against}{}", self.name(), self.show(green), self.left_out());
         (verdict, message)
     }
 

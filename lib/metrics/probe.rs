@@ -155,7 +155,10 @@ impl Sampler {
             let (sides, stop) = (sides.clone(), Arc::clone(&stop));
             let rate = if rate_per_side.is_finite() && rate_per_side > 0.0 { rate_per_side } else { 1.0 };
             let every = (1.0 / rate).clamp(1e-6, 86_400.0);
-            std::thread::Builder::new().name("probe clock".into()).spawn(move || tick(&sides, &stop, every)).ok()
+            std::thread::Builder::new()
+                .name("probe clock".into())
+                .spawn(move || tick(&sides, &stop, every))
+                .ok()
         };
         Self { sides, stop, clock }
     }
@@ -323,7 +326,14 @@ pub fn once(client: &Client, url: &str, header: &str, connection: Connection) ->
     send(client, url, &header.to_ascii_lowercase(), connection, due, Duration::MAX)
 }
 
-fn send(client: &Client, url: &str, header: &str, connection: Connection, due: Due, limit: Duration) -> Sample {
+fn send(
+    client: &Client,
+    url: &str,
+    header: &str,
+    connection: Connection,
+    due: Due,
+    limit: Duration,
+) -> Sample {
     let mut request = Request::get(url);
     request.keep = MAX_ANSWER;
     if connection == Connection::New {
