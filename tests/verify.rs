@@ -321,6 +321,33 @@ fn evidence_that_does_not_fit_is_refused() {
 }
 
 #[test]
+fn a_snapshot_that_the_promotion_did_not_use_is_refused() {
+    let plan =
+        format!("{PLAN}snapshot: {{store: store, sources: [{{name: f, kind: files, target: data}}]}}\n");
+    let release = Release::new(&plan);
+    assert_eq!(release.call(&["baseline"]).code, 0);
+    release.shop.set(2, 0, 1);
+    release.promote("promoted");
+    let missing = release.call(&[]);
+    assert_eq!(missing.code, 5, "{}", missing.stderr);
+    assert!(missing.stderr.contains("`snapshot.json` is missing"), "{}", missing.stderr);
+    std::fs::create_dir(release.folder.path().join("data")).unwrap();
+    std::fs::write(release.folder.path().join("data/file"), "kept").unwrap();
+    let made = support::call("snapshot", release.folder.path(), &["create"]);
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    let unlinked = release.call(&[]);
+    assert_eq!(unlinked.code, 5, "{}", unlinked.stderr);
+    assert!(unlinked.stderr.contains("promote.json -> snapshot.json"), "{}", unlinked.stderr);
+    let snapshot = std::fs::read(release.path("snapshot.json")).unwrap();
+    let need =
+        json!({"path": "snapshot.json", "schema": "trapkey/snapshot/v1", "sha256": sha256_hex(&snapshot)});
+    release.change("promote.json", "/needs", json!([need]));
+    let (ended, document) = release.verify();
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert_eq!(document["needs"][1], need);
+}
+
+#[test]
 fn a_baseline_without_sound_figures_never_passes() {
     let release = Release::ended("promoted");
     release.change("baseline.json", "/probes/0/latencies", json!([]));

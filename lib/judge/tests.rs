@@ -36,7 +36,8 @@ impl Dice {
     }
 
     fn size(&mut self) -> usize {
-        1 + (self.roll() * 60.0) as usize
+        self.roll();
+        1 + usize::try_from(self.0 % 60).unwrap()
     }
 }
 

@@ -62,7 +62,9 @@ pub fn run(job: &Job) -> Result<Exit, Fault> {
     let mut findings: Vec<Finding> = Vec::new();
     let mut see = |found: Vec<Finding>, told: bool| {
         if !told {
-            found.iter().for_each(|finding| tell(job.talk(), finding));
+            for finding in &found {
+                tell(job.talk(), finding);
+            }
         }
         findings.extend(found);
     };

@@ -95,12 +95,12 @@ pub(super) fn measure(probe: &Probe, talk: &Talk) -> Measured {
     signal::sleep(probe.duration);
     let window_s = started.elapsed().as_secs_f64();
     sampler.finish();
-    let mut samples = sampler.take().into_iter().flatten().collect::<Vec<_>>();
+    let mut taken = sampler.take().into_iter().flatten().collect::<Vec<_>>();
     let lag = sampler.lag().first().copied().unwrap_or_default();
-    samples.sort_by_key(|s| s.at);
+    taken.sort_by_key(|s| s.at);
     // Rounded first, so that the record alone gives the same figures again.
     let answers: Vec<(f64, bool)> =
-        samples.iter().map(|s| ((s.latency_ms * 1e3).round() / 1e3, s.ok)).collect();
+        taken.iter().map(|s| ((s.latency_ms * 1e3).round() / 1e3, s.ok)).collect();
     let mut figures = SideFigures::of(answers.iter().copied());
     // What was sent and has not come back in time failed too.
     let lost = lag.sent.saturating_sub(figures.requests);
