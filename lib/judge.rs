@@ -86,3 +86,7 @@ impl SideFigures {
         }
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::float_cmp, reason = "a test stops at what it did not expect")]
+mod tests;

@@ -17,6 +17,7 @@ pub struct MannWhitney {
 /// The p-value is asymptotic, with corrections for ties and continuity; it is 1 when all values are
 /// the same. None when a sample is empty or holds a value that is not finite.
 /// Source: Mann & Whitney, Annals of Mathematical Statistics 18 (1947); ties as in Hollander & Wolfe.
+#[expect(clippy::float_cmp, reason = "a tie is the very same value")]
 pub fn mann_whitney(a: &[f64], b: &[f64]) -> Option<MannWhitney> {
     if a.is_empty() || b.is_empty() || !a.iter().chain(b).all(|x| x.is_finite()) {
         return None;
@@ -61,7 +62,7 @@ pub fn hodges_lehmann(a: &[f64], b: &[f64]) -> Option<f64> {
     b.sort_by(f64::total_cmp);
     let pairs = a.len() as u128 * b.len() as u128;
     let upper = difference_at(&a, &b, pairs / 2 + 1);
-    let lower = if pairs % 2 == 0 { difference_at(&a, &b, pairs / 2) } else { upper };
+    let lower = if pairs.is_multiple_of(2) { difference_at(&a, &b, pairs / 2) } else { upper };
     Some(lower + (upper - lower) / 2.0)
 }
 
@@ -69,7 +70,8 @@ pub fn hodges_lehmann(a: &[f64], b: &[f64]) -> Option<f64> {
 fn difference_at(a: &[f64], b: &[f64], rank: u128) -> f64 {
     let (mut low, mut high) = (ordered(f64::NEG_INFINITY), ordered(f64::INFINITY));
     while low < high {
-        let middle = low.midpoint(high);
+        // Rounded down, also below zero: rounded towards zero it would never end.
+        let middle = low + (high - low) / 2;
         if differences_up_to(a, b, unordered(middle)) >= rank {
             high = middle;
         } else {

@@ -46,19 +46,60 @@ pub fn fisher_more(a: (u64, u64), b: (u64, u64)) -> f64 {
     if of_a == 0 || of_b == 0 || hits_b == hits.saturating_sub(of_a) {
         return 1.0;
     }
-    let all = ln_choose(of_a + of_b, hits);
-    let mut term = (ln_choose(of_b, hits_b) + ln_choose(of_a, hits_a) - all).exp();
-    let mut sum = term;
-    for k in hits_b..hits.min(of_b) {
-        // From k hits on b to k + 1; the margins stay.
-        let (k, hits_left) = (k as f64, (hits - k) as f64);
-        term *= (of_b as f64 - k) * hits_left / ((k + 1.0) * (of_a as f64 - hits_left + 1.0));
-        sum += term;
-        if term < sum * 1e-17 {
-            break;
-        }
+    let table = Table { of_a, of_b, hits };
+    // Summed from the thin end, where terms shrink: the other end could begin with an underflow.
+    if hits_b as f64 > hits as f64 * of_b as f64 / (of_a as f64 + of_b as f64) {
+        table.sum_up(hits_b).min(1.0)
+    } else {
+        (1.0 - table.sum_down(hits_b - 1)).clamp(0.0, 1.0)
     }
-    sum.min(1.0)
+}
+
+/// The margins of a table: the hits spread over both sides by chance.
+struct Table {
+    of_a: u64,
+    of_b: u64,
+    hits: u64,
+}
+
+impl Table {
+    /// The probability of exactly `k` hits on b.
+    fn exactly(&self, k: u64) -> f64 {
+        let all = ln_choose(self.of_a + self.of_b, self.hits);
+        (ln_choose(self.of_b, k) + ln_choose(self.of_a, self.hits - k) - all).exp()
+    }
+
+    /// What the probability is multiplied with from `k` hits on b to `k + 1`.
+    fn growth(&self, k: u64) -> f64 {
+        let (of_a, of_b, left, k) = (self.of_a as f64, self.of_b as f64, (self.hits - k) as f64, k as f64);
+        (of_b - k) * left / ((k + 1.0) * (of_a - left + 1.0))
+    }
+
+    fn sum_up(&self, from: u64) -> f64 {
+        let mut term = self.exactly(from);
+        let mut sum = term;
+        for k in from..self.hits.min(self.of_b) {
+            term *= self.growth(k);
+            sum += term;
+            if term <= sum * 1e-17 {
+                break;
+            }
+        }
+        sum
+    }
+
+    fn sum_down(&self, from: u64) -> f64 {
+        let mut term = self.exactly(from);
+        let mut sum = term;
+        for k in (self.hits.saturating_sub(self.of_a)..from).rev() {
+            term /= self.growth(k);
+            sum += term;
+            if term <= sum * 1e-17 {
+                break;
+            }
+        }
+        sum
+    }
 }
 
 fn ln_choose(n: u64, k: u64) -> f64 {
@@ -101,6 +142,7 @@ fn incomplete_beta(x: f64, a: f64, b: f64) -> f64 {
     }
 }
 
+#[expect(clippy::many_single_char_names, reason = "the names of the source")]
 fn beta_fraction(x: f64, a: f64, b: f64) -> f64 {
     const TINY: f64 = 1e-300;
     let off_zero = |v: f64| if v.abs() < TINY { TINY } else { v };
