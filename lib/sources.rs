@@ -144,16 +144,14 @@ impl Order<'_> {
 /// Errors: an unknown kind (with the list of the known ones), or settings that are wrong.
 pub fn prepare(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
     let name = &order.spec.kind;
-    match ALL.iter().find(|kind| kind.name == *name) {
-        Some(kind) => (kind.prepare)(order).map_err(|problem| Problem {
-            place: problem.place.or_else(|| place_of(order.loaded, &order.spec.name)),
-            ..problem
-        }),
-        None => {
-            let problem = unknown("kind of source", name, ALL.iter().map(|k| k.name));
-            Err(Problem { place: place_of(order.loaded, &order.spec.name), ..problem })
-        }
-    }
+    let prepared = match ALL.iter().find(|kind| kind.name == *name) {
+        Some(kind) => (kind.prepare)(order),
+        None => Err(unknown("kind of source", name, ALL.iter().map(|k| k.name))),
+    };
+    prepared.map_err(|problem| Problem {
+        place: problem.place.or_else(|| place_of(order.loaded, &order.spec.name)),
+        ..problem
+    })
 }
 
 fn place_of(loaded: &Loaded, name: &str) -> Option<yaml::Place> {

@@ -59,7 +59,7 @@ impl Address {
         }
         let mut address = Self { config, ssl_mode, root_cert };
         if address.config.get_password().is_none()
-            && let Some(password) = var("PGPASSWORD").or_else(|| address.from_password_file())
+            && let Some(password) = var("PGPASSWORD").or_else(|| address.password_from_file())
         {
             address.config.password(password);
         }
@@ -153,7 +153,7 @@ impl Address {
     }
 
     /// The password of the first line of `PGPASSFILE` (or `~/.pgpass`) that fits.
-    fn from_password_file(&self) -> Option<String> {
+    fn password_from_file(&self) -> Option<String> {
         let path = std::env::var_os("PGPASSFILE")
             .map(PathBuf::from)
             .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".pgpass")))?;
