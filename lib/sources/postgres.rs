@@ -75,7 +75,7 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
     let target = order.spec.target.as_ref().ok_or_else(|| order.problem("the key `target` is missing"))?;
     let target = target.one().map_err(|m| order.problem(m))?;
     let address = Address::read(&target.value)
-        .map_err(|m| order.problem(m).help("write postgres://user:password@host:5432/database"))?;
+        .map_err(|m| order.problem(m).help("write postgres://user@host:5432/database; the password in it or in PGPASSWORD"))?;
     for table in &settings.tables {
         let columns = [Some(&table.name), table.sum.as_ref(), table.key.as_ref()];
         if columns.into_iter().flatten().any(|name| name.is_empty() || name.contains('\0')) {

@@ -69,7 +69,7 @@ fn a_restored_folder_is_identical_to_the_byte_mode_time_and_link() {
     let place = Place::new("{name: config, kind: files, target: deploy}");
     odd_tree(&place);
     let before = seen(&place.path("deploy"));
-    assert_eq!(before.len(), 17);
+    assert_eq!(before.len(), 16);
     let document = place.create();
     assert_eq!(document["verdict"], "pass");
     assert_eq!(document["snapshot"]["sources"][0]["proven"], true);

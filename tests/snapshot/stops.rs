@@ -150,7 +150,7 @@ fn wrong_plans_are_usage_errors_with_line_and_next_step() {
         ("{name: a, kind: command, target: 'pg_dump shop'}", "no shell"),
         ("{name: a, kind: command, target: [x], with: {file: ../x}}", "plain file name"),
         ("{name: a, kind: postgres, target: 'postgres://u@h/d?sslmode=maybe'}", "sslmode=maybe"),
-        ("{name: a, kind: postgres, target: 'postgres://u@h:port/d'}", "postgres://user:password@host"),
+        ("{name: a, kind: postgres, target: 'postgres://u@h:port/d'}", "write postgres://user@host:5432/database"),
         ("{name: a, kind: router_state}", "no `promote.router`"),
     ] {
         let place = Place::new(source);
