@@ -19,12 +19,7 @@ mod postgres;
 mod router_state;
 
 /// Every kind of source that a plan may name.
-pub static ALL: &[&Kind] = &[
-    &files::KIND,
-    &command::KIND,
-    &postgres::KIND,
-    &router_state::KIND,
-];
+pub static ALL: &[&Kind] = &[&files::KIND, &command::KIND, &postgres::KIND, &router_state::KIND];
 
 /// One kind of source.
 pub struct Kind {
@@ -135,7 +130,11 @@ impl Order<'_> {
     /// A problem at this source's place in the plan.
     pub fn problem(&self, message: impl std::fmt::Display) -> Problem {
         let name = &self.spec.name;
-        Problem { place: place_of(self.loaded, name), message: format!("source `{name}`: {message}"), help: None }
+        Problem {
+            place: place_of(self.loaded, name),
+            message: format!("source `{name}`: {message}"),
+            help: None,
+        }
     }
 }
 

@@ -132,7 +132,8 @@ impl Folder {
                 .cause(format!("held by {}", holder.trim()))
                 .help("wait until it is done, then run this again"));
         }
-        let name = format!("process {} on {} since {}\n", std::process::id(), world::host_name(), world::now());
+        let name =
+            format!("process {} on {} since {}\n", std::process::id(), world::host_name(), world::now());
         file.set_len(0).and_then(|()| file.write_all(name.as_bytes())).map_err(|e| unwritable(&e))?;
         Ok(file)
     }
@@ -186,7 +187,8 @@ impl Repository for Folder {
     fn list(&self) -> Result<Listing, Fault> {
         let mut listing = Listing::default();
         for path in children(&self.folder("snapshots"))? {
-            let Some(id) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".json")) else {
+            let Some(id) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".json"))
+            else {
                 continue;
             };
             match self.manifest(id) {
@@ -232,8 +234,12 @@ impl Repository for Folder {
                     for chunk in &content.chunks {
                         if there.get(&chunk.sha256) != Some(&u64::from(chunk.size)) {
                             wrong.entry(chunk.sha256.clone()).or_insert_with(|| {
-                                if there.contains_key(&chunk.sha256) { "its length is wrong" } else { "it is missing" }
-                                    .into()
+                                if there.contains_key(&chunk.sha256) {
+                                    "its length is wrong"
+                                } else {
+                                    "it is missing"
+                                }
+                                .into()
                             });
                         }
                         if wrong.contains_key(&chunk.sha256) {
@@ -266,7 +272,13 @@ struct Run {
 
 impl Writer for Run {
     fn file(&mut self) -> Result<Box<dyn FileWriter + '_>, Fault> {
-        Ok(Box::new(Growing { run: self, buffer: Vec::new(), whole: Sha256::new(), size: 0, chunks: Vec::new() }))
+        Ok(Box::new(Growing {
+            run: self,
+            buffer: Vec::new(),
+            whole: Sha256::new(),
+            size: 0,
+            chunks: Vec::new(),
+        }))
     }
 
     fn seal(&mut self, manifest: &Manifest) -> Result<Box<dyn Reader>, Fault> {
@@ -466,10 +478,13 @@ impl Reader for Opened {
         if digest == content.sha256 {
             return Ok(());
         }
-        Err(Fault::infrastructure(format!("a file of the snapshot {} is not what was stored", short(&self.id)))
-            .place(self.at.display().to_string())
-            .cause(format!("its bytes have the SHA-256 {digest}, the manifest says {}", content.sha256))
-            .help("do not use this snapshot"))
+        Err(Fault::infrastructure(format!(
+            "a file of the snapshot {} is not what was stored",
+            short(&self.id)
+        ))
+        .place(self.at.display().to_string())
+        .cause(format!("its bytes have the SHA-256 {digest}, the manifest says {}", content.sha256))
+        .help("do not use this snapshot"))
     }
 }
 
@@ -487,13 +502,15 @@ fn object_path(at: &Path, sha256: &str) -> PathBuf {
 
 /// The entries of a folder in order; none when it is not there.
 fn children(folder: &Path) -> Result<Vec<PathBuf>, Fault> {
-    let unreadable =
-        |e: io::Error| Fault::infrastructure("the store cannot be read").place(folder.display().to_string()).cause(e);
+    let unreadable = |e: io::Error| {
+        Fault::infrastructure("the store cannot be read").place(folder.display().to_string()).cause(e)
+    };
     let entries = match fs::read_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(unreadable)?,
     };
-    let mut paths = entries.map(|e| e.map(|e| e.path())).collect::<io::Result<Vec<_>>>().map_err(unreadable)?;
+    let mut paths =
+        entries.map(|e| e.map(|e| e.path())).collect::<io::Result<Vec<_>>>().map_err(unreadable)?;
     paths.sort();
     Ok(paths)
 }
@@ -518,7 +535,8 @@ mod tests {
         let mut number = 1_u64;
         let mut data: Vec<u8> = (0..8_000_000)
             .map(|_| {
-                number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                number =
+                    number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 number.to_be_bytes()[0]
             })
             .collect();

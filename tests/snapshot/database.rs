@@ -2,8 +2,8 @@
 //! about passwords.
 
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 use trapkey::evidence::{Finding, SourceRecord, Verdict};
@@ -59,7 +59,9 @@ fn a_restored_dump_has_the_same_rows() {
     assert!(source["details"]["lsn"].as_str().unwrap().contains('/'));
     assert!(!source["details"]["server_version"].as_str().unwrap().is_empty());
     let copy = restored(&place, &server, "same_rows_copy");
-    for sql in ["SELECT orders::text FROM orders ORDER BY id", "SELECT settings::text FROM settings ORDER BY name"] {
+    for sql in
+        ["SELECT orders::text FROM orders ORDER BY id", "SELECT settings::text FROM settings ORDER BY name"]
+    {
         assert_eq!(rows(&copy, sql), rows(&url, sql));
     }
 }
@@ -97,8 +99,13 @@ fn figures_and_dump_are_of_one_moment_while_others_write() {
     let recorded = place.document()["snapshot"]["sources"][0]["tables"][0].clone();
     let copy = restored(&place, &server, "one_moment_copy");
     let figures = "SELECT count(*) || ' ' || sum(total_cents) || ' ' || max(id) FROM orders";
-    let expected = format!("{} {} {}", recorded["rows"], recorded["sum"].as_str().unwrap(), recorded["up_to"].as_str().unwrap());
-    assert_eq!(rows(&copy, figures), [expected.clone()]);
+    let expected = format!(
+        "{} {} {}",
+        recorded["rows"],
+        recorded["sum"].as_str().unwrap(),
+        recorded["up_to"].as_str().unwrap()
+    );
+    assert_eq!(rows(&copy, figures), std::slice::from_ref(&expected));
     assert_ne!(rows(&url, figures), [expected], "nothing was written meanwhile: the test proves nothing");
 }
 
@@ -122,7 +129,8 @@ fn a_failing_dump_leaves_no_snapshot() {
         assert!(ended.stderr.contains(word), "{script}: {}", ended.stderr);
         assert_eq!(place.document()["verdict"], "error");
         std::fs::remove_file(place.path("release.yaml")).unwrap();
-        let list: Value = serde_json::from_str(&place.good(&["list", "--json", "--store", "store"]).stdout).unwrap();
+        let list: Value =
+            serde_json::from_str(&place.good(&["list", "--json", "--store", "store"]).stdout).unwrap();
         assert_eq!(list["snapshots"], serde_json::json!([]));
         assert_eq!(place.leftovers(), Vec::<std::path::PathBuf>::new());
     }
@@ -135,7 +143,9 @@ fn a_database_that_does_not_answer_or_refuses_is_an_infrastructure_error() {
     let wrong = server.url("postgres").replace(PASSWORD, "wrong-password");
     let nobody = format!("postgres://shop:wrong-password@127.0.0.1:{}/x", crate::support::free_port());
     let empty = server.database("without_tables");
-    for (url, words) in [(&wrong, "password authentication failed"), (&nobody, "onnection refused"), (&empty, "orders")] {
+    for (url, words) in
+        [(&wrong, "password authentication failed"), (&nobody, "onnection refused"), (&empty, "orders")]
+    {
         let ended = create(&place, url);
         assert_eq!(ended.code, 4, "{}", ended.stderr);
         assert!(ended.stderr.contains(words), "{}", ended.stderr);
@@ -200,7 +210,10 @@ fn live_data_is_compared_with_what_was_recorded() {
     Postgres::execute(&url, "DELETE FROM settings WHERE name = 'new'");
 
     for (harm, mend) in [
-        ("UPDATE orders SET total_cents = total_cents + 1 WHERE id = 7", "UPDATE orders SET total_cents = total_cents - 1 WHERE id = 7"),
+        (
+            "UPDATE orders SET total_cents = total_cents + 1 WHERE id = 7",
+            "UPDATE orders SET total_cents = total_cents - 1 WHERE id = 7",
+        ),
         ("DELETE FROM orders WHERE id = 1000", "INSERT INTO orders (id, total_cents) VALUES (1000, 7000)"),
         ("ALTER TABLE orders RENAME TO gone", "ALTER TABLE gone RENAME TO orders"),
         ("ALTER TABLE orders RENAME total_cents TO cents", "ALTER TABLE orders RENAME cents TO total_cents"),
@@ -221,7 +234,10 @@ fn live_data_is_compared_with_what_was_recorded() {
 fn a_table_that_was_empty_may_have_rows_later() {
     let server = Postgres::shared();
     let url = server.database("was_empty");
-    Postgres::execute(&url, "CREATE TABLE orders (id serial PRIMARY KEY, total_cents real); CREATE TABLE settings (a int)");
+    Postgres::execute(
+        &url,
+        "CREATE TABLE orders (id serial PRIMARY KEY, total_cents real); CREATE TABLE settings (a int)",
+    );
     let place = Place::new(SOURCE);
     let ended = create(&place, &url);
     assert_eq!(ended.code, 0, "{}", ended.stderr);

@@ -58,7 +58,9 @@ fn odd_tree(place: &Place) {
     place.write("deploy/locked/inside", b"y");
     mode(&place.path("deploy/locked/inside"), 0o400);
     mode(&place.path("deploy/locked"), 0o555);
-    for (path, date) in [("deploy/empty", "1969-12-31 23:59:58.5 UTC"), ("deploy/a b", "2001-02-03 04:05:06.789 UTC")] {
+    for (path, date) in
+        [("deploy/empty", "1969-12-31 23:59:58.5 UTC"), ("deploy/a b", "2001-02-03 04:05:06.789 UTC")]
+    {
         let touched = Command::new("touch").arg("-d").arg(date).arg(place.path(path)).status().unwrap();
         assert!(touched.success());
     }
@@ -117,7 +119,8 @@ fn one_source_can_be_restored_alone_and_without_a_plan() {
 
 #[test]
 fn include_and_exclude_choose_and_the_store_is_never_inside_itself() {
-    let place = Place::new("{name: all, kind: files, target: ., with: {include: ['*.yaml'], exclude: [secret/]}}");
+    let place =
+        Place::new("{name: all, kind: files, target: ., with: {include: ['*.yaml'], exclude: [secret/]}}");
     place.write("deploy/app.yaml", b"1");
     place.write("deploy/app.log", b"2");
     place.write("deploy/secret/key.yaml", b"3");
@@ -143,14 +146,20 @@ fn an_unreadable_file_fails_the_whole_snapshot() {
     let mut command = if is_root() {
         // Root without the capability that reads everything.
         let mut command = Command::new("setpriv");
-        command.args(["--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]).arg(binary("snapshot"));
+        command
+            .args(["--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"])
+            .arg(binary("snapshot"));
         command
     } else {
         Command::new(binary("snapshot"))
     };
     let ended = run(command.arg("create").current_dir(place.folder.path()));
     assert_eq!(ended.code, 4, "{}", ended.stderr);
-    assert!(ended.stderr.contains("deploy/private") && ended.stderr.contains("ermission denied"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("deploy/private") && ended.stderr.contains("ermission denied"),
+        "{}",
+        ended.stderr
+    );
     assert_eq!(place.document()["verdict"], "error");
     place.assert_nothing_kept();
 }

@@ -26,7 +26,11 @@ fn fixture(kind: &str, place: &Place, server: &Postgres) -> Fixture {
     let (works, breaks, more) = match kind {
         "files" => {
             place.write("deploy/a", b"1");
-            ("{name: s, kind: files, target: deploy}".into(), "{name: s, kind: files, target: gone}".into(), "")
+            (
+                "{name: s, kind: files, target: deploy}".into(),
+                "{name: s, kind: files, target: gone}".into(),
+                "",
+            )
         }
         "command" => (
             "{name: s, kind: command, target: [echo, hello]}".into(),
@@ -39,7 +43,9 @@ fn fixture(kind: &str, place: &Place, server: &Postgres) -> Fixture {
             "",
         ),
         "router_state" => ("{name: s, kind: router_state}".into(), String::new(), ROUTER),
-        other => panic!("the kind of source `{other}` has no fixture: add one, it is held to the same contract"),
+        other => {
+            panic!("the kind of source `{other}` has no fixture: add one, it is held to the same contract")
+        }
     };
     Fixture { works, breaks, more }
 }
@@ -108,13 +114,16 @@ fn every_kind_refuses_unknown_settings_and_has_a_schema_and_a_true_example() {
         assert!(schema.as_object().is_some(), "{}", kind.name);
         assert!(kind.example.contains(&format!("kind: {}", kind.name)), "{}", kind.name);
         assert!(!kind.about.is_empty() && !kind.target.is_empty());
-        let set: BTreeMap<String, String> = [("DATABASE_URL".into(), "postgres://shop@db/shop".into())].into();
+        let set: BTreeMap<String, String> =
+            [("DATABASE_URL".into(), "postgres://shop@db/shop".into())].into();
         let prepare = |source: &str| {
             let place = Place::new("");
             place.plan(source, ROUTER);
             let loaded = Loaded::read(&place.path("release.yaml"), set.clone()).unwrap();
             let spec = &loaded.plan.snapshot.as_ref().unwrap().sources[0];
-            sources::prepare(&Order { spec, loaded: &loaded }).map(drop).map_err(|p| (p.place.is_some(), p.message))
+            sources::prepare(&Order { spec, loaded: &loaded })
+                .map(drop)
+                .map_err(|p| (p.place.is_some(), p.message))
         };
         assert_eq!(prepare(kind.example), Ok(()), "{}", kind.name);
         let wrong = format!("{{name: s, kind: {}, target: x, with: {{nonsense: 1}}}}", kind.name);

@@ -82,7 +82,7 @@ fn one_flipped_bit_in_any_file_is_noticed_and_named() {
                 let restored = place.path("back/config").join(inside);
                 assert!(!restored.exists() || restored.metadata().unwrap().len() == length);
             }
-            assert!(walk(&place.path("back")).iter().all(|path| !path.to_str().unwrap().ends_with(".tmp")));
+            assert!(walk(&place.path("back")).iter().all(|path| path.extension().is_none_or(|e| e != "tmp")));
             let _ = std::fs::remove_dir_all(place.path("back"));
         }
         std::fs::write(&file, good).unwrap();
@@ -141,13 +141,15 @@ fn plant(place: &Place, change: impl FnOnce(&mut Value)) -> String {
     id
 }
 
+/// Changes a manifest, given an entry of it and the path of a folder outside.
+type Change = fn(&mut Value, Value, String);
+
 #[test]
 fn hostile_manifests_write_nothing_outside_the_target() {
     let file = |manifest: &Value| {
         let entries = manifest["sources"][0]["entries"].as_array().unwrap();
         entries.iter().find(|e| e["path"] == "app.yaml").unwrap().clone()
     };
-    type Change = fn(&mut Value, Value, String);
     let changes: &[(&str, Change)] = &[
         ("parent", |m, mut f, _| {
             f["path"] = "../../escaped".into();
@@ -174,7 +176,8 @@ fn hostile_manifests_write_nothing_outside_the_target() {
             m["sources"].as_array_mut().unwrap().push(again);
         }),
         ("digest as path", |m, mut f, _| {
-            f["file"]["chunks"][0]["sha256"] = "../../../../../../../../../../../../../../../../../../etc/passwd".into();
+            f["file"]["chunks"][0]["sha256"] =
+                "../../../../../../../../../../../../../../../../../../etc/passwd".into();
             m["sources"][0]["entries"] = json!([f]);
         }),
         ("other format", |m, _, _| m["format"] = "trapkey/snapshot-manifest/v2".into()),

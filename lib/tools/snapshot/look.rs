@@ -34,9 +34,18 @@ pub fn list(store: &Path, json: bool) -> Result<Exit, Fault> {
                 json!({"id": s.id, "created_at": s.manifest.created_at, "label": s.manifest.label, "sources": sources})
             })
             .collect();
-        to_stdout(&json!({"store": repository.place(), "snapshots": snapshots, "damaged": damage_json(&listing.damaged)}))?;
+        to_stdout(
+            &json!({"store": repository.place(), "snapshots": snapshots, "damaged": damage_json(&listing.damaged)}),
+        )?;
     } else {
-        let mut rows = vec![["ID".to_owned(), "CREATED".into(), "RELEASE".into(), "FILES".into(), "SIZE".into(), "SOURCES".into()]];
+        let mut rows = vec![[
+            "ID".to_owned(),
+            "CREATED".into(),
+            "RELEASE".into(),
+            "FILES".into(),
+            "SIZE".into(),
+            "SOURCES".into(),
+        ]];
         for snapshot in &listing.snapshots {
             let (files, bytes) = snapshot.manifest.sources.iter().fold((0, 0.0), |(files, bytes), part| {
                 let (f, b) = part.totals();
@@ -174,8 +183,11 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     let line = |row: &[String; N]| {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        format!("{}\n", cells.join("  ").trim_end())
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        // Whoever can write to the store chose these texts: no escape sequence reaches the terminal.
+        let text = cells.join("  ").replace(char::is_control, "?");
+        format!("{}\n", text.trim_end())
     };
     rows.iter().map(line).collect()
 }
