@@ -21,7 +21,7 @@ use crate::world::{self, talk};
 mod intake;
 mod look;
 
-pub use look::{check, list, restore};
+pub use look::{Wish, check, list, restore};
 
 use intake::{Intake, Seen};
 

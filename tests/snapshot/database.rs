@@ -12,7 +12,7 @@ use trapkey::sources::intact;
 
 use super::Place;
 use crate::support::postgres::{PASSWORD, Postgres, program};
-use crate::support::{Ended, run};
+use crate::support::{Ended, run, wait_until};
 
 const SHOP: &str = "CREATE TABLE orders (id bigserial PRIMARY KEY, total_cents bigint NOT NULL, note text);
     INSERT INTO orders (total_cents, note) SELECT n * 7, 'order ' || n FROM generate_series(1, 1000) n;
@@ -245,4 +245,59 @@ fn a_table_that_was_empty_may_have_rows_later() {
     Postgres::execute(&url, "INSERT INTO orders (total_cents) VALUES (0.1), (0.2)");
     let findings = compare(&place, &url);
     assert!(findings.iter().all(|f| f.verdict == Verdict::Pass), "{findings:?}");
+}
+
+/// Turns TLS on in the shared server, with a certificate for `localhost`; gives the certificate's file.
+fn with_tls(place: &Place, server: &Postgres) -> String {
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    place.write("tls/server.crt", own.cert.pem().as_bytes());
+    place.write("tls/server.key", own.signing_key.serialize_pem().as_bytes());
+    let mode = |path: &str, mode| {
+        let bits = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(place.path(path), bits).unwrap();
+    };
+    mode("tls/server.key", 0o600);
+    mode("", 0o755);
+    if super::is_root() {
+        let owned = Command::new("chown").args(["-R", "postgres"]).arg(place.path("tls")).status().unwrap();
+        assert!(owned.success());
+    }
+    let admin = server.url("postgres");
+    for (name, file) in [("ssl_cert_file", "tls/server.crt"), ("ssl_key_file", "tls/server.key")] {
+        Postgres::execute(&admin, &format!("ALTER SYSTEM SET {name} = '{}'", place.path(file).display()));
+    }
+    Postgres::execute(&admin, "ALTER SYSTEM SET ssl = on");
+    Postgres::execute(&admin, "SELECT pg_reload_conf()");
+    wait_until("TLS", || rows(&admin, "SELECT current_setting('ssl')") == ["on"]);
+    place.path("tls/server.crt").display().to_string()
+}
+
+#[test]
+fn sslmode_means_what_it_means_to_libpq() {
+    let server = Postgres::shared();
+    let url = server.database("encrypted");
+    Postgres::execute(&url, SHOP);
+    let place = Place::new(SOURCE);
+    let certificate = with_tls(&place, &server);
+    let root = format!("&sslrootcert={certificate}");
+    let named = url.replace("127.0.0.1", "localhost");
+    for (url, options, code) in [
+        (&url, "sslmode=prefer".to_owned(), 0),
+        (&url, "sslmode=require".to_owned(), 0),
+        (&url, format!("sslmode=verify-ca{root}"), 0),
+        (&named, format!("sslmode=verify-full{root}"), 0),
+        // The certificate is not for that name, and not of a known authority.
+        (&url, format!("sslmode=verify-full{root}"), 4),
+        (&named, "sslmode=verify-full&sslrootcert=system".to_owned(), 4),
+    ] {
+        let ended = create(&place, &format!("{url}?{options}"));
+        assert_eq!(ended.code, code, "{options}: {}", ended.stderr);
+        assert!(code == 0 || ended.stderr.contains("ertificate"), "{options}: {}", ended.stderr);
+    }
+    Postgres::execute(&url, "ALTER SYSTEM SET ssl = off");
+    Postgres::execute(&url, "SELECT pg_reload_conf()");
+    wait_until("no TLS", || rows(&url, "SELECT current_setting('ssl')") == ["off"]);
+    let ended = create(&place, &format!("{url}?sslmode=require"));
+    assert_eq!(ended.code, 4);
+    assert!(ended.stderr.contains("TLS"), "{}", ended.stderr);
 }

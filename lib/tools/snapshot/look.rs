@@ -1,6 +1,6 @@
 //! What is done with snapshots that are there: list, check, restore. A store is all that it takes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -11,6 +11,20 @@ use crate::repository::{self, Damage, Repository};
 use crate::units::{show_duration, show_size};
 use crate::world::talk::{self, Mark, Talk};
 use crate::world::{self, signal};
+
+/// What is to be brought back, and where to.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Wish {
+    /// Its id (or the beginning of it), or `latest`
+    #[arg(default_value = "latest")]
+    pub id: String,
+    /// The folder, which must be empty or new; each source gets a folder in it
+    #[arg(long, value_name = "FOLDER")]
+    pub to: PathBuf,
+    /// Only this source
+    #[arg(long, value_name = "NAME")]
+    pub source: Option<String>,
+}
 
 fn open(store: &Path) -> Result<Box<dyn Repository>, Fault> {
     repository::open(&store.display().to_string(), store, false)
@@ -116,19 +130,13 @@ pub fn check(store: &Path, talk: &Talk, json: bool) -> Result<Exit, Fault> {
 ///
 /// Errors: 2 for an unknown snapshot or source, or a folder that is not empty; 4 for damaged data or a
 /// folder that cannot be written.
-pub fn restore(
-    store: &Path,
-    id: &str,
-    to: &Path,
-    source: Option<&str>,
-    talk: &Talk,
-    json: bool,
-) -> Result<Exit, Fault> {
+pub fn restore(store: &Path, wish: &Wish, talk: &Talk, json: bool) -> Result<Exit, Fault> {
+    let Wish { id, to, source } = wish;
     let repository = open(store)?;
     let reader = repository::find(repository.as_ref(), id)?;
     let started = std::time::Instant::now();
     let ticker = talk.ticker();
-    let done = repository::restore(reader.as_ref(), to, source, &mut |file, bytes| {
+    let done = repository::restore(reader.as_ref(), to, source.as_deref(), &mut |file, bytes| {
         ticker.set(&format!("{}, {file}", show_size(bytes as f64)));
     })?;
     drop(ticker);
