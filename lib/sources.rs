@@ -19,12 +19,7 @@ mod postgres;
 mod router_state;
 
 /// Every kind of source that a plan may name.
-pub static ALL: &[&Kind] = &[
-    &files::KIND,
-    &command::KIND,
-    &postgres::KIND,
-    &router_state::KIND,
-];
+pub static ALL: &[&Kind] = &[&files::KIND, &command::KIND, &postgres::KIND, &router_state::KIND];
 
 /// One kind of source.
 pub struct Kind {
@@ -135,7 +130,11 @@ impl Order<'_> {
     /// A problem at this source's place in the plan.
     pub fn problem(&self, message: impl std::fmt::Display) -> Problem {
         let name = &self.spec.name;
-        Problem { place: place_of(self.loaded, name), message: format!("source `{name}`: {message}"), help: None }
+        Problem {
+            place: place_of(self.loaded, name),
+            message: format!("source `{name}`: {message}"),
+            help: None,
+        }
     }
 }
 
@@ -144,16 +143,14 @@ impl Order<'_> {
 /// Errors: an unknown kind (with the list of the known ones), or settings that are wrong.
 pub fn prepare(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
     let name = &order.spec.kind;
-    match ALL.iter().find(|kind| kind.name == *name) {
-        Some(kind) => (kind.prepare)(order).map_err(|problem| Problem {
-            place: problem.place.or_else(|| place_of(order.loaded, &order.spec.name)),
-            ..problem
-        }),
-        None => {
-            let problem = unknown("kind of source", name, ALL.iter().map(|k| k.name));
-            Err(Problem { place: place_of(order.loaded, &order.spec.name), ..problem })
-        }
-    }
+    let prepared = match ALL.iter().find(|kind| kind.name == *name) {
+        Some(kind) => (kind.prepare)(order),
+        None => Err(unknown("kind of source", name, ALL.iter().map(|k| k.name))),
+    };
+    prepared.map_err(|problem| Problem {
+        place: problem.place.or_else(|| place_of(order.loaded, &order.spec.name)),
+        ..problem
+    })
 }
 
 fn place_of(loaded: &Loaded, name: &str) -> Option<yaml::Place> {

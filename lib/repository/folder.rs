@@ -12,28 +12,27 @@
 //! manifest comes last, so that a kill or a full disk leaves no snapshot. All files are for the owner
 //! alone (0600, folders 0700): they hold production data and are NOT encrypted.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use fastcdc::v2020::FastCDC;
-use rustix::fs::{Advice, FlockOperation, fadvise, flock, syncfs};
-use sha2::{Digest, Sha256};
+use rustix::fs::{FlockOperation, flock};
 
-use super::{
-    Checked, Chunk, Committed, Content, Damage, FileWriter, Listed, Listing, MAX_CHUNK, Manifest, Reader,
-    Repository, Writer,
-};
-use crate::evidence::{hex, sha256_hex};
+use super::{Checked, Chunk, Damage, Listed, Listing, Manifest, Reader, Repository, Writer};
+use crate::evidence::sha256_hex;
 use crate::fault::Fault;
 use crate::world::{self, files};
 
+mod reader;
+mod writer;
+
+use reader::Opened;
+use writer::Run;
+
 const CONFIG: &str = "{\"format\": \"trapkey/store/v1\", \"chunks\": \"fastcdc-2020 256KiB/1MiB/4MiB\", \
                       \"digest\": \"sha256\", \"encryption\": \"none\"}\n";
-const MIN_CHUNK: usize = 256 * 1024;
-const AVERAGE_CHUNK: usize = 1024 * 1024;
 const MAX_MANIFEST: u64 = 1024 * 1024 * 1024;
 
 /// A store in a local folder.
@@ -132,7 +131,8 @@ impl Folder {
                 .cause(format!("held by {}", holder.trim()))
                 .help("wait until it is done, then run this again"));
         }
-        let name = format!("process {} on {} since {}\n", std::process::id(), world::host_name(), world::now());
+        let name =
+            format!("process {} on {} since {}\n", std::process::id(), world::host_name(), world::now());
         file.set_len(0).and_then(|()| file.write_all(name.as_bytes())).map_err(|e| unwritable(&e))?;
         Ok(file)
     }
@@ -164,29 +164,22 @@ impl Repository for Folder {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(files::unwritable(&tmp, &e)),
             _ => {}
         }
-        let staging = tmp.join(format!("{:016x}", world::unique()));
-        for folder in [&tmp, &staging, &self.folder("objects"), &self.folder("snapshots")] {
+        for folder in [&tmp, &self.folder("objects"), &self.folder("snapshots")] {
             make_folder(folder).map_err(|e| files::unwritable(folder, &e))?;
         }
-        Ok(Box::new(Run {
-            at: self.at.clone(),
-            staging,
-            staged: HashSet::new(),
-            added: 0,
-            sealed: None,
-            _lock: lock,
-        }))
+        Ok(Box::new(Run::begin(&self.at, &tmp, lock)?))
     }
 
     fn open(&self, id: &str) -> Result<Box<dyn Reader>, Fault> {
         let manifest = self.manifest(id)?;
-        Ok(Box::new(Opened { id: id.to_owned(), manifest, at: self.at.clone(), staging: None }))
+        Ok(Box::new(Opened::listed(id, manifest, &self.at)))
     }
 
     fn list(&self) -> Result<Listing, Fault> {
         let mut listing = Listing::default();
         for path in children(&self.folder("snapshots"))? {
-            let Some(id) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".json")) else {
+            let Some(id) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".json"))
+            else {
                 continue;
             };
             match self.manifest(id) {
@@ -203,48 +196,20 @@ impl Repository for Folder {
     }
 
     fn check(&self, seen: &mut dyn FnMut(u64) -> Result<(), Fault>) -> Result<Checked, Fault> {
-        let listing = self.list()?;
-        let mut checked =
-            Checked { snapshots: listing.snapshots.len(), damaged: listing.damaged, ..Checked::default() };
-        let mut wrong: BTreeMap<String, String> = BTreeMap::new();
-        let mut there = BTreeMap::new();
-        for folder in children(&self.folder("objects"))? {
-            for path in children(&folder)? {
-                let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-                match files::sha256_file(&path) {
-                    Ok((digest, size)) => {
-                        checked.bytes += size;
-                        if digest != name {
-                            wrong.insert(name.clone(), format!("its bytes have the SHA-256 {digest}"));
-                        }
-                        there.insert(name, size);
-                    }
-                    Err(e) => drop(wrong.insert(name, e.to_string())),
-                }
-                checked.objects += 1;
-                seen(checked.bytes)?;
-            }
-        }
+        let Listing { snapshots, damaged } = self.list()?;
+        let mut objects = self.objects(seen)?;
         let mut needed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for Listed { id, manifest } in &listing.snapshots {
-            for part in &manifest.sources {
-                for (entry, content) in part.contents() {
-                    for chunk in &content.chunks {
-                        if there.get(&chunk.sha256) != Some(&u64::from(chunk.size)) {
-                            wrong.entry(chunk.sha256.clone()).or_insert_with(|| {
-                                if there.contains_key(&chunk.sha256) { "its length is wrong" } else { "it is missing" }
-                                    .into()
-                            });
-                        }
-                        if wrong.contains_key(&chunk.sha256) {
-                            let file = format!("{} {}/{}", short(id), part.name, entry.path);
-                            needed.entry(chunk.sha256.clone()).or_default().insert(file);
-                        }
-                    }
+        for (id, part) in snapshots.iter().flat_map(|s| s.manifest.sources.iter().map(|p| (&s.id, p))) {
+            for (entry, content) in part.contents() {
+                for chunk in content.chunks.iter().filter(|chunk| !objects.whole(chunk)) {
+                    let file = format!("{} {}/{}", short(id), part.name, entry.path);
+                    needed.entry(chunk.sha256.clone()).or_default().insert(file);
                 }
             }
         }
-        checked.damaged.extend(wrong.into_iter().map(|(name, why)| Damage {
+        let mut checked =
+            Checked { snapshots: snapshots.len(), objects: objects.count, bytes: objects.bytes, damaged };
+        checked.damaged.extend(objects.wrong.into_iter().map(|(name, why)| Damage {
             needed_by: needed.remove(&name).unwrap_or_default().into_iter().collect(),
             object: object_name(&name),
             why,
@@ -253,223 +218,55 @@ impl Repository for Folder {
     }
 }
 
-/// A snapshot that is being written.
-struct Run {
-    at: PathBuf,
-    staging: PathBuf,
-    staged: HashSet<String>,
-    added: u64,
-    sealed: Option<String>,
-    // The lock ends with the run.
-    _lock: File,
+/// Every object of a store, read and verified.
+#[derive(Default)]
+struct Objects {
+    count: usize,
+    bytes: u64,
+    /// Sizes by name.
+    there: BTreeMap<String, u64>,
+    /// What is wrong, by name.
+    wrong: BTreeMap<String, String>,
 }
 
-impl Writer for Run {
-    fn file(&mut self) -> Result<Box<dyn FileWriter + '_>, Fault> {
-        Ok(Box::new(Growing { run: self, buffer: Vec::new(), whole: Sha256::new(), size: 0, chunks: Vec::new() }))
+impl Objects {
+    /// Whether the chunk is there as it should be; if not, that is noted.
+    fn whole(&mut self, chunk: &Chunk) -> bool {
+        let why = match self.there.get(&chunk.sha256) {
+            Some(size) if *size == u64::from(chunk.size) => return !self.wrong.contains_key(&chunk.sha256),
+            Some(_) => "its length is wrong",
+            None => "it is missing",
+        };
+        self.wrong.entry(chunk.sha256.clone()).or_insert_with(|| why.into());
+        false
     }
+}
 
-    fn seal(&mut self, manifest: &Manifest) -> Result<Box<dyn Reader>, Fault> {
-        let broken = |e: serde_json::Error| Fault::infrastructure("the manifest cannot be written").cause(e);
-        let mut bytes = serde_json::to_vec(manifest).map_err(broken)?;
-        bytes.push(b'\n');
-        let id = sha256_hex(&bytes);
-        let path = self.staging.join("manifest");
-        let written = write_new(&path, &bytes).and_then(|()| Ok(syncfs(File::open(&self.staging)?)?));
-        written.map_err(|e| files::unwritable(&path, &e))?;
-        // Read back from what lies on the disk now, not from memory.
-        let manifest: Manifest =
-            fs::read(&path).map_err(|e| files::unwritable(&path, &e)).and_then(|bytes| {
-                if sha256_hex(&bytes) == id {
-                    serde_json::from_slice(&bytes).map_err(broken)
-                } else {
-                    Err(Fault::infrastructure("the manifest reads back differently than it was written")
-                        .place(path.display().to_string())
-                        .help("do not trust this disk"))
+impl Folder {
+    fn objects(&self, seen: &mut dyn FnMut(u64) -> Result<(), Fault>) -> Result<Objects, Fault> {
+        let mut found = Objects::default();
+        for folder in children(&self.folder("objects"))? {
+            for path in children(&folder)? {
+                let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+                if path != object_path(&self.at, &name) {
+                    // In a folder where nobody looks for it.
+                    continue;
                 }
-            })?;
-        manifest.sane()?;
-        self.sealed = Some(id.clone());
-        Ok(Box::new(Opened { id, manifest, at: self.at.clone(), staging: Some(self.staging.clone()) }))
-    }
-
-    fn commit(mut self: Box<Self>) -> Result<Committed, Fault> {
-        let Some(id) = self.sealed.take() else {
-            return Err(Fault::infrastructure("a snapshot was about to be listed before it was sealed"));
-        };
-        let objects = self.at.join("objects");
-        let snapshots = self.at.join("snapshots");
-        let moved = (|| {
-            let mut folders = BTreeSet::new();
-            for name in &self.staged {
-                let folder = objects.join(&name[..2]);
-                make_folder(&folder)?;
-                fs::rename(self.staging.join(name), folder.join(name))?;
-                folders.insert(folder);
-            }
-            for folder in folders.iter().chain([&objects]) {
-                files::sync_folder(folder)?;
-            }
-            fs::rename(self.staging.join("manifest"), snapshots.join(format!("{id}.json")))?;
-            files::sync_folder(&snapshots)?;
-            files::sync_folder(&self.at)
-        })();
-        moved.map_err(|e| files::unwritable(&self.at, &e))?;
-        Ok(Committed { id, added_bytes: self.added })
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        // What cannot be removed now is removed by the next writer.
-        let _ = fs::remove_dir_all(&self.staging);
-    }
-}
-
-impl Run {
-    fn keep(&mut self, bytes: &[u8]) -> io::Result<Chunk> {
-        let sha256 = sha256_hex(bytes);
-        let size = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-        if !self.staged.contains(&sha256) {
-            let there = fs::symlink_metadata(object_path(&self.at, &sha256));
-            // One of another length is damaged and is replaced at the commit.
-            if !there.is_ok_and(|m| m.is_file() && m.len() == u64::from(size)) {
-                write_new(&self.staging.join(&sha256), bytes)?;
-                self.staged.insert(sha256.clone());
-                self.added += u64::from(size);
+                match files::sha256_file(&path) {
+                    Ok((digest, size)) => {
+                        found.bytes += size;
+                        if digest != name {
+                            found.wrong.insert(name.clone(), format!("its bytes have the SHA-256 {digest}"));
+                        }
+                        found.there.insert(name, size);
+                    }
+                    Err(e) => drop(found.wrong.insert(name, e.to_string())),
+                }
+                found.count += 1;
+                seen(found.bytes)?;
             }
         }
-        Ok(Chunk { sha256, size })
-    }
-}
-
-/// A file that is being cut into chunks where its content says so, so that an insertion changes only
-/// the chunks around it.
-struct Growing<'a> {
-    run: &'a mut Run,
-    buffer: Vec<u8>,
-    whole: Sha256,
-    size: u64,
-    chunks: Vec<Chunk>,
-}
-
-impl Growing<'_> {
-    fn cut(&mut self) -> io::Result<()> {
-        let next = FastCDC::new(&self.buffer, MIN_CHUNK, AVERAGE_CHUNK, MAX_CHUNK as usize).next();
-        let length = next.map_or(self.buffer.len(), |chunk| chunk.length);
-        let chunk = self.run.keep(&self.buffer[..length])?;
-        self.chunks.push(chunk);
-        self.buffer.drain(..length);
-        Ok(())
-    }
-}
-
-impl Write for Growing<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(MAX_CHUNK as usize - self.buffer.len());
-        self.buffer.extend_from_slice(&bytes[..taken]);
-        self.whole.update(&bytes[..taken]);
-        self.size += taken as u64;
-        if self.buffer.len() == MAX_CHUNK as usize {
-            self.cut()?;
-        }
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl FileWriter for Growing<'_> {
-    fn finish(mut self: Box<Self>) -> Result<Content, Fault> {
-        while !self.buffer.is_empty() {
-            self.cut().map_err(|e| files::unwritable(&self.run.at, &e))?;
-        }
-        Ok(Content { size: self.size, sha256: hex(&self.whole.finalize()), chunks: self.chunks })
-    }
-}
-
-/// An opened snapshot.
-struct Opened {
-    id: String,
-    manifest: Manifest,
-    at: PathBuf,
-    staging: Option<PathBuf>,
-}
-
-impl Opened {
-    fn chunk(&self, chunk: &Chunk) -> Result<Vec<u8>, Fault> {
-        let staged = self.staging.as_ref().map(|s| s.join(&chunk.sha256)).filter(|p| p.exists());
-        let path = staged.unwrap_or_else(|| object_path(&self.at, &chunk.sha256));
-        let damaged = |why: String| {
-            let users: Vec<String> = self.users(chunk).take(5).collect();
-            Fault::infrastructure(format!("an object of the snapshot {} is damaged", short(&self.id)))
-                .place(path.display().to_string())
-                .cause(format!("{why}; needed by {}", users.join(", ")))
-                .help(
-                    "look at the disk; move the object away, and the next `snapshot create` stores it again if \
-                     the source still has it",
-                )
-        };
-        let mut bytes = Vec::with_capacity(chunk.size as usize);
-        let read = File::open(&path).and_then(|file| {
-            if self.staging.is_some() {
-                // The proof wants the disk's bytes, not those that the kernel still remembers.
-                let _ = fadvise(&file, 0, None, Advice::DontNeed);
-            }
-            file.take(u64::from(chunk.size) + 1).read_to_end(&mut bytes)
-        });
-        match read {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(damaged("it is missing".into())),
-            Err(e) => return Err(damaged(e.to_string())),
-            Ok(_) => {}
-        }
-        let digest = sha256_hex(&bytes);
-        if digest != chunk.sha256 {
-            return Err(damaged(format!("its bytes have the SHA-256 {digest}")));
-        }
-        if bytes.len() != chunk.size as usize {
-            return Err(damaged(format!("it has {} bytes, the manifest says {}", bytes.len(), chunk.size)));
-        }
-        Ok(bytes)
-    }
-
-    fn users<'a>(&'a self, chunk: &'a Chunk) -> impl Iterator<Item = String> + 'a {
-        self.manifest.sources.iter().flat_map(move |part| {
-            part.contents()
-                .filter(move |(_, content)| content.chunks.contains(chunk))
-                .map(move |(entry, _)| format!("{}/{}", part.name, entry.path))
-        })
-    }
-}
-
-impl Reader for Opened {
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn manifest(&self) -> &Manifest {
-        &self.manifest
-    }
-
-    fn read(&self, content: &Content, out: &mut dyn Write) -> Result<(), Fault> {
-        let mut whole = Sha256::new();
-        for chunk in &content.chunks {
-            let bytes = self.chunk(chunk)?;
-            whole.update(&bytes);
-            out.write_all(&bytes).map_err(|e| {
-                Fault::infrastructure("what was read from the snapshot cannot be written").cause(e)
-            })?;
-        }
-        let digest = hex(&whole.finalize());
-        if digest == content.sha256 {
-            return Ok(());
-        }
-        Err(Fault::infrastructure(format!("a file of the snapshot {} is not what was stored", short(&self.id)))
-            .place(self.at.display().to_string())
-            .cause(format!("its bytes have the SHA-256 {digest}, the manifest says {}", content.sha256))
-            .help("do not use this snapshot"))
+        Ok(found)
     }
 }
 
@@ -487,54 +284,19 @@ fn object_path(at: &Path, sha256: &str) -> PathBuf {
 
 /// The entries of a folder in order; none when it is not there.
 fn children(folder: &Path) -> Result<Vec<PathBuf>, Fault> {
-    let unreadable =
-        |e: io::Error| Fault::infrastructure("the store cannot be read").place(folder.display().to_string()).cause(e);
+    let unreadable = |e: io::Error| {
+        Fault::infrastructure("the store cannot be read").place(folder.display().to_string()).cause(e)
+    };
     let entries = match fs::read_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(unreadable)?,
     };
-    let mut paths = entries.map(|e| e.map(|e| e.path())).collect::<io::Result<Vec<_>>>().map_err(unreadable)?;
+    let mut paths =
+        entries.map(|e| e.map(|e| e.path())).collect::<io::Result<Vec<_>>>().map_err(unreadable)?;
     paths.sort();
     Ok(paths)
 }
 
 fn make_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_insertion_changes_only_the_chunks_around_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Folder::open(folder.path(), true).unwrap();
-        let mut run = store.begin().unwrap();
-        let mut number = 1_u64;
-        let mut data: Vec<u8> = (0..8_000_000)
-            .map(|_| {
-                number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                number.to_be_bytes()[0]
-            })
-            .collect();
-        let mut put = |data: &[u8]| {
-            let mut file = run.file().unwrap();
-            // Odd pieces: the cuts depend on the content, not on how it arrives.
-            data.chunks(77_777).for_each(|piece| file.write_all(piece).unwrap());
-            file.finish().unwrap()
-        };
-        let before = put(&data);
-        data.splice(3_000_000..3_000_000, *b"inserted");
-        let after = put(&data);
-        assert!(before.chunks.len() >= 5, "{}", before.chunks.len());
-        let new = after.chunks.iter().filter(|c| !before.chunks.contains(c)).count();
-        assert!((1..=3).contains(&new), "{new}");
-        assert_eq!(after.size, 8_000_008);
-        assert_eq!(after.sha256, sha256_hex(&data));
-    }
 }

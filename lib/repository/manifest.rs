@@ -328,7 +328,10 @@ mod tests {
 
     #[test]
     fn keeps_names_that_are_not_utf_8() {
-        let before = vec![entry(b"a\xffb", What::Link { to: Name(b"\x80".to_vec()) }), entry(b"plain", What::Folder {})];
+        let before = vec![
+            entry(b"a\xffb", What::Link { to: Name(b"\x80".to_vec()) }),
+            entry(b"plain", What::Folder {}),
+        ];
         let text = serde_json::to_string(&before).unwrap();
         assert!(text.contains(r#"{"hex":"61ff62"}"#) && text.contains(r#""plain""#), "{text}");
         let after: Vec<Entry> = serde_json::from_str(&text).unwrap();

@@ -62,7 +62,12 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
     }
     let mut command = shell::Order::new(words.into_iter().map(|w| w.value).collect(), &order.loaded.folder);
     command.timeout = order.timeout();
-    Ok(Box::new(Command { name: order.spec.name.clone(), shown: target.to_string(), order: command, settings }))
+    Ok(Box::new(Command {
+        name: order.spec.name.clone(),
+        shown: target.to_string(),
+        order: command,
+        settings,
+    }))
 }
 
 impl Source for Command {
@@ -86,15 +91,22 @@ impl Command {
     fn judge(&self, ran: &Ran, bytes: u64) -> Result<(), Fault> {
         stop_if_asked()?;
         if ran.exit != Some(0) {
-            return Err(Fault::infrastructure(format!("source `{}`: the command failed: {}", self.name, ran.how()))
-                .place(&self.shown)
-                .cause(ran.last_words())
-                .help("run the command by hand; nothing was kept"));
+            return Err(Fault::infrastructure(format!(
+                "source `{}`: the command failed: {}",
+                self.name,
+                ran.how()
+            ))
+            .place(&self.shown)
+            .cause(ran.last_words())
+            .help("run the command by hand; nothing was kept"));
         }
         if bytes == 0 && !self.settings.allow_empty {
-            return Err(Fault::infrastructure(format!("source `{}`: the command printed nothing", self.name))
-                .place(&self.shown)
-                .help("correct the command, or say `allow_empty: true`; nothing was kept"));
+            return Err(Fault::infrastructure(format!(
+                "source `{}`: the command printed nothing",
+                self.name
+            ))
+            .place(&self.shown)
+            .help("correct the command, or say `allow_empty: true`; nothing was kept"));
         }
         Ok(())
     }

@@ -86,7 +86,8 @@ fn patterns_of(patterns: &[String]) -> Result<GlobSet, globset::Error> {
 impl Source for Files {
     fn back_up(&self, context: &Context<'_>, keep: &mut dyn Keep) -> Result<Extra, Fault> {
         let store = fs::metadata(context.store).ok().map(|m| (m.dev(), m.ino()));
-        let mut walk = Walk { files: self, store, skipped: false, kept: 0, until: Instant::now() + self.timeout };
+        let mut walk =
+            Walk { files: self, store, skipped: false, kept: 0, until: Instant::now() + self.timeout };
         // The target itself may be a link (`current -> releases/5`): what it names is meant.
         let meta = fs::metadata(&self.target).map_err(|e| self.unreadable(&self.target, &e))?;
         if meta.is_dir() {
@@ -102,7 +103,8 @@ impl Source for Files {
                 .place(self.target.display().to_string())
                 .help("correct `target`, `include` and `exclude`, or say `allow_empty: true`"));
         }
-        let details = if walk.skipped { json!({"left_out": "the snapshot store itself"}) } else { json!(null) };
+        let details =
+            if walk.skipped { json!({"left_out": "the snapshot store itself"}) } else { json!(null) };
         Ok(Extra { tables: Vec::new(), details })
     }
 }
@@ -110,7 +112,9 @@ impl Source for Files {
 impl Files {
     fn unreadable(&self, path: &Path, error: &io::Error) -> Fault {
         let help = match error.kind() {
-            io::ErrorKind::PermissionDenied => "give the job's user the right to read it, or leave it out with `exclude`",
+            io::ErrorKind::PermissionDenied => {
+                "give the job's user the right to read it, or leave it out with `exclude`"
+            }
             io::ErrorKind::NotFound => "correct `target`, or make sure that nothing removes files meanwhile",
             _ => "look at the cause, or leave it out with `exclude`",
         };
@@ -173,13 +177,22 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn file(&mut self, path: &Path, inside: &Path, before: &Metadata, keep: &mut dyn Keep) -> Result<(), Fault> {
+    fn file(
+        &mut self,
+        path: &Path,
+        inside: &Path,
+        before: &Metadata,
+        keep: &mut dyn Keep,
+    ) -> Result<(), Fault> {
         let files = self.files;
         if !before.is_file() {
-            return Err(Fault::infrastructure(format!("source `{}`: neither file, folder nor link", files.name))
-                .place(path.display().to_string())
-                .cause("sockets, pipes and devices cannot be backed up")
-                .help("leave it out with `exclude`"));
+            return Err(Fault::infrastructure(format!(
+                "source `{}`: neither file, folder nor link",
+                files.name
+            ))
+            .place(path.display().to_string())
+            .cause("sockets, pipes and devices cannot be backed up")
+            .help("leave it out with `exclude`"));
         }
         let walk = &*self;
         keep.file(bytes(inside), meta_of(before), &mut |sink| {
@@ -202,7 +215,8 @@ impl Walk<'_> {
                     break;
                 }
                 left = left.checked_sub(read as u64).ok_or_else(|| files.changed(path))?;
-                sink.write_all(&buffer[..read]).map_err(|e| Fault::infrastructure("the store refused").cause(e))?;
+                sink.write_all(&buffer[..read])
+                    .map_err(|e| Fault::infrastructure("the store refused").cause(e))?;
             }
             if left != 0 || !same(before, &metadata(&file, files, path)?) {
                 return Err(files.changed(path));
@@ -236,7 +250,8 @@ fn nofollow_nonblock() -> i32 {
 }
 
 fn same(a: &Metadata, b: &Metadata) -> bool {
-    let key = |m: &Metadata| (m.dev(), m.ino(), m.len(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec());
+    let key =
+        |m: &Metadata| (m.dev(), m.ino(), m.len(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec());
     key(a) == key(b)
 }
 
@@ -254,7 +269,8 @@ mod tests {
 
     #[test]
     fn patterns_mean_what_people_expect() {
-        let set = patterns_of(&["*.log".into(), "cache/".into(), "/etc/*.conf".into(), "a/**".into()]).unwrap();
+        let set =
+            patterns_of(&["*.log".into(), "cache/".into(), "/etc/*.conf".into(), "a/**".into()]).unwrap();
         for yes in ["x.log", "deep/er/x.log", "cache", "deep/cache", "etc/x.conf", "a/b/c"] {
             assert!(set.is_match(yes), "{yes}");
         }

@@ -9,7 +9,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Context, Extra, Keep, Kind, Meta, Order, ReadBack, Source, data_finding, not_compared, stop_if_asked};
+use super::{
+    Context, Extra, Keep, Kind, Meta, Order, ReadBack, Source, data_finding, not_compared, stop_if_asked,
+};
 use crate::evidence::{Finding, TableRecord, Verdict};
 use crate::fault::Fault;
 use crate::units::Text;
@@ -74,8 +76,9 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
     let settings: Settings = order.spec.with.read(&order.loaded.variables)?;
     let target = order.spec.target.as_ref().ok_or_else(|| order.problem("the key `target` is missing"))?;
     let target = target.one().map_err(|m| order.problem(m))?;
-    let address = Address::read(&target.value)
-        .map_err(|m| order.problem(m).help("write postgres://user:password@host:5432/database"))?;
+    let address = Address::read(&target.value).map_err(|m| {
+        order.problem(m).help("write postgres://user@host:5432/database; the password in it or in PGPASSWORD")
+    })?;
     for table in &settings.tables {
         let columns = [Some(&table.name), table.sum.as_ref(), table.key.as_ref()];
         if columns.into_iter().flatten().any(|name| name.is_empty() || name.contains('\0')) {
@@ -142,9 +145,12 @@ impl Source for Database {
             let name = tables::last_part(&table.name);
             let there = |line: &str| line.contains(" TABLE ") && line.contains(&format!(" {name} "));
             if !listed.cut && !text.lines().any(there) {
-                return Err(Fault::infrastructure(format!("source `{}`: the dump has no table `{name}`", self.name))
-                    .place(&self.shown)
-                    .help("is it a table, and not a view?"));
+                return Err(Fault::infrastructure(format!(
+                    "source `{}`: the dump has no table `{name}`",
+                    self.name
+                ))
+                .place(&self.shown)
+                .help("is it a table, and not a view?"));
             }
         }
         // The list is only the table of contents; this unpacks every block of data.
@@ -209,6 +215,7 @@ impl Database {
                 (None, Ok(())) => Ok(()),
             }
         });
+        stop_if_asked()?;
         if let Some(fault) = fault {
             return Err(fault);
         }
@@ -312,7 +319,8 @@ mod tests {
         let database = Database {
             name: "db".into(),
             shown: "${DATABASE_URL}".into(),
-            address: Address::read("postgres://shop:s3cr%27et@db.example:5433/orders?sslmode=require").unwrap(),
+            address: Address::read("postgres://shop:s3cr%27et@db.example:5433/orders?sslmode=require")
+                .unwrap(),
             tables: Vec::new(),
             bin: None,
             folder: ".".into(),

@@ -30,10 +30,14 @@ struct RouterState {
 fn prepare(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
     let Settings {} = order.spec.with.read(&order.loaded.variables)?;
     if order.spec.target.is_some() {
-        return Err(order.problem("`router_state` takes no `target`").help("it asks the router of `promote`"));
+        return Err(order
+            .problem("`router_state` takes no `target`")
+            .help("it asks the router of `promote`"));
     }
     if order.loaded.plan.promote.is_none() {
-        return Err(order.problem("the plan has no `promote.router` to ask").help("add one, or remove this source"));
+        return Err(order
+            .problem("the plan has no `promote.router` to ask")
+            .help("add one, or remove this source"));
     }
     Ok(Box::new(RouterState { name: order.spec.name.clone() }))
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::evidence::{
-    self, Finding, Need, PreflightBody, SnapshotBody, SnapshotRecord, SourceRecord, VERSION, Verdict, sha256_hex,
+    self, Finding, Need, PreflightBody, SnapshotBody, SnapshotRecord, SourceRecord, VERSION, Verdict,
+    sha256_hex,
 };
 use crate::fault::{Exit, Fault};
 use crate::job::{Conclusion, Job};
@@ -20,7 +21,7 @@ use crate::world::{self, talk};
 mod intake;
 mod look;
 
-pub use look::{check, list, restore};
+pub use look::{Wish, check, list, restore};
 
 use intake::{Intake, Seen};
 
@@ -119,7 +120,14 @@ pub fn create(job: &Job) -> Result<Exit, Fault> {
     );
     let outputs = vec![("snapshot", record.id.clone())];
     let verdict = evidence::verdict_of(&findings);
-    job.conclude(Conclusion { needs, verdict, summary, findings, body: SnapshotBody { snapshot: Some(record) }, outputs })
+    job.conclude(Conclusion {
+        needs,
+        verdict,
+        summary,
+        findings,
+        body: SnapshotBody { snapshot: Some(record) },
+        outputs,
+    })
 }
 
 /// The folder of the plan's store, absolute.
@@ -193,14 +201,15 @@ fn prove(ready: &Ready<'_>, part: &Part, extra: Extra, reader: &dyn Reader) -> R
     }
     for (_, content) in part.contents() {
         let mut seen = Seen::default();
-        reader.read(content, &mut seen)?;
+        reader.read(content, &mut seen).map_err(|fault| stop_if_asked().err().unwrap_or(fault))?;
         if seen.size != content.size {
             return Err(Fault::infrastructure(format!("source `{}` reads back shorter", part.name)));
         }
     }
     let more = ready.source.prove(&intake::Back { part, reader })?;
     let (files, bytes) = part.totals();
-    let mut proof = format!("{} of {} read back and compared by SHA-256", plural(files, "file"), show_size(bytes as f64));
+    let mut proof =
+        format!("{} of {} read back and compared by SHA-256", plural(files, "file"), show_size(bytes as f64));
     if let Some(more) = more {
         proof = format!("{proof}; {more}");
     }
@@ -299,7 +308,10 @@ mod tests {
             let order = world::shell::Order::new(vec!["sh".into(), "-c".into(), script], Path::new("."));
             let ran = order.run().unwrap();
             let words = String::from_utf8(ran.stdout).unwrap();
-            assert_eq!(words.lines().collect::<Vec<_>>(), ["restore", "abc", "--store", path, "--to", "restored"]);
+            assert_eq!(
+                words.lines().collect::<Vec<_>>(),
+                ["restore", "abc", "--store", path, "--to", "restored"]
+            );
         }
     }
 }

@@ -34,14 +34,15 @@ impl Address {
         // The client library does not know these two as libpq does.
         let ssl_mode = take(&mut text, "sslmode");
         let root_cert = take(&mut text, "sslrootcert").map(PathBuf::from);
-        let mut config: Config =
-            text.parse().map_err(|e: ::postgres::Error| super::tables::chain(&e))?;
+        let mut config: Config = text.parse().map_err(|e: ::postgres::Error| super::tables::chain(&e))?;
         match ssl_mode.as_deref().unwrap_or(PREFER) {
             "disable" => config.ssl_mode(SslMode::Disable),
             "allow" | PREFER => config.ssl_mode(SslMode::Prefer),
             "require" | "verify-ca" | "verify-full" => config.ssl_mode(SslMode::Require),
             other => {
-                return Err(format!("`sslmode={other}` is not known: disable, prefer, require, verify-ca, verify-full"));
+                return Err(format!(
+                    "`sslmode={other}` is not known: disable, prefer, require, verify-ca, verify-full"
+                ));
             }
         };
         let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
@@ -59,7 +60,7 @@ impl Address {
         }
         let mut address = Self { config, ssl_mode, root_cert };
         if address.config.get_password().is_none()
-            && let Some(password) = var("PGPASSWORD").or_else(|| address.from_password_file())
+            && let Some(password) = var("PGPASSWORD").or_else(|| address.password_from_file())
         {
             address.config.password(password);
         }
@@ -121,8 +122,8 @@ impl Address {
 
     fn tls(&self) -> Result<ClientConfig, Failure> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder =
-            ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?;
         let mode = self.ssl_mode.as_deref().unwrap_or(PREFER);
         // As with libpq, `require` verifies the chain once a root certificate is named.
         let checked = mode.starts_with("verify") || (mode == "require" && self.root_cert.is_some());
@@ -153,7 +154,7 @@ impl Address {
     }
 
     /// The password of the first line of `PGPASSFILE` (or `~/.pgpass`) that fits.
-    fn from_password_file(&self) -> Option<String> {
+    fn password_from_file(&self) -> Option<String> {
         let path = std::env::var_os("PGPASSFILE")
             .map(PathBuf::from)
             .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".pgpass")))?;
@@ -185,7 +186,8 @@ fn password_of(line: &str, asked: &[&str; 4]) -> Option<String> {
 
 /// Takes one option out of a URL's query or a keyword string.
 fn take(text: &mut String, key: &str) -> Option<String> {
-    static URL: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"[?&](sslmode|sslrootcert)=([^&]*)").ok());
+    static URL: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"[?&](sslmode|sslrootcert)=([^&]*)").ok());
     static WORDS: LazyLock<Option<Regex>> =
         LazyLock::new(|| Regex::new(r"(?:^|\s)(sslmode|sslrootcert)\s*=\s*('[^']*'|\S+)").ok());
     let pattern = if text.contains("://") { URL.as_ref()? } else { WORDS.as_ref()? };
@@ -235,7 +237,12 @@ impl ServerCertVerifier for AsLibpq {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -244,7 +251,12 @@ impl ServerCertVerifier for AsLibpq {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -258,7 +270,8 @@ mod tests {
 
     #[test]
     fn takes_the_options_that_only_libpq_knows() {
-        let mut url = "postgres://u@h/d?sslmode=verify-full&application_name=x&sslrootcert=%2Fetc%2Fca.pem".to_owned();
+        let mut url =
+            "postgres://u@h/d?sslmode=verify-full&application_name=x&sslrootcert=%2Fetc%2Fca.pem".to_owned();
         assert_eq!(take(&mut url, "sslmode").as_deref(), Some("verify-full"));
         assert_eq!(take(&mut url, "sslrootcert").as_deref(), Some("/etc/ca.pem"));
         assert_eq!(url, "postgres://u@h/d?application_name=x");

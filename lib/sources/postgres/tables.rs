@@ -22,7 +22,8 @@ pub(super) struct Now {
 /// Rows, sum and greatest key of a table; with a key only rows that have one count.
 pub(super) fn record(client: &mut Client, spec: &TableSpec) -> Result<TableRecord, ::postgres::Error> {
     let key = spec.key.as_deref().map_or_else(|| "NULL".to_owned(), |key| format!("max({})", quoted(key)));
-    let only = spec.key.as_deref().map_or_else(String::new, |key| format!(" WHERE {} IS NOT NULL", quoted(key)));
+    let only =
+        spec.key.as_deref().map_or_else(String::new, |key| format!(" WHERE {} IS NOT NULL", quoted(key)));
     let sql = format!(
         "SELECT count(*), {}, ({key})::text FROM {}{only}",
         sum_of(spec.sum.as_deref(), ""),
@@ -42,7 +43,9 @@ pub(super) fn record(client: &mut Client, spec: &TableSpec) -> Result<TableRecor
 /// The same figures now.
 pub(super) fn now(client: &mut Client, recorded: &TableRecord) -> Result<Now, ::postgres::Error> {
     let filter = match (&recorded.key, &recorded.up_to) {
-        (Some(key), Some(up_to)) => format!(" FILTER (WHERE {} <= '{}')", quoted(key), up_to.replace('\'', "''")),
+        (Some(key), Some(up_to)) => {
+            format!(" FILTER (WHERE {} <= '{}')", quoted(key), up_to.replace('\'', "''"))
+        }
         // It was empty: whatever is there came later.
         (Some(_), None) => " FILTER (WHERE false)".to_owned(),
         (None, _) => String::new(),
@@ -70,7 +73,8 @@ pub(super) fn judge(recorded: &TableRecord, now: &Now) -> Finding {
     finding.expected = Some(sentence(recorded.rows, recorded.sum.as_ref()));
     finding.value = Some(now.rows as f64);
     finding.samples = Some(now.rows + now.later);
-    finding.evidence = json!({ "recorded": recorded, "rows": now.rows, "sum": now.sum, "later_rows": now.later });
+    finding.evidence =
+        json!({ "recorded": recorded, "rows": now.rows, "sum": now.sum, "later_rows": now.later });
     let scope = match (&recorded.key, &recorded.up_to) {
         (Some(key), Some(up_to)) => format!("rows up to {key} {up_to}"),
         (Some(_), None) => "the table was empty at the snapshot, and its rows".into(),

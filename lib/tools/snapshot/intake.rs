@@ -18,7 +18,11 @@ pub(super) struct Intake<'a> {
 }
 
 impl<'a> Intake<'a> {
-    pub(super) fn new(writer: &'a mut dyn Writer, store: &'a str, seen: &'a mut (dyn FnMut(u64) + Send)) -> Self {
+    pub(super) fn new(
+        writer: &'a mut dyn Writer,
+        store: &'a str,
+        seen: &'a mut (dyn FnMut(u64) + Send),
+    ) -> Self {
         Self { writer, store, seen, bytes: 0, entries: Vec::new() }
     }
 }
@@ -45,6 +49,10 @@ impl Keep for Intake<'_> {
         // A full disk ends the command that writes; the disk is what to tell.
         if let Some(error) = sink.failed {
             return Err(files::unwritable(Path::new(self.store), &error));
+        }
+        // Stopping breaks the pipe of a command, which would look like the command's fault.
+        if signal::stop_asked() {
+            return Err(interrupted());
         }
         poured?;
         let content = sink.file.finish()?;

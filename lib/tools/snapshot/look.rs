@@ -1,6 +1,6 @@
 //! What is done with snapshots that are there: list, check, restore. A store is all that it takes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -11,6 +11,20 @@ use crate::repository::{self, Damage, Repository};
 use crate::units::{show_duration, show_size};
 use crate::world::talk::{self, Mark, Talk};
 use crate::world::{self, signal};
+
+/// What is to be brought back, and where to.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Wish {
+    /// Its id (or the beginning of it), or `latest`
+    #[arg(default_value = "latest")]
+    pub id: String,
+    /// The folder, which must be empty or new; each source gets a folder in it
+    #[arg(long, value_name = "FOLDER")]
+    pub to: PathBuf,
+    /// Only this source
+    #[arg(long, value_name = "NAME")]
+    pub source: Option<String>,
+}
 
 fn open(store: &Path) -> Result<Box<dyn Repository>, Fault> {
     repository::open(&store.display().to_string(), store, false)
@@ -34,9 +48,18 @@ pub fn list(store: &Path, json: bool) -> Result<Exit, Fault> {
                 json!({"id": s.id, "created_at": s.manifest.created_at, "label": s.manifest.label, "sources": sources})
             })
             .collect();
-        to_stdout(&json!({"store": repository.place(), "snapshots": snapshots, "damaged": damage_json(&listing.damaged)}))?;
+        to_stdout(
+            &json!({"store": repository.place(), "snapshots": snapshots, "damaged": damage_json(&listing.damaged)}),
+        )?;
     } else {
-        let mut rows = vec![["ID".to_owned(), "CREATED".into(), "RELEASE".into(), "FILES".into(), "SIZE".into(), "SOURCES".into()]];
+        let mut rows = vec![[
+            "ID".to_owned(),
+            "CREATED".into(),
+            "RELEASE".into(),
+            "FILES".into(),
+            "SIZE".into(),
+            "SOURCES".into(),
+        ]];
         for snapshot in &listing.snapshots {
             let (files, bytes) = snapshot.manifest.sources.iter().fold((0, 0.0), |(files, bytes), part| {
                 let (f, b) = part.totals();
@@ -107,19 +130,13 @@ pub fn check(store: &Path, talk: &Talk, json: bool) -> Result<Exit, Fault> {
 ///
 /// Errors: 2 for an unknown snapshot or source, or a folder that is not empty; 4 for damaged data or a
 /// folder that cannot be written.
-pub fn restore(
-    store: &Path,
-    id: &str,
-    to: &Path,
-    source: Option<&str>,
-    talk: &Talk,
-    json: bool,
-) -> Result<Exit, Fault> {
+pub fn restore(store: &Path, wish: &Wish, talk: &Talk, json: bool) -> Result<Exit, Fault> {
+    let Wish { id, to, source } = wish;
     let repository = open(store)?;
     let reader = repository::find(repository.as_ref(), id)?;
     let started = std::time::Instant::now();
     let ticker = talk.ticker();
-    let done = repository::restore(reader.as_ref(), to, source, &mut |file, bytes| {
+    let done = repository::restore(reader.as_ref(), to, source.as_deref(), &mut |file, bytes| {
         ticker.set(&format!("{}, {file}", show_size(bytes as f64)));
     })?;
     drop(ticker);
@@ -174,8 +191,11 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     let line = |row: &[String; N]| {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        format!("{}\n", cells.join("  ").trim_end())
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        // Whoever can write to the store chose these texts: no escape sequence reaches the terminal.
+        let text = cells.join("  ").replace(char::is_control, "?");
+        format!("{}\n", text.trim_end())
     };
     rows.iter().map(line).collect()
 }
