@@ -69,17 +69,17 @@ fn run(options: &Options) -> Result<bool, String> {
     });
     let path = options.site.join("claims.json");
     fs::write(&path, format!("{figures:#}\n")).map_err(|e| format!("{}: {e}", path.display()))?;
-    let mut text: String =
-        claims.iter().map(|c| format!("{} {}\n", if c.holds { "✓" } else { "✗" }, c.text)).collect();
-    text.push('\n');
-    text.push_str(&summary(&recorded, options.seconds));
-    text.push('\n');
+    let mut told: Vec<String> =
+        claims.iter().map(|c| format!("{} {}", if c.holds { "✓" } else { "✗" }, c.text)).collect();
+    told.push(String::new());
+    told.extend(summary(&recorded, options.seconds));
+    told.push(String::new());
     for release in ["good", "bad"] {
         for file in ["report.html", "runbook.md", "junit.xml"] {
-            text.push_str(&format!("{}\n", options.site.join(release).join(file).display()));
+            told.push(options.site.join(release).join(file).display().to_string());
         }
     }
-    io::stdout().write_all(text.as_bytes()).map_err(|e| e.to_string())?;
+    writeln!(io::stdout(), "{}", told.join("\n")).map_err(|e| e.to_string())?;
     Ok(held)
 }
 
@@ -325,8 +325,8 @@ fn file_claims(site: &Path) -> Vec<Claim> {
 }
 
 /// Five lines for each release: what was decided, on which figures, how long it took.
-fn summary(recorded: &Recorded, seconds: u64) -> String {
-    let mut text = format!("Two releases in {seconds} s:\n");
+fn summary(recorded: &Recorded, seconds: u64) -> Vec<String> {
+    let mut told = vec![format!("Two releases in {seconds} s:")];
     for (name, left) in [("good", &recorded.good), ("bad", &recorded.bad)] {
         let tools: Vec<String> =
             left.took.iter().map(|(tool, ms)| format!("{tool} {}", show_ms(Some(*ms as f64)))).collect();
@@ -337,10 +337,10 @@ fn summary(recorded: &Recorded, seconds: u64) -> String {
             format!("traffic: {}", traffic(recorded, left)),
             format!("took: {}", tools.join(", ")),
         ] {
-            text.push_str(&format!("  {name:<4} {line}\n"));
+            told.push(format!("  {name:<4} {line}"));
         }
     }
-    text
+    told
 }
 
 fn decided(left: &Left) -> String {

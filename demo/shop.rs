@@ -338,13 +338,14 @@ fn catalogue(version: &str) -> String {
         ("Lever frame, small", 129_000),
         ("Enamel sign", 3400),
     ];
-    let rows: String = items
+    let rows: Vec<String> = items
         .iter()
-        .map(|(name, cents)| format!("<tr><td>{name}</td><td>{}.{:02}</td></tr>\n", cents / 100, cents % 100))
+        .map(|(name, cents)| format!("<tr><td>{name}</td><td>{}.{:02}</td></tr>", cents / 100, cents % 100))
         .collect();
+    let rows = rows.join("\n");
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>The key shop</title></head>\n\
-         <body><h1>The key shop</h1>\n<table><tr><th>Item</th><th>Price</th></tr>\n{rows}</table>\n\
+         <body><h1>The key shop</h1>\n<table><tr><th>Item</th><th>Price</th></tr>\n{rows}\n</table>\n\
          <p>Version {version}</p></body></html>\n"
     )
 }

@@ -109,7 +109,7 @@ fn run(options: &Options) -> Result<(), String> {
             let (options, stop, next, records) =
                 (options.clone(), Arc::clone(&stop), Arc::clone(&next), records.clone());
             std::thread::spawn(move || {
-                Worker { options, clock, line: None, served: 0 }.work(&stop, &next, &records)
+                Worker { options, clock, line: None, served: 0 }.work(&stop, &next, &records);
             })
         })
         .collect();

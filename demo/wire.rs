@@ -4,6 +4,9 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+/// Finds a whole head at the start of some bytes, and says how many of them it takes.
+type Parse = fn(&[u8]) -> io::Result<Option<(Head, usize)>>;
+
 const MAX_HEAD: usize = 16 * 1024;
 const MAX_BODY: usize = 1024 * 1024;
 const MAX_HEADERS: usize = 64;
@@ -78,7 +81,7 @@ impl Wire {
         Ok((head, body))
     }
 
-    fn head(&mut self, parse: fn(&[u8]) -> io::Result<Option<(Head, usize)>>) -> Result<Head, Broken> {
+    fn head(&mut self, parse: Parse) -> Result<Head, Broken> {
         let mut begun = None;
         loop {
             if !self.ahead.is_empty() {

@@ -50,17 +50,16 @@ impl Postgres {
             .unwrap();
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         let port = free_port();
-        let server = unprivileged(&program("postgres"))
+        let mut command = unprivileged(&program("postgres"));
+        command
             .arg("-D")
             .arg(&data)
             .args(["-c", "fsync=off", "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=100"])
             .args(["-c", &format!("port={port}"), "-c"])
             .arg(format!("unix_socket_directories={}", root.path().display()))
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let server = Self { port, server, _folder: root };
+            .stderr(Stdio::null());
+        let server = Self { port, server: spawn_for_good(command), _folder: root };
         wait_until("PostgreSQL", || {
             ::postgres::Client::connect(&server.url("postgres"), ::postgres::NoTls).is_ok()
         });
@@ -96,6 +95,19 @@ impl Drop for Postgres {
 
 fn is_root() -> bool {
     std::fs::metadata("/proc/self").map(|m| std::os::unix::fs::MetadataExt::uid(&m)).is_ok_and(|uid| uid == 0)
+}
+
+/// `--pdeathsig` tells the server to end when the THREAD that started it ends, and a test's thread ends
+/// with its test: start it from one that lasts as long as the program.
+fn spawn_for_good(mut command: Command) -> Child {
+    let (sender, started) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        sender.send(command.spawn().unwrap()).unwrap();
+        loop {
+            std::thread::park();
+        }
+    });
+    started.recv().unwrap()
 }
 
 fn unprivileged(program: &Path) -> Command {
