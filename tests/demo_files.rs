@@ -1,1 +1,352 @@
-//! Tests: demo_files.
+//! The demo's own files: its plan is valid, its shop and its traffic driver do what they say.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use trapkey::plan::{Loaded, Strategy};
+
+use crate::support::postgres::Postgres;
+use crate::support::{self, free_port, wait_until};
+
+#[test]
+fn the_plan_of_the_demo_is_valid() {
+    let set: BTreeMap<String, String> = [
+        ("VERSION", "1.10"),
+        ("PREVIOUS", "1.0"),
+        ("OLD", "green"),
+        ("NEW", "blue"),
+        ("OLD_URL", "http://127.0.0.1:2"),
+        ("NEW_URL", "http://127.0.0.1:1"),
+        ("ENTRY", "http://127.0.0.1:3"),
+        ("HAPROXY_SOCKET", "/tmp/haproxy.sock"),
+        ("DATABASE_URL", "postgres://shop:secret@127.0.0.1:4/shop"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    let loaded = Loaded::read(&root().join("demo/release.yaml"), set).unwrap();
+    let plan = loaded.plan;
+    assert_eq!(plan.release.version, "1.10");
+    let promote = plan.promote.unwrap();
+    assert_eq!(promote.strategy, Strategy::Canary);
+    let steps: Vec<String> = promote.steps.iter().map(|s| s.weight.to_string()).collect();
+    assert_eq!(steps, ["5 %", "25 %", "50 %", "100 %"]);
+    assert_eq!(promote.sides.green.url.value, "http://127.0.0.1:1");
+    // Enough samples for a judgement must fit into the shortest bake.
+    let shortest = promote.steps.iter().filter_map(|s| s.bake).min().unwrap();
+    assert!(promote.probe.rate.0 * shortest.0.as_secs_f64() >= 2.0 * promote.min_samples.unwrap() as f64);
+    assert!(Path::new(&root().join("demo").join(&promote.hooks.deploy[0].value)).exists());
+    assert!(!plan.preflight.unwrap().checks.is_empty());
+    assert_eq!(plan.snapshot.unwrap().sources.len(), 3);
+    assert!(!plan.verify.unwrap().baseline.unwrap().probes.is_empty());
+}
+
+#[test]
+fn the_shop_answers_and_keeps_its_orders() {
+    let shop = Shop::open("demo_orders", &[]);
+    let mut line = shop.connect();
+    let page = ask(&mut line, "GET / HTTP/1.1\r\nHost: shop\r\n\r\n");
+    assert_eq!((page.status, page.release.as_str()), (200, "7.1"));
+    assert!(page.body.contains("Brass key"), "{}", page.body);
+    assert_eq!(ask(&mut line, "GET /health HTTP/1.1\r\nHost: shop\r\n\r\n").status, 200);
+    let first = ask(&mut line, &order("{\"item\":\"Rim lock\",\"total_cents\":5900}"));
+    assert_eq!((first.status, first.body.as_str()), (201, "{\"id\":1}\n"));
+    for bad in ["", "{}", "{\"item\":\"\",\"total_cents\":1}", "{\"item\":\"x\",\"total_cents\":0}", "[1"] {
+        let answer = ask(&mut line, &order(bad));
+        assert_eq!((answer.status, answer.release.as_str()), (400, "7.1"), "{bad}");
+    }
+    assert_eq!(ask(&mut line, "GET /orders/count HTTP/1.1\r\nHost: shop\r\n\r\n").body, "{\"orders\":1}\n");
+    assert_eq!(ask(&mut line, "GET /nothing HTTP/1.1\r\nHost: shop\r\n\r\n").status, 404);
+    assert_eq!(ask(&mut line, "DELETE / HTTP/1.1\r\nHost: shop\r\n\r\n").status, 405);
+    // The order is in the table itself, with what was ordered.
+    let mut db = postgres::Client::connect(&shop.database, postgres::NoTls).unwrap();
+    let row = db.query_one("SELECT item, total_cents FROM orders", &[]).unwrap();
+    assert_eq!((row.get::<_, String>(0), row.get::<_, i64>(1)), ("Rim lock".into(), 5900));
+}
+
+#[test]
+fn the_shop_is_ill_while_its_table_is_locked_away_and_well_again_afterwards() {
+    let shop = Shop::open("demo_ill", &[]);
+    let mut line = shop.connect();
+    let health = "GET /health HTTP/1.1\r\nHost: shop\r\n\r\n";
+    assert_eq!(ask(&mut line, health).status, 200);
+    let name = "demo_ill";
+    let admin = shop.server.url("postgres");
+    let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
+    Postgres::execute(&admin, &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"));
+    Postgres::execute(&admin, &end);
+    let ill = (0..8).map(|_| ask(&mut line, health).status).last().unwrap();
+    assert_eq!(ill, 503);
+    assert_eq!(ask(&mut line, "GET / HTTP/1.1\r\nHost: shop\r\n\r\n").status, 200);
+    Postgres::execute(&admin, &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true"));
+    wait_until("the shop to be well again", || ask(&mut line, health).status == 200);
+}
+
+#[test]
+fn the_shop_fails_exactly_the_asked_share_and_never_its_health() {
+    let shop = Shop::open("demo_share", &["--fail-share", "3%"]);
+    let mut line = shop.connect();
+    let mut failures = Vec::new();
+    for n in 1..=1000 {
+        match ask(&mut line, "GET / HTTP/1.1\r\nHost: shop\r\n\r\n").status {
+            200 => {}
+            500 => failures.push(n),
+            other => panic!("status {other}"),
+        }
+        if n % 10 == 0 {
+            assert_eq!(ask(&mut line, "GET /health HTTP/1.1\r\nHost: shop\r\n\r\n").status, 200);
+        }
+    }
+    assert_eq!(failures.len(), 30);
+    assert_eq!(failures[..3], [34, 67, 100]);
+}
+
+#[test]
+fn the_shop_is_slow_when_asked_to_be() {
+    let shop = Shop::open("demo_slow", &["--delay", "80ms"]);
+    let mut line = shop.connect();
+    let started = Instant::now();
+    assert_eq!(ask(&mut line, "GET / HTTP/1.1\r\nHost: shop\r\n\r\n").status, 200);
+    assert!(started.elapsed() >= Duration::from_millis(80));
+    let started = Instant::now();
+    assert_eq!(ask(&mut line, "GET /health HTTP/1.1\r\nHost: shop\r\n\r\n").status, 200);
+    assert!(started.elapsed() < Duration::from_millis(80));
+}
+
+#[test]
+fn the_shop_keeps_connections_and_takes_requests_in_pieces_or_together() {
+    let shop = Shop::open("demo_wire", &[]);
+    let mut line = shop.connect();
+    // A head in three pieces, slower than the shop's own glance at its clock.
+    for piece in ["GET / HT", "TP/1.1\r\nHos", "t: shop\r\n\r\n"] {
+        line.get_mut().write_all(piece.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(150));
+    }
+    assert_eq!(read_answer(&mut line).unwrap().status, 200);
+    // Two requests in one packet are answered in their order.
+    let two = format!(
+        "{}GET /nothing HTTP/1.1\r\nHost: shop\r\n\r\n",
+        order("{\"item\":\"Sign\",\"total_cents\":1}")
+    );
+    line.get_mut().write_all(two.as_bytes()).unwrap();
+    assert_eq!(read_answer(&mut line).unwrap().status, 201);
+    let second = read_answer(&mut line).unwrap();
+    assert_eq!((second.status, second.keep_alive), (404, true));
+    // Whoever asks for a close gets one.
+    let last = ask(&mut line, "GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n");
+    assert!(!last.keep_alive);
+    assert_eq!(line.read(&mut [0; 1]).unwrap(), 0);
+    let mut line = shop.connect();
+    assert_eq!(ask(&mut line, "this is no request\r\n\r\n").status, 400);
+}
+
+#[test]
+fn a_shop_that_closes_answers_everything_that_reached_it() {
+    let mut shop = Shop::open("demo_close", &["--delay", "10ms"]);
+    let answered = Arc::new(AtomicUsize::new(0));
+    let ended = Arc::new(AtomicBool::new(false));
+    let customers: Vec<_> = (0..8)
+        .map(|_| {
+            let (port, answered, ended) = (shop.port, Arc::clone(&answered), Arc::clone(&ended));
+            std::thread::spawn(move || {
+                let mut line: Option<BufReader<TcpStream>> = None;
+                loop {
+                    // Nobody listens any more: this customer comes too late, and nothing is lost.
+                    let Some(mut open) = line.take().or_else(|| connect(port).ok()) else { return };
+                    let answer = ask(&mut open, "GET / HTTP/1.1\r\nHost: shop\r\n\r\n");
+                    assert_eq!(answer.status, 200);
+                    answered.fetch_add(1, Ordering::SeqCst);
+                    if answer.keep_alive {
+                        line = Some(open);
+                    } else {
+                        assert!(ended.load(Ordering::SeqCst), "closed without a reason");
+                        return;
+                    }
+                }
+            })
+        })
+        .collect();
+    wait_until("some answers", || answered.load(Ordering::SeqCst) > 100);
+    ended.store(true, Ordering::SeqCst);
+    shop.terminate();
+    for customer in customers {
+        customer.join().unwrap();
+    }
+    let status = shop.process.wait().unwrap();
+    assert!(status.success(), "{status}");
+    assert!(connect(shop.port).is_err());
+}
+
+#[test]
+fn the_traffic_driver_keeps_its_rate_and_counts_what_failed() {
+    let shop = Shop::open("demo_traffic", &["--fail-share", "10%"]);
+    let folder = support::folder();
+    let record = folder.path().join("requests.csv");
+    let ended = support::run(
+        Command::new(example("traffic"))
+            .args(["--to", &format!("127.0.0.1:{}", shop.port), "--rate", "200/s", "--during", "2s"])
+            .args(["--connections", "8", "--renew", "20", "--record"])
+            .arg(&record),
+    );
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let summary: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(summary["requests"], 400);
+    assert_eq!(summary["failed"], 40);
+    assert_eq!(summary["errors"]["status"], 40);
+    assert_eq!(summary["releases"]["7.1"]["requests"], 400);
+    let lines: Vec<String> = std::fs::read_to_string(&record).unwrap().lines().map(str::to_owned).collect();
+    assert_eq!(lines.len(), 401);
+    let count = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
+    assert_eq!((count(",POST,"), count(",500,7.1,")), (40, 40));
+    // Every order that was confirmed is stored, and no other.
+    let mut db = postgres::Client::connect(&shop.database, postgres::NoTls).unwrap();
+    let stored: i64 = db.query_one("SELECT count(*) FROM orders", &[]).unwrap().get(0);
+    assert_eq!(stored, i64::try_from(count(",POST,201,")).unwrap());
+    let first: u64 = summary["first_us"].as_u64().unwrap();
+    let last: u64 = summary["last_us"].as_u64().unwrap();
+    assert!((1_900_000..3_000_000).contains(&(last - first)), "{}", last - first);
+}
+
+#[test]
+fn the_traffic_driver_counts_latency_from_the_moment_a_request_was_due() {
+    let mut shop = Shop::open("demo_stall", &[]);
+    let driver = Command::new(example("traffic"))
+        .args([
+            "--to",
+            &format!("127.0.0.1:{}", shop.port),
+            "--rate",
+            "100/s",
+            "--during",
+            "3s",
+            "--connections",
+            "4",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(800));
+    shop.signal("-STOP");
+    std::thread::sleep(Duration::from_secs(1));
+    shop.signal("-CONT");
+    let output = driver.wait_with_output().unwrap();
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((summary["requests"].as_u64(), summary["failed"].as_u64()), (Some(300), Some(0)));
+    // A third of the requests were due while the shop stood still for 1 s: p95 is about 0.85 s.
+    let p95 = summary["p95_ms"].as_f64().unwrap();
+    assert!((600.0..1100.0).contains(&p95), "{p95}");
+    shop.terminate();
+}
+
+/// A running shop with a database of its own.
+struct Shop {
+    port: u16,
+    process: Child,
+    database: String,
+    server: Arc<Postgres>,
+}
+
+impl Shop {
+    fn open(database: &str, flags: &[&str]) -> Self {
+        let server = Postgres::shared();
+        let database = server.database(database);
+        Postgres::execute(
+            &database,
+            "CREATE TABLE orders (id bigserial PRIMARY KEY, item text NOT NULL, total_cents bigint NOT NULL, \
+             created_at timestamptz NOT NULL DEFAULT now())",
+        );
+        let port = free_port();
+        let process = Command::new(example("shop"))
+            .args(["--port", &port.to_string(), "--version", "7.1"])
+            .args(flags)
+            .env("DATABASE_URL", &database)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_until("the shop", || connect(port).is_ok());
+        Self { port, process, database, server }
+    }
+
+    fn connect(&self) -> BufReader<TcpStream> {
+        connect(self.port).unwrap()
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    fn terminate(&mut self) {
+        self.signal("-TERM");
+    }
+}
+
+impl Drop for Shop {
+    fn drop(&mut self) {
+        // It may have ended already, as some tests want.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What the shop said.
+struct Answer {
+    status: u16,
+    release: String,
+    keep_alive: bool,
+    body: String,
+}
+
+fn connect(port: u16) -> std::io::Result<BufReader<TcpStream>> {
+    let stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    Ok(BufReader::new(stream))
+}
+
+fn ask(line: &mut BufReader<TcpStream>, message: &str) -> Answer {
+    line.get_mut().write_all(message.as_bytes()).unwrap();
+    read_answer(line).unwrap()
+}
+
+fn read_answer(line: &mut BufReader<TcpStream>) -> std::io::Result<Answer> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if line.read_line(&mut head)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    let header = |name: &str| {
+        head.lines()
+            .filter_map(|l| l.split_once(": "))
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.to_owned())
+            .unwrap_or_else(|| panic!("no {name} in {head}"))
+    };
+    let mut body = vec![0; header("content-length").parse().unwrap()];
+    line.read_exact(&mut body)?;
+    Ok(Answer {
+        status: head.split(' ').nth(1).unwrap().parse().unwrap(),
+        release: header("x-release"),
+        keep_alive: header("connection") == "keep-alive",
+        body: String::from_utf8(body).unwrap(),
+    })
+}
+
+fn order(body: &str) -> String {
+    format!("POST /order HTTP/1.1\r\nHost: shop\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// An example beside the binaries; `cargo test` builds both.
+fn example(name: &str) -> PathBuf {
+    let path = support::binary("preflight").parent().unwrap().join("examples").join(name);
+    assert!(path.exists(), "{} is missing: run `cargo build --examples`", path.display());
+    path
+}
