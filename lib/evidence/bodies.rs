@@ -1,0 +1,515 @@
+//! What each tool alone has to say, beside the head that all documents share.
+//!
+//! Times are RFC 3339 in UTC, durations milliseconds (`…_ms`) or seconds (`…_s`), shares and weights
+//! numbers in 0..=1, latencies milliseconds.
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Body, Verdict};
+
+macro_rules! body {
+    ($type:ty, $name:literal, $tool:literal) => {
+        impl Body for $type {
+            const NAME: &'static str = $name;
+            const TOOL: &'static str = $tool;
+            const FILE: &'static str = concat!($name, ".json");
+        }
+    };
+}
+
+/// preflight.json: the checks are the findings; this counts them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct PreflightBody {
+    /// How many checks there were, and how they ended.
+    pub counts: Counts,
+}
+body!(PreflightBody, "preflight", "preflight");
+
+/// How many checks there were, and how they ended.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+pub struct Counts {
+    /// All of them.
+    pub total: usize,
+    /// As expected.
+    pub passed: usize,
+    /// Critical ones that did not pass, for whatever reason.
+    pub closing: usize,
+    /// Others that did not pass.
+    pub warnings: usize,
+}
+
+impl Counts {
+    /// Counts findings.
+    pub fn of(findings: &[super::Finding]) -> Self {
+        let passed = findings.iter().filter(|f| f.verdict == Verdict::Pass).count();
+        let closing = findings.iter().filter(|f| f.closes()).count();
+        Self { total: findings.len(), passed, closing, warnings: findings.len() - passed - closing }
+    }
+
+    /// `20 of 21 checks passed, 1 warning`.
+    pub fn sentence(&self) -> String {
+        let mut text = format!("{} of {} checks passed", self.passed, self.total);
+        if self.closing > 0 {
+            text.push_str(&format!(", {} critical did not", self.closing));
+        }
+        match self.warnings {
+            0 => {}
+            1 => text.push_str(", 1 warning"),
+            n => text.push_str(&format!(", {n} warnings")),
+        }
+        text
+    }
+}
+
+/// snapshot.json: what was backed up, and the proof that it can be read back.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct SnapshotBody {
+    /// The snapshot; null when none was kept.
+    pub snapshot: Option<SnapshotRecord>,
+}
+body!(SnapshotBody, "snapshot", "snapshot");
+
+/// One snapshot.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct SnapshotRecord {
+    /// Its id: the SHA-256 of its manifest.
+    pub id: String,
+    /// Where it lies.
+    pub store: String,
+    /// What is in it.
+    pub sources: Vec<SourceRecord>,
+    /// Files in all sources.
+    pub files: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Bytes that the store did not have before.
+    pub added_bytes: u64,
+    /// When everything had been read back and compared.
+    #[schemars(with = "Option<String>")]
+    pub proven_at: Option<Timestamp>,
+    /// How long reading and storing took.
+    pub backup_ms: f64,
+    /// How long reading back and comparing took.
+    pub proof_ms: f64,
+    /// The exact command that restores it.
+    pub restore_command: String,
+}
+
+/// One source inside a snapshot.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct SourceRecord {
+    /// Its name in the plan.
+    pub name: String,
+    /// Its kind.
+    pub kind: String,
+    /// What was backed up, secrets left out.
+    pub target: String,
+    /// Files.
+    pub files: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// The SHA-256 over the source's part of the manifest.
+    pub sha256: String,
+    /// Whether everything was read back and compared.
+    pub proven: bool,
+    /// How it was proven, in one sentence.
+    pub proof: String,
+    /// Rows and sums per table, for sources that have them: what `verify` checks after a rollback.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<TableRecord>,
+    /// What its kind adds (server version, weights, …).
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub details: Value,
+}
+
+/// Rows and sums of one table at the moment of the snapshot.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+pub struct TableRecord {
+    /// The table.
+    pub table: String,
+    /// Rows.
+    pub rows: u64,
+    /// The summed column, where the plan names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sum_of: Option<String>,
+    /// Its sum as the database prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sum: Option<String>,
+    /// The ever growing column, where the plan names one: rows up to `up_to` must stay as they are,
+    /// later ones may come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The greatest key at the moment of the snapshot, as the database prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up_to: Option<String>,
+}
+
+/// baseline.json: how the service behaved before.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct BaselineBody {
+    /// One record for each probe of the plan.
+    pub probes: Vec<ProbeRecord>,
+}
+body!(BaselineBody, "baseline", "verify");
+
+/// What one probe measured.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct ProbeRecord {
+    /// Its name in the plan.
+    pub name: String,
+    /// What was asked, secrets left out.
+    pub url: String,
+    /// Requests sent.
+    pub requests: u64,
+    /// Requests without a good answer (not 2xx or 3xx, no answer, too late).
+    pub errors: u64,
+    /// How long it was measured, in seconds.
+    pub window_s: f64,
+    /// Median latency of answered requests in ms; null without any.
+    pub p50: Option<f64>,
+    /// 95th percentile in ms.
+    pub p95: Option<f64>,
+    /// 99th percentile in ms.
+    pub p99: Option<f64>,
+    /// Every latency in ms, rounded to µs, in the order of the requests.
+    pub latencies: Vec<f64>,
+}
+
+/// promote.json: how traffic moved, who decided what, on which figures.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct PromoteBody {
+    /// The promotion; null when nothing was begun.
+    pub promotion: Option<Promotion>,
+}
+body!(PromoteBody, "promote", "promote");
+
+/// How a promotion stands.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Still under way.
+    InProgress,
+    /// The new side has all traffic.
+    Promoted,
+    /// The old side has all traffic again.
+    RolledBack,
+    /// Nothing moves until somebody decides: both sides are sick, or the router cannot be reached.
+    Frozen,
+}
+
+/// A whole promotion.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Promotion {
+    /// The number of this release in its environment, rising by one.
+    pub epoch: u64,
+    /// `canary` or `blue_green`.
+    pub strategy: String,
+    /// The router: its kind and where it is, secrets left out.
+    pub router: RouterRecord,
+    /// The old side.
+    pub blue: SideRecord,
+    /// The new side.
+    pub green: SideRecord,
+    /// How it stands.
+    pub outcome: Outcome,
+    /// Why it was rolled back or frozen, in one sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The plan's steps, and how far each got.
+    pub steps: Vec<StepRecord>,
+    /// Every change of weight: asked, read back, probed.
+    pub shifts: Vec<Shift>,
+    /// Every judgement.
+    pub judgements: Vec<Judgement>,
+    /// What both sides did, interval by interval.
+    pub series: Vec<Interval>,
+    /// Every decision, by whom.
+    pub decisions: Vec<Decision>,
+    /// Every hook that ran.
+    pub hooks: Vec<HookRecord>,
+    /// The rollback, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RollbackRecord>,
+    /// Green's share of traffic at the end, asked.
+    pub weight: f64,
+    /// When a waiting job should look again.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_at: Option<Timestamp>,
+}
+
+/// The router.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct RouterRecord {
+    /// Its kind.
+    pub kind: String,
+    /// Where it is, secrets left out.
+    pub target: String,
+    /// How one goes back by hand when no Trapkey is at hand: exact commands.
+    pub by_hand: Vec<String>,
+}
+
+/// One side.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct SideRecord {
+    /// Its own address, secrets left out.
+    pub url: String,
+    /// The version that it serves, as its release header says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+/// One step of the plan, and how far it got.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct StepRecord {
+    /// Green's share, asked.
+    pub weight: f64,
+    /// How long it was to be watched, in seconds.
+    pub bake_s: f64,
+    /// When its weight was in force.
+    #[schemars(with = "Option<String>")]
+    pub began_at: Option<Timestamp>,
+    /// When it was over.
+    #[schemars(with = "Option<String>")]
+    pub ended_at: Option<Timestamp>,
+    /// What came of it; null when it was not reached or is under way.
+    pub verdict: Option<Verdict>,
+}
+
+/// One change of weight.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Shift {
+    /// Why: `step 2`, `rollback`, `reconcile`.
+    pub why: String,
+    /// When it was asked for.
+    #[schemars(with = "String")]
+    pub at: Timestamp,
+    /// Green's share, asked.
+    pub asked: f64,
+    /// Green's share, read back from the router.
+    pub read_back: f64,
+    /// How long setting and reading back took.
+    pub set_ms: f64,
+    /// What requests through the router met; null where the plan gives no address to enter at.
+    pub probed: Option<Probed>,
+}
+
+/// What requests through the router met.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Probed {
+    /// Requests sent.
+    pub requests: u64,
+    /// Answered by green, by the release header.
+    pub green: u64,
+    /// Answered by blue.
+    pub blue: u64,
+    /// Answered without a known release header, or not at all.
+    pub unknown: u64,
+    /// How long it took.
+    pub took_ms: f64,
+}
+
+/// One judgement of a bake.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Judgement {
+    /// When.
+    #[schemars(with = "String")]
+    pub at: Timestamp,
+    /// The step, from 1.
+    pub step: usize,
+    /// The beginning of the judged window.
+    #[schemars(with = "String")]
+    pub window_from: Timestamp,
+    /// What came of it.
+    pub verdict: Verdict,
+    /// One sentence.
+    pub summary: String,
+    /// Metric by metric.
+    pub metrics: Vec<MetricRecord>,
+}
+
+/// One metric in a judgement.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct MetricRecord {
+    /// `error_rate`, `latency_p95`, …
+    pub metric: String,
+    /// Where the figures come from: `probe`, `haproxy`.
+    pub source: String,
+    /// What came of it.
+    pub verdict: Verdict,
+    /// Green's figure (share, or ms); null without data.
+    pub green: Option<f64>,
+    /// Blue's figure in the same window.
+    pub blue: Option<f64>,
+    /// `%` for shares (the figures are shares in 0..=1), `ms` for latencies.
+    pub unit: String,
+    /// The condition as the plan has it.
+    pub threshold: String,
+    /// Samples on green.
+    pub green_samples: u64,
+    /// Samples on blue.
+    pub blue_samples: u64,
+    /// One sentence.
+    pub message: String,
+}
+
+/// What both sides did in one interval.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Interval {
+    /// Its end.
+    #[schemars(with = "String")]
+    pub at: Timestamp,
+    /// Green's share of traffic during it, asked.
+    pub weight: f64,
+    /// Green's share of requests by the router's own counters, where it has them.
+    pub observed: Option<f64>,
+    /// Where the figures come from: `probe`, `haproxy`.
+    pub source: String,
+    /// Blue.
+    pub blue: SideInterval,
+    /// Green.
+    pub green: SideInterval,
+}
+
+/// What one side did in one interval.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct SideInterval {
+    /// Requests.
+    pub requests: u64,
+    /// Failed ones.
+    pub errors: u64,
+    /// Median latency in ms, where the source has it.
+    pub p50: Option<f64>,
+    /// 95th percentile in ms, where the source has it.
+    pub p95: Option<f64>,
+    /// 99th percentile in ms, where the source has it.
+    pub p99: Option<f64>,
+    /// Mean in ms, where the source has it.
+    pub mean: Option<f64>,
+    /// Maximum in ms, where the source has it.
+    pub max: Option<f64>,
+}
+
+/// A decision.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Decision {
+    /// When.
+    #[schemars(with = "String")]
+    pub at: Timestamp,
+    /// By whom: `trapkey`, or the person or job that called.
+    pub who: String,
+    /// What, in one sentence.
+    pub what: String,
+}
+
+/// A hook that ran.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct HookRecord {
+    /// `deploy`, `after` or `on_rollback`.
+    pub hook: String,
+    /// The command, secrets left out.
+    pub command: String,
+    /// Its exit status; null when it did not end by itself.
+    pub exit: Option<i32>,
+    /// How long it took.
+    pub duration_ms: f64,
+    /// The end of what it printed, secrets left out.
+    pub output: String,
+}
+
+/// The rollback.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct RollbackRecord {
+    /// When it was decided.
+    #[schemars(with = "String")]
+    pub decided_at: Timestamp,
+    /// When the router said that green has nothing.
+    #[schemars(with = "Option<String>")]
+    pub read_back_at: Option<Timestamp>,
+    /// When the bad side was fully out of service, its connections drained or closed.
+    #[schemars(with = "Option<String>")]
+    pub drained_at: Option<Timestamp>,
+    /// From the decision to the read-back, in ms.
+    pub took_ms: Option<f64>,
+}
+
+/// verify.json: whether it held.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct VerifyBody {
+    /// Which side is live: `green` after a promotion, `blue` after a rollback; null without promote.json.
+    pub live: Option<String>,
+    /// Whether this looked at the old side after a rollback.
+    pub after_rollback: bool,
+    /// Every probe against its baseline.
+    pub comparisons: Vec<Comparison>,
+    /// How many checks there were, and how they ended.
+    pub counts: Counts,
+}
+body!(VerifyBody, "verify", "verify");
+
+/// One probe against its baseline.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Comparison {
+    /// The probe's name.
+    pub probe: String,
+    /// What came of it.
+    pub verdict: Verdict,
+    /// Before, without the single latencies.
+    pub before: ProbeSummary,
+    /// Now.
+    pub now: ProbeSummary,
+    /// The Mann-Whitney U statistic of now against before; null without enough samples.
+    pub u: Option<f64>,
+    /// Its one-sided p-value (now is slower), asymptotic with tie correction.
+    pub p_value: Option<f64>,
+    /// Effect size: the probability that a request now is slower than one before, 0.5 for no change.
+    pub effect: Option<f64>,
+    /// The Hodges-Lehmann shift in ms: by how much a typical request is slower now.
+    pub shift_ms: Option<f64>,
+    /// The shift that the plan tolerates, in ms.
+    pub tolerance_ms: Option<f64>,
+    /// One sentence.
+    pub message: String,
+}
+
+/// A probe record without the single latencies.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct ProbeSummary {
+    /// Requests sent.
+    pub requests: u64,
+    /// Requests without a good answer.
+    pub errors: u64,
+    /// Median in ms.
+    pub p50: Option<f64>,
+    /// 95th percentile in ms.
+    pub p95: Option<f64>,
+    /// 99th percentile in ms.
+    pub p99: Option<f64>,
+}
+
+/// report.json: what was rendered, and how the whole release ended.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct ReportBody {
+    /// How the release ended: `promoted`, `rolled_back`, `in_progress`, `frozen`, `stopped` (a gate
+    /// before promote stayed closed).
+    pub outcome: String,
+    /// The headline of the report.
+    pub headline: String,
+    /// What was written.
+    pub outputs: Vec<Output>,
+}
+body!(ReportBody, "report", "report");
+
+/// One rendered file.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Output {
+    /// Its path in the evidence folder.
+    pub path: String,
+    /// The SHA-256 of its bytes in hexadecimal.
+    pub sha256: String,
+    /// Its size.
+    pub bytes: u64,
+}
