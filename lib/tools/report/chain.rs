@@ -24,13 +24,13 @@ pub(super) struct Evidence {
 
 /// One proven link: a document, and what it was made from.
 #[derive(Clone, Debug, Serialize, PartialEq, Eq)]
-pub struct Link {
+pub(super) struct Link {
     /// The document.
-    pub document: String,
+    pub(super) document: String,
     /// What it was made from: the plan, or an earlier document.
-    pub made_from: String,
+    pub(super) made_from: String,
     /// The SHA-256 of that in hexadecimal.
-    pub sha256: String,
+    pub(super) sha256: String,
 }
 
 impl Link {

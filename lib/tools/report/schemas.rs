@@ -70,11 +70,6 @@ fn document<B: Body>(about: &str) -> (String, Value) {
     if let Some(name) = schema.pointer_mut("/properties/schema") {
         *name = json!({ "description": "The name of this schema.", "const": B::schema() });
     }
-    if let Some(tool) = schema.pointer_mut("/properties/findings") {
-        if let Some(list) = tool.as_object_mut() {
-            list.insert("type".into(), json!("array"));
-        }
-    }
     sharpen("", &mut schema);
     (B::NAME.to_owned(), schema)
 }
