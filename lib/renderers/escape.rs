@@ -108,7 +108,7 @@ pub fn markdown(text: &str) -> String {
                 out.push('\\');
                 out.push(c);
             }
-            '.' | ')' if at > 0 && text[..at].bytes().all(|b| b.is_ascii_digit()) => {
+            '.' | ')' if at > 0 && ends_number(&text, at) => {
                 out.push('\\');
                 out.push(c);
             }
@@ -117,6 +117,33 @@ pub fn markdown(text: &str) -> String {
         }
     }
     out
+}
+
+/// Whether the character at `at` makes a numbered list of the digits in front of it.
+fn ends_number(text: &str, at: usize) -> bool {
+    let rest = &text[at + 1..];
+    text[..at].bytes().all(|b| b.is_ascii_digit()) && (rest.is_empty() || rest.starts_with(' '))
+}
+
+/// The text with spaces that do not break between a figure and its unit or its comparison.
+pub fn glued(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut before = ' ';
+    for (at, c) in text.char_indices() {
+        let unit = before.is_ascii_digit()
+            && ["%", "ms", "s ", "s,", "h ", "min", "B", "KiB", "MiB", "GiB"]
+                .iter()
+                .any(|u| text[at + c.len_utf8()..].starts_with(u));
+        let glue = c == ' ' && ("<>≤≥=".contains(before) || unit);
+        out.push(if glue { '\u{a0}' } else { c });
+        before = c;
+    }
+    out
+}
+
+/// A comparison as people write it.
+pub fn comparison(text: &str) -> String {
+    text.replace("<=", "≤").replace(">=", "≥").replace("!=", "≠")
 }
 
 /// An inline code span, safe inside a table: the fence is longer than any run of backticks in it.

@@ -196,7 +196,8 @@ pub(super) fn course(promotion: &Promotion) -> Course {
     let Some((from, to)) = range(promotion, &series) else {
         return Course { charts: Vec::new(), spans: Vec::new(), source: None, latency: None };
     };
-    let span = seconds(from, to).max(1.0);
+    // A little more than the last moment, so that what happened then can be seen.
+    let span = (seconds(from, to) * 1.02).max(1.0);
     let buckets = buckets(&series);
     let p95 = series.iter().any(|i| i.green.p95.is_some() || i.blue.p95.is_some());
     let mean = series.iter().any(|i| i.green.mean.is_some() || i.blue.mean.is_some());
@@ -257,6 +258,8 @@ fn traffic(promotion: &Promotion, from: Timestamp, span: f64) -> Option<Chart> {
     let way: Vec<_> = shifts.iter().map(|s| show_share(s.asked)).collect();
     let agree = shifts.iter().all(|s| (s.asked - s.read_back).abs() < 0.005);
     let verdict = if agree { "What was read back agrees at every change." } else { "What was read back differs." };
+    let highest = shifts.iter().map(|s| s.asked.max(s.read_back)).fold(0.0, f64::max);
+    let (top, ticks) = share_axis(highest);
     let picture = Picture {
         id: "traffic",
         title: format!(
@@ -267,8 +270,8 @@ fn traffic(promotion: &Promotion, from: Timestamp, span: f64) -> Option<Chart> {
         caption: "Share of traffic on green".into(),
         keys,
         span,
-        top: 1.0,
-        ticks: [0.0, 0.25, 0.5, 0.75, 1.0].into_iter().map(|v| (v, format!("{}%", v * 100.0))).collect(),
+        top,
+        ticks,
         layers: vec![
             Layer::Steps(asked),
             Layer::Specks(specks),
@@ -279,6 +282,17 @@ fn traffic(promotion: &Promotion, from: Timestamp, span: f64) -> Option<Chart> {
         marks: marks(promotion, from),
     };
     Some(picture.draw())
+}
+
+/// The whole for a release that came far; a part of it, named as such by its labels, for one that
+/// ended at a small share, whose way back would be invisible otherwise.
+fn share_axis(highest: f64) -> (f64, Vec<(f64, String)>) {
+    let (top, ticks) = if highest > 0.25 || highest <= 0.0 {
+        (100.0, vec![0.0, 25.0, 50.0, 75.0, 100.0])
+    } else {
+        value_ticks(highest * 130.0)
+    };
+    (top / 100.0, ticks.into_iter().map(|v| (v / 100.0, format!("{}%", show_number(v)))).collect())
 }
 
 /// The last judgement of each step, every failed one, and the rollback.
@@ -423,16 +437,17 @@ fn latencies(
 }
 
 fn errors(promotion: &Promotion, buckets: &[Bucket], from: Timestamp, span: f64) -> Option<Chart> {
-    // Without any error there is nothing to see; the tiles say so.
-    if buckets.iter().all(|b| b.green.errors + b.blue.errors == 0) {
-        return None;
-    }
     let of = |side: fn(&Bucket) -> &SideInterval| -> Vec<(f64, Option<f64>)> {
         buckets.iter().map(|b| (seconds(from, b.at), error_share(side(b)).map(|s| s * 100.0))).collect()
     };
     let limit = threshold_of(promotion, "error_rate", |t| parse_share(t).map(|s| s * 100.0));
-    let lines =
-        Lines { id: "errors", name: "Error rate", unit: "%", green: of(|b| &b.green), blue: of(|b| &b.blue), limit };
+    let (green, blue) = (of(|b| &b.green), of(|b| &b.blue));
+    let highest = green.iter().chain(&blue).filter_map(|(_, v)| *v).fold(0.0, f64::max);
+    // Far below the limit there is only noise to see; the table has the figures.
+    if highest <= limit.as_ref().map_or(0.0, |(value, _)| value / 4.0) {
+        return None;
+    }
+    let lines = Lines { id: "errors", name: "Error rate", unit: "%", green, blue, limit };
     lines.draw(promotion, span, |v| show_number(v), |v| show_share(v / 100.0))
 }
 

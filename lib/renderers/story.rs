@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::documents::Documents;
-use super::escape::{clip, link, one_line, plain, shell_word};
+use super::escape::{clip, comparison as comparison_sign, link, one_line, plain, shell_word};
 use super::figures::{self, Course, JudgementRow, MetricRow, StepRow};
 use super::opening::{Opening, clip_commit, counts, heads, old_side, opening, promotion};
 use super::words::{Mark, clock, count, date, day, lasted, many, metric, ms};
@@ -382,7 +382,7 @@ fn closing_tile(documents: &Documents) -> Option<Tile> {
 const UNFOLDED: usize = 60;
 
 fn gates(documents: &Documents) -> Vec<Gate> {
-    [
+    let mut gates: Vec<Gate> = [
         gate(documents.preflight.as_ref(), "preflight", "Before the release"),
         gate(documents.snapshot.as_ref(), "snapshot", "The way back"),
         promote_gate(documents),
@@ -390,7 +390,12 @@ fn gates(documents: &Documents) -> Vec<Gate> {
     ]
     .into_iter()
     .flatten()
-    .collect()
+    .collect();
+    // The same columns everywhere, so that they stand below each other.
+    let any = |has: fn(&Gate) -> bool| gates.iter().any(has);
+    let (baseline, samples) = (any(|g| g.baseline), any(|g| g.samples));
+    gates.iter_mut().for_each(|g| (g.baseline, g.samples) = (baseline, samples));
+    gates
 }
 
 fn gate<B: Body>(found: Option<&Found<B>>, tool: &'static str, title: &'static str) -> Option<Gate> {
@@ -420,7 +425,7 @@ fn promote_gate(documents: &Documents) -> Option<Gate> {
                 kind: text(&source),
                 controls: Vec::new(),
                 observed: green,
-                expected: Some(format!("not {}", text(&threshold))),
+                expected: Some(healthy(&text(&threshold))),
                 baseline: blue.map(|b| format!("blue {b}")),
                 samples: Some(samples),
                 attempts: 1,
@@ -430,6 +435,16 @@ fn promote_gate(documents: &Documents) -> Option<Gate> {
     let head = &found?.document.head;
     (!rows.is_empty())
         .then(|| fold("promote", title, Mark::of_document(head.verdict), text(&judgement.summary), rows))
+}
+
+/// What a threshold that ends the release asks of a healthy one: `> 120ms` becomes `≤ 120ms`.
+fn healthy(threshold: &str) -> String {
+    for (sign, opposite) in [(">=", "<"), ("<=", ">"), (">", "≤"), ("<", "≥")] {
+        if let Some(rest) = threshold.trim().strip_prefix(sign) {
+            return format!("{opposite} {}", rest.trim());
+        }
+    }
+    format!("not {threshold}")
 }
 
 fn fold(tool: &'static str, title: &'static str, mark: Mark, summary: String, mut rows: Vec<Row>) -> Gate {
@@ -460,7 +475,7 @@ fn row(finding: &Finding) -> Row {
         controls: finding.controls.iter().map(|c| text(c)).collect(),
         message: wanted.then_some(message).filter(|m| Some(m) != observed.as_ref()),
         observed,
-        expected: some_text(finding.expected.as_ref()),
+        expected: some_text(finding.expected.as_ref()).map(|e| comparison_sign(&e)),
         baseline: some_text(finding.baseline.as_ref()),
         samples: finding.samples.map(count),
         attempts: finding.attempts,

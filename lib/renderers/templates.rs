@@ -93,6 +93,7 @@ fn environment<'a>() -> Environment<'a> {
     });
     environment.set_formatter(escaped);
     environment.add_filter("code", |text: &str| Value::from_safe_string(escape::code_span(text)));
+    environment.add_filter("glue", |text: &str| escape::glued(text));
     environment.add_filter("commands", |text: &str| Value::from_safe_string(escape::code_block(text)));
     environment
 }

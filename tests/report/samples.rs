@@ -329,7 +329,7 @@ impl Sample {
             }
             End::RolledBack => {
                 shifts.push(self.shift("rollback".into(), at + 0.1, 0.0));
-                reason = Some("error rate on green 3.1 %, rolls back at > 0.1%; p95 412 ms, rolls back at > 120ms".into());
+                reason = Some("error rate on green 7.5 %, rolls back at > 0.1%; p95 412 ms, rolls back at > 120ms".into());
                 rollback = Some(RollbackRecord { decided_at: self.at(at), read_back_at: Some(self.at(at + 0.14)), drained_at: Some(self.at(at + 0.9)), took_ms: Some(138.0) });
                 decisions.push(Decision { at: self.at(at), who: "trapkey".into(), what: "rolled back: all traffic to blue".into() });
                 for t in 1..=8 {
@@ -421,7 +421,7 @@ impl Sample {
             message: if bad { "green is beyond the limit".into() } else { "green is within the limit".into() },
         };
         let metrics = if bad {
-            vec![metric("error_rate", "%", 0.031, 0.0, "> 0.1%"), metric("latency_p95", "ms", 412.0, 84.0, "> 120ms")]
+            vec![metric("error_rate", "%", 0.075, 0.0, "> 0.1%"), metric("latency_p95", "ms", 412.0, 84.0, "> 120ms")]
         } else {
             vec![metric("error_rate", "%", 0.000_21, 0.000_22, "> 0.1%"), metric("latency_p95", "ms", 79.0, 84.0, "> 120ms")]
         };
