@@ -226,8 +226,7 @@ impl<'a> Canvas<'a> {
     }
 
     fn line(&mut self, class: &str, points: &[(f64, Option<f64>)]) {
-        let (stroke, dash) =
-            if class == "blue" { (BLUE, " stroke-dasharray=\"5 3\"") } else { (GREEN, "") };
+        let (stroke, dash) = if class == "blue" { (BLUE, " stroke-dasharray=\"5 3\"") } else { (GREEN, "") };
         let mut path = String::new();
         let mut drawing = false;
         for (index, (at, value)) in points.iter().enumerate() {

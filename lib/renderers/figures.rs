@@ -95,7 +95,8 @@ pub(super) fn decisive<'a>(promotion: &'a Promotion, named: &str) -> Option<&'a 
 /// One source of intervals: the one that was judged by, then one with quantiles, then any.
 fn source_of(promotion: &Promotion) -> Option<String> {
     let has = |name: &str| promotion.series.iter().any(|i| i.source == name);
-    let judged = ["latency_p95", "error_rate"].iter().filter_map(|m| decisive(promotion, m)).map(|m| &m.source);
+    let judged =
+        ["latency_p95", "error_rate"].iter().filter_map(|m| decisive(promotion, m)).map(|m| &m.source);
     let quantiles = promotion.series.iter().find(|i| i.green.p95.is_some() || i.blue.p95.is_some());
     judged
         .chain(quantiles.map(|i| &i.source))
@@ -137,9 +138,8 @@ pub(super) fn steps(promotion: &Promotion) -> Vec<StepRow> {
             let requests: u64 = mine.iter().map(|i| i.green.requests).sum();
             let errors: u64 = mine.iter().map(|i| i.green.errors).sum();
             let judged = promotion.judgements.iter().rfind(|j| j.step == number);
-            let latency = judged.and_then(|j| {
-                j.metrics.iter().find(|m| m.metric == "latency_p95").and_then(|m| m.green)
-            });
+            let latency = judged
+                .and_then(|j| j.metrics.iter().find(|m| m.metric == "latency_p95").and_then(|m| m.green));
             let shift = promotion.shifts.iter().rfind(|s| s.why == format!("step {number}"));
             StepRow {
                 number,
@@ -217,9 +217,10 @@ pub(super) fn course(promotion: &Promotion) -> Course {
 
 fn range(promotion: &Promotion, series: &[&Interval]) -> Option<(Timestamp, Timestamp)> {
     let moments = || {
-        let rollback = promotion.rollback.iter().flat_map(|r| {
-            [Some(r.decided_at), r.read_back_at, r.drained_at].into_iter().flatten()
-        });
+        let rollback = promotion
+            .rollback
+            .iter()
+            .flat_map(|r| [Some(r.decided_at), r.read_back_at, r.drained_at].into_iter().flatten());
         let steps = promotion.steps.iter().flat_map(|s| [s.began_at, s.ended_at]).flatten();
         promotion.shifts.iter().map(|s| s.at).chain(series.iter().map(|i| i.at)).chain(rollback).chain(steps)
     };
@@ -241,12 +242,8 @@ fn traffic(promotion: &Promotion, from: Timestamp, span: f64) -> Option<Chart> {
         .map(|(s, p)| (at(s.at), p.green as f64 / (p.green + p.blue) as f64))
         .collect();
     let every = promotion.series.len().div_ceil(POINTS).max(1);
-    let specks: Vec<_> = promotion
-        .series
-        .iter()
-        .filter_map(|i| i.observed.map(|o| (at(i.at), o)))
-        .step_by(every)
-        .collect();
+    let specks: Vec<_> =
+        promotion.series.iter().filter_map(|i| i.observed.map(|o| (at(i.at), o))).step_by(every).collect();
     let mut keys = vec![Key { class: "green", text: "asked".into() }];
     keys.push(Key { class: "read", text: "read back from the router".into() });
     if !probed.is_empty() {
@@ -257,7 +254,8 @@ fn traffic(promotion: &Promotion, from: Timestamp, span: f64) -> Option<Chart> {
     }
     let way: Vec<_> = shifts.iter().map(|s| show_share(s.asked)).collect();
     let agree = shifts.iter().all(|s| (s.asked - s.read_back).abs() < 0.005);
-    let verdict = if agree { "What was read back agrees at every change." } else { "What was read back differs." };
+    let verdict =
+        if agree { "What was read back agrees at every change." } else { "What was read back differs." };
     let highest = shifts.iter().map(|s| s.asked.max(s.read_back)).fold(0.0, f64::max);
     let (top, ticks) = share_axis(highest);
     let picture = Picture {
@@ -432,7 +430,8 @@ fn latencies(
     let of = |side: fn(&Bucket) -> &SideInterval| -> Vec<(f64, Option<f64>)> {
         buckets.iter().map(|b| (seconds(from, b.at), latency_of(side(b), which))).collect()
     };
-    let lines = Lines { id: "latency", name, unit: "ms", green: of(|b| &b.green), blue: of(|b| &b.blue), limit };
+    let lines =
+        Lines { id: "latency", name, unit: "ms", green: of(|b| &b.green), blue: of(|b| &b.blue), limit };
     lines.draw(promotion, span, |v| show_number(v), ms)
 }
 

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use junit_report::{Duration, OffsetDateTime, Report, TestCase, TestCaseBuilder, TestSuiteBuilder};
+use junit_report::{
+    Duration, OffsetDateTime, Report, TestCase, TestCaseBuilder, TestResult, TestSuiteBuilder,
+};
 
 use super::escape::{clip, one_line, plain};
 use super::{Kind, Story, Templates};
@@ -47,7 +49,8 @@ fn render(story: &Story, _: &Templates) -> Result<Vec<u8>, Fault> {
 /// The suite's count of skipped cases, which the crate does not write. Attribute values are escaped,
 /// so the first ` hostname="` is the suite's own.
 fn with_skipped(bytes: Vec<u8>, skipped: usize) -> Vec<u8> {
-    let mut text = String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
+    let mut text =
+        String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
     if let Some(at) = text.find(" hostname=\"") {
         text.insert_str(at, &format!(" skipped=\"{skipped}\""));
     }
@@ -86,10 +89,8 @@ fn outcome(story: &Story, names: &mut Names) -> TestCase {
         ("in_progress", _) => TestCaseBuilder::skipped_with_cause(&name, "in_progress", &attribute(&said)),
         (outcome, _) => TestCaseBuilder::failure(&name, Duration::ZERO, outcome, &attribute(&said)),
     };
-    if story.opening.badge.tone != "pass" {
-        case.set_trace(&body(&said));
-    }
-    finish(case, story, "release")
+    let said = (story.opening.badge.tone != "pass").then_some(said);
+    finish(&mut case, story, "release", said)
 }
 
 fn case(story: &Story, tool: &str, finding: &Finding, names: &mut Names) -> TestCase {
@@ -110,16 +111,22 @@ fn case(story: &Story, tool: &str, finding: &Finding, names: &mut Names) -> Test
             case
         }
     };
-    if finding.severity == Severity::Critical || finding.verdict == Verdict::Skipped {
-        case.set_trace(&body(&said));
-    }
-    finish(case, story, &class)
+    finish(&mut case, story, &class, Some(said))
 }
 
-fn finish(mut case: TestCaseBuilder, story: &Story, class: &str) -> TestCase {
+/// Class, file, and the text of a case that did not pass.
+fn finish(case: &mut TestCaseBuilder, story: &Story, class: &str, said: Option<String>) -> TestCase {
     case.set_classname(class);
     case.set_filepath(&attribute(&story.plan.path));
-    case.build()
+    let mut case = case.build();
+    // The builder gives no text to a skipped case.
+    if let TestResult::Error { cause, .. }
+    | TestResult::Failure { cause, .. }
+    | TestResult::SkippedWithCause { cause, .. } = &mut case.result
+    {
+        *cause = said.map(|text| body(&text)).filter(|text| !text.trim().is_empty());
+    }
+    case
 }
 
 /// What was seen, what was expected, and the sentence.

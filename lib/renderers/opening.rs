@@ -211,7 +211,8 @@ fn checks(documents: &Documents) -> Option<String> {
 fn judged(promotion: &Promotion) -> Option<String> {
     let (requests, errors) = total(promotion, |i| &i.green);
     let source = super::figures::intervals(promotion).first().map(|i| i.source.clone())?;
-    let failed = if errors == 0 { "none failed".into() } else { format!("{} failed", many(errors, "request")) };
+    let failed =
+        if errors == 0 { "none failed".into() } else { format!("{} failed", many(errors, "request")) };
     (requests > 0).then(|| format!("{} on green were judged ({source}), {failed}", many(requests, "request")))
 }
 
@@ -223,7 +224,8 @@ fn back_in(promotion: &Promotion) -> Option<String> {
 
 fn verified(documents: &Documents) -> Option<String> {
     let verify = &documents.verify.as_ref()?.document;
-    let what = if verify.head.verdict == DocumentVerdict::Pass { "confirms it" } else { "does not confirm it" };
+    let what =
+        if verify.head.verdict == DocumentVerdict::Pass { "confirms it" } else { "does not confirm it" };
     Some(format!("Verify {what}: {}", verify.head.summary))
 }
 

@@ -328,7 +328,8 @@ fn together(parts: impl IntoIterator<Item = Option<String>>) -> Option<String> {
 fn rollback_tile(promotion: &Promotion) -> Option<Tile> {
     let rollback = promotion.rollback.as_ref()?;
     let took = rollback.took_ms?;
-    let drained = rollback.drained_at.map(|at| format!("green drained in {}", lasted(rollback.decided_at, at)));
+    let drained =
+        rollback.drained_at.map(|at| format!("green drained in {}", lasted(rollback.decided_at, at)));
     Some(Tile {
         label: "Back on blue in".into(),
         value: ms(took),
@@ -417,7 +418,8 @@ fn promote_gate(documents: &Documents) -> Option<Gate> {
         .metrics
         .iter()
         .map(|m| {
-            let MetricRow { mark, green, blue, threshold, samples, message, source, .. } = figures::metric_row(m);
+            let MetricRow { mark, green, blue, threshold, samples, message, source, .. } =
+                figures::metric_row(m);
             Row {
                 message: (mark.tone != "pass").then(|| text(&message)).filter(|m| !m.is_empty()),
                 mark,
@@ -457,7 +459,8 @@ fn fold(tool: &'static str, title: &'static str, mark: Mark, summary: String, mu
         _ => 3,
     };
     rows.sort_by_key(rank);
-    let folded = if total > UNFOLDED { rows.split_off((total - passed).max(10).min(total)) } else { Vec::new() };
+    let folded =
+        if total > UNFOLDED { rows.split_off((total - passed).max(10).min(total)) } else { Vec::new() };
     let any = |has: fn(&Row) -> bool| rows.iter().chain(&folded).any(has);
     let (baseline, samples) = (any(|r| r.baseline.is_some()), any(|r| r.samples.is_some()));
     Gate { tool, title, mark, summary, rows, folded, passed, total, baseline, samples }
@@ -553,9 +556,9 @@ fn timeline(documents: &Documents) -> Vec<Moment> {
         gate("verify", &found.document.head);
     }
     match promotion(documents) {
-        Some(promotion) => moments.extend(
-            promotion.decisions.iter().map(|d| (d.at, text(&d.who), text(&d.what))),
-        ),
+        Some(promotion) => {
+            moments.extend(promotion.decisions.iter().map(|d| (d.at, text(&d.who), text(&d.what))))
+        }
         None => {
             if let Some(found) = &documents.promote {
                 gate("promote", &found.document.head);
@@ -651,19 +654,23 @@ fn contacts(documents: &Documents) -> Vec<ContactRow> {
 fn chain(documents: &Documents) -> Vec<Link> {
     [
         documents.preflight.as_ref().map(|f| chain_link(f, "preflight", |d| findings_note(d, "check"))),
-        documents.snapshot.as_ref().map(|f| chain_link(f, "snapshot", |d| {
-            d.body.snapshot.as_ref().map_or_else(
-                || "none kept".into(),
-                |s| show_size(s.bytes as f64),
-            )
-        })),
-        documents.baseline.as_ref().map(|f| chain_link(f, "baseline", |d| many(d.body.probes.len() as u64, "probe"))),
-        documents.promote.as_ref().map(|f| chain_link(f, "promote", |d| {
-            d.body.promotion.as_ref().map_or_else(
-                || "nothing begun".into(),
-                |p| many(p.steps.len() as u64, "step"),
-            )
-        })),
+        documents.snapshot.as_ref().map(|f| {
+            chain_link(f, "snapshot", |d| {
+                d.body.snapshot.as_ref().map_or_else(|| "none kept".into(), |s| show_size(s.bytes as f64))
+            })
+        }),
+        documents
+            .baseline
+            .as_ref()
+            .map(|f| chain_link(f, "baseline", |d| many(d.body.probes.len() as u64, "probe"))),
+        documents.promote.as_ref().map(|f| {
+            chain_link(f, "promote", |d| {
+                d.body
+                    .promotion
+                    .as_ref()
+                    .map_or_else(|| "nothing begun".into(), |p| many(p.steps.len() as u64, "step"))
+            })
+        }),
         documents.verify.as_ref().map(|f| chain_link(f, "verify", |d| findings_note(d, "check"))),
     ]
     .into_iter()
@@ -690,7 +697,9 @@ fn chain_link<B: Body>(found: &Found<B>, name: &'static str, note: impl Fn(&Docu
 
 fn findings(documents: &Documents) -> Vec<(&'static str, Finding)> {
     fn of<B: Body>(found: Option<&Found<B>>, tool: &'static str) -> Vec<(&'static str, Finding)> {
-        found.map(|f| f.document.head.findings.iter().map(|x| (tool, x.clone())).collect()).unwrap_or_default()
+        found
+            .map(|f| f.document.head.findings.iter().map(|x| (tool, x.clone())).collect())
+            .unwrap_or_default()
     }
     let mut all = of(documents.preflight.as_ref(), "preflight");
     all.extend(of(documents.snapshot.as_ref(), "snapshot"));

@@ -28,6 +28,9 @@ const MAX_TEMPLATE: u64 = 1024 * 1024;
 /// Errors: refused (5) when a link of the chain is broken, naming it; usage (2) when a template is.
 pub fn render(job: &Job, templates: Option<&Path>) -> Result<Exit, Fault> {
     let (templates, unknown) = read_templates(templates)?;
+    for name in &unknown {
+        job.talk().line(Mark::Warn, &unknown_template(name));
+    }
     let evidence = chain::read(job)?;
     let links = evidence.links(job)?;
     let needs = evidence.needs();
@@ -128,13 +131,17 @@ fn findings(links: &[chain::Link], unknown: &[String]) -> Vec<Finding> {
         finding
     });
     let warnings = unknown.iter().map(|name| {
-        let known = Templates::names().join(", ");
         let mut finding = Finding::new(format!("template {name}"), "template", Verdict::Fail, now)
-            .says(format!("the template `{name}` is not known and was not used; known are {known}"));
+            .says(unknown_template(name));
         finding.severity = Severity::Warning;
         finding
     });
     proven.chain(warnings).collect()
+}
+
+fn unknown_template(name: &str) -> String {
+    let known = Templates::names().join(", ");
+    format!("the template `{name}` is not known and was not used; known are {known}")
 }
 
 /// The user's templates over the ones that come with Trapkey, and the files that are none of them.
@@ -143,10 +150,10 @@ fn read_templates(folder: Option<&Path>) -> Result<(Templates, Vec<String>), Fau
     let mut unknown = Vec::new();
     let Some(folder) = folder else { return Ok((templates, unknown)) };
     let unreadable = |path: &Path, e: &dyn std::fmt::Display| {
-        Fault::usage("the templates cannot be read").place(path.display().to_string()).cause(e).help(format!(
-            "--templates wants a folder with files named {}",
-            Templates::names().join(", ")
-        ))
+        Fault::usage("the templates cannot be read")
+            .place(path.display().to_string())
+            .cause(e)
+            .help(format!("--templates wants a folder with files named {}", Templates::names().join(", ")))
     };
     let mut names: Vec<_> = std::fs::read_dir(folder)
         .and_then(|entries| entries.map(|e| e.map(|e| e.file_name())).collect::<std::io::Result<_>>())

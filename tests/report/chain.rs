@@ -8,7 +8,8 @@ use trapkey::evidence::*;
 use super::samples::{End, Sample};
 use crate::support::{self, call};
 
-const DOCUMENTS: &[&str] = &["baseline.json", "preflight.json", "snapshot.json", "promote.json", "verify.json"];
+const DOCUMENTS: &[&str] =
+    &["baseline.json", "preflight.json", "snapshot.json", "promote.json", "verify.json"];
 
 fn refused(sample: &Sample, words: &[&str]) {
     for arguments in [&["check"][..], &[][..]] {

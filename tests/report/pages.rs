@@ -26,10 +26,17 @@ fn every_outcome_is_rendered_with_its_own_opening() {
         }
         let (opening, absent) = match end {
             End::Promoted => ("shop 1.4.2 serves all of production", "was rolled back"),
-            End::RolledBack => ("shop 1.4.2 was rolled back; blue 1.4.1 serves all of production again", "serves all of production<"),
-            End::Stopped => ("shop 1.4.2 was not released to production: preflight kept its gate closed", "<svg"),
+            End::RolledBack => (
+                "shop 1.4.2 was rolled back; blue 1.4.1 serves all of production again",
+                "serves all of production<",
+            ),
+            End::Stopped => {
+                ("shop 1.4.2 was not released to production: preflight kept its gate closed", "<svg")
+            }
             End::InProgress => ("shop 1.4.2 has 25 % of production", "After the release"),
-            End::Frozen => ("shop 1.4.2 stands still at 25 % of production until somebody decides", "After the release"),
+            End::Frozen => {
+                ("shop 1.4.2 stands still at 25 % of production until somebody decides", "After the release")
+            }
         };
         for file in ["report.html", "runbook.md", "summary.md"] {
             assert!(sample.text(file).contains(opening), "{end:?} {file}");
@@ -61,7 +68,8 @@ fn what_went_wrong_stands_first_and_in_red() {
 #[test]
 fn a_promoted_release_that_fails_verify_does_not_look_well() {
     let sample = Sample::of(End::Promoted);
-    let mut verify: Document<VerifyBody> = serde_json::from_value(support::json(&sample.file("verify.json"))).unwrap();
+    let mut verify: Document<VerifyBody> =
+        serde_json::from_value(support::json(&sample.file("verify.json"))).unwrap();
     verify.head.findings[0].verdict = Verdict::Fail;
     verify.head.verdict = DocumentVerdict::Fail;
     verify.head.summary = "2 of 3 checks passed, 1 critical did not".into();
@@ -80,8 +88,13 @@ fn the_runbook_has_the_exact_commands_the_scenarios_and_the_contacts() {
     assert_eq!(sample.render().code, 0);
     for file in ["runbook.md", "summary.md"] {
         let text = sample.text(file);
-        assert!(text.contains("```sh\npromote abort --plan release.yaml --environment production\n```"), "{text}");
-        assert!(text.contains("\necho 'set server shop/green weight 0' | socat stdio /run/haproxy/admin.sock\n"));
+        assert!(
+            text.contains("```sh\npromote abort --plan release.yaml --environment production\n```"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\necho 'set server shop/green weight 0' | socat stdio /run/haproxy/admin.sock\n")
+        );
     }
     let text = sample.text("runbook.md");
     let snapshot = support::json(&sample.file("snapshot.json"));
@@ -96,7 +109,9 @@ fn sections_without_data_are_left_out() {
     sample.baseline();
     assert_eq!(sample.render().code, 0);
     let page = sample.text("report.html");
-    for absent in ["<svg", "How to go back", "Before and now", "Who decided", "Hooks", "What was asked", "NaN", "None"] {
+    for absent in
+        ["<svg", "How to go back", "Before and now", "Who decided", "Hooks", "What was asked", "NaN", "None"]
+    {
         assert!(!page.contains(absent), "{absent}");
     }
     assert!(!sample.text("runbook.md").contains("How to go back"));
@@ -124,7 +139,9 @@ fn two_thousand_failing_checks_stay_within_every_limit() {
     assert!(!summary.contains("✓ pass |"));
     html_is_well_made(&sample.text("report.html"));
     let junit = sample.text("junit.xml");
-    assert!(junit.len() < 30_000_000 && junit.contains("tests=\"2001\"") && junit.contains("failures=\"1001\""));
+    assert!(
+        junit.len() < 30_000_000 && junit.contains("tests=\"2001\"") && junit.contains("failures=\"1001\"")
+    );
     assert!(junit.contains("name=\"the same name (2000)\""), "class and name are unique");
     xml_is_well_formed(&sample.file("junit.xml"));
 }
@@ -158,7 +175,12 @@ fn the_step_gets_its_outputs_and_its_summary() {
     );
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     let outputs = std::fs::read_to_string(outputs).unwrap();
-    for line in ["verdict=pass", "evidence=evidence/report.json", "outcome=rolled_back", "report=evidence/report.html"] {
+    for line in [
+        "verdict=pass",
+        "evidence=evidence/report.json",
+        "outcome=rolled_back",
+        "report=evidence/report.html",
+    ] {
         assert!(outputs.lines().any(|l| l == line), "{line}: {outputs}");
     }
     assert!(outputs.contains("summary=shop 1.4.2 was rolled back"));
@@ -197,7 +219,8 @@ fn a_template_of_the_users_own_replaces_ours_and_is_escaped_too() {
     let mut finding = sample.finding("<script>alert(1)</script>", "http", "|", "x");
     finding.verdict = Verdict::Fail;
     sample.preflight(vec![finding]);
-    let ended = with_template(&sample, "report.html", "<p>{{ release.service }}: {{ gates[0].rows[0].name }}</p>");
+    let ended =
+        with_template(&sample, "report.html", "<p>{{ release.service }}: {{ gates[0].rows[0].name }}</p>");
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     assert_eq!(sample.text("report.html"), "<p>shop: &lt;script&gt;alert(1)&lt;/script&gt;</p>");
     assert!(sample.text("runbook.md").starts_with("# Runbook"));
@@ -234,7 +257,9 @@ fn an_unknown_template_is_a_warning_and_a_missing_folder_an_error() {
 #[test]
 fn wrong_flags_and_a_missing_plan_are_usage_errors() {
     let sample = Sample::of(End::Promoted);
-    for arguments in [&["--frobnicate"][..], &["--plan", "nowhere.yaml"], &["check", "--plan", "nowhere.yaml"]] {
+    for arguments in
+        [&["--frobnicate"][..], &["--plan", "nowhere.yaml"], &["check", "--plan", "nowhere.yaml"]]
+    {
         assert_eq!(support::call("report", sample.folder.path(), arguments).code, 2, "{arguments:?}");
     }
 }
@@ -256,7 +281,7 @@ fn sample_call(sample: &Sample) -> support::Ended {
 fn secrets_are_hidden_in_every_output() {
     let sample = Sample::new();
     let plan = std::fs::read_to_string(sample.folder.path().join("release.yaml")).unwrap();
-    let plan = plan.replace("dba@shop.example.com", "${PAGER_TOKEN}");
+    let plan = plan.replace("dba@shop.example.com", "\"${PAGER_TOKEN}\"");
     let mut finding = sample.finding("a", "http", "sent hunter2&<hunter2", "x");
     finding.verdict = Verdict::Fail;
     finding.message = "postgres://shop:pa55word@db/x refused password=geheim1".into();

@@ -237,7 +237,13 @@ impl Sample {
             tables: vec![],
             details: json!(null),
         };
-        let mut database = source("database", "postgres", "postgres://shop:***@db/shop", 2_684_354_560, "listed and compared");
+        let mut database = source(
+            "database",
+            "postgres",
+            "postgres://shop:***@db/shop",
+            2_684_354_560,
+            "listed and compared",
+        );
         database.tables = vec![TableRecord {
             table: "orders".into(),
             rows: 18_204,
@@ -256,7 +262,10 @@ impl Sample {
             proven_at: Some(self.at(120.0)),
             backup_ms: 9_800.0,
             proof_ms: 4_400.0,
-            restore_command: format!("snapshot restore {} --to restored/ --plan release.yaml", &sha256_hex(b"snapshot")[..12]),
+            restore_command: format!(
+                "snapshot restore {} --to restored/ --plan release.yaml",
+                &sha256_hex(b"snapshot")[..12]
+            ),
         };
         let findings = vec![
             self.finding("config", "files", "18 files, 18 KiB", "read back equal"),
@@ -270,7 +279,9 @@ impl Sample {
         let promotion = self.promotion(end);
         let (verdict, summary) = match end {
             End::Promoted => (DocumentVerdict::Pass, "green has all traffic".to_owned()),
-            End::RolledBack => (DocumentVerdict::Fail, format!("rolled back: {}", promotion.reason.clone().unwrap())),
+            End::RolledBack => {
+                (DocumentVerdict::Fail, format!("rolled back: {}", promotion.reason.clone().unwrap()))
+            }
             _ => (DocumentVerdict::Undecided, "under way".to_owned()),
         };
         let last = promotion.series.last().map_or(self.at(200.0), |i| i.at);
@@ -283,8 +294,11 @@ impl Sample {
     fn promotion(&self, end: End) -> Promotion {
         // In hours for the long ones; the bad release is noticed within seconds.
         let (scale, bad) = if end == End::RolledBack { (1.0, true) } else { (3600.0, false) };
-        let plan: &[(f64, f64)] =
-            if bad { &[(0.05, 20.0), (0.25, 20.0), (0.5, 20.0), (1.0, 0.0)] } else { &[(0.05, 2.0), (0.25, 6.0), (0.5, 12.0), (1.0, 0.0)] };
+        let plan: &[(f64, f64)] = if bad {
+            &[(0.05, 20.0), (0.25, 20.0), (0.5, 20.0), (1.0, 0.0)]
+        } else {
+            &[(0.05, 2.0), (0.25, 6.0), (0.5, 12.0), (1.0, 0.0)]
+        };
         let reached = match end {
             End::Promoted => 4,
             End::RolledBack => 1,
@@ -295,10 +309,17 @@ impl Sample {
         let mut at = 140.0;
         for (index, (weight, bake)) in plan.iter().enumerate() {
             let (number, bake) = (index + 1, bake * scale);
-            let mut step = StepRecord { weight: *weight, bake_s: bake, began_at: None, ended_at: None, verdict: None };
+            let mut step =
+                StepRecord { weight: *weight, bake_s: bake, began_at: None, ended_at: None, verdict: None };
             if number <= reached {
                 let under_way = number == reached && matches!(end, End::InProgress | End::Frozen);
-                let watched = if under_way { bake * 0.4 } else if bad { 10.0 } else { bake };
+                let watched = if under_way {
+                    bake * 0.4
+                } else if bad {
+                    10.0
+                } else {
+                    bake
+                };
                 step.began_at = Some(self.at(at));
                 shifts.push(self.shift(format!("step {number}"), at, *weight));
                 let every = if bad { 1.0 } else { 600.0 };
@@ -318,20 +339,44 @@ impl Sample {
             }
             steps.push(step);
         }
-        let mut decisions = vec![Decision { at: self.at(139.0), who: "mira".into(), what: "began the release with 5 %".into() }];
-        decisions.extend(judgements.iter().map(|j: &Judgement| Decision { at: j.at, who: "trapkey".into(), what: format!("step {}: {}", j.step, j.summary) }));
+        let mut decisions = vec![Decision {
+            at: self.at(139.0),
+            who: "mira".into(),
+            what: "began the release with 5 %".into(),
+        }];
+        decisions.extend(judgements.iter().map(|j: &Judgement| Decision {
+            at: j.at,
+            who: "trapkey".into(),
+            what: format!("step {}: {}", j.step, j.summary),
+        }));
         let mut rollback = None;
         let mut reason = None;
         let outcome = match end {
             End::Promoted => {
-                decisions.push(Decision { at: self.at(at + 1.0), who: "trapkey".into(), what: "green has all traffic; blue drained".into() });
+                decisions.push(Decision {
+                    at: self.at(at + 1.0),
+                    who: "trapkey".into(),
+                    what: "green has all traffic; blue drained".into(),
+                });
                 Outcome::Promoted
             }
             End::RolledBack => {
                 shifts.push(self.shift("rollback".into(), at + 0.1, 0.0));
-                reason = Some("error rate on green 7.5 %, rolls back at > 0.1%; p95 412 ms, rolls back at > 120ms".into());
-                rollback = Some(RollbackRecord { decided_at: self.at(at), read_back_at: Some(self.at(at + 0.14)), drained_at: Some(self.at(at + 0.9)), took_ms: Some(138.0) });
-                decisions.push(Decision { at: self.at(at), who: "trapkey".into(), what: "rolled back: all traffic to blue".into() });
+                reason = Some(
+                    "error rate on green 7.5 %, rolls back at > 0.1%; p95 412 ms, rolls back at > 120ms"
+                        .into(),
+                );
+                rollback = Some(RollbackRecord {
+                    decided_at: self.at(at),
+                    read_back_at: Some(self.at(at + 0.14)),
+                    drained_at: Some(self.at(at + 0.9)),
+                    took_ms: Some(138.0),
+                });
+                decisions.push(Decision {
+                    at: self.at(at),
+                    who: "trapkey".into(),
+                    what: "rolled back: all traffic to blue".into(),
+                });
                 for t in 1..=8 {
                     let mut after = self.interval(at + f64::from(t), 0.0, false, 1.0);
                     after.green = SideInterval::default();
@@ -346,7 +391,13 @@ impl Sample {
             _ => Outcome::InProgress,
         };
         let weight = shifts.last().map_or(0.0, |s| s.asked);
-        let hook = HookRecord { hook: "deploy".into(), command: "./deploy.sh green".into(), exit: Some(0), duration_ms: 8_400.0, output: "green 1.4.2 started on 10.0.0.12:8080".into() };
+        let hook = HookRecord {
+            hook: "deploy".into(),
+            command: "./deploy.sh green".into(),
+            exit: Some(0),
+            duration_ms: 8_400.0,
+            output: "green 1.4.2 started on 10.0.0.12:8080".into(),
+        };
         Promotion {
             epoch: 42,
             strategy: "canary".into(),
@@ -402,8 +453,19 @@ impl Sample {
             max: Some(p95 * 1.6),
         };
         let blue = side(wave(step).mul_add(9.0, 84.0), u64::from(step % 9 == 0 && !bad && every > 60.0));
-        let green = if bad { side(wave(step).mul_add(70.0, 390.0), 1 + step % 2) } else { side(wave(step + 3).mul_add(8.0, 79.0), u64::from(step % 7 == 0)) };
-        Interval { at: self.at(at), weight, observed: Some(wave(step).mul_add(0.006, weight).max(0.0).min(1.0)), source: "probe".into(), blue, green }
+        let green = if bad {
+            side(wave(step).mul_add(70.0, 390.0), 1 + step % 2)
+        } else {
+            side(wave(step + 3).mul_add(8.0, 79.0), u64::from(step % 7 == 0))
+        };
+        Interval {
+            at: self.at(at),
+            weight,
+            observed: Some(wave(step).mul_add(0.006, weight).max(0.0).min(1.0)),
+            source: "probe".into(),
+            blue,
+            green,
+        }
     }
 
     fn judgement(&self, at: f64, step: usize, verdict: Verdict) -> Judgement {
@@ -418,15 +480,32 @@ impl Sample {
             threshold: threshold.into(),
             green_samples: if bad { 200 } else { 144_000 },
             blue_samples: if bad { 200 } else { 144_000 },
-            message: if bad { "green is beyond the limit".into() } else { "green is within the limit".into() },
+            message: if bad {
+                "green is beyond the limit".into()
+            } else {
+                "green is within the limit".into()
+            },
         };
         let metrics = if bad {
-            vec![metric("error_rate", "%", 0.075, 0.0, "> 0.1%"), metric("latency_p95", "ms", 412.0, 84.0, "> 120ms")]
+            vec![
+                metric("error_rate", "%", 0.075, 0.0, "> 0.1%"),
+                metric("latency_p95", "ms", 412.0, 84.0, "> 120ms"),
+            ]
         } else {
-            vec![metric("error_rate", "%", 0.000_21, 0.000_22, "> 0.1%"), metric("latency_p95", "ms", 79.0, 84.0, "> 120ms")]
+            vec![
+                metric("error_rate", "%", 0.000_21, 0.000_22, "> 0.1%"),
+                metric("latency_p95", "ms", 79.0, 84.0, "> 120ms"),
+            ]
         };
         let summary = if bad { "2 of 2 metrics failed" } else { "2 of 2 metrics passed" };
-        Judgement { at: self.at(at), step, window_from: self.at(at - 600.0), verdict, summary: summary.into(), metrics }
+        Judgement {
+            at: self.at(at),
+            step,
+            window_from: self.at(at - 600.0),
+            verdict,
+            summary: summary.into(),
+            metrics,
+        }
     }
 
     pub(super) fn verify(&self, after_rollback: bool) {
@@ -439,7 +518,13 @@ impl Sample {
         let comparison = Comparison {
             probe: "front page".into(),
             verdict: Verdict::Pass,
-            before: ProbeSummary { requests: 200, errors: 0, p50: Some(44.0), p95: Some(84.0), p99: Some(96.0) },
+            before: ProbeSummary {
+                requests: 200,
+                errors: 0,
+                p50: Some(44.0),
+                p95: Some(84.0),
+                p99: Some(96.0),
+            },
             now: ProbeSummary { requests: 200, errors: 0, p50: Some(45.0), p95: Some(79.0), p99: Some(91.0) },
             u: Some(20_114.0),
             p_value: Some(0.46),
