@@ -111,7 +111,7 @@ impl<'a> Canvas<'a> {
         let longest = picture.ticks.iter().map(|(_, label)| label.chars().count()).max().unwrap_or(0);
         // The same for ordinary labels, so that the moments of all charts stand below each other.
         let left = (longest as f64).mul_add(size.font * 0.58, 10.0).max(48.0);
-        let upper = if picture.marks.is_empty() && picture.limit.is_none() { 8.0 } else { 34.0 };
+        let upper = if picture.marks.is_empty() { 12.0 } else { 36.0 };
         Self {
             size,
             picture,

@@ -146,7 +146,11 @@ pub(super) fn steps(promotion: &Promotion) -> Vec<StepRow> {
                 asked: show_share(step.weight),
                 observed: shift.map(|s| show_share(s.read_back)),
                 planned: (step.bake_s > 0.0).then(|| show_duration(step.bake_s)),
-                lasted: step.began_at.zip(step.ended_at).map(|(from, to)| lasted(from, to)),
+                lasted: step
+                    .began_at
+                    .zip(step.ended_at)
+                    .filter(|(from, to)| seconds(*from, *to) > 0.0)
+                    .map(|(from, to)| lasted(from, to)),
                 requests: (requests > 0).then(|| count(requests)),
                 errors: (requests > 0).then(|| show_share(errors as f64 / requests as f64)),
                 latency: latency.map(ms),
@@ -432,7 +436,7 @@ fn latencies(
     };
     let lines =
         Lines { id: "latency", name, unit: "ms", green: of(|b| &b.green), blue: of(|b| &b.blue), limit };
-    lines.draw(promotion, span, |v| show_number(v), ms)
+    lines.draw(promotion, span, show_number, ms)
 }
 
 fn errors(promotion: &Promotion, buckets: &[Bucket], from: Timestamp, span: f64) -> Option<Chart> {
@@ -447,7 +451,7 @@ fn errors(promotion: &Promotion, buckets: &[Bucket], from: Timestamp, span: f64)
         return None;
     }
     let lines = Lines { id: "errors", name: "Error rate", unit: "%", green, blue, limit };
-    lines.draw(promotion, span, |v| show_number(v), |v| show_share(v / 100.0))
+    lines.draw(promotion, span, show_number, |v| show_share(v / 100.0))
 }
 
 struct Lines {
@@ -480,16 +484,16 @@ impl Lines {
         let mut title = self.name.to_owned();
         for (side, points) in [("green", &self.green), ("blue", &self.blue)] {
             if let Some(extent) = extent(points) {
-                title.push_str(&format!("; {side} from {extent}"));
+                title = format!("{title}; {side} from {extent}");
             }
         }
         let mut caption = format!("{} in {}", self.name, self.unit);
         let mut limit = self.limit;
         if let Some((value, text)) = &limit {
-            title.push_str(&format!("; {text}"));
+            title = format!("{title}; {text}");
             if *value > highest.max(f64::MIN_POSITIVE) * 8.0 {
                 // Drawn to scale, the lines would lie flat on the ground.
-                caption.push_str(&format!(" ({text}, far above the picture)"));
+                caption = format!("{caption} ({text}, far above the picture)");
                 limit = None;
             }
         }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::documents::Documents;
-use super::escape::{clip, one_line};
+use super::escape::{clip, comparison, one_line};
 use super::figures::total;
 use super::words::{Mark, lasted, many, ms, sentence, stop};
 use crate::evidence::{Body, Counts, DocumentVerdict, Finding, Found, Outcome, Promotion};
@@ -158,7 +158,7 @@ impl Closed<'_> {
         let mut closing = self.findings.iter().filter(|f| f.closes());
         let Some(first) = closing.next() else { return sentence(&stop(self.summary)) };
         let said = match (&first.observed, &first.expected) {
-            (Some(observed), Some(expected)) => format!("{observed}, expected {expected}"),
+            (Some(observed), Some(expected)) => format!("{observed}, expected {}", comparison(expected)),
             _ if first.message.is_empty() => first.verdict.word().replace('_', " "),
             _ => first.message.clone(),
         };
@@ -166,7 +166,8 @@ impl Closed<'_> {
             0 => format!("{}: {said}", first.name),
             more => format!("{}: {said} (and {more} more)", first.name),
         };
-        sentence(&stop(&text))
+        // The name stands as in the plan, so that it can be found there.
+        stop(&text)
     }
 
     fn state(&self) -> String {

@@ -274,20 +274,20 @@ fn tiles(documents: &Documents) -> Vec<Tile> {
 
 fn traffic_tile(promotion: &Promotion) -> Tile {
     let note = promotion.shifts.last().map(|shift| {
-        let mut note = format!("router says {}", show_share(shift.read_back));
-        if let Some(probed) = &shift.probed {
-            note.push_str(&format!(", probes {} of {}", probed.green, probed.green + probed.blue));
+        let router = format!("router says {}", show_share(shift.read_back));
+        match &shift.probed {
+            Some(probed) => format!("{router}, probes {} of {}", probed.green, probed.green + probed.blue),
+            None => router,
         }
-        note
     });
     Tile { label: "Traffic on green".into(), value: show_share(promotion.weight), note, tone: "none" }
 }
 
 fn error_tile(promotion: &Promotion) -> Option<Tile> {
-    if promotion.outcome == Outcome::RolledBack {
-        if let Some(metric) = figures::decisive(promotion, "error_rate") {
-            return Some(metric_tile("Errors on green", metric));
-        }
+    if promotion.outcome == Outcome::RolledBack
+        && let Some(metric) = figures::decisive(promotion, "error_rate")
+    {
+        return Some(metric_tile("Errors on green", metric));
     }
     let ((requests, errors), (blue_requests, blue_errors)) =
         (figures::total(promotion, |i| &i.green), figures::total(promotion, |i| &i.blue));
@@ -395,7 +395,9 @@ fn gates(documents: &Documents) -> Vec<Gate> {
     // The same columns everywhere, so that they stand below each other.
     let any = |has: fn(&Gate) -> bool| gates.iter().any(has);
     let (baseline, samples) = (any(|g| g.baseline), any(|g| g.samples));
-    gates.iter_mut().for_each(|g| (g.baseline, g.samples) = (baseline, samples));
+    for gate in &mut gates {
+        (gate.baseline, gate.samples) = (baseline, samples);
+    }
     gates
 }
 
@@ -557,7 +559,7 @@ fn timeline(documents: &Documents) -> Vec<Moment> {
     }
     match promotion(documents) {
         Some(promotion) => {
-            moments.extend(promotion.decisions.iter().map(|d| (d.at, text(&d.who), text(&d.what))))
+            moments.extend(promotion.decisions.iter().map(|d| (d.at, text(&d.who), text(&d.what))));
         }
         None => {
             if let Some(found) = &documents.promote {

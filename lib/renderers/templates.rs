@@ -93,9 +93,41 @@ fn environment<'a>() -> Environment<'a> {
     });
     environment.set_formatter(escaped);
     environment.add_filter("code", |text: &str| Value::from_safe_string(escape::code_span(text)));
+    environment.add_filter("prose", prose);
     environment.add_filter("glue", |text: &str| escape::glued(text));
     environment.add_filter("commands", |text: &str| Value::from_safe_string(escape::code_block(text)));
     environment
+}
+
+/// What the plan's author wrote: escaped as everything else, but `code` in backticks stays code.
+fn prose(state: &State, text: &str) -> Value {
+    let markdown = *state.auto_escape() == MARKDOWN;
+    let pieces: Vec<&str> = text.split('`').collect();
+    let whole = pieces.len() % 2 == 1;
+    let parts = pieces.iter().enumerate().map(|(at, piece)| match (at % 2 == 1 && whole, markdown) {
+        (true, true) => escape::code_span(piece),
+        (true, false) => format!("<code>{}</code>", escape::xml(piece)),
+        // One line and no leading space is for the whole text, not for its pieces.
+        (false, true) => spaced(piece, &escape::markdown(piece)),
+        (false, false) => escape::xml(piece),
+    });
+    let joint = match (whole, markdown) {
+        (true, _) => "",
+        (false, true) => "\\`",
+        (false, false) => "`",
+    };
+    Value::from_safe_string(parts.collect::<Vec<_>>().join(joint))
+}
+
+/// Gives a piece the spaces at its ends back.
+fn spaced(piece: &str, escaped: &str) -> String {
+    let (before, after) = (piece.starts_with(char::is_whitespace), piece.ends_with(char::is_whitespace));
+    let space = |there: bool| if there { " " } else { "" };
+    if escaped.is_empty() {
+        space(before).into()
+    } else {
+        format!("{}{escaped}{}", space(before), space(after))
+    }
 }
 
 fn escaped(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
@@ -111,4 +143,48 @@ fn escaped(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Err
         _ => escape::xml(&text),
     };
     out.write_str(&text).map_err(|e| Error::new(ErrorKind::WriteFailure, e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use minijinja::context;
+
+    use super::*;
+
+    fn fill(name: &str, template: &str, text: &str) -> String {
+        let mut templates = Templates::default();
+        assert!(templates.replace(name, template.to_owned(), "mine"));
+        templates.fill(name, context! { text => text }).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    #[test]
+    fn prose_keeps_code_and_nothing_else() {
+        let cases = [
+            ("run `a|b` now", "run <code>a|b</code> now", "run `a\\|b` now"),
+            ("<b>`<i>`", "&lt;b&gt;<code>&lt;i&gt;</code>", "&lt;b&gt;`<i>`"),
+            ("one ` alone *x*", "one ` alone *x*", "one \\` alone \\*x\\*"),
+            ("a `` b", "a <code></code> b", "a  b"),
+            ("@all ::error::", "@all ::error::", "&#64;all &#58;&#58;error&#58;&#58;"),
+        ];
+        for (text, html, markdown) in cases {
+            assert_eq!(fill("report.html", "{{ text|prose }}", text), html, "{text}");
+            assert_eq!(fill("runbook.md", "{{ text|prose }}", text), markdown, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_value_is_escaped_for_the_language_of_its_file() {
+        assert_eq!(fill("report.html", "{{ text }}|{{ text|safe }}", "<&>"), "&lt;&amp;&gt;|<&>");
+        assert_eq!(fill("summary.md", "{{ text }}", "a|<b>"), "a\\|&lt;b&gt;");
+        assert_eq!(fill("summary.md", "{{ text|code }}", "a|`"), "`` a\\|` ``");
+    }
+
+    #[test]
+    fn the_texts_that_come_with_trapkey_parse() {
+        for (name, text) in DEFAULTS.iter().filter(|(name, _)| *name != "report.css") {
+            let mut environment = environment();
+            assert!(environment.add_template(name, text).is_ok(), "{name}");
+        }
+        assert!(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().is_ok());
+    }
 }

@@ -33,8 +33,7 @@ impl Mark {
         let tone = match (verdict, severity) {
             (Verdict::Pass, _) => "pass",
             (Verdict::Skipped, _) | (_, Severity::Info) => "none",
-            (_, Severity::Warning) => "warn",
-            (Verdict::NoData | Verdict::TooFewSamples, Severity::Critical) => "warn",
+            (_, Severity::Warning) | (Verdict::NoData | Verdict::TooFewSamples, _) => "warn",
             (Verdict::Fail | Verdict::Error, Severity::Critical) => "fail",
         };
         let word = if verdict == Verdict::Fail && severity == Severity::Warning {
@@ -94,7 +93,7 @@ pub(super) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (at, c) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             out.push('\u{202f}');
         }
         out.push(c);

@@ -83,13 +83,11 @@ pub fn check(job: &Job) -> Result<Exit, Fault> {
     };
     world::talk::data(text.as_bytes())
         .map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))?;
-    match broken {
-        Some(fault) => Err(fault),
-        None => {
-            job.talk().line(Mark::Good, &format!("the chain holds: {} links", links.len()));
-            Ok(Exit::Pass)
-        }
+    if let Some(fault) = broken {
+        return Err(fault);
     }
+    job.talk().line(Mark::Good, &format!("the chain holds: {} links", links.len()));
+    Ok(Exit::Pass)
 }
 
 /// Writes the JSON Schema of every document into a folder.

@@ -53,7 +53,7 @@ fn every_outcome_is_rendered_with_its_own_opening() {
 fn what_went_wrong_stands_first_and_in_red() {
     for (end, reason, class) in [
         (End::RolledBack, "Error rate on green 7.5\u{a0}%", "top fail"),
-        (End::Stopped, "Certificate: 6 days, TLS 1.3, expected", "top fail"),
+        (End::Stopped, "certificate: 6 days, TLS 1.3, expected ≥", "top fail"),
         (End::Frozen, "Both sides fail their probes", "top warn"),
     ] {
         let sample = Sample::of(end);
@@ -99,7 +99,9 @@ fn the_runbook_has_the_exact_commands_the_scenarios_and_the_contacts() {
     let text = sample.text("runbook.md");
     let snapshot = support::json(&sample.file("snapshot.json"));
     assert!(text.contains(snapshot["snapshot"]["restore_command"].as_str().unwrap()));
-    assert!(text.contains("### Orders fail although the error rate is fine\n\n1. Stop the release"));
+    assert!(text.contains(
+        "### Orders fail although the error rate is fine\n\n1. Stop the release with `promote abort`\n2. "
+    ));
     assert!(text.contains("| Database | dba&#64;shop.example.com |"));
 }
 

@@ -75,13 +75,15 @@ fn one<B: Body>(job: &Job) -> Result<Option<Found<B>>, Fault> {
     crate::evidence::read::<B>(job.evidence()).map(Some)
 }
 
+/// Refuses when a document was not made from exactly that parent.
+type ComesFrom<'a> = Box<dyn Fn(&Need) -> Result<(), Fault> + 'a>;
+
 /// A document as the chain sees it.
 struct Seen<'a> {
     need: &'a Need,
     head: &'a Head,
     fits: Result<(), Fault>,
-    /// Refuses when it was not made from exactly that parent.
-    comes_from: Box<dyn Fn(&Need) -> Result<(), Fault> + 'a>,
+    comes_from: ComesFrom<'a>,
     passed: Result<(), Fault>,
 }
 
