@@ -169,11 +169,20 @@ pub fn parse(text: &str) -> Result<Node, Problem> {
     };
     let mut builder = Builder::default();
     for event in Parser::new_from_str_with_options(text, options) {
-        let (event, span) =
-            event.map_err(|e| Problem::at(place(*e.marker()), format!("not YAML: {}", e.info())))?;
+        let (event, span) = event.map_err(|e| not_yaml(text, &e))?;
         builder.take(event, place(span.start))?;
     }
     builder.root.ok_or_else(|| Problem::at(Place { line: 1, column: 1 }, "the file is empty"))
+}
+
+fn not_yaml(text: &str, error: &granit_parser::ScanError) -> Problem {
+    let at = place(*error.marker());
+    let problem = Problem::at(at, format!("not YAML: {}", error.info()));
+    let line = text.lines().nth(at.line.saturating_sub(1)).unwrap_or("");
+    if line.contains("${") && line.contains(['{', '[']) {
+        return problem.help("inside `{ … }` and `[ … ]` a variable needs quotes: \"${NAME}\"");
+    }
+    problem
 }
 
 fn place(mark: granit_parser::Marker) -> Place {

@@ -10,7 +10,6 @@ pub struct Nginx {
     pub port: u16,
     pub include: PathBuf,
     pub config: PathBuf,
-    folder: PathBuf,
     process: Child,
 }
 
@@ -48,7 +47,7 @@ impl Nginx {
             .spawn()
             .expect("nginx must be installed: scripts/install-needs");
         wait_until("nginx", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-        Self { port, include, config, folder: folder.to_path_buf(), process }
+        Self { port, include, config, process }
     }
 
     /// Where users' requests enter.
@@ -76,9 +75,7 @@ impl Nginx {
 impl Drop for Nginx {
     fn drop(&mut self) {
         // The master ends its workers; a kill would leave them behind.
-        if let Ok(pid) = std::fs::read_to_string(self.folder.join("nginx.pid")) {
-            let _ = Command::new("kill").arg("-TERM").arg(pid.trim()).status();
-        }
+        let _ = Command::new("kill").arg("-TERM").arg(self.process.id().to_string()).status();
         let _ = self.process.wait();
     }
 }
