@@ -29,6 +29,8 @@
 //! file: `mod name;` and `&name::KIND`. Schema, `explain`, the README's tables and the shelf's
 //! contract tests walk the list.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 pub mod checks;
 pub mod cli;
 pub mod evidence;

@@ -208,7 +208,10 @@ impl Expect {
                         Expectation::parse(&format!("in {}", items.join(", ")))
                             .map_err(|m| Problem::at(value.place, m))?
                     }
-                    _ => value.read(variables)?,
+                    _ => value.read(variables).map_err(|mut problem: Problem| {
+                        problem.place.get_or_insert(value.place);
+                        problem
+                    })?,
                 };
                 Ok(Expected { name: name.to_owned(), is, place })
             })
@@ -323,6 +326,9 @@ pub struct Promote {
     /// How long open connections of the old side may end by themselves; 10 s when absent.
     #[serde(default)]
     pub drain: Option<Span>,
+    /// How long green may take to become healthy after its deploy; 60 s when absent.
+    #[serde(default)]
+    pub healthy_within: Option<Span>,
 }
 
 /// In steps, or at once.
@@ -374,6 +380,10 @@ pub struct Side {
     /// The path that answers 2xx when the side is healthy.
     #[serde(default = "health_path")]
     pub health: String,
+    /// What the release header says when this side answers; asked from the side itself when absent.
+    #[serde(default)]
+    #[schemars(with = "Option<Text>")]
+    pub release: Option<String>,
 }
 
 fn health_path() -> String {
@@ -709,6 +719,17 @@ fn check_steps(promote: &Promote, place: yaml::Place) -> Result<(), Problem> {
     if promote.strategy == Strategy::Canary && promote.steps.is_empty() {
         return Err(Problem::at(place, "`strategy: canary` needs `steps`")
             .help("for example steps: [{weight: 5%, bake: 10m}, {weight: 100%}]"));
+    }
+    if promote.rollback_when.is_empty() && promote.steps.iter().any(|s| s.bake.is_some()) {
+        return Err(Problem::at(
+            place,
+            "a step has a bake, but `rollback_when` names nothing to judge it by",
+        )
+        .help("for example rollback_when: [{metric: error_rate, is: \"> 0.1%\"}]"));
+    }
+    if promote.strategy == Strategy::Canary && promote.steps.iter().all(|s| s.bake.is_none()) {
+        return Err(Problem::at(place, "no step of the canary has a bake: nothing would ever be judged")
+            .help("give the steps a bake, or use `strategy: blue_green`"));
     }
     for trigger in &promote.rollback_when {
         if trigger.is.is_some() == trigger.worse_than_baseline_by.is_some() {

@@ -62,16 +62,14 @@ pub fn redact(text: &str) -> String {
             out = Cow::Owned(out.replace(secret.as_str(), HIDDEN));
         }
     }
-    if out.contains("://") {
-        if let Some(pattern) = &*URL_PASSWORD {
+    if out.contains("://")
+        && let Some(pattern) = &*URL_PASSWORD {
             out = Cow::Owned(pattern.replace_all(&out, format!("${{head}}:{HIDDEN}@")).into_owned());
         }
-    }
-    if let Some(pattern) = &*KEYWORD_PASSWORD {
-        if pattern.is_match(&out) {
+    if let Some(pattern) = &*KEYWORD_PASSWORD
+        && pattern.is_match(&out) {
             out = Cow::Owned(pattern.replace_all(&out, format!("${{head}}{HIDDEN}")).into_owned());
         }
-    }
     out.into_owned()
 }
 

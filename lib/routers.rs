@@ -1,1 +1,190 @@
-//! Every traffic router.
+//! Every traffic router: set a split, read it back, say what it counted.
+//!
+//! The contract of a router, run over every kind by the same tests: a set is followed by a read that
+//! agrees; setting twice is setting once; an unreachable, hanging or babbling router is a fault
+//! within the time limit; a split that the router cannot represent is refused before anything moves.
+
+use std::path::Path;
+use std::time::Duration;
+
+use schemars::{Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
+
+use crate::fault::Fault;
+use crate::plan::{Loaded, Raw, RouterSpec};
+use crate::units::{Text, show_share};
+use crate::yaml::{self, Problem};
+
+mod haproxy;
+mod nginx;
+
+/// Every router that a plan may name.
+pub static ALL: &[&Kind] = &[&haproxy::KIND, &nginx::KIND];
+
+/// One kind of router.
+pub struct Kind {
+    /// Its name in the plan.
+    pub name: &'static str,
+    /// What it is, in one line.
+    pub about: &'static str,
+    /// What `target` is.
+    pub target: &'static str,
+    /// A `router:` block that works.
+    pub example: &'static str,
+    /// The JSON Schema of `with`.
+    pub settings: fn(&mut SchemaGenerator) -> Schema,
+    /// Reads the settings; touches nothing.
+    pub open: fn(&Order<'_>) -> Result<Box<dyn Router>, Problem>,
+}
+
+/// What a kind is opened with.
+pub struct Order<'a> {
+    /// The socket, address or file.
+    pub target: &'a Text,
+    /// The settings of the kind.
+    pub with: &'a Raw,
+    /// Where `${…}` finds its values.
+    pub variables: &'a dyn yaml::Variables,
+    /// The folder of the plan.
+    pub folder: &'a Path,
+    /// Time for one answer.
+    pub timeout: Duration,
+}
+
+/// One of the two sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// The old side.
+    Blue,
+    /// The new side.
+    Green,
+}
+
+impl Side {
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Blue => Self::Green,
+            Self::Green => Self::Blue,
+        }
+    }
+
+    /// `blue` or `green`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Blue => "blue",
+            Self::Green => "green",
+        }
+    }
+}
+
+/// How traffic is split: green's share in 0..=1, and whether a side without share is closed at once.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Split {
+    /// Green's share.
+    pub green: f64,
+    /// A side with nothing is taken out for sticky users too (a rollback); otherwise it only gets no
+    /// new ones.
+    pub close_idle_side: bool,
+}
+
+/// What the router runs now, read back from it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Live {
+    /// Green's share by the weights in force.
+    pub green: f64,
+    /// Green's share when servers that the router itself holds for down are left out; null when
+    /// nothing is left.
+    pub effective: Option<f64>,
+    /// The numbers behind it, for the record.
+    pub raw: serde_json::Value,
+}
+
+/// What the router counted for one side since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SideCount {
+    /// Requests.
+    pub requests: u64,
+    /// Answers 5xx and broken answers.
+    pub errors: u64,
+    /// Mean time of the last requests (HAProxy: 1024) in ms; null when nothing was served.
+    pub mean_ms: Option<f64>,
+    /// Greatest time since the start in ms.
+    pub max_ms: Option<f64>,
+    /// Requests under way.
+    pub current: u64,
+}
+
+/// What the router counted for both sides since its start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Blue.
+    pub blue: SideCount,
+    /// Green.
+    pub green: SideCount,
+    /// What tells one start of the router from the next; counters begin anew with it.
+    pub instance: String,
+}
+
+/// A traffic router.
+pub trait Router: Send {
+    /// Whether the router can do what is asked; touches nothing.
+    ///
+    /// Errors: unreachable (4); a server, a backend or a status address is missing, or the router
+    /// cannot be steered (2).
+    fn check(&mut self) -> Result<(), Fault>;
+
+    /// The share nearest to `green` that the router can represent.
+    fn nearest(&self, green: f64) -> f64;
+
+    /// Puts a split into force. Setting the split that is in force changes nothing.
+    fn set(&mut self, split: Split) -> Result<(), Fault>;
+
+    /// Reads what is in force from the running router, never from a file.
+    fn read(&mut self) -> Result<Live, Fault>;
+
+    /// Takes a side that has no share out of service: its open requests may end within `limit`, what
+    /// is left then is cut. Returns how many were cut.
+    fn retire(&mut self, side: Side, limit: Duration) -> Result<u64, Fault>;
+
+    /// What the router counted, where it counts per side.
+    fn counters(&mut self) -> Result<Option<Counters>, Fault>;
+
+    /// The exact commands that give all traffic to a side without Trapkey.
+    fn by_hand(&self, side: Side) -> Vec<String>;
+}
+
+/// Opens the router of a plan. Touches nothing.
+///
+/// Errors (2): an unknown kind (the nearest known one is named), or settings that do not validate.
+pub fn open(spec: &RouterSpec, loaded: &Loaded) -> Result<Box<dyn Router>, Fault> {
+    let Some(kind) = ALL.iter().find(|k| k.name == spec.kind) else {
+        return Err(loaded.fault(yaml::unknown("router kind", &spec.kind, ALL.iter().map(|k| k.name))));
+    };
+    let order = Order {
+        target: &spec.target,
+        with: &spec.with,
+        variables: &loaded.variables,
+        folder: &loaded.folder,
+        timeout: spec.timeout.map_or(Duration::from_secs(5), |t| t.0),
+    };
+    (kind.open)(&order).map_err(|problem| loaded.fault(problem))
+}
+
+/// Whether two shares are the same within what `nearest` may differ.
+pub fn same_share(a: f64, b: f64) -> bool {
+    (a - b).abs() < 0.000_5
+}
+
+/// Refuses (2) a share that the router cannot represent to within a tenth of it.
+pub fn representable(router: &dyn Router, green: f64) -> Result<f64, Fault> {
+    let nearest = router.nearest(green);
+    if (nearest - green).abs() <= 0.1 * green {
+        return Ok(nearest);
+    }
+    Err(Fault::usage(format!("the router cannot give green {}", show_share(green)))
+        .cause(format!("the nearest that its weights allow is {}", show_share(nearest)))
+        .help("choose another weight for this step"))
+}

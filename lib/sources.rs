@@ -1,1 +1,207 @@
-//! Every kind of snapshot source.
+//! Every kind of snapshot source, and the comparison of live data with what was recorded.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use schemars::{Schema, SchemaGenerator};
+use serde_json::Value;
+
+use crate::evidence::{Finding, SourceRecord, TableRecord, Verdict};
+use crate::fault::Fault;
+use crate::plan::{Loaded, SourceSpec};
+use crate::world::{self, signal};
+use crate::yaml::{self, Problem, unknown};
+
+mod command;
+mod files;
+mod postgres;
+mod router_state;
+
+/// Every kind of source that a plan may name.
+pub static ALL: &[&Kind] = &[&files::KIND, &command::KIND, &postgres::KIND, &router_state::KIND];
+
+/// One kind of source.
+pub struct Kind {
+    /// Its name in the plan.
+    pub name: &'static str,
+    /// What it backs up, in one sentence.
+    pub about: &'static str,
+    /// What `target` means.
+    pub target: &'static str,
+    /// A source of this kind as it stands in a plan.
+    pub example: &'static str,
+    /// The JSON Schema of `with`.
+    pub settings: fn(&mut SchemaGenerator) -> Schema,
+    /// Reads the settings. Touches nothing outside.
+    pub prepare: fn(&Order<'_>) -> Result<Box<dyn Source>, Problem>,
+}
+
+/// What the plan asks for.
+pub struct Order<'a> {
+    /// The source in the plan.
+    pub spec: &'a SourceSpec,
+    /// The plan around it.
+    pub loaded: &'a Loaded,
+}
+
+/// A source, ready to be backed up.
+pub trait Source {
+    /// Gives everything to `keep`. Returns what is to be recorded beside the files.
+    ///
+    /// Errors: anything that could not be read whole; then nothing of the snapshot is kept.
+    fn back_up(&self, context: &Context<'_>, keep: &mut dyn Keep) -> Result<Extra, Fault>;
+
+    /// What can be proven beyond "every byte reads back": `back` reads files from the store.
+    /// Returns the proof in one sentence.
+    fn prove(&self, _back: &dyn ReadBack) -> Result<Option<String>, Fault> {
+        Ok(None)
+    }
+
+    /// Compares the live data with what was recorded, table by table.
+    fn compare(&self, _recorded: &[TableRecord]) -> Vec<Finding> {
+        Vec::new()
+    }
+}
+
+/// What a source may look at besides its own target.
+pub struct Context<'a> {
+    /// The folder of the store, which is never part of a snapshot.
+    pub store: &'a Path,
+    /// Reads the weights that are live, where the plan has a router.
+    pub live_weights: Option<&'a dyn Fn() -> Result<Value, Fault>>,
+}
+
+/// Permission bits and modification time (seconds since 1970 and nanoseconds).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Permission bits.
+    pub mode: u32,
+    /// Modification time.
+    pub mtime: (i64, u32),
+}
+
+impl Meta {
+    /// For data that was never a file: for its owner alone, made now.
+    pub fn now() -> Self {
+        let now = world::now();
+        Self { mode: 0o600, mtime: (now.as_second(), now.subsec_nanosecond().unsigned_abs()) }
+    }
+}
+
+/// Writes the bytes of one file.
+pub type Pour<'a> = &'a mut dyn FnMut(&mut (dyn Write + Send)) -> Result<(), Fault>;
+
+/// Where a source puts what it backs up. Paths are relative to the source; the empty one is its own
+/// folder.
+pub trait Keep {
+    /// Keeps a folder.
+    fn folder(&mut self, path: &[u8], meta: Meta) -> Result<(), Fault>;
+    /// Keeps a symbolic link.
+    fn link(&mut self, path: &[u8], to: &[u8], meta: Meta) -> Result<(), Fault>;
+    /// Keeps a file; its bytes go straight into the store.
+    fn file(&mut self, path: &[u8], meta: Meta, pour: Pour<'_>) -> Result<(), Fault>;
+}
+
+/// Reads a file of the source back from the store.
+pub trait ReadBack {
+    /// Writes the file's verified bytes into `out`.
+    fn read(&self, path: &[u8], out: &mut dyn Write) -> Result<(), Fault>;
+}
+
+/// What is recorded beside the files.
+#[derive(Clone, Debug, Default)]
+pub struct Extra {
+    /// Rows and sums per table.
+    pub tables: Vec<TableRecord>,
+    /// What the kind adds.
+    pub details: Value,
+}
+
+/// The time that one source may take where the plan says nothing.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3600);
+
+impl Order<'_> {
+    /// The time that it may take.
+    pub fn timeout(&self) -> Duration {
+        self.spec.timeout.map_or(DEFAULT_TIMEOUT, |span| span.0)
+    }
+
+    /// A problem at this source's place in the plan.
+    pub fn problem(&self, message: impl std::fmt::Display) -> Problem {
+        let name = &self.spec.name;
+        Problem {
+            place: place_of(self.loaded, name),
+            message: format!("source `{name}`: {message}"),
+            help: None,
+        }
+    }
+}
+
+/// Prepares one source.
+///
+/// Errors: an unknown kind (with the list of the known ones), or settings that are wrong.
+pub fn prepare(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
+    let name = &order.spec.kind;
+    let prepared = match ALL.iter().find(|kind| kind.name == *name) {
+        Some(kind) => (kind.prepare)(order),
+        None => Err(unknown("kind of source", name, ALL.iter().map(|k| k.name))),
+    };
+    prepared.map_err(|problem| Problem {
+        place: problem.place.or_else(|| place_of(order.loaded, &order.spec.name)),
+        ..problem
+    })
+}
+
+fn place_of(loaded: &Loaded, name: &str) -> Option<yaml::Place> {
+    let root = yaml::parse(&loaded.source).ok()?;
+    let yaml::Value::Sequence(sources) = &root.get("snapshot")?.get("sources")?.value else { return None };
+    let named = |node: &&yaml::Node| {
+        node.get("name").is_some_and(|n| matches!(&n.value, yaml::Value::Scalar { text, .. } if text == name))
+    };
+    sources.iter().find(named).map(|node| node.place)
+}
+
+/// Compares the live data of every source with what the snapshot recorded about it.
+///
+/// One finding per recorded table, `data intact: TABLE`: with a key, rows up to the recorded key must
+/// be the same in number and sum, and later ones may have come; without a key everything must be equal.
+/// A database that does not answer is an error, a table that is gone a failure.
+pub fn intact(specs: &[SourceSpec], loaded: &Loaded, recorded: &[SourceRecord]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for record in recorded.iter().filter(|record| !record.tables.is_empty()) {
+        let Some(spec) = specs.iter().find(|spec| spec.name == record.name) else {
+            findings.extend(not_compared(&record.tables, "the plan has no such source any more"));
+            continue;
+        };
+        match prepare(&Order { spec, loaded }) {
+            Ok(source) => findings.extend(source.compare(&record.tables)),
+            Err(problem) => findings.extend(not_compared(&record.tables, &problem.message)),
+        }
+    }
+    findings
+}
+
+/// One finding per table that says why it could not be compared.
+fn not_compared(tables: &[TableRecord], why: &str) -> Vec<Finding> {
+    tables.iter().map(|table| data_finding(table, Verdict::Error).says(why)).collect()
+}
+
+fn data_finding(table: &TableRecord, verdict: Verdict) -> Finding {
+    Finding::new(format!("data intact: {}", table.table), "data", verdict, world::now())
+}
+
+/// The error when we were asked to stop.
+fn stop_if_asked() -> Result<(), Fault> {
+    if signal::stop_asked() {
+        return Err(Fault::infrastructure("the snapshot was interrupted")
+            .cause("a signal asked to stop")
+            .help("nothing was kept; run it again"));
+    }
+    Ok(())
+}
+
+/// The JSON Schema of a kind's settings.
+fn schema<T: schemars::JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}

@@ -1,1 +1,8 @@
-//! Tests: checks.
+//! The checks shelf and `preflight`: a contract for every kind, and the binary from outside.
+
+mod contract;
+mod encrypted;
+mod gate;
+mod papers;
+mod rules;
+mod servers;

@@ -1,1 +1,436 @@
-//! Tests: promote.
+//! `promote` against a real HAProxy and a real nginx, killed in the middle, aborted, lied to.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::haproxy::Haproxy;
+use crate::support::nginx::Nginx;
+use crate::support::side::Side;
+use crate::support::{Ended, call, folder, json, run, tool, wait_until};
+
+mod bad_input;
+mod crashes;
+mod routers;
+
+/// Two sides behind a router, a plan, and a folder for all of it.
+pub struct Stage {
+    pub folder: tempfile::TempDir,
+    pub blue: Side,
+    pub green: Side,
+    pub haproxy: Haproxy,
+}
+
+/// A plan with short bakes; `more` goes into its promote section.
+pub fn plan(router: &str, blue: &Side, green: &Side, steps: &str, more: &str) -> String {
+    format!(
+        "version: 1\nservice: shop\nenvironments: {{production: {{}}}}\nrelease: {{version: ${{VERSION:-1.1}}}}\n\
+         promote:\n  router: {router}\n  sides:\n    blue: {{url: \"{}\"}}\n    green: {{url: \"{}\"}}\n  \
+         probe: {{path: /, rate: 100/s, requests: 20}}\n  interval: 100ms\n  min_samples: 20\n  drain: 1s\n  undecided_for: 1s\n  healthy_within: 500ms\n  \
+         rollback_when: [{{metric: error_rate, is: \"> 5%\"}}, {{metric: latency_p95, is: \"> 200ms\"}}]\n  steps: {steps}\n{more}",
+        blue.url(),
+        green.url()
+    )
+}
+
+pub const SHORT: &str = "[{weight: 10%, bake: 500ms}, {weight: 50%, bake: 500ms}, {weight: 100%}]";
+
+impl Stage {
+    pub fn new(steps: &str, more: &str) -> Self {
+        Self::with_backend(steps, more, "")
+    }
+
+    pub fn with_backend(steps: &str, more: &str, backend: &str) -> Self {
+        let folder = folder();
+        let (blue, green) = (Side::start("1.0"), Side::start("1.1"));
+        let haproxy = Haproxy::start(folder.path(), blue.port, green.port, backend);
+        let stage = Self { folder, blue, green, haproxy };
+        stage.write(steps, more);
+        stage
+    }
+
+    pub fn write(&self, steps: &str, more: &str) {
+        let router = format!(
+            "{{kind: haproxy, target: haproxy.sock, entry: \"{}\", with: {{backend: shop, blue: blue, green: green}}}}",
+            self.haproxy.url()
+        );
+        let text = plan(&router, &self.blue, &self.green, steps, more);
+        std::fs::write(self.path().join("release.yaml"), text).unwrap();
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn promote(&self, arguments: &[&str]) -> Ended {
+        call("promote", self.path(), arguments)
+    }
+
+    pub fn spawn(&self, arguments: &[&str]) -> Child {
+        tool("promote", self.path())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    pub fn document(&self) -> Value {
+        json(&self.path().join("evidence/promote.json"))
+    }
+
+    pub fn promotion(&self) -> Value {
+        self.document()["promotion"].clone()
+    }
+
+    /// Every line of the journal.
+    pub fn journal(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.path().join(".trapkey/production/journal.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Waits until the state on disk is in that phase.
+    pub fn wait_for_phase(&self, phase: &str) {
+        let path = self.path().join(".trapkey/production/state.json");
+        wait_until(phase, || {
+            std::fs::read(&path)
+                .ok()
+                .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok())
+                .is_some_and(|state| state["record"]["state"]["phase"] == phase)
+        });
+    }
+
+    /// Everything is on blue, and nobody can reach green, not even with a cookie.
+    pub fn assert_all_blue(&self) {
+        let (weight, admin) = self.haproxy.server("blue");
+        assert!(weight > 0 && admin == 0, "blue: weight {weight}, admin {admin}");
+        let (weight, admin) = self.haproxy.server("green");
+        assert!(weight == 0 && admin & 1 == 1, "green: weight {weight}, admin {admin}");
+    }
+
+    /// Everything is on green.
+    pub fn assert_all_green(&self) {
+        let (weight, admin) = self.haproxy.server("green");
+        assert!(weight > 0 && admin == 0, "green: weight {weight}, admin {admin}");
+        assert_eq!(self.haproxy.server("blue").0, 0);
+    }
+}
+
+#[test]
+fn takes_a_good_release_all_the_way_and_records_every_step() {
+    let stage = Stage::new(SHORT, "");
+    let ended = stage.promote(&["run"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    stage.assert_all_green();
+    let document = stage.document();
+    assert_eq!((&document["verdict"], &document["schema"]), (&"pass".into(), &"trapkey/promote/v1".into()));
+    let promotion = stage.promotion();
+    assert_eq!(promotion["outcome"], "promoted");
+    let shifts = promotion["shifts"].as_array().unwrap();
+    let asked: Vec<f64> = shifts.iter().map(|s| s["asked"].as_f64().unwrap()).collect();
+    assert_eq!(asked, [0.1, 0.5, 1.0]);
+    for shift in shifts {
+        assert!((shift["read_back"].as_f64().unwrap() - shift["asked"].as_f64().unwrap()).abs() < 0.001);
+        assert_eq!(shift["probed"]["requests"], 20);
+    }
+    assert_eq!(shifts[2]["probed"]["green"], 20);
+    assert_eq!(promotion["blue"]["version"], "1.0");
+    assert_eq!(promotion["green"]["version"], "1.1");
+    let judgements = promotion["judgements"].as_array().unwrap();
+    assert!(judgements.iter().any(|j| j["step"] == 1 && j["verdict"] == "pass"));
+    assert!(judgements.iter().any(|j| j["step"] == 2 && j["verdict"] == "pass"));
+    let sources: Vec<&str> = judgements[judgements.len() - 1]["metrics"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["source"].as_str().unwrap())
+        .collect();
+    assert!(sources.contains(&"probe") && sources.contains(&"haproxy"));
+    assert!(promotion["series"].as_array().unwrap().iter().any(|i| i["source"] == "haproxy"));
+    // The same release on the same evidence: without evidence there is nothing to compare, so it is a
+    // new start, and that is refused because green already has everything.
+    assert_eq!(stage.promote(&["run"]).code, 5);
+    stage.assert_all_green();
+}
+
+#[test]
+fn rolls_a_failing_release_back_at_the_first_step() {
+    let stage = Stage::new(SHORT, "");
+    stage.green.answers.fail_every.store(4, Ordering::SeqCst);
+    let ended = stage.promote(&["run"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    stage.assert_all_blue();
+    let promotion = stage.promotion();
+    assert_eq!(promotion["outcome"], "rolled_back");
+    assert!(promotion["reason"].as_str().unwrap().contains("error_rate"), "{}", promotion["reason"]);
+    assert_eq!(promotion["steps"][0]["verdict"], "fail");
+    assert_eq!(promotion["steps"][1]["verdict"], Value::Null);
+    let took = promotion["rollback"]["took_ms"].as_f64().unwrap();
+    assert!(took > 0.0 && took < 5000.0, "{took}");
+    assert_eq!(stage.document()["verdict"], "fail");
+    // What is over stays over, and says so with the same code.
+    assert_eq!(stage.promote(&["step"]).code, 1);
+    stage.assert_all_blue();
+}
+
+#[test]
+fn rolls_a_slow_release_back() {
+    let stage = Stage::new(SHORT, "");
+    stage.green.answers.delay_ms.store(300, Ordering::SeqCst);
+    assert_eq!(stage.promote(&["run"]).code, 1);
+    stage.assert_all_blue();
+    assert!(stage.promotion()["reason"].as_str().unwrap().contains("latency_p95"));
+}
+
+#[test]
+fn never_passes_on_missing_data() {
+    let stage = Stage::new(SHORT, "  min_samples: 100000\n");
+    // A key that is there twice is refused, so write the plan anew with the greater number.
+    let path = stage.path().join("release.yaml");
+    let text = std::fs::read_to_string(&path).unwrap().replace("min_samples: 20\n", "").replace("  drain", "drain");
+    std::fs::write(&path, text.replace("drain: 1s", "  drain: 1s")).unwrap();
+    let ended = stage.promote(&["run"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    stage.assert_all_blue();
+    assert!(stage.promotion()["reason"].as_str().unwrap().contains("stayed undecided"));
+}
+
+#[test]
+fn blue_green_switches_at_once_after_green_is_healthy() {
+    let stage = Stage::new("[{weight: 100%, bake: 300ms}]", "  strategy: blue_green\n");
+    assert_eq!(stage.promote(&["run"]).code, 0);
+    stage.assert_all_green();
+    assert_eq!(stage.promotion()["shifts"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn gives_an_unhealthy_green_nothing() {
+    let stage = Stage::new(SHORT, "");
+    stage.green.answers.health.store(503, Ordering::SeqCst);
+    let ended = stage.promote(&["run"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    stage.assert_all_blue();
+    assert_eq!(stage.green.served(), 0);
+    assert!(stage.promotion()["reason"].as_str().unwrap().contains("green is not healthy: /health answered 503"));
+}
+
+#[test]
+fn refuses_to_begin_without_a_healthy_way_back() {
+    let stage = Stage::new(SHORT, "");
+    stage.blue.answers.health.store(503, Ordering::SeqCst);
+    let ended = stage.promote(&["run"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("blue, the side that serves now, is not healthy"), "{}", ended.stderr);
+    assert_eq!(stage.haproxy.server("green"), (0, 0));
+}
+
+#[test]
+fn does_not_throw_users_onto_a_sick_old_side() {
+    let stage = Stage::new("[{weight: 50%, bake: 3s}, {weight: 100%}]", "");
+    let child = stage.spawn(&["run"]);
+    stage.wait_for_phase("baking");
+    stage.blue.answers.health.store(500, Ordering::SeqCst);
+    stage.green.answers.fail_every.store(2, Ordering::SeqCst);
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    assert_eq!(stage.promotion()["outcome"], "frozen");
+    assert_eq!((stage.haproxy.server("blue").0, stage.haproxy.server("green").0), (50, 50));
+    // Once blue is well again, the next call goes back.
+    stage.blue.answers.health.store(200, Ordering::SeqCst);
+    assert_eq!(stage.promote(&["step"]).code, 1);
+    assert_eq!(stage.promotion()["outcome"], "rolled_back");
+    stage.assert_all_blue();
+}
+
+#[test]
+fn hooks_run_once_with_the_release_in_their_environment() {
+    let script = "echo $TRAPKEY_HOOK $TRAPKEY_VERSION >> hooks.txt";
+    let hook = format!("[sh, -c, \"{script}\"]").replace('$', "$$");
+    let hook = hook.replace("$$", "$");
+    let stage = Stage::new(SHORT, &format!("  hooks: {{deploy: {hook}, after: {hook}, on_rollback: {hook}}}\n"));
+    assert_eq!(stage.promote(&["run"]).code, 0);
+    let text = std::fs::read_to_string(stage.path().join("hooks.txt")).unwrap();
+    assert_eq!(text, "deploy 1.1\nafter 1.1\n");
+    assert_eq!(stage.promotion()["hooks"][0]["exit"], 0);
+}
+
+#[test]
+fn a_failed_deploy_moves_nothing() {
+    let stage = Stage::new(SHORT, "  hooks: {deploy: [sh, -c, \"echo no disk >&2; exit 3\"]}\n");
+    assert_eq!(stage.promote(&["run"]).code, 1);
+    let reason = stage.promotion()["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("the deploy hook failed: exit 3: no disk"), "{reason}");
+    stage.assert_all_blue();
+    assert_eq!(stage.green.served(), 0);
+}
+
+#[test]
+fn two_jobs_at_once_one_wins_and_the_other_is_told_who() {
+    let stage = Stage::new(SHORT, "");
+    let first = stage.spawn(&["run"]);
+    stage.wait_for_phase("baking");
+    let before = stage.document();
+    let second = stage.promote(&["run"]);
+    assert_eq!(second.code, 5);
+    let holder = format!("process {}", first.id());
+    assert!(second.stderr.contains("another job holds this environment"), "{}", second.stderr);
+    assert!(second.stderr.contains(&holder) && second.stderr.contains("shop 1.1 in production"), "{}", second.stderr);
+    assert!(stage.path().join("evidence/promote.refused.json").exists());
+    assert_eq!(before["run"]["started_at"], stage.document()["run"]["started_at"], "the winner's document stands");
+    assert_eq!(first.wait_with_output().unwrap().status.code(), Some(0));
+    stage.assert_all_green();
+}
+
+#[test]
+fn another_release_in_the_middle_is_refused_by_name() {
+    let stage = Stage::new("[{weight: 10%, bake: 30s}, {weight: 100%}]", "");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    let other = stage.promote(&["start", "--set", "VERSION=2.0"]);
+    assert_eq!(other.code, 5);
+    assert!(other.stderr.contains("shop 1.1 in production is still under way"), "{}", other.stderr);
+    assert_eq!(stage.haproxy.server("green").0, 10);
+}
+
+#[test]
+fn steps_wait_without_a_runner_and_finish() {
+    let stage = Stage::new("[{weight: 10%, bake: 1s}, {weight: 100%}]", "");
+    let output = stage.path().join("outputs");
+    let started = run(tool("promote", stage.path()).arg("start").env("GITHUB_OUTPUT", &output));
+    assert_eq!(started.code, 0, "{}", started.stderr);
+    let text = std::fs::read_to_string(&output).unwrap();
+    assert!(text.contains("state=waiting\n") && text.contains("next_at=2") && text.contains("verdict=undecided"), "{text}");
+    assert_eq!(stage.document()["verdict"], "undecided");
+    assert_eq!(stage.haproxy.server("green").0, 10);
+    std::thread::sleep(Duration::from_millis(900));
+    let stepped = stage.promote(&["step"]);
+    assert_eq!(stepped.code, 0, "{}", stepped.stderr);
+    stage.assert_all_green();
+    assert_eq!(stage.promotion()["outcome"], "promoted");
+    // Nothing is left to do.
+    assert_eq!(stage.promote(&["step"]).code, 0);
+}
+
+#[test]
+fn a_paused_release_waits_and_is_still_judged() {
+    let stage = Stage::new("[{weight: 10%, bake: 300ms}, {weight: 100%}]", "");
+    let child = stage.spawn(&["run"]);
+    stage.wait_for_phase("baking");
+    assert_eq!(stage.promote(&["pause"]).code, 0);
+    std::thread::sleep(Duration::from_millis(800));
+    assert_eq!(stage.haproxy.server("green").0, 10);
+    assert!(stage.promote(&["status"]).stdout.contains("paused"));
+    assert_eq!(stage.promote(&["resume"]).code, 0);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
+    stage.assert_all_green();
+}
+
+#[test]
+fn an_abort_ends_a_running_job_on_the_old_side() {
+    let stage = Stage::new("[{weight: 50%, bake: 30s}, {weight: 100%}]", "");
+    let child = stage.spawn(&["run"]);
+    stage.wait_for_phase("baking");
+    let started = Instant::now();
+    let aborted = stage.promote(&["abort", "--reason", "orders drop"]);
+    assert_eq!(aborted.code, 1, "{}", aborted.stderr);
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
+    stage.assert_all_blue();
+    assert!(stage.promotion()["reason"].as_str().unwrap().contains("orders drop"));
+    // It is terminal for its epoch.
+    assert_eq!(stage.promote(&["step"]).code, 1);
+    stage.assert_all_blue();
+}
+
+#[test]
+fn an_abort_works_without_a_running_job_and_not_after_the_end() {
+    let stage = Stage::new("[{weight: 50%, bake: 30s}, {weight: 100%}]", "");
+    assert_eq!(stage.promote(&["abort"]).code, 5, "nothing was begun");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    assert_eq!(stage.promote(&["abort"]).code, 1);
+    stage.assert_all_blue();
+    let other = Stage::new(SHORT, "");
+    assert_eq!(other.promote(&["run"]).code, 0);
+    let late = other.promote(&["abort"]);
+    assert_eq!(late.code, 5);
+    assert!(late.stderr.contains("socat stdio"), "the way back by hand is named: {}", late.stderr);
+    other.assert_all_green();
+}
+
+#[test]
+fn a_restart_that_loses_the_weights_is_noticed_and_repaired() {
+    let mut stage = Stage::new("[{weight: 50%, bake: 1500ms}, {weight: 100%}]", "");
+    let child = stage.spawn(&["run"]);
+    stage.wait_for_phase("baking");
+    stage.haproxy.restart();
+    let ended = child.wait_with_output().unwrap();
+    let promotion = stage.promotion();
+    let repaired = promotion["shifts"].as_array().unwrap().iter().any(|s| s["why"] == "reconcile");
+    // A look that fell into the restart itself finds no router, and then it must go back.
+    let back = promotion["outcome"] == "rolled_back";
+    assert!(repaired != back, "{promotion:#}");
+    assert_eq!(ended.status.code(), Some(i32::from(back)));
+    if back { stage.assert_all_blue() } else { stage.assert_all_green() }
+}
+
+#[test]
+fn a_lost_router_stops_with_a_named_error_and_goes_on_later() {
+    let mut stage = Stage::new("[{weight: 50%, bake: 1s}, {weight: 100%}]", "");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    stage.haproxy.stop();
+    let lost = stage.promote(&["step"]);
+    assert_eq!(lost.code, 4, "{}", lost.stderr);
+    assert_eq!(stage.document()["verdict"], "error");
+    stage.haproxy.restart();
+    let back = stage.promote(&["step"]);
+    assert_eq!(back.code, 1, "{}", back.stderr);
+    stage.assert_all_blue();
+}
+
+#[test]
+fn a_signal_leaves_a_valid_document_and_a_state_to_go_on_from() {
+    let stage = Stage::new("[{weight: 50%, bake: 2s}, {weight: 100%}]", "");
+    let child = stage.spawn(&["run"]);
+    stage.wait_for_phase("baking");
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(3));
+    assert_eq!(stage.document()["verdict"], "undecided");
+    assert_eq!(stage.haproxy.server("green").0, 50);
+    assert_eq!(stage.promote(&["run"]).code, 0);
+    stage.assert_all_green();
+}
+
+#[test]
+fn the_plan_is_printed_and_nothing_is_touched() {
+    let mut stage = Stage::new(SHORT, "");
+    stage.haproxy.stop();
+    let ended = stage.promote(&["plan"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert!(ended.stdout.contains("step 2: 50 % on green, watched for 500 ms"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("goes back when error_rate > 5%"));
+    assert!(!stage.path().join(".trapkey").exists() && !stage.path().join("evidence").exists());
+}
+
+#[test]
+fn nginx_takes_a_good_release_and_gives_a_bad_one_back() {
+    let folder = folder();
+    let (blue, green) = (Side::start("1.0"), Side::start("1.1"));
+    let nginx = Nginx::start(folder.path(), blue.port, green.port);
+    let router = nginx.router(blue.port, green.port);
+    let text = plan(&router, &blue, &green, SHORT, "");
+    std::fs::write(folder.path().join("release.yaml"), &text).unwrap();
+    green.answers.fail_every.store(3, Ordering::SeqCst);
+    let ended = call("promote", folder.path(), &["run"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert!(nginx.text().contains(&format!("server 127.0.0.1:{} down;", green.port)));
+    green.answers.fail_every.store(0, Ordering::SeqCst);
+    let ended = call("promote", folder.path(), &["run"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert!(nginx.text().contains(&format!("server 127.0.0.1:{} down;", blue.port)));
+    let promotion = json(&folder.path().join("evidence/promote.json"))["promotion"].clone();
+    assert_eq!(promotion["epoch"], 2);
+    assert_eq!(promotion["shifts"][2]["probed"]["green"], 20);
+}

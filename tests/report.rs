@@ -1,1 +1,7 @@
-//! Tests: report.
+//! `report`: the chain, the renderers, the schemas, the binary.
+
+mod chain;
+mod pages;
+mod samples;
+mod schemas;
+mod texts;

@@ -1,1 +1,135 @@
 //! Tests: snapshot.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::{Ended, call, folder, json, tool, wait_until};
+
+mod database;
+mod files;
+mod kinds;
+mod stops;
+mod store;
+
+/// A folder with a plan.
+pub(crate) struct Place {
+    pub(crate) folder: TempDir,
+}
+
+impl Place {
+    /// A plan with these sources, given as lines of YAML.
+    pub(crate) fn new(sources: &str) -> Self {
+        let place = Self { folder: folder() };
+        place.plan(sources, "");
+        place
+    }
+
+    pub(crate) fn plan(&self, sources: &str, more: &str) {
+        let sources: String = sources.lines().flat_map(|line| ["    - ", line.trim(), "\n"]).collect();
+        let text = format!(
+            "version: 1\nservice: shop\nrelease: {{version: 1.4.2}}\n{more}snapshot:\n  store: store\n  sources:\n{sources}"
+        );
+        self.write("release.yaml", text.as_bytes());
+    }
+
+    pub(crate) fn path(&self, inside: &str) -> PathBuf {
+        self.folder.path().join(inside)
+    }
+
+    pub(crate) fn write(&self, inside: &str, bytes: &[u8]) {
+        let path = self.path(inside);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    pub(crate) fn script(&self, inside: &str, text: &str) {
+        self.write(inside, format!("#!/bin/sh\n{text}\n").as_bytes());
+        std::fs::set_permissions(self.path(inside), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    pub(crate) fn call(&self, arguments: &[&str]) -> Ended {
+        call("snapshot", self.folder.path(), arguments)
+    }
+
+    /// Runs a command that must succeed.
+    pub(crate) fn good(&self, arguments: &[&str]) -> Ended {
+        let ended = self.call(arguments);
+        assert_eq!(ended.code, 0, "{arguments:?}: {}", ended.stderr);
+        ended
+    }
+
+    /// Creates a snapshot and returns the document.
+    pub(crate) fn create(&self) -> Value {
+        self.good(&["create"]);
+        self.document()
+    }
+
+    pub(crate) fn document(&self) -> Value {
+        json(&self.path("evidence/snapshot.json"))
+    }
+
+    pub(crate) fn command(&self) -> Command {
+        tool("snapshot", self.folder.path())
+    }
+
+    /// Begins `create` and waits until `file` is there.
+    pub(crate) fn begin(&self, file: &str) -> Child {
+        let child =
+            self.command().arg("create").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_until(file, || self.path(file).exists());
+        child
+    }
+
+    pub(crate) fn listed(&self) -> usize {
+        let list: Value = serde_json::from_str(&self.good(&["list", "--json"]).stdout).unwrap();
+        list["snapshots"].as_array().unwrap().len()
+    }
+
+    /// Everything in the store but the format, the lock and empty folders.
+    pub(crate) fn leftovers(&self) -> Vec<PathBuf> {
+        let mut all = walk(&self.path("store"));
+        all.retain(|path| !path.ends_with("config") && !path.ends_with("lock"));
+        all
+    }
+
+    /// No snapshot is listed and nothing of one is left.
+    pub(crate) fn assert_nothing_kept(&self) {
+        assert_eq!(self.listed(), 0);
+        assert_eq!(self.leftovers(), Vec::<PathBuf>::new());
+    }
+}
+
+/// Every file below a folder, sorted.
+pub(crate) fn walk(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(walk(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+pub(crate) fn is_root() -> bool {
+    std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0
+}
+
+/// Bytes without pattern, always the same.
+pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut number = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        number ^= number << 13;
+        number ^= number >> 7;
+        number ^= number << 17;
+        number.to_le_bytes()[3]
+    };
+    std::iter::repeat_with(&mut next).take(length).collect()
+}

@@ -1,1 +1,104 @@
-//! Plan and checks into preflight evidence.
+//! `preflight`: may we? Runs the plan's checks and writes preflight.json.
+
+use std::io::Write;
+use std::path::Path;
+
+use crate::checks::{self, PARALLEL};
+use crate::evidence::{Counts, Finding, PreflightBody, Verdict, verdict_of};
+use crate::fault::{Exit, Fault};
+use crate::job::{Conclusion, Job};
+use crate::severity::Severity;
+use crate::units::show_duration;
+use crate::world::talk::{self, Mark, Talk};
+
+mod catalogue;
+mod schema;
+
+pub use catalogue::{Shelf, explain, kinds_as_json, kinds_as_markdown, kinds_as_text, shelves};
+pub use schema::plan_schema;
+
+/// The annotated plan that `preflight init` writes.
+pub const ANNOTATED_PLAN: &str = include_str!("../../templates/release.yaml");
+
+/// Runs the gate: every check of the plan's `preflight`, then the document.
+///
+/// Errors: usage (2) when the plan has no `preflight` or one of its checks does not validate;
+/// infrastructure (4) when the document cannot be written.
+pub fn run(job: &Job) -> Result<Exit, Fault> {
+    let plan = &job.loaded.plan;
+    let Some(section) = &plan.preflight else {
+        return Err(Fault::usage("the plan has no `preflight`")
+            .place(&job.loaded.reference.path)
+            .help("add `preflight: {checks: [...]}`; `preflight init` writes an example"));
+    };
+    let prepared = checks::prepare(&section.checks, &job.loaded)?;
+    let parallel = plan.defaults.parallel.unwrap_or(PARALLEL);
+    let talk = job.talk();
+    let findings = checks::run(&prepared, parallel, &|finding| tell(talk, finding));
+    let counts = Counts::of(&findings);
+    let verdict = verdict_of(&findings);
+    let summary =
+        if findings.is_empty() { "no checks, nothing was looked at".into() } else { counts.sentence() };
+    let exit = job.conclude(Conclusion {
+        needs: Vec::new(),
+        verdict,
+        summary: summary.clone(),
+        findings,
+        body: PreflightBody { counts },
+        outputs: Vec::new(),
+    })?;
+    let mark = if exit == Exit::Pass { Mark::Good } else { Mark::Bad };
+    talk.line(mark, &format!("preflight: {}: {summary}", verdict.word()));
+    Ok(exit)
+}
+
+/// One line for one finding, as it comes.
+pub fn tell(talk: &Talk, finding: &Finding) {
+    let mark = match (finding.verdict, finding.severity) {
+        (Verdict::Pass, _) if finding.flaky => Mark::Warn,
+        (Verdict::Pass, _) => Mark::Good,
+        (_, Severity::Critical) => Mark::Bad,
+        (_, Severity::Warning | Severity::Info) => Mark::Warn,
+    };
+    let word = match finding.verdict {
+        Verdict::Pass => String::new(),
+        other => format!("{}: ", other.word().replace('_', " ")),
+    };
+    let time = show_duration(finding.duration_ms / 1e3);
+    talk.line(mark, &format!("{} · {word}{} [{time}]", finding.name, finding.message));
+}
+
+/// Writes the annotated plan; never over a file that is there.
+///
+/// Errors: refused (5) when there is a file; infrastructure (4) when it cannot be written.
+pub fn init(path: &Path, talk: &Talk) -> Result<Exit, Fault> {
+    let place = path.display().to_string();
+    let opened = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
+    let mut file = opened.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => Fault::refused("there is a plan already")
+            .place(&place)
+            .help("name another file with --plan FILE, or move this one away"),
+        _ => crate::world::files::unwritable(path, &error),
+    })?;
+    file.write_all(ANNOTATED_PLAN.as_bytes())
+        .and_then(|()| file.sync_all())
+        .map_err(|error| crate::world::files::unwritable(path, &error))?;
+    talk.line(Mark::Good, &format!("wrote {place}: read it, change it, then run `preflight`"));
+    Ok(Exit::Pass)
+}
+
+/// Gives a text to stdout.
+///
+/// Errors (4): stdout is closed.
+pub fn print(text: &str) -> Result<Exit, Fault> {
+    talk::data(text.as_bytes())
+        .map_err(|error| Fault::infrastructure("stdout cannot be written").cause(error))?;
+    Ok(Exit::Pass)
+}
+
+/// Gives JSON to stdout.
+///
+/// Errors (4): stdout is closed.
+pub fn print_json(value: &serde_json::Value) -> Result<Exit, Fault> {
+    print(&format!("{value:#}\n"))
+}

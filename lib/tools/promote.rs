@@ -1,1 +1,112 @@
-//! Performs the actions that the machine asks for.
+//! Performs the actions that the machine asks for: takes a release to all traffic, or back.
+//!
+//! [`machine`] decides, purely. [`drive`] acts. What lies between them is on disk before and after
+//! every action, so that a job that is killed at any moment is followed by one that goes on.
+
+mod bake;
+mod begin;
+mod drive;
+pub mod machine;
+mod orders;
+mod record;
+mod shift;
+
+use crate::evidence::name_release;
+use crate::fault::{Exit, Fault};
+use crate::job::Job;
+use crate::state::{Folder, Holder};
+use crate::world::{self, ci};
+
+use drive::Driver;
+pub use drive::Mode;
+pub use orders::{abort, pause, plan, resume, status};
+use record::Record;
+
+/// What is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// Begin, or go on.
+    Begin,
+    /// Go on; nothing begins.
+    GoOn,
+}
+
+fn folder(job: &Job) -> Folder {
+    Folder::new(&job.state_folder(), &job.release.environment)
+}
+
+fn holder(job: &Job) -> Holder {
+    Holder {
+        release: name_release(&job.release),
+        host: world::host_name(),
+        pid: std::process::id(),
+        since: world::now().strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+        actor: ci::actor(),
+        url: ci::job().and_then(|j| j.url),
+    }
+}
+
+/// Takes a release as far as it goes: to the end (`Mode::Hold`), or to the next wait (`Mode::Once`).
+///
+/// Exit: 0 promoted, or waiting; 1 rolled back, or both sides are sick; 2 the plan cannot be done by
+/// this router; 3 asked to stop; 4 the router is lost; 5 the evidence does not hold, or another
+/// release or job has the environment.
+pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
+    begin::validate(job)?;
+    let mut router = begin::router(job)?;
+    let folder = folder(job);
+    let lock = folder.lock(&holder(job))?;
+    let saved = folder.load::<Record>()?;
+    let epoch = saved.as_ref().map_or(0, |s| s.record.promotion.epoch);
+    let version = saved.as_ref().map_or(0, |s| s.version);
+    let mut driver = match saved.map(|s| s.record) {
+        Some(record) if goes_on(job, &record, call)? => {
+            let mut driver = Driver::new(job, mode, router, folder, lock, version, record)?;
+            driver.come_back()?;
+            driver
+        }
+        None if call == Call::GoOn => return Err(nothing_begun(job)),
+        _ => {
+            let needs = begin::evidence(job)?;
+            let record = begin::record(job, needs, router.as_mut(), epoch + 1)?;
+            let mut driver = Driver::new(job, mode, router, folder, lock, version, record)?;
+            driver.begun()?;
+            driver
+        }
+    };
+    driver.drive()?;
+    driver.conclude()
+}
+
+/// Whether a call goes on with the promotion on record; if not, it begins a new one.
+///
+/// Errors (5): another release is under way, or the plan was changed in the middle.
+fn goes_on(job: &Job, record: &Record, call: Call) -> Result<bool, Fault> {
+    let same = record.release == job.release;
+    if record.state.finished() {
+        if call == Call::GoOn {
+            return if same { Ok(true) } else { Err(nothing_begun(job)) };
+        }
+        // The same release on the same evidence has nothing left to do; new evidence is a new start.
+        return Ok(same && begin::evidence(job).is_ok_and(|needs| needs == record.needs && !needs.is_empty()));
+    }
+    if !same {
+        return Err(Fault::refused(format!("{} is still under way", name_release(&record.release)))
+            .place(job.state_folder().display().to_string())
+            .cause(record::phase(&record.state, &record.course))
+            .help("let it finish, or call it off with `promote abort` under its own plan"));
+    }
+    if record.plan.sha256 != job.loaded.reference.sha256 {
+        return Err(Fault::refused("the plan was changed in the middle of a promotion")
+            .place(&job.loaded.reference.path)
+            .cause(format!("{} began under another text of the plan", name_release(&record.release)))
+            .help("go on with the plan that it began with, or call it off with `promote abort`"));
+    }
+    Ok(true)
+}
+
+fn nothing_begun(job: &Job) -> Fault {
+    Fault::refused(format!("{} was not begun", name_release(&job.release)))
+        .place(job.state_folder().display().to_string())
+        .help("`promote start` begins it; is this the right environment and state folder?")
+}

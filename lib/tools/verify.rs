@@ -1,1 +1,240 @@
-//! Checks, metrics and judge into verification evidence.
+//! `verify`: did it hold? Checks, probes against the baseline, the live side and the data.
+
+use std::time::Duration;
+
+use crate::checks::{self, PARALLEL, Prepared};
+use crate::evidence::{
+    BaselineBody, Comparison, Counts, DocumentVerdict, Finding, Found, Need, Outcome, PromoteBody, Promotion,
+    SnapshotBody, Verdict, VerifyBody, verdict_of,
+};
+use crate::fault::{Exit, Fault};
+use crate::job::{Conclusion, Job};
+use crate::severity::Severity;
+use crate::sources;
+use crate::units::{Span, show_duration};
+use crate::world::talk::{Mark, Talk};
+
+mod compare;
+mod live;
+mod measure;
+
+/// How old a baseline may be where the plan does not say.
+const BASELINE_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// Measures every probe of the plan and writes baseline.json.
+///
+/// Undecided (3) when a probe got too few answers or could not keep its rate.
+/// Errors: usage (2) when the plan has no probes or one of them does not validate.
+pub fn baseline(job: &Job) -> Result<Exit, Fault> {
+    let verify = job.loaded.plan.verify.as_ref();
+    let Some(spec) = verify.and_then(|v| v.baseline.as_ref()).filter(|b| !b.probes.is_empty()) else {
+        return Err(Fault::usage("the plan has no `verify.baseline.probes`")
+            .place(&job.loaded.reference.path)
+            .help("add for example `verify: {baseline: {probes: [{name: home, url: \"https://…/\"}]}}`"));
+    };
+    let probes = measure::prepare(&spec.probes, &job.loaded)?;
+    let mut findings = Vec::new();
+    let mut records = Vec::new();
+    for probe in &probes {
+        let measured = measure::measure(probe, job.talk());
+        let finding = measured.enough(probe);
+        tell(job.talk(), &finding);
+        findings.push(finding);
+        records.push(measured.record);
+    }
+    let counts = Counts::of(&findings);
+    let verdict = verdict_of(&findings);
+    let summary = match verdict {
+        DocumentVerdict::Pass => format!("{} probes recorded as the baseline", records.len()),
+        _ => format!("no sound baseline: {}", counts.sentence()),
+    };
+    let body = BaselineBody { probes: records };
+    conclude(job, Conclusion { needs: Vec::new(), verdict, summary, findings, body, outputs: Vec::new() })
+}
+
+/// Runs the gate: the live side, the plan's checks, the probes against the baseline, the data.
+///
+/// Errors: refused (5) when promote.json, snapshot.json or baseline.json is needed and missing,
+/// stale, of another release or plan, or not fit; usage (2) when a check or probe does not validate.
+pub fn run(job: &Job) -> Result<Exit, Fault> {
+    let evidence = Evidence::read(job)?;
+    let gate = Gate::prepare(job)?;
+    let mut findings: Vec<Finding> = Vec::new();
+    let mut see = |found: Vec<Finding>, told: bool| {
+        if !told {
+            for finding in &found {
+                tell(job.talk(), finding);
+            }
+        }
+        findings.extend(found);
+    };
+    if let Some(promotion) = evidence.promotion() {
+        see(vec![live::serves(job, promotion)], false);
+    }
+    see(gate.run_checks(job), true);
+    let (compared, comparisons) = gate.compare(job, evidence.baseline.as_ref())?;
+    see(compared, false);
+    if let (Some(spec), Some(snapshot)) = (&job.loaded.plan.snapshot, &evidence.snapshot) {
+        let recorded =
+            snapshot.document.body.snapshot.iter().flat_map(|s| s.sources.clone()).collect::<Vec<_>>();
+        see(sources::intact(&spec.sources, &job.loaded, &recorded), false);
+    }
+    let counts = Counts::of(&findings);
+    let looked = findings.iter().any(|f| f.verdict != Verdict::Skipped);
+    let verdict = if looked { verdict_of(&findings) } else { DocumentVerdict::Undecided };
+    let side = evidence.promotion().map(live::side);
+    let summary = match (looked, side) {
+        (false, _) => "nothing could be checked".into(),
+        (true, Some(side)) => format!("{}; {side} is live", counts.sentence()),
+        (true, None) => counts.sentence(),
+    };
+    let body = VerifyBody {
+        live: side.map(str::to_owned),
+        after_rollback: side == Some("blue"),
+        comparisons,
+        counts,
+    };
+    let needs = evidence.needs();
+    conclude(job, Conclusion { needs, verdict, summary, findings, body, outputs: Vec::new() })
+}
+
+fn conclude<B: crate::evidence::Body>(job: &Job, conclusion: Conclusion<B>) -> Result<Exit, Fault> {
+    let line = format!("{}: {}: {}", B::NAME, conclusion.verdict.word(), conclusion.summary);
+    let mark = if conclusion.verdict == DocumentVerdict::Pass { Mark::Good } else { Mark::Bad };
+    let exit = job.conclude(conclusion)?;
+    job.talk().line(mark, &line);
+    Ok(exit)
+}
+
+/// One line for one finding.
+fn tell(talk: &Talk, finding: &Finding) {
+    let mark = match (finding.verdict, finding.severity) {
+        (Verdict::Pass, _) => Mark::Good,
+        (_, Severity::Critical) => Mark::Bad,
+        _ => Mark::Warn,
+    };
+    let word = match finding.verdict {
+        Verdict::Pass => String::new(),
+        other => format!("{}: ", other.word().replace('_', " ")),
+    };
+    let time = show_duration(finding.duration_ms / 1e3);
+    talk.line(mark, &format!("{} · {word}{} [{time}]", finding.name, finding.message));
+}
+
+/// The documents that this gate consumes.
+struct Evidence {
+    promote: Option<Found<PromoteBody>>,
+    snapshot: Option<Found<SnapshotBody>>,
+    baseline: Option<Found<BaselineBody>>,
+}
+
+impl Evidence {
+    /// Reads what the plan calls for, and refuses (5) what does not fit.
+    fn read(job: &Job) -> Result<Self, Fault> {
+        let plan = &job.loaded.plan;
+        let promote = plan.promote.as_ref().map(|_| job.need::<PromoteBody>(None)).transpose()?;
+        if let Some(promote) = &promote {
+            finished(promote)?;
+        }
+        let snapshot = plan.snapshot.as_ref().map(|_| job.need::<SnapshotBody>(None)).transpose()?;
+        if let Some(snapshot) = &snapshot {
+            snapshot.passed()?;
+            if let Some(promote) = &promote {
+                promote.comes_from(&snapshot.need)?;
+            }
+        }
+        let spec = plan.verify.as_ref().and_then(|v| v.baseline.as_ref());
+        let max_age = |age: Option<Span>| age.map_or(BASELINE_MAX_AGE, |span| span.0);
+        let baseline =
+            spec.map(|spec| job.need::<BaselineBody>(Some(max_age(spec.max_age)))).transpose().map_err(|f| {
+                f.help("run `verify baseline` before `promote`, while the old version serves, and pass its file on")
+            })?;
+        if let Some(baseline) = &baseline {
+            baseline.passed()?;
+        }
+        Ok(Self { promote, snapshot, baseline })
+    }
+
+    fn promotion(&self) -> Option<&Promotion> {
+        self.promote.as_ref()?.document.body.promotion.as_ref()
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        [
+            self.promote.as_ref().map(|f| &f.need),
+            self.snapshot.as_ref().map(|f| &f.need),
+            self.baseline.as_ref().map(|f| &f.need),
+        ]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect()
+    }
+}
+
+/// Refuses (5) a promotion that neither went through nor came back.
+fn finished(promote: &Found<PromoteBody>) -> Result<(), Fault> {
+    let head = &promote.document.head;
+    let outcome = promote.document.body.promotion.as_ref().map(|p| p.outcome);
+    match (outcome, head.verdict) {
+        (Some(Outcome::Promoted), DocumentVerdict::Pass) | (Some(Outcome::RolledBack), _) => Ok(()),
+        (Some(Outcome::InProgress), _) => Err(Fault::refused("the promotion is still under way")
+            .place("promote.json")
+            .cause(&head.summary)
+            .help("wait for its end, or go on with `promote step`")),
+        (Some(Outcome::Frozen), _) => Err(Fault::refused("the promotion is frozen")
+            .place("promote.json")
+            .cause(&head.summary)
+            .help("decide with `promote resume` or `promote abort` first")),
+        _ => Err(Fault::refused("`promote.json` tells of no finished promotion")
+            .place("promote.json")
+            .cause(&head.summary)
+            .help("run `promote run` first")),
+    }
+}
+
+/// The plan's checks and probes, read whole before the first request is sent.
+struct Gate {
+    checks: Vec<Prepared>,
+    probes: Vec<measure::Probe>,
+}
+
+impl Gate {
+    fn prepare(job: &Job) -> Result<Self, Fault> {
+        let Some(verify) = &job.loaded.plan.verify else {
+            return Ok(Self { checks: Vec::new(), probes: Vec::new() });
+        };
+        let probes = verify.baseline.as_ref().map_or(&[][..], |b| &b.probes);
+        Ok(Self {
+            checks: checks::prepare(&verify.checks, &job.loaded)?,
+            probes: measure::prepare(probes, &job.loaded)?,
+        })
+    }
+
+    fn run_checks(&self, job: &Job) -> Vec<Finding> {
+        let parallel = job.loaded.plan.defaults.parallel.unwrap_or(PARALLEL);
+        let talk = job.talk();
+        checks::run(&self.checks, parallel, &|finding| tell(talk, finding))
+    }
+
+    fn compare(
+        &self,
+        job: &Job,
+        baseline: Option<&Found<BaselineBody>>,
+    ) -> Result<(Vec<Finding>, Vec<Comparison>), Fault> {
+        let (mut findings, mut comparisons) = (Vec::new(), Vec::new());
+        for probe in &self.probes {
+            let records = baseline.iter().flat_map(|b| &b.document.body.probes);
+            let before = records.into_iter().find(|r| r.name == probe.name).ok_or_else(|| {
+                Fault::refused(format!("`baseline.json` has no probe `{}`", probe.name))
+                    .place("baseline.json")
+                    .help("run `verify baseline` again")
+            })?;
+            let measured = measure::measure(probe, job.talk());
+            let compared = compare::against(probe, before, &measured);
+            findings.extend(compared.findings);
+            comparisons.push(compared.comparison);
+        }
+        Ok((findings, comparisons))
+    }
+}

@@ -55,7 +55,7 @@ impl Order {
         }
     }
 
-    fn spawn(&self) -> io::Result<Child> {
+    fn spawn(&self, stdin: Stdio) -> io::Result<Child> {
         let Some((program, arguments)) = self.argv.split_first() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"));
         };
@@ -63,7 +63,7 @@ impl Order {
             .args(arguments)
             .current_dir(&self.folder)
             .envs(self.env.iter().map(|(k, v)| (k, v)))
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             // A group of its own, so that the time limit reaches its children.
@@ -75,7 +75,7 @@ impl Order {
     ///
     /// Errors: it could not be started.
     pub fn run(&self) -> io::Result<Ran> {
-        let mut child = self.spawn()?;
+        let mut child = self.spawn(Stdio::null())?;
         let stdout = gather(child.stdout.take(), self.keep);
         self.finish(child, |grace| gathered(&stdout, grace))
     }
@@ -85,7 +85,7 @@ impl Order {
     /// Returns the bytes written beside how it ended (`stdout` is empty). Errors: it could not be
     /// started, or the sink refused; then the command is ended.
     pub fn stream(&self, sink: &mut (dyn Write + Send)) -> io::Result<(Ran, u64)> {
-        let mut child = self.spawn()?;
+        let mut child = self.spawn(Stdio::null())?;
         let pid = group(&child);
         let pipe = child.stdout.take();
         std::thread::scope(|scope| {
@@ -101,6 +101,25 @@ impl Order {
             let bytes =
                 copied.join().map_err(|_| io::Error::other("the reader of the command's output broke"))??;
             Ok((ran, bytes))
+        })
+    }
+
+    /// Runs it to its end while `give` writes its standard input; keeps the beginning of its output.
+    ///
+    /// A command may stop reading early, so a broken pipe is no error here: its exit status tells.
+    /// Errors: it could not be started, or `give` failed otherwise.
+    pub fn feed(&self, give: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> io::Result<Ran> {
+        let mut child = self.spawn(Stdio::piped())?;
+        let pipe = child.stdin.take();
+        let stdout = gather(child.stdout.take(), self.keep);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(move || self.finish(child, |grace| gathered(&stdout, grace)));
+            let given = pipe.map_or(Ok(()), |mut pipe| give(&mut pipe));
+            let ran = waiting.join().map_err(|_| io::Error::other("waiting for the command broke"))??;
+            match given {
+                Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e),
+                _ => Ok(ran),
+            }
         })
     }
 
@@ -235,5 +254,19 @@ mod tests {
         assert_eq!((ran.exit, bytes, all.as_slice()), (Some(0), 3, b"abc".as_slice()));
         let error = order("yes").stream(&mut Full).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    }
+
+    #[test]
+    fn feeds_its_input_and_forgives_one_that_stops_reading() {
+        let ran = order("cat").feed(&mut |input| input.write_all(b"abc")).unwrap();
+        assert_eq!((ran.exit, ran.stdout.as_slice()), (Some(0), b"abc".as_slice()));
+        let endless = &mut |input: &mut dyn Write| -> io::Result<()> {
+            loop {
+                input.write_all(&[b'y'; 4096])?;
+            }
+        };
+        assert_eq!(order("head -c 3").feed(endless).unwrap().stdout, b"yyy");
+        let broken = &mut |_: &mut dyn Write| Err(io::ErrorKind::StorageFull.into());
+        assert_eq!(order("cat").feed(broken).unwrap_err().kind(), io::ErrorKind::StorageFull);
     }
 }

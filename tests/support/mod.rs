@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+pub mod haproxy;
+pub mod nginx;
 pub mod postgres;
+pub mod side;
 
 /// A folder that goes away with the test.
 pub fn folder() -> tempfile::TempDir {

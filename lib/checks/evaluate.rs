@@ -1,0 +1,244 @@
+//! What was seen against what was expected: pure, and never a pass without an observation.
+
+use serde_json::{Value, json};
+
+use super::Sight;
+use crate::evidence::Verdict;
+use crate::redact::redact;
+use crate::units::{Expectation, Observed};
+
+/// One comparison of a check.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    /// What is observed.
+    pub(super) name: String,
+    /// What it must be.
+    pub(super) is: Expectation,
+    /// The same for people, variables by name.
+    pub(super) shown: String,
+    /// Whether the kind presumes it and the plan says nothing about it.
+    pub(super) presumed: bool,
+}
+
+/// What came of all lines together.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) verdict: Verdict,
+    pub(super) observed: Option<String>,
+    pub(super) expected: Option<String>,
+    pub(super) value: Option<f64>,
+    pub(super) unit: Option<&'static str>,
+    pub(super) message: String,
+    pub(super) evidence: Value,
+}
+
+/// One line with what was seen of it.
+struct Compared<'a> {
+    line: &'a Line,
+    observed: Option<&'a Observed>,
+    hidden: bool,
+    verdict: Verdict,
+}
+
+/// Compares. One line that fails makes a failure; one without an observation makes `no_data`.
+pub(super) fn evaluate(lines: &[Line], sight: &Sight) -> Outcome {
+    let compared: Vec<Compared<'_>> = lines.iter().map(|line| compare(line, sight)).collect();
+    let has = |verdict| compared.iter().any(|c| c.verdict == verdict);
+    let verdict = if has(Verdict::Fail) {
+        Verdict::Fail
+    } else if has(Verdict::NoData) || compared.is_empty() {
+        Verdict::NoData
+    } else {
+        Verdict::Pass
+    };
+    let told = told(&compared, verdict);
+    let figure = told.iter().filter(|c| !c.hidden).find_map(|c| c.observed.and_then(Observed::figure));
+    let figure = figure.filter(|(value, _)| value.is_finite());
+    Outcome {
+        verdict,
+        observed: observed(&told),
+        expected: expected(&told),
+        value: figure.map(|(value, _)| value),
+        unit: figure.map(|(_, unit)| unit).filter(|unit| !unit.is_empty()),
+        message: message(&told, verdict, sight),
+        evidence: evidence(&compared, sight),
+    }
+}
+
+fn compare<'a>(line: &'a Line, sight: &'a Sight) -> Compared<'a> {
+    let observed = sight.seen.iter().find(|(name, _)| *name == line.name).map(|(_, observed)| observed);
+    let verdict = match observed {
+        None => Verdict::NoData,
+        // `~ .*` would match the word NaN.
+        Some(Observed::Number(number, _)) if !number.is_finite() => Verdict::NoData,
+        Some(observed) if line.is.met_by(observed) => Verdict::Pass,
+        Some(_) => Verdict::Fail,
+    };
+    Compared { line, observed, hidden: sight.hidden.contains(&line.name.as_str()), verdict }
+}
+
+/// The lines worth telling: what decided, and without that what the plan asked for.
+fn told<'a, 'b>(compared: &'b [Compared<'a>], verdict: Verdict) -> Vec<&'b Compared<'a>> {
+    if verdict != Verdict::Pass {
+        return compared.iter().filter(|c| c.verdict == verdict).collect();
+    }
+    let asked: Vec<_> = compared.iter().filter(|c| !c.line.presumed).collect();
+    if asked.is_empty() { compared.iter().collect() } else { asked }
+}
+
+/// Numbers of a single name need no name; `false` and texts do.
+fn bare(told: &[&Compared<'_>]) -> bool {
+    let first = told.first().map(|c| &c.line.name);
+    told.iter().all(|c| Some(&c.line.name) == first && matches!(c.observed, Some(Observed::Number(..))))
+}
+
+fn observed(told: &[&Compared<'_>]) -> Option<String> {
+    let mut parts: Vec<String> = Vec::new();
+    for c in told {
+        let Some(shown) = c.shown() else { continue };
+        let part = if bare(told) { shown } else { format!("{} {shown}", c.line.name) };
+        if !parts.contains(&part) {
+            parts.push(part);
+        }
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn expected(told: &[&Compared<'_>]) -> Option<String> {
+    let part = |c: &&Compared<'_>| {
+        if bare(told) { c.wanted() } else { format!("{} {}", c.line.name, c.wanted()) }
+    };
+    let parts: Vec<String> = told.iter().map(part).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn message(told: &[&Compared<'_>], verdict: Verdict, sight: &Sight) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for c in told {
+        let shown = c.shown().unwrap_or_else(|| "nothing".into());
+        let part = match verdict {
+            Verdict::Pass => format!("{} {shown}", c.line.name),
+            Verdict::Fail => format!("{} is {shown}, expected {}", c.line.name, c.wanted()),
+            _ => format!("no data on {}, expected {}", c.line.name, c.wanted()),
+        };
+        if !parts.contains(&part) {
+            parts.push(part);
+        }
+    }
+    let note = sight.note.as_deref().filter(|_| verdict != Verdict::Pass);
+    let note = note.map(|note| format!(" ({})", plain(note, 300))).unwrap_or_default();
+    format!("{}{note}", parts.join("; "))
+}
+
+fn evidence(compared: &[Compared<'_>], sight: &Sight) -> Value {
+    let lines: Vec<Value> = compared
+        .iter()
+        .map(|c| {
+            json!({
+                "name": c.line.name,
+                "expected": c.wanted(),
+                "observed": c.shown(),
+                "verdict": c.verdict.word(),
+                "presumed": c.line.presumed,
+            })
+        })
+        .collect();
+    let mut seen = serde_json::Map::new();
+    for (name, observed) in &sight.seen {
+        if !sight.hidden.contains(&name.as_str()) {
+            seen.insert(name.clone(), Value::String(plain(&observed.to_string(), 300)));
+        }
+    }
+    let mut all = sight.details.clone();
+    all.insert("expectations".into(), Value::Array(lines));
+    all.insert("seen".into(), Value::Object(seen));
+    Value::Object(all)
+}
+
+impl Compared<'_> {
+    fn shown(&self) -> Option<String> {
+        match (self.observed?, self.hidden) {
+            (_, true) if self.verdict == Verdict::Pass => Some("matches".into()),
+            (_, true) => Some("does not match".into()),
+            (Observed::Text(text), _) => Some(format!("`{}`", plain(text, 160))),
+            (other, _) => Some(other.to_string()),
+        }
+    }
+
+    fn wanted(&self) -> String {
+        // An equality that is met would tell the value.
+        if self.hidden { "as in the plan".into() } else { self.line.shown.clone() }
+    }
+}
+
+/// A text on one line without control characters, secrets left out before it is cut: half a secret
+/// would no longer be recognised as one.
+pub(super) fn plain(text: &str, most: usize) -> String {
+    let text = redact(text);
+    let mut out: String =
+        text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect();
+    if text.trim().chars().nth(most).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Unit;
+
+    fn line(name: &str, is: &str) -> Line {
+        Line { name: name.into(), is: Expectation::parse(is).unwrap(), shown: is.to_owned(), presumed: false }
+    }
+
+    #[test]
+    fn never_passes_on_nothing() {
+        let cases = [
+            (Sight::default(), "~ .*"),
+            (Sight::default().number("x", f64::NAN, Unit::Plain), "~ .*"),
+            (Sight::default().number("x", f64::INFINITY, Unit::Plain), ">= 1"),
+            (Sight::default().number("y", 1.0, Unit::Plain), ">= 1"),
+        ];
+        for (sight, is) in cases {
+            let outcome = evaluate(&[line("x", is)], &sight);
+            assert_eq!(outcome.verdict, Verdict::NoData, "{sight:?}");
+            assert!(outcome.message.starts_with("no data on x"), "{}", outcome.message);
+        }
+        assert_eq!(evaluate(&[], &Sight::default()).verdict, Verdict::NoData);
+    }
+
+    #[test]
+    fn tells_what_decided_and_its_figure() {
+        let sight =
+            Sight::default().number("status", 200.0, Unit::Plain).number("latency", 0.203, Unit::Duration);
+        let lines = [line("status", ">= 200"), line("status", "< 300"), line("latency", "<= 100ms")];
+        let outcome = evaluate(&lines, &sight);
+        assert_eq!(outcome.verdict, Verdict::Fail);
+        assert_eq!(outcome.observed.as_deref(), Some("203 ms"));
+        assert_eq!(outcome.expected.as_deref(), Some("<= 100ms"));
+        assert_eq!((outcome.value, outcome.unit), (Some(203.0), Some("ms")));
+        assert_eq!(outcome.message, "latency is 203 ms, expected <= 100ms");
+        let passed = evaluate(&lines[..2], &sight);
+        assert_eq!(passed.verdict, Verdict::Pass);
+        assert_eq!(passed.observed.as_deref(), Some("200"));
+        assert_eq!(passed.expected.as_deref(), Some(">= 200, < 300"));
+    }
+
+    #[test]
+    fn a_hidden_value_shows_neither_itself_nor_what_it_equals() {
+        let sight = Sight::default().saw_secret("value", Observed::Text("hunter2hunter2".into()));
+        for is in ["hunter2hunter2", "~ ^hunter2", "!= hunter2hunter2"] {
+            let outcome = format!("{:?}", evaluate(&[line("value", is)], &sight));
+            assert!(!outcome.contains("hunter2"), "{outcome}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_redacted_before_it_is_cut() {
+        crate::redact::learn("a-secret-that-is-cut-in-half");
+        let text = format!("{}a-secret-that-is-cut-in-half\x1b[31m", "x".repeat(150));
+        assert!(!plain(&text, 160).contains("a-secret"));
+        assert!(!plain(&text, 400).contains('\x1b'));
+    }
+}

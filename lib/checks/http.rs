@@ -1,0 +1,206 @@
+//! `http`: one request, and what came back.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Check, Kind, Observable, Order, Presumed, Sight, Trouble, json};
+use crate::redact;
+use crate::units::{Observed, Size, Text, Unit};
+use crate::world::http::{Answer, Client, Request};
+use crate::yaml::Problem;
+
+/// See `preflight explain http`.
+pub(super) static KIND: Kind = Kind {
+    name: "http",
+    about: "Sends one HTTP request and looks at the answer.",
+    target: "a URL, `http://` or `https://`",
+    example: "\
+- name: shop is healthy
+  kind: http
+  target: https://shop.example.com/health
+  with: {headers: {accept: application/json}}
+  expect: {status: 200, /status: ok, latency: \"<= 500ms\"}
+  retries: 2
+",
+    observes: &[
+        Observable { name: "status", unit: Unit::Plain, about: "the status code" },
+        Observable { name: "latency", unit: Unit::Duration, about: "from the start to the last byte" },
+        Observable { name: "body", unit: Unit::Text, about: "the body as text" },
+        Observable { name: "size", unit: Unit::Bytes, about: "the size of the body" },
+    ],
+    presumes: &[Presumed::new("status", ">= 200"), Presumed::new("status", "< 300")],
+    open_names: Some("`header:NAME` (a response header) and JSON pointers into the body, such as `/status`"),
+    open_unit: |name| match name.strip_prefix("header:") {
+        Some(header) => (!header.is_empty()).then_some(Unit::Text),
+        None => json::pointer_unit(name),
+    },
+    settings: Settings::json_schema,
+    prepare,
+};
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    /// The method; GET when absent, POST when there is a body.
+    #[serde(default)]
+    method: Option<String>,
+    /// Request headers.
+    #[serde(default)]
+    headers: BTreeMap<String, Text>,
+    /// The request body.
+    #[serde(default)]
+    body: Option<Text>,
+    /// Whether redirects are followed; true when absent.
+    #[serde(default)]
+    follow: Option<bool>,
+    /// How many redirects are followed; 5 when absent.
+    #[serde(default)]
+    redirects: Option<u32>,
+    /// The largest response body that is looked at; 1MiB when absent.
+    #[serde(default)]
+    max_body: Option<Size>,
+}
+
+struct Http {
+    request: Request,
+    redirects: u32,
+    asked: Vec<String>,
+}
+
+/// Headers whose value is a secret wherever it comes from.
+const SECRET_HEADERS: &[&str] =
+    &["authorization", "proxy-authorization", "cookie", "x-api-key", "x-auth-token", "private-token"];
+
+fn prepare(order: &Order<'_>) -> Result<Box<dyn Check>, Problem> {
+    let settings: Settings = order.settings()?;
+    let url = order.target()?;
+    let uri = url.value.parse::<ureq::http::Uri>().ok();
+    if !uri.is_some_and(|u| matches!(u.scheme_str(), Some("http" | "https")) && u.host().is_some()) {
+        let message = format!("`{}` is not a URL", redact::redact(&url.shown));
+        return Err(order.problem("target", message).help("write https://host/path"));
+    }
+    let headers = headers(order, &settings.headers)?;
+    let usual = if settings.body.is_some() { "POST" } else { "GET" };
+    let method = settings.method.unwrap_or_else(|| usual.into()).to_ascii_uppercase();
+    if ureq::http::Method::from_bytes(method.as_bytes()).is_err() {
+        return Err(order.problem("with", format!("`{method}` is not a method")));
+    }
+    let keep = settings.max_body.map_or(1024 * 1024, |size| size.0);
+    let request = Request {
+        method,
+        url: url.value.clone(),
+        headers,
+        body: settings.body.map(|body| body.value.into_bytes()),
+        // One byte more tells a body that fits from one that was cut.
+        keep: keep.saturating_add(1),
+    };
+    let redirects = if settings.follow.unwrap_or(true) { settings.redirects.unwrap_or(5) } else { 0 };
+    let asked = order.expected.iter().map(|line| line.name.clone()).collect();
+    Ok(Box::new(Http { request, redirects, asked }))
+}
+
+fn headers(order: &Order<'_>, given: &BTreeMap<String, Text>) -> Result<Vec<(String, String)>, Problem> {
+    let mut headers = Vec::new();
+    for (name, text) in given {
+        let name = name.to_ascii_lowercase();
+        let legal = ureq::http::HeaderName::from_bytes(name.as_bytes()).is_ok()
+            && ureq::http::HeaderValue::from_str(&text.value).is_ok();
+        if !legal {
+            let message = format!("the header `{name}` has a character that no header may have");
+            return Err(order.problem("with", message));
+        }
+        if SECRET_HEADERS.contains(&name.as_str()) {
+            redact::learn(&text.value);
+            // `Bearer abc` is shown as neither.
+            text.value.split_whitespace().skip(1).for_each(redact::learn);
+        }
+        headers.push((name, text.value.clone()));
+    }
+    Ok(headers)
+}
+
+impl Check for Http {
+    fn look(&self, within: Duration) -> Result<Sight, Trouble> {
+        let client = Client::new(within, self.redirects);
+        let answer = client.send(&self.request).map_err(|no| {
+            if no.timed_out {
+                let time = crate::units::show_duration(within.as_secs_f64());
+                Trouble::failed(format!("no answer within {time}: {}", no.why))
+            } else {
+                Trouble::failed(format!("no answer: {}", no.why))
+            }
+        })?;
+        Ok(sight(&answer, self.request.keep, &self.asked))
+    }
+}
+
+/// What an answer shows of what is asked for.
+fn sight(answer: &Answer, keep: u64, asked: &[String]) -> Sight {
+    let mut sight = Sight::default().number("status", f64::from(answer.status), Unit::Plain).number(
+        "latency",
+        answer.latency.as_secs_f64(),
+        Unit::Duration,
+    );
+    let whole = (answer.body.len() as u64) < keep;
+    if whole {
+        sight = sight.number("size", answer.body.len() as f64, Unit::Bytes);
+    }
+    let parsed: Option<Value> = if whole { serde_json::from_slice(&answer.body).ok() } else { None };
+    for name in asked {
+        let observed = if name == "body" {
+            whole.then(|| Observed::Text(String::from_utf8_lossy(&answer.body).into_owned()))
+        } else if let Some(header) = name.strip_prefix("header:") {
+            answer.header(&header.to_ascii_lowercase()).map(|value| Observed::Text(value.to_owned()))
+        } else if name.starts_with('/') {
+            parsed.as_ref().and_then(|value| json::at(value, name))
+        } else {
+            continue;
+        };
+        match observed {
+            Some(observed) => sight = sight.saw(name, observed),
+            None if name.starts_with("header:") => sight = sight.note("the answer has no such header"),
+            None if !whole => sight = sight.note("the body is larger than `max_body`"),
+            None if parsed.is_none() => sight = sight.note("the body is not JSON"),
+            None => sight = sight.note("the body has nothing there"),
+        }
+    }
+    sight
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(body: &str) -> Answer {
+        Answer {
+            status: 200,
+            headers: vec![("x-release".into(), "1.4.2".into())],
+            body: body.into(),
+            latency: Duration::from_millis(3),
+        }
+    }
+
+    fn names(sight: &Sight) -> Vec<&str> {
+        sight.seen.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
+    #[test]
+    fn shows_what_is_asked_for_and_says_what_is_missing() {
+        let asked: Vec<String> =
+            ["body", "/status", "/none", "header:X-Release"].iter().map(ToString::to_string).collect();
+        let sight = super::sight(&answer(r#"{"status": "ok"}"#), 1000, &asked);
+        assert_eq!(names(&sight), ["status", "latency", "size", "body", "/status", "header:X-Release"]);
+        assert_eq!(sight.note.as_deref(), Some("the body has nothing there"));
+    }
+
+    #[test]
+    fn a_body_that_was_cut_is_not_looked_at() {
+        let sight = super::sight(&answer("0123456789"), 10, &["body".to_owned(), "/a".to_owned()]);
+        assert_eq!(names(&sight), ["status", "latency"]);
+        assert_eq!(sight.note.as_deref(), Some("the body is larger than `max_body`"));
+    }
+}

@@ -1,0 +1,227 @@
+//! `postgres`: whether a database answers, how fast, and what it answers.
+
+use std::error::Error as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use postgres::config::SslMode;
+use postgres::{Client, Config, NoTls, SimpleQueryMessage};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::certificates::{Witness, roots, strict_client};
+use super::{Check, Kind, Observable, Order, Presumed, Sight, Trouble, no_open_names};
+use crate::redact;
+use crate::units::{Observed, Text, Unit};
+use crate::yaml::Problem;
+
+/// See `preflight explain postgres`.
+pub(super) static KIND: Kind = Kind {
+    name: "postgres",
+    about: "Connects to PostgreSQL and asks a question.",
+    target: "a connection URL, `postgres://user@host:5432/name?sslmode=require`, or `key=value` pairs",
+    example: "\
+- name: database answers
+  kind: postgres
+  target: ${DATABASE_URL}
+  with: {query: \"SELECT count(*) FROM orders\"}
+  expect: {latency: \"<= 100ms\", value: \"> 0\"}
+",
+    observes: &[
+        Observable { name: "latency", unit: Unit::Duration, about: "from connecting to the last row" },
+        Observable {
+            name: "value",
+            unit: Unit::Text,
+            about: "the first column of the first row, a number where it reads as one",
+        },
+        Observable { name: "rows", unit: Unit::Plain, about: "how many rows came back" },
+        Observable { name: "server_version", unit: Unit::Text, about: "the server's version, `16.4`" },
+    ],
+    presumes: &[Presumed { name: "rows", is: ">= 1", unless: &["value"] }],
+    open_names: None,
+    open_unit: no_open_names,
+    settings: Settings::json_schema,
+    prepare,
+};
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    /// The question; `SELECT 1` when absent.
+    #[serde(default)]
+    query: Option<Text>,
+    /// A PEM file with the roots that the server's certificate must lead to, relative to the plan.
+    #[serde(default)]
+    ca: Option<Text>,
+}
+
+struct Postgres {
+    config: Config,
+    query: String,
+    server_version: bool,
+    trust: Trust,
+}
+
+/// As libpq does it: `require` encrypts, `verify-full` also looks at the certificate.
+enum Trust {
+    Anyone,
+    System,
+    File(PathBuf),
+}
+
+fn prepare(order: &Order<'_>) -> Result<Box<dyn Check>, Problem> {
+    let settings: Settings = order.settings()?;
+    let target = order.target()?;
+    let (text, verify) = without_verify(&target.value);
+    let config: Config = text.parse().map_err(|error: postgres::Error| {
+        // The parser's own words may hold pieces of the URL, the password among them.
+        let why = if error.to_string().contains("sslmode") { "its sslmode is not known" } else { "not readable" };
+        order
+            .problem("target", format!("`{}` is not a connection URL: {why}", redact::redact(&target.shown)))
+            .help("write postgres://user:password@host:5432/name; sslmode is disable, prefer, require or verify-full")
+    })?;
+    if let Some(password) = config.get_password() {
+        redact::learn(&String::from_utf8_lossy(password));
+    }
+    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+        return Err(order.problem("target", "the connection URL names no host"));
+    }
+    let trust = match settings.ca {
+        Some(ca) => Trust::File(order.loaded.at(&ca.value)),
+        None if verify => Trust::System,
+        None => Trust::Anyone,
+    };
+    let query = settings.query.map_or_else(|| "SELECT 1".to_owned(), |text| text.value);
+    if query.trim().is_empty() {
+        return Err(order.problem("with", "`query` is empty"));
+    }
+    Ok(Box::new(Postgres { config, query, server_version: order.asks("server_version"), trust }))
+}
+
+/// The client knows no `verify-…`; it becomes `require` with a look at the certificate.
+fn without_verify(target: &str) -> (String, bool) {
+    for mode in ["verify-full", "verify-ca"] {
+        for sign in ["sslmode=", "sslmode = "] {
+            let wanted = format!("{sign}{mode}");
+            if target.contains(&wanted) {
+                return (target.replace(&wanted, "sslmode=require"), true);
+            }
+        }
+    }
+    (target.to_owned(), false)
+}
+
+impl Check for Postgres {
+    fn look(&self, within: Duration) -> Result<Sight, Trouble> {
+        let started = Instant::now();
+        let mut client = self.connect(within)?;
+        let left = within.saturating_sub(started.elapsed()).as_millis().max(1);
+        let mut ask =
+            |query: &str| client.simple_query(query).map_err(|error| Trouble::failed(words(&error)));
+        // A setting of its own statement, for poolers refuse it among the connection's options.
+        ask(&format!("SET statement_timeout = {left}"))?;
+        let answer = ask(&self.query)?;
+        let latency = started.elapsed();
+        let mut sight = sight(&answer).number("latency", latency.as_secs_f64(), Unit::Duration);
+        if self.server_version {
+            sight = with_version(sight, &ask("SHOW server_version")?);
+        }
+        Ok(sight)
+    }
+}
+
+impl Postgres {
+    fn connect(&self, within: Duration) -> Result<Client, Trouble> {
+        let mut config = self.config.clone();
+        config.connect_timeout(within).application_name("trapkey");
+        let connected = if config.get_ssl_mode() == SslMode::Disable {
+            config.connect(NoTls)
+        } else {
+            config.connect(self.tls().map_err(Trouble::broken)?)
+        };
+        connected.map_err(|error| Trouble::failed(words(&error)))
+    }
+
+    fn tls(&self) -> Result<MakeRustlsConnect, String> {
+        let client = match &self.trust {
+            Trust::Anyone => Witness::new(rustls::RootCertStore::empty())?.client()?,
+            Trust::System => strict_client(roots(None)?)?,
+            Trust::File(path) => strict_client(roots(Some(path))?)?,
+        };
+        Ok(MakeRustlsConnect::new(client))
+    }
+}
+
+fn sight(answer: &[SimpleQueryMessage]) -> Sight {
+    let rows = answer.iter().filter(|message| matches!(message, SimpleQueryMessage::Row(_))).count();
+    let sight = Sight::default().number("rows", rows as f64, Unit::Plain);
+    match first(answer) {
+        Some(value) => sight.saw("value", observed(&value)),
+        None => sight.note("the answer has no value"),
+    }
+}
+
+/// Debian adds its own words behind the number: `16.4 (Debian 16.4-1)`.
+fn with_version(sight: Sight, answer: &[SimpleQueryMessage]) -> Sight {
+    let version = first(answer).and_then(|text| text.split_whitespace().next().map(str::to_owned));
+    match version {
+        Some(version) => sight.saw("server_version", Observed::Text(version)),
+        None => sight,
+    }
+}
+
+fn first(answer: &[SimpleQueryMessage]) -> Option<String> {
+    let row = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    })?;
+    // `get` breaks on a row without columns, `SELECT` alone.
+    if row.is_empty() { None } else { row.get(0).map(str::to_owned) }
+}
+
+fn observed(value: &str) -> Observed {
+    match value.parse::<f64>() {
+        Ok(number) => Observed::Number(number, Unit::Plain),
+        Err(_) => Observed::Text(value.to_owned()),
+    }
+}
+
+/// What the server said, or else the chain of reasons.
+fn words(error: &postgres::Error) -> String {
+    if let Some(said) = error.as_db_error() {
+        return format!("the database says: {} ({})", said.message(), said.code().code());
+    }
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(reason) = source {
+        let reason_text = reason.to_string();
+        if !text.contains(&reason_text) {
+            text.push_str(": ");
+            text.push_str(&reason_text);
+        }
+        source = reason.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_read_as_numbers_where_they_are_some() {
+        assert_eq!(observed("42"), Observed::Number(42.0, Unit::Plain));
+        assert_eq!(observed("2.50"), Observed::Number(2.5, Unit::Plain));
+        assert_eq!(observed("blue"), Observed::Text("blue".into()));
+        assert!(matches!(observed("NaN"), Observed::Number(n, _) if n.is_nan()));
+    }
+
+    #[test]
+    fn verify_full_becomes_require_with_a_look_at_the_certificate() {
+        let url = "postgres://a@b/c?sslmode=verify-full";
+        assert_eq!(without_verify(url), ("postgres://a@b/c?sslmode=require".into(), true));
+        assert!(!without_verify("postgres://a@b/c?sslmode=require").1);
+        assert!("postgres://a@b/c?sslmode=require".parse::<Config>().is_ok());
+    }
+}

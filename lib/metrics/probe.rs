@@ -1,0 +1,360 @@
+//! Own requests to one or more sides: open loop, interleaved, late answers counted as late.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Kind;
+use crate::world::http::{Client, Request};
+use crate::world::now;
+
+/// Own requests.
+pub static KIND: Kind = Kind {
+    name: "probe",
+    about: "own requests at a steady rate, to every side at the same moments; latency counts from the moment \
+            a request was due",
+};
+
+/// Requests that may be under way on one side at once.
+pub const MAX_WORKERS: usize = 32;
+
+/// Requests that may wait for a worker on one side; more are given up as missed.
+const MAX_WAITING: usize = 10_000;
+
+/// How late the clock of the asking machine may wake before a request says more about this machine
+/// than about the side, and is given up as missed.
+const MAX_OVERSLEEP: Duration = Duration::from_millis(100);
+
+/// How much of an answer's body is read. The rest is left, and the connection with it.
+const MAX_ANSWER: u64 = 4 * 1024 * 1024;
+
+/// One request and what came of it.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// When it was due.
+    pub at: Timestamp,
+    /// From the moment it was due to the last byte of the answer, in ms.
+    pub latency_ms: f64,
+    /// Answered 2xx or 3xx, within the time limit.
+    pub ok: bool,
+    /// The status, where there was an answer.
+    pub status: Option<u16>,
+    /// The value of the release header, where the answer had one.
+    pub version: Option<String>,
+}
+
+/// How far one side's requests kept to their timetable.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Lag {
+    /// Requests that were due so far.
+    pub due: u64,
+    /// Requests that were sent.
+    pub sent: u64,
+    /// Requests that were given up, because this machine overslept or every worker was busy for
+    /// longer than the time limit.
+    pub missed: u64,
+    /// The greatest delay of this machine's own clock, in ms.
+    pub overslept_ms: f64,
+}
+
+impl Lag {
+    /// The share of due requests that were sent, in 0..=1; 1 before the first was due.
+    pub fn achieved(&self) -> f64 {
+        if self.due == 0 { 1.0 } else { self.sent as f64 / self.due as f64 }
+    }
+}
+
+/// Whether a request may go over a connection that an earlier one left open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// It may, as a browser's does.
+    Kept,
+    /// It opens one and asks to close it. A router that balances connections, not requests, would
+    /// otherwise send every request of one client to the same side.
+    New,
+}
+
+/// Asks every side at the same moments until it is dropped.
+#[derive(Debug)]
+pub struct Sampler {
+    sides: Vec<Arc<Side>>,
+    stop: Arc<Stop>,
+    clock: Option<JoinHandle<()>>,
+}
+
+/// What one side's workers share.
+#[derive(Debug)]
+struct Side {
+    url: String,
+    header: String,
+    timeout: Duration,
+    state: Mutex<State>,
+    due: Condvar,
+    counts: Counts,
+    stop: Arc<Stop>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Due>,
+    /// Clients with their connections; the one used last is taken first, so that few connections
+    /// are used often and none grows old.
+    clients: Vec<Client>,
+    done: Vec<Sample>,
+    workers: usize,
+    idle: usize,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    due: AtomicU64,
+    sent: AtomicU64,
+    missed: AtomicU64,
+    finished: AtomicU64,
+    overslept_us: AtomicU64,
+}
+
+/// A request that is due.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    at: Timestamp,
+    moment: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Stop {
+    asking: Mutex<bool>,
+    changed: Condvar,
+    leave: AtomicBool,
+}
+
+impl Sampler {
+    /// Begins to ask: `rate_per_side` requests per second to each URL, each with `timeout` to be
+    /// answered. `header` names the response header with the version that answered.
+    pub fn start(urls: &[String], rate_per_side: f64, timeout: Duration, header: &str) -> Self {
+        let stop = Arc::new(Stop::default());
+        let sides: Vec<Arc<Side>> = urls
+            .iter()
+            .map(|url| {
+                Arc::new(Side {
+                    url: url.clone(),
+                    header: header.to_ascii_lowercase(),
+                    timeout,
+                    state: Mutex::default(),
+                    due: Condvar::new(),
+                    counts: Counts::default(),
+                    stop: Arc::clone(&stop),
+                })
+            })
+            .collect();
+        let clock = {
+            let (sides, stop) = (sides.clone(), Arc::clone(&stop));
+            let rate = if rate_per_side.is_finite() && rate_per_side > 0.0 { rate_per_side } else { 1.0 };
+            let every = (1.0 / rate).clamp(1e-6, 86_400.0);
+            std::thread::Builder::new()
+                .name("probe clock".into())
+                .spawn(move || tick(&sides, &stop, every))
+                .ok()
+        };
+        Self { sides, stop, clock }
+    }
+
+    /// What was finished since the last call, for each URL in the order of [`Self::start`].
+    pub fn take(&self) -> Vec<Vec<Sample>> {
+        self.sides.iter().map(|side| std::mem::take(&mut lock(&side.state).done)).collect()
+    }
+
+    /// How far each side's requests kept to their timetable, since the start.
+    pub fn lag(&self) -> Vec<Lag> {
+        self.sides.iter().map(|side| side.counts.lag()).collect()
+    }
+
+    /// Asks no further, and waits until what is under way has come back, at most for the time limit
+    /// of one request.
+    pub fn finish(&self) {
+        self.stop.ask_no_further();
+        let limit = self.sides.iter().map(|s| s.timeout).max().unwrap_or_default();
+        let until = Instant::now() + limit + MAX_OVERSLEEP;
+        while !self.sides.iter().all(|side| side.quiet()) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.stop.leave.store(true, Ordering::SeqCst);
+        self.stop.ask_no_further();
+        for side in &self.sides {
+            // The lock makes sure that no worker is between looking at the flag and going to sleep.
+            drop(lock(&side.state));
+            side.due.notify_all();
+        }
+        if let Some(clock) = self.clock.take() {
+            // It ends at once. Workers are not waited for: one may hang until its time limit.
+            let _ = clock.join();
+        }
+    }
+}
+
+impl Stop {
+    fn ask_no_further(&self) {
+        *lock(&self.asking) = true;
+        self.changed.notify_all();
+    }
+
+    /// Sleeps until a moment. Returns false as soon as asking is over.
+    fn sleep_until(&self, moment: Instant) -> bool {
+        let mut over = lock(&self.asking);
+        loop {
+            let left = moment.saturating_duration_since(Instant::now());
+            if *over || left.is_zero() {
+                return !*over;
+            }
+            over = self.changed.wait_timeout(over, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Counts {
+    fn lag(&self) -> Lag {
+        Lag {
+            due: self.due.load(Ordering::SeqCst),
+            sent: self.sent.load(Ordering::SeqCst),
+            missed: self.missed.load(Ordering::SeqCst),
+            overslept_ms: self.overslept_us.load(Ordering::SeqCst) as f64 / 1e3,
+        }
+    }
+}
+
+/// The clock: hands the same moments to every side.
+fn tick(sides: &[Arc<Side>], stop: &Stop, every: f64) {
+    let (start, started_at) = (Instant::now(), now());
+    for turn in 0_u32.. {
+        let offset = Duration::from_secs_f64(f64::from(turn) * every);
+        let moment = start + offset;
+        if !stop.sleep_until(moment) {
+            return;
+        }
+        let overslept = moment.elapsed();
+        let at = started_at
+            .checked_add(SignedDuration::try_from(offset).unwrap_or(SignedDuration::MAX))
+            .unwrap_or(Timestamp::MAX);
+        // Each side goes first at every other moment.
+        let (first, second) = sides.split_at(turn as usize % sides.len().max(1));
+        for side in second.iter().chain(first) {
+            side.ask(Due { at, moment }, overslept);
+        }
+    }
+}
+
+impl Side {
+    fn ask(self: &Arc<Self>, due: Due, overslept: Duration) {
+        self.counts.due.fetch_add(1, Ordering::SeqCst);
+        let micros = u64::try_from(overslept.as_micros()).unwrap_or(u64::MAX);
+        self.counts.overslept_us.fetch_max(micros, Ordering::SeqCst);
+        let mut state = lock(&self.state);
+        if overslept > MAX_OVERSLEEP || state.waiting.len() >= MAX_WAITING {
+            self.counts.missed.fetch_add(1, Ordering::SeqCst);
+            return;
+        }
+        state.waiting.push_back(due);
+        if state.waiting.len() > state.idle && state.workers < MAX_WORKERS {
+            let side = Arc::clone(self);
+            let name = "probe".to_owned();
+            // Without a further thread the present ones serve the queue, and the lag shows it.
+            if std::thread::Builder::new().name(name).spawn(move || side.work()).is_ok() {
+                state.workers += 1;
+            }
+        }
+        drop(state);
+        self.due.notify_one();
+    }
+
+    /// One worker: serves what is due until the sampler is dropped.
+    fn work(&self) {
+        loop {
+            let Some((due, client)) = self.next() else { return };
+            if due.moment.elapsed() > self.timeout {
+                self.counts.missed.fetch_add(1, Ordering::SeqCst);
+                lock(&self.state).clients.push(client);
+                continue;
+            }
+            self.counts.sent.fetch_add(1, Ordering::SeqCst);
+            let sample = send(&client, &self.url, &self.header, Connection::Kept, due, self.timeout);
+            let mut state = lock(&self.state);
+            state.done.push(sample);
+            state.clients.push(client);
+            self.counts.finished.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn next(&self) -> Option<(Due, Client)> {
+        let mut state = lock(&self.state);
+        loop {
+            if self.stop.leave.load(Ordering::SeqCst) {
+                return None;
+            }
+            if let Some(due) = state.waiting.pop_front() {
+                let client = state.clients.pop();
+                drop(state);
+                return Some((due, client.unwrap_or_else(|| Client::new(self.timeout, 0))));
+            }
+            state.idle += 1;
+            state = self.due.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
+        }
+    }
+
+    /// Whether nothing waits and nothing is under way.
+    fn quiet(&self) -> bool {
+        let counts = &self.counts;
+        let settled = counts.finished.load(Ordering::SeqCst) + counts.missed.load(Ordering::SeqCst);
+        settled >= counts.due.load(Ordering::SeqCst)
+    }
+}
+
+/// Sends one request now. `timeout` beyond the client's own limit is the client's affair.
+///
+/// With [`Connection::New`] the client should be one that sends no others with [`Connection::Kept`].
+pub fn once(client: &Client, url: &str, header: &str, connection: Connection) -> Sample {
+    let due = Due { at: now(), moment: Instant::now() };
+    send(client, url, &header.to_ascii_lowercase(), connection, due, Duration::MAX)
+}
+
+fn send(
+    client: &Client,
+    url: &str,
+    header: &str,
+    connection: Connection,
+    due: Due,
+    limit: Duration,
+) -> Sample {
+    let mut request = Request::get(url);
+    request.keep = MAX_ANSWER;
+    if connection == Connection::New {
+        request.headers.push(("connection".into(), "close".into()));
+    }
+    let answer = client.send(&request);
+    let latency = due.moment.elapsed();
+    let (good, status, version) = match &answer {
+        Ok(answer) => (answer.good(), Some(answer.status), answer.header(header).map(str::to_owned)),
+        Err(_) => (false, None, None),
+    };
+    Sample {
+        at: due.at,
+        latency_ms: latency.as_secs_f64() * 1e3,
+        ok: good && latency <= limit,
+        status,
+        version,
+    }
+}
+
+/// A worker that panicked leaves its figures usable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,71 @@
+//! What a report is made from: the documents of one release, without secrets.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::evidence::{
+    BaselineBody, Body, Found, PlanRef, PreflightBody, PromoteBody, Release, SnapshotBody, VerifyBody,
+};
+use crate::fault::Fault;
+use crate::plan::{Contact, Contingency};
+use crate::redact::redact_json;
+
+/// The documents of one release, and what the plan adds for people.
+#[derive(Clone, Debug)]
+pub struct Documents {
+    /// The release.
+    pub release: Release,
+    /// The plan.
+    pub plan: PlanRef,
+    /// Where users reach the service, as the plan shows it.
+    pub url: Option<String>,
+    /// What to do when.
+    pub contingency: Vec<Contingency>,
+    /// Whom to ask.
+    pub contacts: Vec<Contact>,
+    /// The moment of the report.
+    pub at: Timestamp,
+    /// preflight.json.
+    pub preflight: Option<Found<PreflightBody>>,
+    /// snapshot.json.
+    pub snapshot: Option<Found<SnapshotBody>>,
+    /// baseline.json.
+    pub baseline: Option<Found<BaselineBody>>,
+    /// promote.json.
+    pub promote: Option<Found<PromoteBody>>,
+    /// verify.json.
+    pub verify: Option<Found<VerifyBody>>,
+}
+
+impl Documents {
+    /// The same with every text redacted, before any of it is escaped for a language.
+    ///
+    /// Errors (4): a document that does not survive its own format.
+    pub fn redacted(self) -> Result<Self, Fault> {
+        Ok(Self {
+            release: hide(&self.release)?,
+            plan: hide(&self.plan)?,
+            url: hide(&self.url)?,
+            contingency: hide(&self.contingency)?,
+            contacts: hide(&self.contacts)?,
+            at: self.at,
+            preflight: hide_found(self.preflight)?,
+            snapshot: hide_found(self.snapshot)?,
+            baseline: hide_found(self.baseline)?,
+            promote: hide_found(self.promote)?,
+            verify: hide_found(self.verify)?,
+        })
+    }
+}
+
+fn hide_found<B: Body>(found: Option<Found<B>>) -> Result<Option<Found<B>>, Fault> {
+    found.map(|f| Ok(Found { document: hide(&f.document)?, need: f.need })).transpose()
+}
+
+fn hide<T: Serialize + DeserializeOwned>(value: &T) -> Result<T, Fault> {
+    let broken = |e: serde_json::Error| Fault::infrastructure("the evidence cannot be redacted").cause(e);
+    let mut json = serde_json::to_value(value).map_err(broken)?;
+    redact_json(&mut json);
+    serde_json::from_value(json).map_err(broken)
+}

@@ -1,0 +1,595 @@
+//! HAProxy by its runtime API: weights, states and counters over an admin socket.
+//!
+//! A weight that was not read back was not set: success is an empty reply, and `show servers state`
+//! is what counts. Source of the column names: HAProxy management guide 2.6, sections 9.1 and 9.3.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Counters, Kind, Live, Order, Router, Side, SideCount, Split};
+use crate::fault::Fault;
+use crate::yaml::Problem;
+
+pub(super) static KIND: Kind = Kind {
+    name: "haproxy",
+    about: "HAProxy by its runtime API; counts requests, errors and times per side",
+    target: "the admin socket: a path, or host:port",
+    example: "{kind: haproxy, target: /run/haproxy/admin.sock, with: {backend: shop, blue: blue, green: green}}",
+    settings: |generator| generator.subschema_for::<Settings>(),
+    open,
+};
+
+/// `with` of an HAProxy router.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    /// The backend.
+    backend: String,
+    /// The server, or the servers, of the old side.
+    blue: Servers,
+    /// The server, or the servers, of the new side.
+    green: Servers,
+}
+
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
+enum Servers {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for Servers {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> serde::de::Visitor<'de> for Names {
+            type Value = Servers;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("the name of a server, or a list of names")
+            }
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Servers, E> {
+                Ok(Servers::One(name.to_owned()))
+            }
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Servers, A::Error> {
+                let mut names = Vec::new();
+                while let Some(name) = seq.next_element()? {
+                    names.push(name);
+                }
+                Ok(Servers::Several(names))
+            }
+        }
+        deserializer.deserialize_any(Names)
+    }
+}
+
+impl Servers {
+    fn names(&self) -> Vec<String> {
+        match self {
+            Self::One(name) => vec![name.clone()],
+            Self::Several(names) => names.clone(),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Address {
+    Path(PathBuf),
+    Port(String),
+}
+
+struct Haproxy {
+    address: Address,
+    backend: String,
+    blue: Vec<String>,
+    green: Vec<String>,
+    timeout: Duration,
+}
+
+fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
+    let settings: Settings = order.with.read(order.variables)?;
+    let (blue, green) = (settings.blue.names(), settings.green.names());
+    let place = order.with.0.as_ref().map(|n| n.place).unwrap_or_default();
+    for name in blue.iter().chain(&green).chain([&settings.backend]) {
+        // Anything else could end the command and begin another one.
+        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.:".contains(c)) {
+            return Err(Problem::at(place, format!("`{name}` is no name of a backend or server")));
+        }
+    }
+    if blue.is_empty() || green.is_empty() || blue.iter().any(|name| green.contains(name)) {
+        return Err(Problem::at(place, "blue and green need a server each, and none may be on both sides"));
+    }
+    let target = order.target.value.trim();
+    let address = match target.strip_prefix("unix@") {
+        Some(path) => Address::Path(path.into()),
+        None if target.contains('/') || !target.contains(':') => Address::Path(order.folder.join(target)),
+        None => Address::Port(target.to_owned()),
+    };
+    Ok(Box::new(Haproxy { address, backend: settings.backend, blue, green, timeout: order.timeout }))
+}
+
+/// The greatest reply that is read: `show stat` of some thousand servers is a few megabytes.
+const MAX_REPLY: usize = 16 * 1024 * 1024;
+const MAX_WEIGHT: u32 = 256;
+
+impl Haproxy {
+    fn shown(&self) -> String {
+        match &self.address {
+            Address::Path(path) => path.display().to_string(),
+            Address::Port(port) => port.clone(),
+        }
+    }
+
+    fn unreachable(&self, doing: &str, error: &io::Error) -> Fault {
+        let help = match error.kind() {
+            io::ErrorKind::NotFound => "is HAProxy running, and does it have `stats socket … level admin`?",
+            io::ErrorKind::PermissionDenied => "add the job's user to the group of the socket",
+            io::ErrorKind::ConnectionRefused => "HAProxy does not listen there; is it running?",
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                "it took the connection but does not answer; is it HAProxy, and is it alive?"
+            }
+            _ => "look at the socket and at HAProxy's log",
+        };
+        let cause = match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                format!("no answer within {}", crate::units::show_duration(self.timeout.as_secs_f64()))
+            }
+            _ => error.to_string(),
+        };
+        Fault::infrastructure(format!("HAProxy could not {doing}"))
+            .place(self.shown())
+            .cause(cause)
+            .help(help)
+    }
+
+    fn ask(&self, command: &str) -> io::Result<String> {
+        let until = Instant::now() + self.timeout;
+        match &self.address {
+            Address::Path(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_write_timeout(Some(self.timeout))?;
+                talk(&stream, &stream, command, until, |left| stream.set_read_timeout(Some(left)))
+            }
+            Address::Port(port) => {
+                let address = port.to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
+                let stream = TcpStream::connect_timeout(&address, self.timeout)?;
+                stream.set_write_timeout(Some(self.timeout))?;
+                talk(&stream, &stream, command, until, |left| stream.set_read_timeout(Some(left)))
+            }
+        }
+    }
+
+    /// Sends commands whose success is an empty reply.
+    fn order(&self, commands: &[String], doing: &str) -> Result<(), Fault> {
+        if commands.is_empty() {
+            return Ok(());
+        }
+        let reply = self.ask(&commands.join("; ")).map_err(|e| self.unreachable(doing, &e))?;
+        if reply.trim().is_empty() {
+            return Ok(());
+        }
+        let said: String = reply.trim().chars().take(300).collect();
+        Err(Fault::infrastructure(format!("HAProxy refused to {doing}"))
+            .place(self.shown())
+            .cause(said)
+            .help("the socket needs `level admin`, and the backend a dynamic balance such as roundrobin or leastconn"))
+    }
+
+    fn table(&self, command: &str) -> Result<Vec<HashMap<String, String>>, Fault> {
+        let reply = self.ask(command).map_err(|e| self.unreachable(&format!("answer `{command}`"), &e))?;
+        let separator = if command.starts_with("show stat") { ',' } else { ' ' };
+        parse_table(&reply, separator).ok_or_else(|| {
+            let said: String = reply.trim().chars().take(120).collect();
+            Fault::infrastructure(format!("HAProxy's answer to `{command}` is not understood"))
+                .place(self.shown())
+                .cause(format!("it said: {}", if said.is_empty() { "nothing" } else { &said }))
+                .help(format!("is this HAProxy's socket, and is there a backend `{}`?", self.backend))
+        })
+    }
+
+    fn states(&self) -> Result<Vec<Server>, Fault> {
+        let command = format!("show servers state {}", self.backend);
+        let servers: Vec<Server> = self.table(&command)?.iter().filter_map(Server::of).collect();
+        for name in self.blue.iter().chain(&self.green) {
+            if !servers.iter().any(|s| &s.name == name) {
+                let known: Vec<&str> = servers.iter().map(|s| s.name.as_str()).collect();
+                return Err(Fault::usage(format!("the backend `{}` has no server `{name}`", self.backend))
+                    .place(self.shown())
+                    .help(format!("its servers are: {}", known.join(", "))));
+            }
+        }
+        Ok(servers)
+    }
+
+    fn names(&self, side: Side) -> &[String] {
+        match side {
+            Side::Blue => &self.blue,
+            Side::Green => &self.green,
+        }
+    }
+
+    /// The weights of a single server of each side that come nearest to a share.
+    fn weights(&self, green: f64) -> (u32, u32) {
+        let (blues, greens) = (self.blue.len() as f64, self.green.len() as f64);
+        if green <= 0.0 {
+            return (100, 0);
+        }
+        if green >= 1.0 {
+            return (0, 100);
+        }
+        let mut best = (f64::INFINITY, (1, 1));
+        // Totals of a hundred first, so that 5 % is 95 and 5 and reads well.
+        for total in (100..=100).chain(2..=MAX_WEIGHT + 1) {
+            for g in guesses(green * blues * f64::from(total) / (greens * (1.0 - green) + green * blues)) {
+                let b = total.saturating_sub(g);
+                if g == 0 || b == 0 || g > MAX_WEIGHT || b > MAX_WEIGHT {
+                    continue;
+                }
+                let share = f64::from(g) * greens / (f64::from(g) * greens + f64::from(b) * blues);
+                let off = (share - green).abs();
+                if off < best.0 - 1e-9 {
+                    best = (off, (b, g));
+                }
+            }
+        }
+        best.1
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 257")]
+fn guesses(exact: f64) -> [u32; 2] {
+    let low = exact.clamp(0.0, 300.0).floor() as u32;
+    [low, low + 1]
+}
+
+fn talk(
+    mut reader: impl Read,
+    mut writer: impl Write,
+    command: &str,
+    until: Instant,
+    limit: impl Fn(Duration) -> io::Result<()>,
+) -> io::Result<String> {
+    writer.write_all(format!("{command}\n").as_bytes())?;
+    let mut reply = Vec::new();
+    let mut buffer = [0_u8; 16 * 1024];
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        limit(left)?;
+        let read = match reader.read(&mut buffer) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
+        if read == 0 {
+            return String::from_utf8(reply).map_err(|_| io::Error::other("the answer is not text"));
+        }
+        reply.extend_from_slice(&buffer[..read]);
+        if reply.len() > MAX_REPLY {
+            return Err(io::Error::other("the answer does not end"));
+        }
+    }
+}
+
+/// Rows of a table whose first line (behind `#`) names the columns.
+fn parse_table(reply: &str, separator: char) -> Option<Vec<HashMap<String, String>>> {
+    let mut lines = reply.lines().skip_while(|line| !line.starts_with("# "));
+    let columns: Vec<&str> = lines.next()?.trim_start_matches("# ").split(separator).collect();
+    let rows = lines
+        .filter(|line| !line.trim().is_empty())
+        .map(|line| {
+            columns.iter().zip(line.split(separator)).map(|(k, v)| ((*k).to_owned(), v.to_owned())).collect()
+        })
+        .collect();
+    Some(rows)
+}
+
+/// A line of `show servers state`.
+#[derive(Clone, Debug)]
+struct Server {
+    name: String,
+    weight: u32,
+    /// Neither in maintenance nor draining.
+    admitted: bool,
+    /// Not stopped by health checks.
+    up: bool,
+}
+
+impl Server {
+    fn of(row: &HashMap<String, String>) -> Option<Self> {
+        let admin: u32 = row.get("srv_admin_state")?.parse().ok()?;
+        // 0x01 0x02 0x04 0x20 0x40 are ways into maintenance, 0x08 0x10 of draining.
+        let maintenance = admin & 0x67 != 0;
+        Some(Self {
+            name: row.get("srv_name")?.clone(),
+            weight: row.get("srv_uweight")?.parse().ok()?,
+            admitted: admin & 0x7f == 0,
+            up: maintenance || row.get("srv_op_state")? != "0",
+        })
+    }
+
+    fn share_weight(&self) -> u32 {
+        if self.admitted { self.weight } else { 0 }
+    }
+}
+
+fn share(green: u32, blue: u32) -> Option<f64> {
+    (green + blue > 0).then(|| f64::from(green) / f64::from(green + blue))
+}
+
+impl Router for Haproxy {
+    fn check(&mut self) -> Result<(), Fault> {
+        let servers = self.states()?;
+        let others: Vec<&str> = servers
+            .iter()
+            .filter(|s| !self.blue.contains(&s.name) && !self.green.contains(&s.name) && s.share_weight() > 0)
+            .map(|s| s.name.as_str())
+            .collect();
+        if !others.is_empty() {
+            return Err(Fault::usage(format!("the backend `{}` has servers on neither side", self.backend))
+                .place(self.shown())
+                .cause(format!("{} would get traffic that nobody judges", others.join(", ")))
+                .help("name them in `with.blue` or `with.green`, or set them to maint"));
+        }
+        let stat = self.table(&format!("show stat {} -1 -1", self.backend))?;
+        let algorithm = stat
+            .iter()
+            .find(|row| row.get("svname").is_some_and(|n| n == "BACKEND"))
+            .and_then(|row| row.get("algo"))
+            .map_or("", String::as_str);
+        if algorithm == "static-rr" || algorithm == "first" {
+            return Err(Fault::usage(format!("the backend `{}` balances by `{algorithm}`", self.backend))
+                .place(self.shown())
+                .cause("its weights cannot be changed while it runs, or mean nothing")
+                .help("use `balance roundrobin` or `balance leastconn`"));
+        }
+        Ok(())
+    }
+
+    fn nearest(&self, green: f64) -> f64 {
+        let (b, g) = self.weights(green);
+        let (blues, greens) = (self.blue.len() as f64 * f64::from(b), self.green.len() as f64 * f64::from(g));
+        greens / (greens + blues)
+    }
+
+    fn set(&mut self, split: Split) -> Result<(), Fault> {
+        let (blue, green) = self.weights(split.green);
+        let servers = self.states()?;
+        let now = |name: &String| servers.iter().find(|s| &s.name == name);
+        let backend = &self.backend;
+        let weigh = |side: Side, weight: u32| -> Vec<String> {
+            self.names(side)
+                .iter()
+                .filter(|name| now(name).is_none_or(|s| s.weight != weight))
+                .map(|name| format!("set server {backend}/{name} weight {weight}"))
+                .collect()
+        };
+        let admit = |side: Side| -> Vec<String> {
+            self.names(side)
+                .iter()
+                .filter(|name| now(name).is_none_or(|s| !s.admitted))
+                .map(|name| format!("set server {backend}/{name} state ready"))
+                .collect()
+        };
+        let close = |side: Side| -> Vec<String> {
+            let names = self.names(side).iter();
+            names.map(|name| format!("set server {backend}/{name} state maint")).collect()
+        };
+        let total =
+            |side: Side| -> u32 { self.names(side).iter().filter_map(now).map(Server::share_weight).sum() };
+        let mut commands = Vec::new();
+        if green == 0 {
+            // Somewhere to go first; then out at once, for a drained server keeps its sticky users.
+            commands.extend(weigh(Side::Blue, blue));
+            commands.extend(admit(Side::Blue));
+            if split.close_idle_side {
+                commands.extend(close(Side::Green));
+            }
+            commands.extend(weigh(Side::Green, 0));
+        } else {
+            // Two commands are not one: take the order whose middle never exceeds what was asked.
+            let (greens, blues) = (self.green.len(), self.blue.len());
+            let green_total = green * u32::try_from(greens).unwrap_or(1);
+            let blue_total = blue * u32::try_from(blues).unwrap_or(1);
+            let blue_first = share(total(Side::Green), blue_total).is_none_or(|s| s <= split.green + 1e-9);
+            let green_first = share(green_total, total(Side::Blue)).is_none_or(|s| s <= split.green + 1e-9);
+            let order = if blue_first || !green_first {
+                [Side::Blue, Side::Green]
+            } else {
+                [Side::Green, Side::Blue]
+            };
+            for side in order {
+                commands.extend(weigh(side, if side == Side::Blue { blue } else { green }));
+            }
+            // States last: a server that comes back must not come back with its old weight.
+            commands.extend(admit(Side::Green));
+            if blue > 0 {
+                commands.extend(admit(Side::Blue));
+            }
+        }
+        self.order(&commands, &format!("give green {}", crate::units::show_share(split.green)))
+    }
+
+    fn read(&mut self) -> Result<Live, Fault> {
+        let servers = self.states()?;
+        let sum = |side: Side, only_up: bool| -> u32 {
+            let of_side = servers.iter().filter(|s| self.names(side).contains(&s.name));
+            of_side.filter(|s| !only_up || s.up).map(Server::share_weight).sum()
+        };
+        let raw = servers
+            .iter()
+            .map(|s| (s.name.clone(), json!({"weight": s.weight, "admitted": s.admitted, "up": s.up})));
+        let raw = serde_json::Value::Object(raw.collect());
+        let Some(green) = share(sum(Side::Green, false), sum(Side::Blue, false)) else {
+            return Err(Fault::infrastructure(format!("no server of `{}` has any weight", self.backend))
+                .place(self.shown())
+                .cause(raw)
+                .help("somebody closed both sides: open one by hand"));
+        };
+        Ok(Live { green, effective: share(sum(Side::Green, true), sum(Side::Blue, true)), raw })
+    }
+
+    fn retire(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {
+        let each = |what: &str| -> Vec<String> {
+            self.names(side)
+                .iter()
+                .map(|name| what.replace("{}", &format!("{}/{name}", self.backend)))
+                .collect()
+        };
+        let closed = self
+            .states()?
+            .iter()
+            .filter(|s| self.names(side).contains(&s.name))
+            .all(|s| !s.admitted && s.weight == 0);
+        if !closed {
+            self.order(&each("set server {} state drain"), &format!("drain {}", side.word()))?;
+        }
+        let until = Instant::now() + limit;
+        let current = |counters: &Counters| match side {
+            Side::Blue => counters.blue.current,
+            Side::Green => counters.green.current,
+        };
+        let left = loop {
+            let left = self.count()?;
+            let left = current(&left);
+            if left == 0 || Instant::now() >= until {
+                break left;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        let mut last = each("set server {} state maint");
+        if left > 0 {
+            last.extend(each("shutdown sessions server {}"));
+        }
+        self.order(&last, &format!("close {}", side.word()))?;
+        Ok(left)
+    }
+
+    fn counters(&mut self) -> Result<Option<Counters>, Fault> {
+        self.count().map(Some)
+    }
+
+    fn by_hand(&self, side: Side) -> Vec<String> {
+        let backend = &self.backend;
+        let mut commands: Vec<String> = Vec::new();
+        for name in self.names(side) {
+            commands.push(format!("set server {backend}/{name} weight 100"));
+            commands.push(format!("set server {backend}/{name} state ready"));
+        }
+        for name in self.names(side.other()) {
+            commands.push(format!("set server {backend}/{name} state maint"));
+        }
+        let to = match &self.address {
+            Address::Path(path) => format!("socat stdio {}", path.display()),
+            Address::Port(port) => format!("socat stdio tcp:{port}"),
+        };
+        vec![
+            format!("echo '{}' | {to}", commands.join("; ")),
+            format!("echo 'show servers state {backend}' | {to}"),
+        ]
+    }
+}
+
+impl Haproxy {
+    fn count(&self) -> Result<Counters, Fault> {
+        let stat = self.table(&format!("show stat {} -1 -1", self.backend))?;
+        let info = self.ask("show info").map_err(|e| self.unreachable("answer `show info`", &e))?;
+        let instance = info
+            .lines()
+            .find_map(|line| line.strip_prefix("Pid: "))
+            .map(|pid| pid.trim().to_owned())
+            .unwrap_or_default();
+        let side = |names: &[String]| -> SideCount {
+            let rows = stat.iter().filter(|row| row.get("svname").is_some_and(|n| names.contains(n)));
+            rows.map(SideCount::of_row).fold(SideCount::default(), SideCount::plus)
+        };
+        Ok(Counters { blue: side(&self.blue), green: side(&self.green), instance })
+    }
+}
+
+impl SideCount {
+    fn of_row(row: &HashMap<String, String>) -> Self {
+        let number = |column: &str| row.get(column).and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
+        let requests = number("req_tot").max(number("stot"));
+        let time = |column: &str| (requests > 0).then(|| number(column) as f64);
+        Self {
+            requests,
+            errors: number("hrsp_5xx") + number("eresp"),
+            mean_ms: time("rtime"),
+            max_ms: time("rtime_max"),
+            current: number("scur"),
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        let greater = |a: Option<f64>, b: Option<f64>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.max(b)),
+            (a, b) => a.or(b),
+        };
+        let mean = match (self.mean_ms, other.mean_ms) {
+            (Some(a), Some(b)) => {
+                let (n, m) = (self.requests as f64, other.requests as f64);
+                Some((a * n + b * m) / (n + m))
+            }
+            (a, b) => a.or(b),
+        };
+        Self {
+            requests: self.requests + other.requests,
+            errors: self.errors + other.errors,
+            mean_ms: mean,
+            max_ms: greater(self.max_ms, other.max_ms),
+            current: self.current + other.current,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn router(blue: usize, green: usize) -> Haproxy {
+        let names = |side: &str, n: usize| (0..n).map(|i| format!("{side}{i}")).collect();
+        Haproxy {
+            address: Address::Path("/nowhere".into()),
+            backend: "shop".into(),
+            blue: names("b", blue),
+            green: names("g", green),
+            timeout: Duration::from_millis(50),
+        }
+    }
+
+    #[test]
+    fn finds_weights_for_every_usual_share() {
+        assert_eq!(router(1, 1).weights(0.05), (95, 5));
+        assert_eq!(router(1, 1).weights(0.5), (50, 50));
+        assert_eq!(router(1, 1).weights(0.0), (100, 0));
+        assert_eq!(router(1, 1).weights(1.0), (0, 100));
+        for (blue, green) in [(1, 1), (2, 2), (4, 1), (1, 3)] {
+            for percent in 1..100 {
+                let asked = f64::from(percent) / 100.0;
+                let got = router(blue, green).nearest(asked);
+                assert!((got - asked).abs() < 0.003, "{blue}/{green} {percent} %: {got}");
+            }
+        }
+        // One in 1000 is more than its weights can do, and that must not go unnoticed.
+        assert!(super::super::representable(&router(1, 1), 0.001).is_err());
+    }
+
+    #[test]
+    fn reads_states_as_the_runtime_api_prints_them() {
+        let reply = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight\n\
+                     3 shop 1 blue 127.0.0.1 2 0 95 100\n3 shop 2 green 127.0.0.1 0 1 5 0\n3 shop 3 dead 127.0.0.1 0 0 5 0\n\n";
+        let rows = parse_table(reply, ' ').unwrap_or_default();
+        let servers: Vec<Server> = rows.iter().filter_map(Server::of).collect();
+        let told: Vec<_> = servers.iter().map(|s| (s.name.as_str(), s.share_weight(), s.up)).collect();
+        assert_eq!(told, [("blue", 95, true), ("green", 0, true), ("dead", 5, false)]);
+        assert!(parse_table("Can't find backend.\n", ' ').is_none());
+    }
+}

@@ -1,0 +1,341 @@
+//! nginx (open source): an include file, swapped whole, a reload, and proof that the running
+//! configuration is the new one.
+//!
+//! `nginx -s reload` returns 0 even when the master rejects the file, and `nginx -T` prints the file,
+//! not what runs. So every split carries a stamp that a status location answers with, and a split is
+//! in force when no answer carries an older stamp any more.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Counters, Kind, Live, Order, Router, Side, Split};
+use crate::fault::Fault;
+use crate::units::{show_duration, show_share};
+use crate::world::http::{Client, Request};
+use crate::world::{self, files, shell};
+use crate::yaml::Problem;
+
+pub(super) static KIND: Kind = Kind {
+    name: "nginx",
+    about: "nginx by an include file and a reload, the running split proven by its stamp",
+    target: "the include file that Trapkey writes, inside `http { … }`",
+    example: "{kind: nginx, target: /etc/nginx/trapkey/shop.conf, with: {upstream: shop, blue: 10.0.0.11:8080, green: 10.0.0.12:8080, status: \"http://127.0.0.1/trapkey-split\"}}",
+    settings: |generator| generator.subschema_for::<Settings>(),
+    open,
+};
+
+/// `with` of an nginx router.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    /// The name of the upstream that the include file defines.
+    upstream: String,
+    /// `host:port` of the old side.
+    blue: String,
+    /// `host:port` of the new side.
+    green: String,
+    /// A URL that answers with `$trapkey_split`: `location = /trapkey-split { return 200 $trapkey_split; }`.
+    status: String,
+    /// Tests the configuration; `nginx -t` when absent.
+    #[serde(default = "test_command")]
+    test: Vec<String>,
+    /// Reloads it; `nginx -s reload` when absent.
+    #[serde(default = "reload_command")]
+    reload: Vec<String>,
+    /// Further lines inside the upstream, such as `keepalive 32;`.
+    #[serde(default)]
+    lines: Vec<String>,
+    /// How long old workers may go on answering after a reload; 10 s when absent.
+    #[serde(default)]
+    settle: Option<crate::units::Span>,
+}
+
+fn test_command() -> Vec<String> {
+    ["nginx", "-t"].map(str::to_owned).to_vec()
+}
+
+fn reload_command() -> Vec<String> {
+    ["nginx", "-s", "reload"].map(str::to_owned).to_vec()
+}
+
+struct Nginx {
+    file: PathBuf,
+    folder: PathBuf,
+    settings: Settings,
+    timeout: Duration,
+    client: Client,
+}
+
+fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
+    let settings: Settings = order.with.read(order.variables)?;
+    let place = order.with.0.as_ref().map(|n| n.place).unwrap_or_default();
+    for word in [&settings.upstream, &settings.blue, &settings.green] {
+        // Anything else could end the directive and begin another one.
+        if word.is_empty() || !word.chars().all(|c| c.is_ascii_alphanumeric() || "_-.:[]/".contains(c)) {
+            return Err(Problem::at(place, format!("`{word}` is no name or address for an nginx upstream")));
+        }
+    }
+    if settings.blue == settings.green {
+        return Err(Problem::at(place, "blue and green are the same address"));
+    }
+    Ok(Box::new(Nginx {
+        file: order.folder.join(&order.target.value),
+        folder: order.folder.to_path_buf(),
+        client: Client::new(order.timeout, 0),
+        timeout: order.timeout,
+        settings,
+    }))
+}
+
+/// How many answers in a row must carry the new stamp before the old workers count as gone.
+const AGREEING: u32 = 12;
+const BETWEEN: Duration = Duration::from_millis(15);
+
+/// What the status location answers: `trapkey STAMP SHARE`.
+#[derive(Clone, Debug, PartialEq)]
+struct Stamp {
+    id: String,
+    green: f64,
+}
+
+impl Stamp {
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_whitespace();
+        if words.next()? != "trapkey" {
+            return None;
+        }
+        let id = words.next()?.to_owned();
+        let green: f64 = words.next()?.parse().ok()?;
+        (words.next().is_none() && (0.0..=1.0).contains(&green)).then_some(Self { id, green })
+    }
+}
+
+/// The include file for a share.
+fn render(settings: &Settings, green: f64, stamp: &str) -> String {
+    let (blue_weight, green_weight) = weights(green);
+    let server = |address: &str, weight: u32| match weight {
+        // A weight of 0 is not allowed; such a server is down.
+        0 => format!("    server {address} down;\n"),
+        n => format!("    server {address} weight={n};\n"),
+    };
+    let more: String = settings.lines.iter().map(|line| format!("    {line}\n")).collect();
+    format!(
+        "# Written by Trapkey; the next shift overwrites it. Green has {}.\nupstream {} {{\n{}{}{more}}}\nmap \"\" $trapkey_split {{ default \"trapkey {stamp} {green}\"; }}\n",
+        show_share(green),
+        settings.upstream,
+        server(&settings.blue, blue_weight),
+        server(&settings.green, green_weight),
+    )
+}
+
+/// Whole weights for a share in steps of 0.01 %, as small as they can be.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 10000")]
+fn weights(green: f64) -> (u32, u32) {
+    let green = (green.clamp(0.0, 1.0) * 10_000.0).round() as u32;
+    let blue = 10_000 - green;
+    let divisor = gcd(blue, green).max(1);
+    (blue / divisor, green / divisor)
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+impl Nginx {
+    fn shown(&self) -> String {
+        self.file.display().to_string()
+    }
+
+    fn stamp(&self) -> Result<Stamp, Fault> {
+        let mut request = Request::get(&self.settings.status);
+        // An old worker keeps an open connection; a new one is always given to a running worker.
+        request.headers.push(("connection".into(), "close".into()));
+        let odd = |cause: String| {
+            Fault::infrastructure("nginx does not say which split it runs")
+                .place(&self.settings.status)
+                .cause(cause)
+                .help("add `location = /trapkey-split { return 200 $trapkey_split; }` to a server and name its URL in `with.status`")
+        };
+        let answer = self.client.send(&request).map_err(|e| odd(e.why))?;
+        let text = String::from_utf8_lossy(&answer.body);
+        Stamp::parse(&text).ok_or_else(|| odd(format!("it answered {} with other words", answer.status)))
+    }
+
+    fn run(&self, what: &str, argv: &[String]) -> Result<(), Fault> {
+        let mut order = shell::Order::new(argv.to_vec(), &self.folder);
+        order.timeout = self.timeout;
+        let failed = |cause: String| {
+            Fault::infrastructure(format!("nginx could not {what}"))
+                .place(argv.join(" "))
+                .cause(cause)
+                .help("run that command by hand; the job's user needs the right to it")
+        };
+        let ran = order.run().map_err(|e| failed(e.to_string()))?;
+        if ran.exit == Some(0) { Ok(()) } else { Err(failed(format!("{}: {}", ran.how(), ran.last_words()))) }
+    }
+
+    fn settle(&self) -> Duration {
+        self.settings.settle.map_or(Duration::from_secs(10), |s| s.0)
+    }
+
+    /// Waits until no answer carries another stamp.
+    fn wait_for(&self, id: &str) -> Result<(), Fault> {
+        let until = Instant::now() + self.settle();
+        let mut agreeing = 0;
+        loop {
+            let stamp = self.stamp()?;
+            agreeing = if stamp.id == id { agreeing + 1 } else { 0 };
+            if agreeing >= AGREEING {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(Fault::infrastructure(
+                    "nginx took the reload but still runs the old configuration",
+                )
+                .place(self.shown())
+                .cause(format!(
+                    "{} after the reload an answer carries another stamp",
+                    show_duration(self.settle().as_secs_f64())
+                ))
+                .help(
+                    "look at nginx's error log: a reload that the master rejects ends with 0 all the same",
+                ));
+            }
+            std::thread::sleep(BETWEEN);
+        }
+    }
+
+    fn swap(&self, text: &str) -> Result<(), Fault> {
+        write_like(&self.file, text.as_bytes()).map_err(|e| files::unwritable(&self.file, &e))
+    }
+}
+
+/// Replaces a file and keeps its permission bits, for nginx may run as another user.
+fn write_like(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(path).map(|m| m.permissions().mode() & 0o777).ok();
+    files::write_atomic_with_mode(path, bytes, mode)
+}
+
+impl Router for Nginx {
+    fn check(&mut self) -> Result<(), Fault> {
+        if !self.file.exists() {
+            let text = render(&self.settings, 0.0, "first");
+            return Err(Fault::usage("the include file does not exist yet")
+                .place(self.shown())
+                .cause("Trapkey changes a split that runs; it does not take over a service that it has never seen")
+                .help(format!("put this into it, include it inside `http {{ … }}`, and reload nginx:\n{text}")));
+        }
+        self.run("test its configuration", &self.settings.test)?;
+        self.stamp().map(drop)
+    }
+
+    fn nearest(&self, green: f64) -> f64 {
+        let (b, g) = weights(green);
+        f64::from(g) / f64::from(b + g)
+    }
+
+    fn set(&mut self, split: Split) -> Result<(), Fault> {
+        let green = self.nearest(split.green);
+        let id = format!("{:016x}", world::unique());
+        let text = render(&self.settings, green, &id);
+        let before = std::fs::read_to_string(&self.file).map_err(|e| files::unwritable(&self.file, &e))?;
+        let in_file = |stamp: &Stamp| before == render(&self.settings, green, &stamp.id);
+        if self.stamp().is_ok_and(|running| super::same_share(running.green, green) && in_file(&running)) {
+            return Ok(());
+        }
+        self.swap(&text)?;
+        let done = self
+            .run("accept the new configuration", &self.settings.test)
+            .and_then(|()| self.run("reload", &self.settings.reload))
+            .and_then(|()| self.wait_for(&id));
+        if done.is_err() {
+            // What lies on disk must be what runs, or the next reload by anybody would switch traffic.
+            self.swap(&before)?;
+        }
+        done
+    }
+
+    fn read(&mut self) -> Result<Live, Fault> {
+        let first = self.stamp()?;
+        for _ in 0..3 {
+            let next = self.stamp()?;
+            if next.id != first.id {
+                // Old workers are still answering: wait for the one that the file names.
+                let text =
+                    std::fs::read_to_string(&self.file).map_err(|e| files::unwritable(&self.file, &e))?;
+                let named =
+                    [&first, &next].into_iter().find(|s| text.contains(&format!("trapkey {} ", s.id)));
+                let named = named.unwrap_or(&next).clone();
+                self.wait_for(&named.id)?;
+                return Ok(live(&named));
+            }
+        }
+        Ok(live(&first))
+    }
+
+    fn retire(&mut self, _: Side, limit: Duration) -> Result<u64, Fault> {
+        // A side without share is `down` in the running configuration. What is left are requests of
+        // workers that are shutting down; nginx ends them by `worker_shutdown_timeout`.
+        let until = Instant::now() + limit.min(self.settle());
+        let running = self.stamp()?;
+        while Instant::now() < until {
+            if self.stamp()?.id != running.id {
+                return Err(Fault::infrastructure(
+                    "nginx was reloaded by somebody else while a side was retired",
+                )
+                .place(self.shown()));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(0)
+    }
+
+    fn counters(&mut self) -> Result<Option<Counters>, Fault> {
+        Ok(None)
+    }
+
+    fn by_hand(&self, side: Side) -> Vec<String> {
+        let (to, from) = match side {
+            Side::Blue => (&self.settings.blue, &self.settings.green),
+            Side::Green => (&self.settings.green, &self.settings.blue),
+        };
+        let (to, from) = (regex::escape(to).replace('/', "\\/"), regex::escape(from).replace('/', "\\/"));
+        vec![
+            format!(
+                "sed -i -E 's/^( *server {from}) .*/\\1 down;/; s/^( *server {to}) .*/\\1 weight=1;/' {}",
+                self.file.display()
+            ),
+            format!("{} && {}", self.settings.test.join(" "), self.settings.reload.join(" ")),
+        ]
+    }
+}
+
+fn live(stamp: &Stamp) -> Live {
+    Live { green: stamp.green, effective: None, raw: json!({"stamp": stamp.id, "green": stamp.green}) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_small_weights_and_takes_a_side_without_share_down() {
+        assert_eq!(weights(0.05), (19, 1));
+        assert_eq!(weights(0.25), (3, 1));
+        assert_eq!(weights(1.0), (0, 1));
+        assert_eq!(weights(0.000_1), (9999, 1));
+    }
+
+    #[test]
+    fn reads_only_its_own_stamp() {
+        assert_eq!(Stamp::parse("trapkey ab12 0.05\n"), Some(Stamp { id: "ab12".into(), green: 0.05 }));
+        for text in ["", "ok", "trapkey ab12", "trapkey ab12 NaN", "trapkey ab12 2", "trapkey a 0.1 more"] {
+            assert_eq!(Stamp::parse(text), None, "{text:?}");
+        }
+    }
+}

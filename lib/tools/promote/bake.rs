@@ -1,0 +1,311 @@
+//! Watching a step: samples of both sides and the router's counters, judged over the whole window
+//! since the step began.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::machine::Look;
+use super::record::Record;
+use crate::evidence::{Interval, Judgement, MetricRecord, SideInterval, Verdict};
+use crate::judge::{SideFigures, judge_trigger, quantile};
+use crate::metrics::probe::{Sample, Sampler};
+use crate::plan::{Promote, Trigger};
+use crate::routers::{Counters, SideCount};
+use crate::world::http::join;
+
+/// What is measured while a step is watched.
+pub(super) struct Watch {
+    sampler: Sampler,
+    /// Blue and green: when (ms), how long (ms), whether well.
+    window: [Vec<(i64, f64, bool)>; 2],
+    /// The same, since the last interval that was put on record.
+    recent: [Vec<(i64, f64, bool)>; 2],
+    recorded_at: i64,
+    counted: Option<Counters>,
+}
+
+/// The greatest number of intervals that one step puts on record for each source.
+const INTERVALS_PER_STEP: i64 = 120;
+
+/// A probe that sends fewer of its requests than this did not measure what was asked.
+const ACHIEVED: f64 = 0.9;
+
+impl Watch {
+    /// Begins to ask both sides.
+    pub(super) fn begin(plan: &Promote, now: Timestamp) -> Self {
+        let urls = [&plan.sides.blue, &plan.sides.green].map(|side| join(&side.url.value, &plan.probe.path));
+        let timeout = plan.probe.timeout.map_or(Duration::from_secs(5), |t| t.0);
+        Self {
+            sampler: Sampler::start(&urls, plan.probe.rate.0, timeout, &plan.probe.header),
+            window: [Vec::new(), Vec::new()],
+            recent: [Vec::new(), Vec::new()],
+            recorded_at: now.as_millisecond(),
+            counted: None,
+        }
+    }
+
+    /// A new step: what was seen before does not count for it.
+    pub(super) fn next_step(&mut self, since_ms: i64) {
+        for side in &mut self.window {
+            side.retain(|(at, _, _)| *at >= since_ms);
+        }
+        for side in &mut self.recent {
+            side.retain(|(at, _, _)| *at >= since_ms);
+        }
+        self.recorded_at = since_ms;
+        self.counted = None;
+    }
+
+    fn gather(&mut self, since_ms: i64) {
+        for (side, samples) in self.sampler.take().into_iter().enumerate().take(2) {
+            for Sample { at, latency_ms, ok, .. } in samples {
+                let at = at.as_millisecond();
+                if at >= since_ms {
+                    self.window[side].push((at, latency_ms, ok));
+                    self.recent[side].push((at, latency_ms, ok));
+                }
+            }
+        }
+    }
+}
+
+/// One look at a step.
+pub(super) struct Looked {
+    /// What came of it.
+    pub look: Look,
+    /// The judgement for the record.
+    pub judgement: Judgement,
+}
+
+/// What a look needs to know.
+pub(super) struct Scene<'a> {
+    /// The plan's promote section.
+    pub plan: &'a Promote,
+    /// The step, from 0.
+    pub step: usize,
+    /// Its beginning, in ms.
+    pub since_ms: i64,
+    /// How long it is watched, in ms.
+    pub bake_ms: i64,
+    /// Green's share, asked.
+    pub weight: f64,
+    /// The moment.
+    pub now: Timestamp,
+    /// What the router counts now, where it counts.
+    pub counters: Option<Counters>,
+}
+
+/// Looks at the whole window since the step began, and puts the newest interval on record.
+pub(super) fn look(watch: &mut Watch, record: &mut Record, scene: &Scene<'_>) -> Looked {
+    watch.gather(scene.since_ms);
+    let base = record.base.clone().filter(|b| same_instance(b, scene.counters.as_ref())).unwrap_or_default();
+    let min = scene.plan.min_samples.unwrap_or(50).max(1);
+    let probes = [0, 1].map(|side| figures_of(&watch.window[side]));
+    let kept_pace = watch.sampler.lag().iter().all(|lag| lag.achieved() >= ACHIEVED);
+    let mut metrics = Vec::new();
+    let mut look = Look::Good;
+    for trigger in &scene.plan.rollback_when {
+        let mut of_trigger = vec![probe_record(trigger, &probes, min, kept_pace)];
+        if let Some(counters) = scene.counters.as_ref().filter(|_| router_counts(&trigger.metric)) {
+            let [blue, green] = [since(base.blue, counters.blue), since(base.green, counters.green)];
+            of_trigger.push(judge_trigger(trigger, &scene.plan.router.kind, &green, &blue, min));
+        }
+        look = worse(look, look_of(&of_trigger));
+        metrics.extend(of_trigger);
+    }
+    put_on_record(watch, record, scene, &base);
+    let judgement = judgement(scene, look, metrics);
+    Looked { look, judgement }
+}
+
+fn probe_record(trigger: &Trigger, probes: &[SideFigures; 2], min: u64, kept_pace: bool) -> MetricRecord {
+    let mut record = judge_trigger(trigger, "probe", &probes[1], &probes[0], min);
+    if record.verdict == Verdict::Pass && !kept_pace {
+        record.verdict = Verdict::TooFewSamples;
+        record.message = "this machine could not send the probes at the rate that the plan asks for".into();
+    }
+    record
+}
+
+/// What one trigger says over all its sources: one that fires is enough, and one that passes must be
+/// there. A source that has seen too little does not stand in the way of one that has seen enough.
+fn look_of(records: &[MetricRecord]) -> Look {
+    let any = |verdict: Verdict| records.iter().any(|r| r.verdict == verdict);
+    if any(Verdict::Fail) {
+        Look::Bad
+    } else if any(Verdict::Pass) && !any(Verdict::Error) {
+        Look::Good
+    } else {
+        Look::Unknown
+    }
+}
+
+fn worse(a: Look, b: Look) -> Look {
+    match (a, b) {
+        (Look::Bad, _) | (_, Look::Bad) => Look::Bad,
+        (Look::Unknown, _) | (_, Look::Unknown) => Look::Unknown,
+        (Look::Good, Look::Good) => Look::Good,
+    }
+}
+
+/// The metrics that a router without quantiles can give.
+fn router_counts(metric: &str) -> bool {
+    matches!(metric, "error_rate" | "latency_mean" | "latency_max")
+}
+
+/// Counters begin anew with the router, so a base from before its restart is none.
+fn same_instance(base: &Counters, now: Option<&Counters>) -> bool {
+    now.is_some_and(|now| {
+        now.instance == base.instance
+            && now.blue.requests >= base.blue.requests
+            && now.green.requests >= base.green.requests
+    })
+}
+
+fn figures_of(samples: &[(i64, f64, bool)]) -> SideFigures {
+    SideFigures::of(samples.iter().map(|(_, ms, ok)| (*ms, *ok)))
+}
+
+/// What was counted between two readings. A maximum counts only where it has risen: the router
+/// remembers the greatest since its start, not since the step began.
+fn since(base: SideCount, now: SideCount) -> SideFigures {
+    SideFigures {
+        requests: now.requests.saturating_sub(base.requests),
+        errors: now.errors.saturating_sub(base.errors),
+        latencies_ms: Vec::new(),
+        mean: now.mean_ms.filter(|_| now.requests > base.requests),
+        max: now.max_ms.filter(|max| base.max_ms.is_none_or(|before| *max > before)),
+    }
+}
+
+fn judgement(scene: &Scene<'_>, look: Look, metrics: Vec<MetricRecord>) -> Judgement {
+    let all = |verdict: Verdict| metrics.iter().all(|m| m.verdict == verdict || m.verdict == Verdict::Pass);
+    let verdict = match look {
+        Look::Good => Verdict::Pass,
+        Look::Bad => Verdict::Fail,
+        Look::Unknown if metrics.iter().any(|m| m.verdict == Verdict::Error) => Verdict::Error,
+        Look::Unknown if all(Verdict::NoData) => Verdict::NoData,
+        Look::Unknown => Verdict::TooFewSamples,
+    };
+    let telling: Vec<&MetricRecord> = match look {
+        Look::Bad => metrics.iter().filter(|m| m.verdict == Verdict::Fail).collect(),
+        Look::Unknown => metrics.iter().filter(|m| m.verdict != Verdict::Pass).collect(),
+        Look::Good => metrics.iter().filter(|m| m.verdict == Verdict::Pass).collect(),
+    };
+    let mut summary =
+        telling.iter().map(|m| format!("{} ({})", m.message, m.source)).collect::<Vec<_>>().join("; ");
+    if summary.is_empty() {
+        summary = "nothing was judged".into();
+    }
+    Judgement {
+        at: scene.now,
+        step: scene.step + 1,
+        window_from: Timestamp::from_millisecond(scene.since_ms).unwrap_or(scene.now),
+        verdict,
+        summary,
+        metrics,
+    }
+}
+
+/// Puts an interval on record when enough time has passed since the last one.
+fn put_on_record(watch: &mut Watch, record: &mut Record, scene: &Scene<'_>, base: &Counters) {
+    let now = scene.now.as_millisecond();
+    let spacing = (scene.bake_ms / INTERVALS_PER_STEP).max(200);
+    if now - watch.recorded_at < spacing {
+        return;
+    }
+    watch.recorded_at = now;
+    let [blue, green] = [0, 1].map(|side| probe_interval(&std::mem::take(&mut watch.recent[side])));
+    if blue.requests + green.requests > 0 {
+        record.promotion.series.push(Interval {
+            at: scene.now,
+            weight: scene.weight,
+            observed: None,
+            source: "probe".into(),
+            blue,
+            green,
+        });
+    }
+    let Some(counters) = &scene.counters else { return };
+    let before =
+        watch.counted.take().filter(|b| same_instance(b, Some(counters))).unwrap_or_else(|| base.clone());
+    let [blue, green] = [(before.blue, counters.blue), (before.green, counters.green)]
+        .map(|(b, n)| counter_interval(&since(b, n)));
+    let all = blue.requests + green.requests;
+    record.promotion.series.push(Interval {
+        at: scene.now,
+        weight: scene.weight,
+        observed: (all > 0).then(|| green.requests as f64 / all as f64),
+        source: scene.plan.router.kind.clone(),
+        blue,
+        green,
+    });
+    watch.counted = Some(counters.clone());
+}
+
+fn probe_interval(samples: &[(i64, f64, bool)]) -> SideInterval {
+    let figures = figures_of(samples);
+    let at = |q: f64| quantile(&figures.latencies_ms, q);
+    SideInterval { p50: at(0.5), p95: at(0.95), p99: at(0.99), ..counter_interval(&figures) }
+}
+
+fn counter_interval(figures: &SideFigures) -> SideInterval {
+    SideInterval {
+        requests: figures.requests,
+        errors: figures.errors,
+        mean: figures.mean,
+        max: figures.max,
+        ..SideInterval::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(verdict: Verdict) -> MetricRecord {
+        MetricRecord {
+            metric: "error_rate".into(),
+            source: "probe".into(),
+            verdict,
+            green: None,
+            blue: None,
+            unit: "%".into(),
+            threshold: "> 1%".into(),
+            green_samples: 0,
+            blue_samples: 0,
+            message: String::new(),
+        }
+    }
+
+    #[test]
+    fn silence_never_passes_and_one_alarm_is_enough() {
+        use Verdict::{Error, Fail, NoData, Pass, TooFewSamples};
+        let cases: &[(&[Verdict], Look)] = &[
+            (&[], Look::Unknown),
+            (&[NoData], Look::Unknown),
+            (&[TooFewSamples], Look::Unknown),
+            (&[TooFewSamples, Pass], Look::Good),
+            (&[Pass, Error], Look::Unknown),
+            (&[Pass, Fail], Look::Bad),
+            (&[NoData, Fail], Look::Bad),
+        ];
+        for (verdicts, expected) in cases {
+            let records: Vec<MetricRecord> = verdicts.iter().map(|v| record(*v)).collect();
+            assert_eq!(look_of(&records), *expected, "{verdicts:?}");
+        }
+    }
+
+    #[test]
+    fn counters_of_an_earlier_start_are_no_base() {
+        let count = |requests, instance: &str| Counters {
+            green: SideCount { requests, ..SideCount::default() },
+            instance: instance.into(),
+            ..Counters::default()
+        };
+        assert!(same_instance(&count(10, "1"), Some(&count(20, "1"))));
+        assert!(!same_instance(&count(10, "1"), Some(&count(20, "2"))));
+        assert!(!same_instance(&count(10, "1"), Some(&count(5, "1"))));
+    }
+}

@@ -1,0 +1,207 @@
+//! Before anything moves: the evidence, the plan's promote section, the router, both sides.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::machine::State;
+use super::record::{Markers, Record, course_of, steps_of, strategy_word};
+use super::shift::Entry;
+use crate::evidence::{Need, Outcome, PreflightBody, Promotion, RouterRecord, SideRecord, SnapshotBody};
+use crate::fault::Fault;
+use crate::job::Job;
+use crate::judge;
+use crate::metrics::probe::{Connection, once};
+use crate::plan::{Promote, Side as SidePlan};
+use crate::redact::redact;
+use crate::routers::{self, Router, Side, same_share};
+use crate::units::show_share;
+use crate::world::http::{Client, join};
+
+/// The promote section of the plan.
+pub(super) fn section(job: &Job) -> Result<&Promote, Fault> {
+    job.loaded.plan.promote.as_ref().ok_or_else(|| {
+        Fault::usage("the plan has no `promote` section")
+            .place(&job.loaded.reference.path)
+            .help("`preflight init` writes a plan with one")
+    })
+}
+
+/// Everything that can be said of a plan without touching the world.
+///
+/// Errors (2): an unknown metric, a comparison that does not fit it, no address to enter at.
+pub(super) fn validate(job: &Job) -> Result<(), Fault> {
+    let plan = section(job)?;
+    for trigger in &plan.rollback_when {
+        judge::trigger_fits(trigger).map_err(|cause| {
+            Fault::usage(format!("the trigger on `{}` cannot be judged", trigger.metric))
+                .place(&job.loaded.reference.path)
+                .cause(cause)
+                .help("see `promote.rollback_when` in the plan")
+        })?;
+    }
+    entry(job).map(drop)
+}
+
+/// Where users' requests enter.
+pub(super) fn entry(job: &Job) -> Result<Entry, Fault> {
+    let plan = section(job)?;
+    let url = plan.router.entry.as_ref().or_else(|| job.environment_url()).ok_or_else(|| {
+        Fault::usage("the plan does not say where requests enter the router")
+            .place(&job.loaded.reference.path)
+            .cause(
+                "a weight that the router reads back is no proof that traffic moved: requests through it are",
+            )
+            .help(format!("give `promote.router.entry`, or `environments.{}.url`", job.release.environment))
+    })?;
+    Ok(Entry::new(&url.value, &plan.probe))
+}
+
+/// The documents that must be there, and must have passed.
+///
+/// Errors (5): one is missing, stale, of another plan or release, did not pass, or is not the one
+/// that the next was made from.
+pub(super) fn evidence(job: &Job) -> Result<Vec<Need>, Fault> {
+    let plan = &job.loaded.plan;
+    let mut needs = Vec::new();
+    if let Some(section) = &plan.preflight {
+        let age = section.max_age.map_or(Duration::from_secs(3600), |s| s.0);
+        let found = job.need::<PreflightBody>(Some(age))?;
+        found.passed()?;
+        needs.push(found.need);
+    }
+    if let Some(section) = &plan.snapshot {
+        let age = section.max_age.map_or(Duration::from_secs(86_400), |s| s.0);
+        let found = job.need::<SnapshotBody>(Some(age))?;
+        found.passed()?;
+        if let Some(preflight) = needs.first() {
+            found.comes_from(preflight)?;
+        }
+        needs.push(found.need);
+    }
+    Ok(needs)
+}
+
+/// Opens the plan's router. Touches nothing.
+pub(super) fn router(job: &Job) -> Result<Box<dyn Router>, Fault> {
+    routers::open(&section(job)?.router, &job.loaded)
+}
+
+/// A first record: everything was looked at, nothing was moved.
+///
+/// Errors: the router cannot do this plan (2) or cannot be reached (4); green already has traffic (5).
+pub(super) fn record(
+    job: &Job,
+    needs: Vec<Need>,
+    router: &mut dyn Router,
+    epoch: u64,
+) -> Result<Record, Fault> {
+    let plan = section(job)?;
+    let course = course_of(plan);
+    router.check()?;
+    for step in &course.steps {
+        routers::representable(router, step.weight)?;
+    }
+    let live = router.read()?;
+    if !same_share(live.green, 0.0) {
+        return Err(Fault::refused(format!("green already has {} of the traffic", show_share(live.green)))
+            .place(plan.router.target.shown.clone())
+            .cause(&live.raw)
+            .help("a release begins with everything on blue: are the sides swapped, or does something else steer this router?"));
+    }
+    let seen = look_at(&plan.sides.blue, plan, Duration::ZERO);
+    if let Err(seen) = &seen {
+        return Err(Fault::closed("blue, the side that serves now, is not healthy")
+            .place(redact(&plan.sides.blue.url.shown))
+            .cause(seen)
+            .help("a release needs a way back: mend blue first"));
+    }
+    let markers = Markers { blue: Some(marker(Side::Blue, &plan.sides.blue, plan)?), green: None };
+    let probed = Entry::probe(&entry(job)?, &markers);
+    if probed.blue < probed.requests {
+        return Err(Fault::infrastructure("requests through the router do not all reach blue")
+            .place(entry(job)?.url)
+            .cause(format!("of {} blue answered {}", probed.requests, probed.blue))
+            .help("is this the address that the router serves, and does it send the release header on?"));
+    }
+    Ok(Record {
+        release: job.release.clone(),
+        plan: job.loaded.reference.clone(),
+        needs,
+        state: State::first(&course),
+        base: None,
+        promotion: Promotion {
+            epoch,
+            strategy: strategy_word(plan.strategy).into(),
+            router: RouterRecord {
+                kind: plan.router.kind.clone(),
+                target: plan.router.target.shown.clone(),
+                by_hand: router.by_hand(Side::Blue),
+            },
+            blue: SideRecord { url: plan.sides.blue.url.shown.clone(), version: markers.blue.clone() },
+            green: SideRecord { url: plan.sides.green.url.shown.clone(), version: None },
+            outcome: Outcome::InProgress,
+            reason: None,
+            steps: steps_of(&course),
+            shifts: Vec::new(),
+            judgements: Vec::new(),
+            series: Vec::new(),
+            decisions: Vec::new(),
+            hooks: Vec::new(),
+            rollback: None,
+            weight: 0.0,
+            next_at: None,
+        },
+        markers,
+        course,
+    })
+}
+
+/// What the release header says on a side.
+///
+/// Errors (2): it has none, and without one nobody can say who answered.
+pub(super) fn marker(side: Side, spec: &SidePlan, plan: &Promote) -> Result<String, Fault> {
+    if let Some(given) = &spec.release {
+        return Ok(given.clone());
+    }
+    let header = plan.probe.header.to_ascii_lowercase();
+    let client = Client::new(Duration::from_secs(5), 0);
+    let sample = once(&client, &join(&spec.url.value, &plan.probe.path), &header, Connection::New);
+    sample.version.ok_or_else(|| {
+        Fault::usage(format!("{} does not say which release it is", side.word()))
+            .place(redact(&spec.url.shown))
+            .cause(format!("its answer has no header `{header}`, so nobody could prove where traffic goes"))
+            .help("send that header, name another one in `promote.probe.header`, or let the router add one and give `release` for both sides")
+    })
+}
+
+/// Looks at a side's health until it is well three times in a row, for `patience` at most.
+pub(super) fn look_at(side: &SidePlan, plan: &Promote, patience: Duration) -> Result<String, String> {
+    const WELL: u32 = 3;
+    let url = join(&side.url.value, &side.health);
+    let client = Client::new(plan.probe.timeout.map_or(Duration::from_secs(5), |t| t.0), 0);
+    let until = std::time::Instant::now() + patience;
+    let mut well = 0;
+    loop {
+        let seen = match client.get(&url) {
+            Ok(answer) if (200..300).contains(&answer.status) => {
+                well += 1;
+                if well == WELL {
+                    return Ok(format!("{} answered {} {WELL} times", side.health, answer.status));
+                }
+                continue;
+            }
+            Ok(answer) => format!("{} answered {}", side.health, answer.status),
+            Err(none) => format!("{} did not answer: {}", side.health, none.why),
+        };
+        well = 0;
+        if std::time::Instant::now() >= until || crate::world::signal::stop_asked() {
+            return Err(seen);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The folder that hooks run in.
+pub(super) fn hook_folder(job: &Job) -> &Path {
+    &job.loaded.folder
+}

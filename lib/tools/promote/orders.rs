@@ -1,0 +1,199 @@
+//! What people ask of a promotion that is under way: status, pause, resume, abort; and the plan.
+
+use std::time::{Duration, Instant};
+
+use super::begin;
+use super::drive::{Driver, Mode};
+use super::record::{Record, course_of, phase, strategy_word};
+use super::{folder, holder};
+use crate::evidence::{Outcome, name_release};
+use crate::fault::{Exit, Fault};
+use crate::job::Job;
+use crate::routers;
+use crate::state::{Ask, Asked, Saved};
+use crate::units::{show_duration, show_share};
+use crate::world::talk::Mark;
+use crate::world::{self, ci, signal, talk};
+
+/// How long an abort waits for the job that holds the environment.
+const ABORT_PATIENCE: Duration = Duration::from_secs(120);
+
+fn print(text: &str) -> Result<(), Fault> {
+    talk::data(text.as_bytes()).map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
+}
+
+fn pretty(value: &impl serde::Serialize) -> Result<String, Fault> {
+    let wrong = |e| Fault::infrastructure("the answer cannot be written").cause(e);
+    let mut value = serde_json::to_value(value).map_err(wrong)?;
+    crate::redact::redact_json(&mut value);
+    serde_json::to_string_pretty(&value).map(|text| text + "\n").map_err(wrong)
+}
+
+fn newest(job: &Job) -> Result<Option<Saved<Record>>, Fault> {
+    folder(job).load::<Record>()
+}
+
+fn running(job: &Job) -> Result<Saved<Record>, Fault> {
+    newest(job)?.ok_or_else(|| {
+        Fault::refused(format!("nothing was ever promoted to {}", job.release.environment))
+            .place(job.state_folder().display().to_string())
+            .help("is this the right plan, environment and state folder? `promote start` begins one")
+    })
+}
+
+/// Says where the newest promotion stands.
+pub fn status(job: &Job) -> Result<Exit, Fault> {
+    let Some(saved) = newest(job)? else {
+        if job.call.json {
+            print("null\n")?;
+        } else {
+            print(&format!("nothing was ever promoted to {}\n", job.release.environment))?;
+        }
+        return Ok(Exit::Pass);
+    };
+    let record = saved.record;
+    if job.call.json {
+        print(&pretty(&record.promotion)?)?;
+        return Ok(Exit::Pass);
+    }
+    let mut text = format!("{}: {}\n", name_release(&record.release), phase(&record.state, &record.course));
+    text.push_str(&format!(
+        "  green {}, epoch {}\n",
+        show_share(record.promotion.weight),
+        record.promotion.epoch
+    ));
+    if folder(job).asked(Ask::Pause, record.promotion.epoch).is_some() {
+        text.push_str("  paused: no further step until `promote resume`\n");
+    }
+    for decision in record.promotion.decisions.iter().rev().take(5).rev() {
+        text.push_str(&format!(
+            "  {}  {}: {}\n",
+            decision.at.strftime("%Y-%m-%d %H:%M:%S"),
+            decision.who,
+            decision.what
+        ));
+    }
+    print(&crate::redact::redact(&text))?;
+    Ok(Exit::Pass)
+}
+
+/// Prints what the plan would do. Touches nothing.
+pub fn plan(job: &Job) -> Result<Exit, Fault> {
+    begin::validate(job)?;
+    let section = begin::section(job)?;
+    routers::open(&section.router, &job.loaded)?;
+    let course = course_of(section);
+    if job.call.json {
+        print(&pretty(&course)?)?;
+        return Ok(Exit::Pass);
+    }
+    let mut text = format!(
+        "{} by {} on {} {}\n",
+        name_release(&job.release),
+        strategy_word(section.strategy),
+        section.router.kind,
+        section.router.target.shown
+    );
+    let total: i64 = course.steps.iter().map(|s| s.bake_ms).sum();
+    for (number, step) in course.steps.iter().enumerate() {
+        let bake = if step.bake_ms > 0 {
+            format!("watched for {}", show_duration(step.bake_ms as f64 / 1e3))
+        } else {
+            "not watched".into()
+        };
+        text.push_str(&format!("  step {}: {} on green, {bake}\n", number + 1, show_share(step.weight)));
+    }
+    for trigger in &section.rollback_when {
+        let condition = match (&trigger.is, trigger.worse_than_baseline_by) {
+            (Some(is), _) => is.text().to_owned(),
+            (None, Some(share)) => format!("worse than blue by {share}"),
+            (None, None) => String::new(),
+        };
+        text.push_str(&format!("  goes back when {} {condition}\n", trigger.metric));
+    }
+    let samples = section.min_samples.unwrap_or(50) as f64;
+    text.push_str(&format!(
+        "  at least {samples} samples a side: {} of probes at {}/s\n  in all {} of watching\n",
+        show_duration(samples / section.probe.rate.0),
+        section.probe.rate.0,
+        show_duration(total as f64 / 1e3)
+    ));
+    print(&crate::redact::redact(&text))?;
+    Ok(Exit::Pass)
+}
+
+/// Holds a promotion before its next step. It is still judged, and still goes back when it must.
+pub fn pause(job: &Job) -> Result<Exit, Fault> {
+    let record = running(job)?.record;
+    if record.state.finished() {
+        return Err(finished(&record));
+    }
+    folder(job).ask(Ask::Pause, &asked(record.promotion.epoch, None))?;
+    job.talk().line(
+        Mark::Good,
+        &format!("{} is paused: no further step until `promote resume`", name_release(&record.release)),
+    );
+    Ok(Exit::Pass)
+}
+
+/// Lets a paused promotion go on.
+pub fn resume(job: &Job) -> Result<Exit, Fault> {
+    let record = running(job)?.record;
+    folder(job).forget(Ask::Pause)?;
+    job.talk().line(Mark::Good, &format!("{} may go on", name_release(&record.release)));
+    Ok(Exit::Pass)
+}
+
+/// Calls a promotion off: all traffic to the old side. Waits for the job that holds the environment
+/// to do it, or does it itself.
+pub fn abort(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
+    let saved = running(job)?;
+    let (record, epoch) = (&saved.record, saved.record.promotion.epoch);
+    if record.state.finished() && record.outcome().0 == Outcome::Promoted {
+        return Err(finished(record));
+    }
+    let folder = folder(job);
+    if !record.state.finished() {
+        folder.ask(Ask::Abort, &asked(epoch, why))?;
+    }
+    let until = Instant::now() + ABORT_PATIENCE;
+    loop {
+        match folder.lock(&holder(job)) {
+            Ok(lock) => {
+                let Some(saved) = folder.load::<Record>()?.filter(|s| s.record.promotion.epoch == epoch)
+                else {
+                    return Err(Fault::refused("another promotion has begun meanwhile")
+                        .help("look at `promote status`"));
+                };
+                if saved.record.state.finished() && saved.record.outcome().0 == Outcome::Promoted {
+                    return Err(finished(&saved.record));
+                }
+                let router = begin::router(job)?;
+                let mut driver =
+                    Driver::new(job, Mode::Hold, router, folder, lock, saved.version, saved.record)?;
+                driver.come_back()?;
+                driver.drive()?;
+                return driver.conclude();
+            }
+            Err(held) if Instant::now() >= until || signal::stop_asked() => return Err(held),
+            Err(held) if held.exit == Exit::Refused => std::thread::sleep(Duration::from_millis(50)),
+            Err(fault) => return Err(fault),
+        }
+    }
+}
+
+fn asked(epoch: u64, why: Option<String>) -> Asked {
+    Asked { epoch, who: ci::actor(), at: world::now().to_string(), why }
+}
+
+fn finished(record: &Record) -> Fault {
+    let mut fault = Fault::refused(format!(
+        "{} is finished: {}",
+        name_release(&record.release),
+        phase(&record.state, &record.course)
+    ));
+    if record.outcome().0 == Outcome::Promoted {
+        fault = fault.help(format!("to go back by hand:\n{}", record.promotion.router.by_hand.join("\n")));
+    }
+    fault
+}

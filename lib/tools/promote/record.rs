@@ -1,0 +1,210 @@
+//! What a promotion remembers between two calls, and how it becomes the evidence.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::machine::{Course, Hook, State, Step, Stuck};
+use crate::evidence::{
+    Decision, DocumentVerdict, Finding, Need, Outcome, PlanRef, Promotion, Release, StepRecord, Verdict,
+    name_release,
+};
+use crate::plan::{Promote, Strategy};
+use crate::routers::Counters;
+use crate::units::{show_duration, show_share};
+
+/// The record of an environment's newest promotion.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// What is released.
+    pub release: Release,
+    /// Under which plan.
+    pub plan: PlanRef,
+    /// On which evidence.
+    pub needs: Vec<Need>,
+    /// What does not change.
+    pub course: Course,
+    /// Where it stands.
+    pub state: State,
+    /// What the router had counted when the watched step began.
+    pub base: Option<Counters>,
+    /// What the release header says on blue and on green.
+    pub markers: Markers,
+    /// The evidence so far.
+    pub promotion: Promotion,
+}
+
+/// What the release header says on each side.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Markers {
+    /// On the old side.
+    pub blue: Option<String>,
+    /// On the new side; known once it is up.
+    pub green: Option<String>,
+}
+
+/// The course that a plan describes.
+pub(super) fn course_of(plan: &Promote) -> Course {
+    let mut steps: Vec<Step> = plan
+        .steps
+        .iter()
+        .map(|step| Step { weight: step.weight.0, bake_ms: step.bake.map_or(0, |b| millis(b.0)) })
+        .collect();
+    if steps.is_empty() && plan.strategy == Strategy::BlueGreen {
+        steps.push(Step { weight: 1.0, bake_ms: 0 });
+    }
+    let hooks = [
+        (Hook::Deploy, &plan.hooks.deploy),
+        (Hook::After, &plan.hooks.after),
+        (Hook::OnRollback, &plan.hooks.on_rollback),
+    ];
+    Course {
+        steps,
+        undecided_ms: plan.undecided_for.map_or(600_000, |s| millis(s.0)),
+        hooks: hooks.iter().filter(|(_, argv)| !argv.is_empty()).map(|(hook, _)| *hook).collect(),
+    }
+}
+
+fn millis(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The word for a strategy.
+pub(super) fn strategy_word(strategy: Strategy) -> &'static str {
+    match strategy {
+        Strategy::Canary => "canary",
+        Strategy::BlueGreen => "blue_green",
+    }
+}
+
+/// The steps of a course, none reached yet.
+pub(super) fn steps_of(course: &Course) -> Vec<StepRecord> {
+    let record = |step: &Step| StepRecord {
+        weight: step.weight,
+        bake_s: step.bake_ms as f64 / 1e3,
+        began_at: None,
+        ended_at: None,
+        verdict: None,
+    };
+    course.steps.iter().map(record).collect()
+}
+
+impl Record {
+    /// Puts a decision on record.
+    pub(super) fn decided(&mut self, at: Timestamp, who: &str, what: impl Into<String>) {
+        self.promotion.decisions.push(Decision { at, who: who.into(), what: what.into() });
+    }
+
+    /// How it stands, for the document and the people.
+    pub(super) fn outcome(&self) -> (Outcome, Option<String>) {
+        match &self.state {
+            State::Promoted => (Outcome::Promoted, None),
+            State::RolledBack { reason } => (Outcome::RolledBack, Some(reason.clone())),
+            State::Frozen { reason, stuck } => {
+                let why = match stuck {
+                    Stuck::OldSideSick => "the old side is not healthy either, so traffic stays where it is",
+                    Stuck::RouterLost => "the router does not do what it is told, so traffic stays as it is",
+                };
+                (Outcome::Frozen, Some(format!("{reason}; {why}: people must act")))
+            }
+            _ => (Outcome::InProgress, None),
+        }
+    }
+
+    /// The document's verdict and its sentence.
+    pub(super) fn verdict(&self) -> (DocumentVerdict, String) {
+        let release = name_release(&self.release);
+        let (outcome, reason) = self.outcome();
+        let reason = reason.unwrap_or_default();
+        match (outcome, &self.state) {
+            (Outcome::Promoted, _) => {
+                let looks = self.promotion.judgements.len();
+                (
+                    DocumentVerdict::Pass,
+                    format!(
+                        "{release}: green serves everything after {} steps and {looks} judgements",
+                        self.course.steps.len()
+                    ),
+                )
+            }
+            (Outcome::RolledBack, _) => {
+                (DocumentVerdict::Fail, format!("{release} was rolled back: {reason}"))
+            }
+            (Outcome::Frozen, State::Frozen { stuck: Stuck::RouterLost, .. }) => {
+                (DocumentVerdict::Error, format!("{release} stands still: {reason}"))
+            }
+            (Outcome::Frozen, _) => (DocumentVerdict::Fail, format!("{release} stands still: {reason}")),
+            (Outcome::InProgress, state) => (
+                DocumentVerdict::Undecided,
+                format!("{release} is under way: {}", phase(state, &self.course)),
+            ),
+        }
+    }
+
+    /// One finding for each step that was reached, and one for the end.
+    pub(super) fn findings(&self, now: Timestamp) -> Vec<Finding> {
+        let mut findings: Vec<Finding> = Vec::new();
+        for (number, step) in self.promotion.steps.iter().enumerate() {
+            let (Some(began), Some(verdict)) = (step.began_at, step.verdict) else { continue };
+            let name = format!("step {}: {}", number + 1, show_share(step.weight));
+            let mut finding = Finding::new(name, "step", verdict, began);
+            let shift = self.promotion.shifts.iter().rev().find(|s| s.why == format!("step {}", number + 1));
+            if let Some(shift) = shift {
+                finding.observed = Some(show_share(shift.read_back));
+                finding.value = Some(shift.read_back * 100.0);
+                finding.unit = Some("%".into());
+            }
+            finding.expected = Some(show_share(step.weight));
+            let last = self.promotion.judgements.iter().rev().find(|j| j.step == number + 1);
+            let ended = step.ended_at.unwrap_or(now);
+            finding.duration_ms = between_ms(began, ended);
+            finding.samples = last.and_then(|j| j.metrics.iter().map(|m| m.green_samples).max());
+            finding.message = match last {
+                Some(judgement) => judgement.summary.clone(),
+                None => "in force, read back and probed".into(),
+            };
+            findings.push(finding);
+        }
+        let (document, sentence) = self.verdict();
+        let verdict = match document {
+            DocumentVerdict::Pass => Verdict::Pass,
+            DocumentVerdict::Fail => Verdict::Fail,
+            DocumentVerdict::Error => Verdict::Error,
+            DocumentVerdict::Undecided => Verdict::NoData,
+        };
+        findings.push(Finding::new("promotion", "promote", verdict, now).says(sentence));
+        findings
+    }
+}
+
+/// Milliseconds from one moment to another.
+pub(super) fn between_ms(from: Timestamp, to: Timestamp) -> f64 {
+    (to.as_nanosecond() - from.as_nanosecond()) as f64 / 1e6
+}
+
+/// Where a promotion stands, in words.
+pub(super) fn phase(state: &State, course: &Course) -> String {
+    let share = |step: &usize| course.steps.get(*step).map_or(String::new(), |s| show_share(s.weight));
+    match state {
+        State::Deploying { .. } => "green is being deployed".into(),
+        State::CheckingGreen => "green's health is looked at".into(),
+        State::Shifting { step } => format!("step {} puts {} on green", step + 1, share(step)),
+        State::Baking { step, .. } => {
+            let bake = course.steps.get(*step).map_or(0, |s| s.bake_ms);
+            format!(
+                "step {} watches {} on green for {}",
+                step + 1,
+                share(step),
+                show_duration(bake as f64 / 1e3)
+            )
+        }
+        State::RetiringBlue => "green has everything, blue is drained".into(),
+        State::RunningAfter { .. } => "green has everything, the after hook runs".into(),
+        State::CheckingBlue { reason } => format!("going back ({reason}): blue's health is looked at"),
+        State::RollingBack { reason } => format!("going back ({reason}): all traffic to blue"),
+        State::RetiringGreen { reason } => format!("went back ({reason}): green is drained"),
+        State::RunningOnRollback { reason, .. } => format!("went back ({reason}): the rollback hook runs"),
+        State::Promoted => "green serves everything".into(),
+        State::RolledBack { reason } => format!("rolled back: {reason}"),
+        State::Frozen { reason, .. } => format!("stands still: {reason}"),
+    }
+}

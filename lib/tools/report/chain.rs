@@ -1,0 +1,243 @@
+//! The chain: every document fits this plan and release, and was made from exactly its parents.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::evidence::{
+    BaselineBody, Body, DocumentVerdict, Found, Head, Need, PreflightBody, PromoteBody, SnapshotBody,
+    VerifyBody, short,
+};
+use crate::fault::Fault;
+use crate::job::Job;
+use crate::renderers::Documents;
+use crate::world;
+
+/// The documents that the evidence folder holds; each fits the plan and the release.
+pub(super) struct Evidence {
+    preflight: Option<Found<PreflightBody>>,
+    snapshot: Option<Found<SnapshotBody>>,
+    baseline: Option<Found<BaselineBody>>,
+    promote: Option<Found<PromoteBody>>,
+    verify: Option<Found<VerifyBody>>,
+}
+
+/// One proven link: a document, and what it was made from.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub(super) struct Link {
+    /// The document.
+    pub(super) document: String,
+    /// What it was made from: the plan, or an earlier document.
+    pub(super) made_from: String,
+    /// The SHA-256 of that in hexadecimal.
+    pub(super) sha256: String,
+}
+
+impl Link {
+    /// `snapshot.json -> preflight.json`.
+    pub(super) fn name(&self) -> String {
+        format!("{} -> {}", self.document, self.made_from)
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {} sha256 {} holds", self.document, self.made_from, short(&self.sha256))
+    }
+}
+
+/// Reads what is in the evidence folder.
+///
+/// Errors: refused (5) when there is nothing, or something that is not a document of its name.
+pub(super) fn read(job: &Job) -> Result<Evidence, Fault> {
+    let evidence = Evidence {
+        preflight: one(job)?,
+        snapshot: one(job)?,
+        baseline: one(job)?,
+        promote: one(job)?,
+        verify: one(job)?,
+    };
+    if evidence.needs().is_empty() {
+        return Err(Fault::refused("there is no evidence to report on")
+            .place(job.evidence().display().to_string())
+            .help("run `preflight` first, and pass the evidence folder on between jobs"));
+    }
+    Ok(evidence)
+}
+
+/// A document, where it is there. A dangling link or an unreadable file is not "not there".
+fn one<B: Body>(job: &Job) -> Result<Option<Found<B>>, Fault> {
+    if std::fs::symlink_metadata(job.evidence().join(B::FILE))
+        .is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+    {
+        return Ok(None);
+    }
+    crate::evidence::read::<B>(job.evidence()).map(Some)
+}
+
+/// Refuses when a document was not made from exactly that parent.
+type ComesFrom<'a> = Box<dyn Fn(&Need) -> Result<(), Fault> + 'a>;
+
+/// A document as the chain sees it.
+struct Seen<'a> {
+    need: &'a Need,
+    head: &'a Head,
+    fits: Result<(), Fault>,
+    comes_from: ComesFrom<'a>,
+    passed: Result<(), Fault>,
+}
+
+impl Evidence {
+    fn seen<'a>(&'a self, job: &'a Job) -> Vec<Seen<'a>> {
+        fn see<'a, B: Body>(found: Option<&'a Found<B>>, job: &'a Job) -> Option<Seen<'a>> {
+            let found = found?;
+            let fits = found.fits(&crate::evidence::Asked {
+                plan: &job.loaded.reference,
+                release: &job.release,
+                now: world::now(),
+                max_age: None,
+            });
+            Some(Seen {
+                need: &found.need,
+                head: &found.document.head,
+                fits,
+                comes_from: Box::new(|parent| found.comes_from(parent)),
+                passed: found.passed(),
+            })
+        }
+        [
+            see(self.preflight.as_ref(), job),
+            see(self.snapshot.as_ref(), job),
+            see(self.baseline.as_ref(), job),
+            see(self.promote.as_ref(), job),
+            see(self.verify.as_ref(), job),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    /// How the report names what it was made from.
+    pub(super) fn needs(&self) -> Vec<Need> {
+        [
+            self.preflight.as_ref().map(|f| &f.need),
+            self.snapshot.as_ref().map(|f| &f.need),
+            self.baseline.as_ref().map(|f| &f.need),
+            self.promote.as_ref().map(|f| &f.need),
+            self.verify.as_ref().map(|f| &f.need),
+        ]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect()
+    }
+
+    /// Every link, all of them proven.
+    ///
+    /// Errors: refused (5), naming the first link that does not hold.
+    pub(super) fn links(&self, job: &Job) -> Result<Vec<Link>, Fault> {
+        match self.prove(job) {
+            (links, None) => Ok(links),
+            (_, Some(fault)) => Err(fault),
+        }
+    }
+
+    /// The links that hold, and the first one that does not.
+    pub(super) fn prove(&self, job: &Job) -> (Vec<Link>, Option<Fault>) {
+        let mut links = Vec::new();
+        let all = self.seen(job);
+        for document in &all {
+            if let Err(fault) = prove_one(document, &all, job, &mut links) {
+                return (links, Some(fault));
+            }
+        }
+        (links, None)
+    }
+
+    /// What the renderers are given.
+    pub(super) fn documents(self, job: &Job) -> Documents {
+        let report = &job.loaded.plan.report;
+        Documents {
+            release: job.release.clone(),
+            plan: job.loaded.reference.clone(),
+            url: job.environment_url().map(|url| url.shown.clone()),
+            contingency: report.contingency.clone(),
+            contacts: report.contacts.clone(),
+            at: world::now(),
+            preflight: self.preflight,
+            snapshot: self.snapshot,
+            baseline: self.baseline,
+            promote: self.promote,
+            verify: self.verify,
+        }
+    }
+}
+
+fn prove_one(document: &Seen<'_>, all: &[Seen<'_>], job: &Job, links: &mut Vec<Link>) -> Result<(), Fault> {
+    let file = &document.need.path;
+    document.fits.clone()?;
+    links.push(Link {
+        document: file.clone(),
+        made_from: job.loaded.reference.path.clone(),
+        sha256: job.loaded.reference.sha256.clone(),
+    });
+    for need in &document.head.needs {
+        let Some(parent) = all.iter().find(|d| d.need.path == need.path) else {
+            return Err(Fault::refused(format!("the link {file} -> {} is broken", need.path))
+                .place(job.evidence().join(file).display().to_string())
+                .cause(format!("`{file}` was made from `{}`, which is not in the folder", need.path))
+                .help("pass the whole evidence folder on between jobs, or run the release again"));
+        };
+        (document.comes_from)(parent.need)?;
+        links.push(Link {
+            document: file.clone(),
+            made_from: need.path.clone(),
+            sha256: need.sha256.clone(),
+        });
+    }
+    for (required, must_pass) in required(file, all, job) {
+        let parent = all.iter().find(|d| d.need.path == required);
+        // A record of an error claims nothing, so it needs no parents either.
+        if only_an_error(document.head) {
+            continue;
+        }
+        match parent {
+            Some(parent) => {
+                (document.comes_from)(parent.need)?;
+                if must_pass {
+                    parent.passed.clone()?;
+                }
+            }
+            None => {
+                return Err(Fault::refused(format!("the link {file} -> {required} is missing"))
+                    .place(job.evidence().display().to_string())
+                    .cause(format!("the plan asks for `{required}`, and it is not in the folder"))
+                    .help("pass the whole evidence folder on between jobs, or run the release again"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The parents that a document must name, and whether each must have passed.
+fn required(file: &str, all: &[Seen<'_>], job: &Job) -> Vec<(&'static str, bool)> {
+    let plan = &job.loaded.plan;
+    let is_there = |name: &str| all.iter().any(|d| d.need.path == name);
+    let preflight = plan.preflight.is_some().then_some((PreflightBody::FILE, true));
+    let snapshot = plan.snapshot.is_some().then_some((SnapshotBody::FILE, true));
+    let later = |name: &'static str| is_there(name).then_some((name, false));
+    let wanted = match file {
+        SnapshotBody::FILE => [preflight, None],
+        PromoteBody::FILE => [preflight, snapshot],
+        VerifyBody::FILE => [later(PromoteBody::FILE), later(BaselineBody::FILE)],
+        _ => [None, None],
+    };
+    wanted.into_iter().flatten().collect()
+}
+
+/// Whether a document says nothing but that its tool could not work.
+fn only_an_error(head: &Head) -> bool {
+    head.verdict != DocumentVerdict::Pass
+        && head.needs.is_empty()
+        && matches!(head.findings.as_slice(), [only] if only.kind == "fault")
+}

@@ -1,0 +1,204 @@
+//! What holds for all kinds alike: needs, retries, time limits, order, and errors with their place.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use trapkey::checks;
+use trapkey::evidence::{DocumentVerdict, Finding, Verdict, verdict_of};
+use trapkey::fault::{Exit, Fault};
+use trapkey::plan::Loaded;
+
+use super::servers::{http, silent};
+use crate::support::folder;
+
+fn run_all(checks_yaml: &str, parallel: usize) -> Result<Vec<Finding>, Fault> {
+    let folder = folder();
+    let path = folder.path().join("release.yaml");
+    let plan =
+        format!("version: 1\nservice: shop\nrelease: {{version: 1.0}}\npreflight:\n  checks:\n{checks_yaml}");
+    std::fs::write(&path, plan).unwrap();
+    let loaded = Loaded::read(&path, BTreeMap::new())?;
+    let prepared = checks::prepare(&loaded.plan.preflight.as_ref().unwrap().checks, &loaded)?;
+    let told = Mutex::new(0);
+    let findings = checks::run(&prepared, parallel, &|_| *told.lock().unwrap() += 1);
+    assert_eq!(*told.lock().unwrap(), findings.len(), "each is told of once");
+    Ok(findings)
+}
+
+#[test]
+fn a_check_whose_need_failed_is_skipped_and_does_not_open_the_gate() {
+    let findings = run_all(
+        "    - {name: last, kind: command, target: [\"true\"], needs: [middle]}\n    \
+         - {name: middle, kind: command, target: [\"true\"], needs: [first]}\n    \
+         - {name: first, kind: command, target: [\"false\"], severity: warning}\n",
+        4,
+    )
+    .unwrap();
+    let verdicts: Vec<_> = findings.iter().map(|f| (f.name.as_str(), f.verdict)).collect();
+    assert_eq!(
+        verdicts,
+        [("last", Verdict::Skipped), ("middle", Verdict::Skipped), ("first", Verdict::Fail)]
+    );
+    assert!(findings[0].message.contains("it needs `middle`"), "{}", findings[0].message);
+    assert_eq!(findings[0].attempts, 0);
+    assert_eq!(verdict_of(&findings), DocumentVerdict::Undecided);
+}
+
+#[test]
+fn a_late_pass_is_flaky_and_every_attempt_is_on_record() {
+    let asked = AtomicU32::new(0);
+    let server = http(move |_| {
+        let number = asked.fetch_add(1, Ordering::SeqCst);
+        (if number < 2 { 500 } else { 200 }, Vec::new(), String::new())
+    });
+    let findings = run_all(
+        &format!(
+            "    - {{name: it, kind: http, target: \"http://127.0.0.1:{}/\", retries: 3, retry_delay: 10ms}}\n",
+            server.port
+        ),
+        1,
+    )
+    .unwrap();
+    let finding = &findings[0];
+    assert_eq!((finding.verdict, finding.attempts, finding.flaky), (Verdict::Pass, 3, true));
+    let attempts = finding.evidence["attempts"].as_array().unwrap();
+    let verdicts: Vec<_> = attempts.iter().map(|a| a["verdict"].as_str().unwrap()).collect();
+    assert_eq!(verdicts, ["fail", "fail", "pass"]);
+    assert!(attempts[0]["message"].as_str().unwrap().contains("status is 500"));
+    // 10 ms and then 20 ms of pause.
+    assert!(finding.duration_ms >= 30.0, "{}", finding.duration_ms);
+}
+
+#[test]
+fn an_attempt_that_hangs_is_left_behind_when_its_time_is_over() {
+    let server = silent();
+    let started = Instant::now();
+    // A FIFO without a writer blocks in open(), whatever a kind does about time.
+    let findings = {
+        let folder = folder();
+        let fifo = folder.path().join("eval.json");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        run_all(
+            &format!(
+                "    - {{name: fifo, kind: metrics_file, target: \"{}\", expect: {{a: 1}}, timeout: 200ms, retries: 1, retry_delay: 1ms}}\n    \
+                 - {{name: http, kind: http, target: \"http://127.0.0.1:{}/\", timeout: 200ms}}\n",
+                fifo.display(),
+                server.port
+            ),
+            4,
+        )
+        .unwrap()
+    };
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert_eq!((findings[0].verdict, findings[0].attempts), (Verdict::Fail, 2));
+    assert!(findings[0].message.contains("no answer within 200 ms"), "{}", findings[0].message);
+    assert_eq!(findings[1].verdict, Verdict::Fail);
+}
+
+#[test]
+fn checks_run_side_by_side_but_no_more_than_allowed() {
+    static NOW: AtomicU32 = AtomicU32::new(0);
+    static MOST: AtomicU32 = AtomicU32::new(0);
+    let server = http(|_| {
+        MOST.fetch_max(NOW.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(50));
+        NOW.fetch_sub(1, Ordering::SeqCst);
+        (200, Vec::new(), String::new())
+    });
+    let plan: String = (0..9)
+        .map(|n| format!("    - {{name: c{n}, kind: http, target: \"http://127.0.0.1:{}/\"}}\n", server.port))
+        .collect();
+    let findings = run_all(&plan, 3).unwrap();
+    assert!(findings.iter().all(|f| f.verdict == Verdict::Pass));
+    let names: Vec<_> = findings.iter().map(|f| f.name.clone()).collect();
+    assert_eq!(names, (0..9).map(|n| format!("c{n}")).collect::<Vec<_>>(), "in the plan's order");
+    let most = MOST.load(Ordering::SeqCst);
+    assert!((2..=3).contains(&most), "{most} at once");
+}
+
+#[test]
+fn what_is_wrong_with_a_plan_is_told_with_its_place_before_anything_runs() {
+    let cases = [
+        ("{name: a, kind: htpt, target: x}", "did you mean `http`?", "htpt"),
+        ("{name: a, kind: file, target: x, expect: {sise: 1}}", "did you mean `size`?", "sise"),
+        ("{name: a, kind: file, target: x, expect: {size: soon}}", "is not a size", "size: soon"),
+        ("{name: a, kind: file, target: x, expect: {size: \"~ (\"}}", "regular expression", "\"~ ("),
+        ("{name: a, kind: file}", "needs a `target`", "file}"),
+        ("{name: a, kind: file, target: [x, y]}", "must be one text", "[x, y]"),
+        (
+            "{name: a, kind: http, target: \"http://x\", with: {metod: GET}}",
+            "did you mean `method`?",
+            "metod",
+        ),
+        ("{name: a, kind: http, target: \"http://x\", with: {redirects: many}}", "a whole number", "many"),
+        ("{name: a, kind: file, target: x, needs: [b]}", "unknown check in `needs`: `b`", "[b]"),
+        ("{name: a, kind: file, target: x, needs: [a]}", "needs itself", "[a]"),
+        ("{name: a, kind: file, target: x, timeout: 0s}", "leaves no time", "0s"),
+        ("{name: a, kind: file, target: \"\"}", "`target` is empty", "\"\""),
+    ];
+    for (check, words, under_caret) in cases {
+        // Six characters stand before the check: the indent and the dash.
+        let place = format!("release.yaml:6:{}\n", check.find(under_caret).unwrap() + 7);
+        let fault = run_all(&format!("    - {check}\n"), 1).unwrap_err();
+        let text = fault.to_string();
+        assert_eq!(fault.exit, Exit::Usage, "{text}");
+        assert!(text.contains(words), "{check}: {text}");
+        assert!(text.contains(&place), "{check}: {text}");
+        assert!(text.contains('^'), "{check}: {text}");
+    }
+    // The first one needs the circle but is not in it.
+    let circle = run_all(
+        "    - {name: outside, kind: file, target: x, needs: [a]}\n    \
+         - {name: a, kind: file, target: x, needs: [b]}\n    - {name: b, kind: file, target: x, needs: [a]}\n",
+        1,
+    );
+    let text = circle.unwrap_err().to_string();
+    assert!(text.contains("`a` needs itself") || text.contains("`b` needs itself"), "{text}");
+}
+
+#[test]
+fn a_secret_may_not_stand_among_the_arguments_of_a_process() {
+    let folder = folder();
+    let path = folder.path().join("release.yaml");
+    let plan = "version: 1\nservice: shop\nrelease: {version: 1.0}\npreflight:\n  checks:\n    \
+                - {name: a, kind: command, target: [curl, \"${DEPLOY_TOKEN}\"]}\n";
+    std::fs::write(&path, plan).unwrap();
+    let set = [("DEPLOY_TOKEN".to_owned(), "tok-in-argv-5521".to_owned())].into();
+    let loaded = Loaded::read(&path, set).unwrap();
+    let prepared = checks::prepare(&loaded.plan.preflight.as_ref().unwrap().checks, &loaded);
+    let text = prepared.err().unwrap().to_string();
+    assert!(text.contains("among the arguments of a process") && text.contains("env:"), "{text}");
+    assert!(!text.contains("tok-in-argv"), "{text}");
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_not_tried_again() {
+    let findings = run_all(
+        "    - {name: a, kind: command, target: [no-such-program], retries: 5, retry_delay: 10s}\n",
+        1,
+    )
+    .unwrap();
+    assert_eq!((findings[0].verdict, findings[0].attempts), (Verdict::Error, 1));
+}
+
+#[test]
+fn defaults_hold_unless_a_check_says_otherwise_and_variables_are_shown_by_name() {
+    let folder = folder();
+    let path = folder.path().join("release.yaml");
+    let plan = "version: 1\nservice: shop\nrelease: {version: 1.0}\n\
+                defaults: {retries: 2, retry_delay: 1ms}\npreflight:\n  checks:\n    \
+                - {name: a, kind: file, target: none, severity: info}\n    \
+                - {name: b, kind: file, target: none, retries: 0}\n    \
+                - {name: c, kind: file, target: release.yaml, expect: {size: \"< ${LIMIT}\"}}\n";
+    std::fs::write(&path, plan).unwrap();
+    let loaded = Loaded::read(&path, [("LIMIT".to_owned(), "1MiB".to_owned())].into()).unwrap();
+    let prepared = checks::prepare(&loaded.plan.preflight.as_ref().unwrap().checks, &loaded);
+    let findings = checks::run(&prepared.unwrap_or_else(|fault| panic!("{fault}")), 0, &|_| {});
+    let attempts: Vec<_> = findings.iter().map(|f| (f.verdict, f.attempts)).collect();
+    assert_eq!(attempts, [(Verdict::Fail, 3), (Verdict::Fail, 1), (Verdict::Pass, 1)]);
+    assert_eq!(findings[0].severity, trapkey::severity::Severity::Info);
+    assert_eq!(findings[2].expected.as_deref(), Some("< ${LIMIT}"));
+    assert_eq!(findings[2].unit.as_deref(), Some("B"));
+}

@@ -1,0 +1,90 @@
+//! Killed at any moment, the next call goes on or goes back, and applies no step twice.
+
+use super::*;
+
+/// What the journal says about steps: each is put in force once, none twice.
+fn assert_no_step_twice(stage: &Stage) {
+    let mut shifted = Vec::new();
+    for shift in stage.promotion()["shifts"].as_array().unwrap() {
+        let why = shift["why"].as_str().unwrap();
+        if why.starts_with("step") {
+            assert!(!shifted.contains(&why.to_owned()), "{why} was put in force twice");
+            shifted.push(why.to_owned());
+        }
+    }
+}
+
+#[test]
+fn killed_at_any_moment_the_next_call_finishes() {
+    // A spread of moments over the whole run, which takes about a second and a half.
+    for number in 0..8_u64 {
+        let stage = Stage::new("[{weight: 10%, bake: 300ms}, {weight: 50%, bake: 300ms}, {weight: 100%}]", "");
+        let mut child = stage.spawn(&["run"]);
+        std::thread::sleep(Duration::from_millis(20 + number * 170));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut tries = 0;
+        loop {
+            // Killed before anything was on disk, there is nothing to go on with: begin.
+            let begun = stage.path().join(".trapkey/production/state.json").exists();
+            let ended = stage.promote(&[if begun { "step" } else { "start" }]);
+            assert_eq!(ended.code, 0, "{}", ended.stderr);
+            if stage.promotion()["outcome"] == "promoted" {
+                break;
+            }
+            tries += 1;
+            assert!(tries < 20);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        stage.assert_all_green();
+        assert_no_step_twice(&stage);
+        assert_eq!(stage.promotion()["epoch"], 1);
+    }
+}
+
+#[test]
+fn killed_in_the_middle_of_a_rollback_the_next_call_goes_back() {
+    for number in 0..4_u64 {
+        let stage = Stage::new("[{weight: 50%, bake: 5s}, {weight: 100%}]", "");
+        stage.green.answers.fail_every.store(2, Ordering::SeqCst);
+        let mut child = stage.spawn(&["run"]);
+        stage.wait_for_phase("checking_blue");
+        std::thread::sleep(Duration::from_millis(number * 7));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(stage.promote(&["step"]).code, 1);
+        stage.assert_all_blue();
+        assert_eq!(stage.promotion()["outcome"], "rolled_back");
+    }
+}
+
+#[test]
+fn a_hook_that_was_killed_in_the_middle_does_not_run_again() {
+    let stage = Stage::new(SHORT, "  hooks: {deploy: [sh, -c, \"echo x >> hooks.txt; sleep 30\"]}\n");
+    let mut child = stage.spawn(&["run"]);
+    wait_until("the hook", || stage.path().join("hooks.txt").exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let _ = Command::new("pkill").args(["-f", &stage.path().display().to_string()]).status();
+    let ended = stage.promote(&["step"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert!(stage.promotion()["reason"].as_str().unwrap().contains("how the hook ended is not known"));
+    assert_eq!(std::fs::read_to_string(stage.path().join("hooks.txt")).unwrap(), "x\n");
+    stage.assert_all_blue();
+}
+
+#[test]
+fn every_action_is_in_the_journal_before_and_after_it() {
+    let stage = Stage::new(SHORT, "");
+    assert_eq!(stage.promote(&["run"]).code, 0);
+    let journal = stage.journal();
+    let does: Vec<f64> = journal.iter().filter_map(|l| l["does"]["shift"].as_f64()).collect();
+    assert_eq!(does, [0.1, 0.5, 1.0]);
+    let did = journal.iter().filter(|l| l["did"]["event"] == "shifted").count();
+    assert_eq!(did, 3);
+    for (number, line) in journal.iter().enumerate() {
+        if line["does"]["shift"].is_number() {
+            assert_eq!(journal[number + 1]["did"]["event"], "shifted");
+        }
+    }
+}

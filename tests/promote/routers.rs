@@ -1,0 +1,232 @@
+//! The contract of a router, run over every kind.
+
+use std::collections::BTreeMap;
+
+use trapkey::plan::Loaded;
+use trapkey::routers::{self, Router, Side as Half, Split, same_share};
+
+use super::*;
+
+enum Server {
+    Haproxy(Haproxy),
+    Nginx(Nginx),
+}
+
+struct Case {
+    folder: tempfile::TempDir,
+    _blue: Side,
+    green: Side,
+    server: Server,
+}
+
+impl Case {
+    fn new(kind: &str) -> Self {
+        let folder = folder();
+        let (blue, green) = (Side::start("1.0"), Side::start("1.1"));
+        let (server, router) = match kind {
+            "haproxy" => {
+                let haproxy = Haproxy::start(folder.path(), blue.port, green.port, "");
+                let router = format!(
+                    "{{kind: haproxy, target: haproxy.sock, entry: \"{}\", with: {{backend: shop, blue: blue, green: green}}}}",
+                    haproxy.url()
+                );
+                (Server::Haproxy(haproxy), router)
+            }
+            "nginx" => {
+                let nginx = Nginx::start(folder.path(), blue.port, green.port);
+                let router = nginx.router(blue.port, green.port);
+                (Server::Nginx(nginx), router)
+            }
+            other => panic!("the router `{other}` has no fixture in this suite"),
+        };
+        let text = plan(&router, &blue, &green, SHORT, "");
+        std::fs::write(folder.path().join("release.yaml"), text).unwrap();
+        Self { folder, _blue: blue, green, server }
+    }
+
+    fn open(&self) -> Box<dyn Router> {
+        let loaded = Loaded::read(&self.folder.path().join("release.yaml"), BTreeMap::new()).unwrap();
+        routers::open(&loaded.plan.promote.as_ref().unwrap().router, &loaded).unwrap()
+    }
+
+    fn url(&self) -> String {
+        match &self.server {
+            Server::Haproxy(haproxy) => haproxy.url(),
+            Server::Nginx(nginx) => nginx.url(),
+        }
+    }
+
+    /// How many of so many requests through the router met green.
+    fn met_green(&self, requests: u32) -> u32 {
+        let client = trapkey::world::http::Client::new(Duration::from_secs(2), 0);
+        (0..requests).filter(|_| client.get(&self.url()).unwrap().header("x-release") == Some("1.1")).count() as u32
+    }
+}
+
+fn split(green: f64) -> Split {
+    Split { green, close_idle_side: false }
+}
+
+fn every_kind(test: impl Fn(&Case, &mut dyn Router)) {
+    for kind in routers::ALL {
+        let case = Case::new(kind.name);
+        let mut router = case.open();
+        router.check().unwrap();
+        test(&case, router.as_mut());
+    }
+}
+
+#[test]
+fn what_is_set_is_read_back_and_met_by_requests() {
+    every_kind(|case, router| {
+        for green in [0.05, 0.25, 0.5, 1.0, 0.5, 0.0] {
+            router.set(split(green)).unwrap();
+            let live = router.read().unwrap();
+            assert!(same_share(live.green, router.nearest(green)), "{green}: {live:?}");
+            let met = case.met_green(40);
+            match green {
+                g if g == 0.0 => assert_eq!(met, 0),
+                g if g == 1.0 => assert_eq!(met, 40),
+                g => assert!((f64::from(met) / 40.0 - g).abs() < 0.2, "{green}: {met} of 40"),
+            }
+        }
+    });
+}
+
+#[test]
+fn setting_twice_is_setting_once() {
+    every_kind(|case, router| {
+        router.set(split(0.25)).unwrap();
+        let before = router.read().unwrap();
+        let file = |case: &Case| match &case.server {
+            Server::Nginx(nginx) => nginx.text(),
+            Server::Haproxy(haproxy) => haproxy.ask("show servers state shop"),
+        };
+        let text = file(case);
+        router.set(split(0.25)).unwrap();
+        assert_eq!(router.read().unwrap(), before);
+        if matches!(case.server, Server::Nginx(_)) {
+            assert_eq!(file(case), text, "an unchanged split must not reload");
+        }
+    });
+}
+
+#[test]
+fn a_closed_side_is_reached_by_nobody_and_opens_again() {
+    every_kind(|case, router| {
+        router.set(split(0.5)).unwrap();
+        router.set(Split { green: 0.0, close_idle_side: true }).unwrap();
+        assert_eq!(case.met_green(20), 0);
+        assert_eq!(router.retire(Half::Green, Duration::from_millis(300)).unwrap(), 0);
+        router.set(split(0.5)).unwrap();
+        assert!(case.met_green(20) > 0);
+    });
+}
+
+#[test]
+fn the_way_back_by_hand_works_as_printed() {
+    every_kind(|case, router| {
+        router.set(split(1.0)).unwrap();
+        for command in router.by_hand(Half::Blue) {
+            if command.contains("socat") && Command::new("socat").arg("-V").output().is_err() {
+                // The same words through our own socket, for a machine without socat.
+                let Server::Haproxy(haproxy) = &case.server else { panic!("only HAProxy needs socat") };
+                let words = command.split('\'').nth(1).unwrap();
+                assert!(!haproxy.ask(words).contains("Unknown"), "{words}");
+                continue;
+            }
+            let ended = Command::new("sh").args(["-c", &command]).output().unwrap();
+            assert!(ended.status.success(), "{command}: {}", String::from_utf8_lossy(&ended.stderr));
+        }
+        wait_until("blue to have everything", || case.met_green(20) == 0);
+    });
+}
+
+#[test]
+fn counters_that_a_router_has_count_what_was_served() {
+    every_kind(|case, router| {
+        let Some(before) = router.counters().unwrap() else { return };
+        router.set(split(1.0)).unwrap();
+        case.green.answers.fail_every.store(2, Ordering::SeqCst);
+        case.met_green(10);
+        let after = router.counters().unwrap().unwrap();
+        assert_eq!(after.green.requests - before.green.requests, 10);
+        assert_eq!(after.green.errors - before.green.errors, 5);
+        assert_eq!(after.instance, before.instance);
+    });
+}
+
+#[test]
+fn a_router_that_is_gone_hangs_or_babbles_is_a_named_fault() {
+    use std::os::unix::net::UnixListener;
+    let folder = folder();
+    let open = |target: &str| {
+        let text = format!(
+            "version: 1\nservice: s\nrelease: {{version: 1}}\npromote:\n  strategy: blue_green\n  router: {{kind: haproxy, target: {target}, timeout: 200ms, with: {{backend: shop, blue: blue, green: green}}}}\n  sides: {{blue: {{url: \"http://127.0.0.1:1\"}}, green: {{url: \"http://127.0.0.1:2\"}}}}\n"
+        );
+        let path = folder.path().join("release.yaml");
+        std::fs::write(&path, text).unwrap();
+        let loaded = Loaded::read(&path, BTreeMap::new()).unwrap();
+        routers::open(&loaded.plan.promote.as_ref().unwrap().router, &loaded).unwrap()
+    };
+    let gone = open("nowhere.sock").read().unwrap_err();
+    assert!(gone.to_string().contains("nowhere.sock") && gone.to_string().contains("is HAProxy running"), "{gone}");
+    // Takes connections and says nothing.
+    let silent = UnixListener::bind(folder.path().join("silent.sock")).unwrap();
+    let started = Instant::now();
+    let hung = open("silent.sock").read().unwrap_err();
+    assert!(started.elapsed() < Duration::from_secs(2));
+    assert!(hung.to_string().contains("no answer within 200 ms"), "{hung}");
+    drop(silent);
+    let babble = UnixListener::bind(folder.path().join("babble.sock")).unwrap();
+    std::thread::spawn(move || {
+        for stream in babble.incoming().flatten() {
+            use std::io::{Read, Write};
+            let mut stream = stream;
+            let _ = stream.read(&mut [0; 512]);
+            let _ = stream.write_all(b"\xff\xfe HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let garbage = open("babble.sock").read().unwrap_err();
+    assert_eq!(garbage.exit, trapkey::fault::Exit::Infrastructure, "{garbage}");
+}
+
+#[test]
+fn nginx_that_rejects_a_configuration_leaves_the_old_one_on_disk() {
+    let case = Case::new("nginx");
+    let Server::Nginx(nginx) = &case.server else { panic!("asked for nginx") };
+    let before = nginx.text();
+    // The test command passes and the reload does nothing, as when the master rejects the file.
+    let path = case.folder.path().join("release.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text.replace("reload: [nginx, -s, reload,", "settle: 300ms, reload: [\"true\",");
+    std::fs::write(&path, text).unwrap();
+    let fault = case.open().set(split(0.5)).unwrap_err();
+    assert!(fault.to_string().contains("still runs the old configuration"), "{fault}");
+    assert_eq!(nginx.text(), before);
+    assert_eq!(case.met_green(10), 0);
+}
+
+#[test]
+fn sticky_users_leave_the_bad_side_at_once() {
+    let folder = folder();
+    let (blue, green) = (Side::start("1.0"), Side::start("1.1"));
+    let haproxy = Haproxy::start(folder.path(), blue.port, green.port, "  cookie SIDE insert indirect nocache");
+    let router = format!(
+        "{{kind: haproxy, target: haproxy.sock, entry: \"{}\", with: {{backend: shop, blue: blue, green: green}}}}",
+        haproxy.url()
+    );
+    std::fs::write(folder.path().join("release.yaml"), plan(&router, &blue, &green, SHORT, "")).unwrap();
+    let loaded = Loaded::read(&folder.path().join("release.yaml"), BTreeMap::new()).unwrap();
+    let mut router = routers::open(&loaded.plan.promote.as_ref().unwrap().router, &loaded).unwrap();
+    router.set(split(0.5)).unwrap();
+    let client = trapkey::world::http::Client::new(Duration::from_secs(2), 0);
+    let mut request = trapkey::world::http::Request::get(&haproxy.url());
+    request.headers.push(("cookie".into(), "SIDE=g".into()));
+    let version = || client.send(&request).unwrap().header("x-release").unwrap().to_owned();
+    assert_eq!(version(), "1.1", "the cookie holds the user on green");
+    router.set(split(0.0)).unwrap();
+    assert_eq!(version(), "1.1", "a weight of 0 alone keeps sticky users: that is why a rollback closes the side");
+    router.set(Split { green: 0.0, close_idle_side: true }).unwrap();
+    assert_eq!(version(), "1.0");
+}

@@ -1,0 +1,204 @@
+//! The chain: it holds, or the report is refused and says which link is broken.
+
+use std::io::Write as _;
+
+use serde_json::Value;
+use trapkey::evidence::*;
+
+use super::samples::{End, Sample};
+use crate::support::{self, call};
+
+const DOCUMENTS: &[&str] =
+    &["baseline.json", "preflight.json", "snapshot.json", "promote.json", "verify.json"];
+
+fn refused(sample: &Sample, words: &[&str]) {
+    for arguments in [&["check"][..], &[][..]] {
+        let ended = call("report", sample.folder.path(), arguments);
+        assert_eq!(ended.code, 5, "{arguments:?}: {}{}", ended.stdout, ended.stderr);
+        for word in words {
+            assert!(ended.stderr.contains(word), "`{word}` is missing: {}", ended.stderr);
+        }
+    }
+    assert!(!sample.file("report.html").exists(), "a refused release must not look reported");
+    assert!(!sample.file("report.json").exists());
+    let record = support::json(&sample.file("report.refused.json"));
+    assert_eq!(record["verdict"], "error");
+}
+
+/// Changes a document through its JSON, keeping it a document.
+fn change(sample: &Sample, name: &str, with: impl Fn(&mut Value)) {
+    let mut value = support::json(&sample.file(name));
+    with(&mut value);
+    std::fs::write(sample.file(name), serde_json::to_vec_pretty(&value).unwrap()).unwrap();
+}
+
+#[test]
+fn check_prints_each_link_and_passes() {
+    let sample = Sample::of(End::Promoted);
+    let ended = call("report", sample.folder.path(), &["check"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    for link in [
+        "preflight.json -> release.yaml",
+        "snapshot.json -> preflight.json",
+        "promote.json -> preflight.json",
+        "promote.json -> snapshot.json",
+        "verify.json -> promote.json",
+        "verify.json -> baseline.json",
+    ] {
+        assert!(ended.stdout.contains(link), "`{link}` is missing: {}", ended.stdout);
+    }
+    let ended = call("report", sample.folder.path(), &["check", "--json"]);
+    let links: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(links.as_array().unwrap().len(), 10);
+    assert!(!sample.file("report.json").exists(), "`check` writes nothing");
+}
+
+#[test]
+fn one_changed_byte_in_any_consumed_document_is_refused_with_its_link() {
+    for (changed, link) in [
+        ("baseline.json", "verify.json -> baseline.json"),
+        ("preflight.json", "snapshot.json -> preflight.json"),
+        ("snapshot.json", "promote.json -> snapshot.json"),
+        ("promote.json", "verify.json -> promote.json"),
+    ] {
+        let sample = Sample::of(End::Promoted);
+        let mut file = std::fs::OpenOptions::new().append(true).open(sample.file(changed)).unwrap();
+        file.write_all(b" ").unwrap();
+        refused(&sample, &[link, "is broken", "sha256"]);
+    }
+}
+
+#[test]
+fn a_document_of_another_plan_is_refused() {
+    for name in DOCUMENTS {
+        let sample = Sample::of(End::Promoted);
+        change(&sample, name, |d| d["plan"]["sha256"] = "0".repeat(64).into());
+        refused(&sample, &[name, "another plan"]);
+    }
+}
+
+#[test]
+fn a_document_of_another_release_is_refused() {
+    for name in DOCUMENTS {
+        for (key, value) in [("version", "9.9.9"), ("environment", "staging"), ("service", "till")] {
+            let sample = Sample::of(End::Promoted);
+            change(&sample, name, |d| d["release"][key] = value.into());
+            refused(&sample, &[name, "another release", value]);
+        }
+    }
+}
+
+#[test]
+fn a_changed_artifact_is_another_release() {
+    let sample = Sample::of(End::Promoted);
+    std::fs::write(sample.folder.path().join("shop.tar.gz"), b"something else").unwrap();
+    refused(&sample, &["another release"]);
+}
+
+#[test]
+fn a_missing_parent_is_refused_by_name() {
+    for (missing, link) in [
+        ("baseline.json", "verify.json -> baseline.json"),
+        ("preflight.json", "snapshot.json -> preflight.json"),
+        ("snapshot.json", "promote.json -> snapshot.json"),
+        ("promote.json", "verify.json -> promote.json"),
+    ] {
+        let sample = Sample::of(End::Promoted);
+        std::fs::remove_file(sample.file(missing)).unwrap();
+        refused(&sample, &[link, "not in the folder"]);
+    }
+}
+
+#[test]
+fn a_parent_that_is_not_named_is_refused() {
+    for (name, link) in [
+        ("snapshot.json", "snapshot.json -> preflight.json"),
+        ("promote.json", "promote.json -> preflight.json"),
+        ("verify.json", "verify.json -> promote.json"),
+    ] {
+        let sample = Sample::new();
+        sample.baseline();
+        sample.preflight(sample.checks());
+        if name != "snapshot.json" {
+            sample.snapshot();
+        }
+        if name == "verify.json" {
+            sample.promote(End::Promoted);
+        }
+        match name {
+            "snapshot.json" => sample.snapshot(),
+            "promote.json" => sample.promote(End::Promoted),
+            _ => sample.verify(false),
+        }
+        change(&sample, name, |d| d["needs"] = Value::Array(vec![]));
+        refused(&sample, &[link, "is missing"]);
+    }
+}
+
+#[test]
+fn a_need_outside_the_folder_is_refused() {
+    let sample = Sample::of(End::Promoted);
+    change(&sample, "verify.json", |d| d["needs"][0]["path"] = "../../etc/passwd".into());
+    refused(&sample, &["verify.json -> ../../etc/passwd", "not in the folder"]);
+}
+
+#[test]
+fn a_failed_parent_is_refused() {
+    let sample = Sample::new();
+    let mut findings = sample.checks();
+    findings[0].verdict = Verdict::Fail;
+    sample.preflight(findings);
+    sample.snapshot();
+    refused(&sample, &["preflight.json", "did not pass"]);
+}
+
+#[test]
+fn what_is_no_document_is_refused() {
+    for (text, word) in [
+        ("", "not a document"),
+        ("{\"schema\": \"trapkey/preflight/v2\"}", "trapkey/preflight/v2"),
+        ("{\"schema\": \"trapkey/preflight/v1\"}", "missing field"),
+        ("\u{0}\u{1}", "not a document"),
+    ] {
+        let sample = Sample::new();
+        std::fs::write(sample.file("preflight.json"), text).unwrap();
+        refused(&sample, &["preflight.json", word]);
+    }
+}
+
+#[test]
+fn an_empty_or_missing_folder_is_refused() {
+    let sample = Sample::new();
+    refused(&sample, &["no evidence", "preflight"]);
+    let ended = call("report", sample.folder.path(), &["--evidence", "nowhere"]);
+    assert_eq!(ended.code, 5, "{}", ended.stderr);
+}
+
+#[test]
+fn a_dangling_link_is_not_the_same_as_no_document() {
+    let sample = Sample::of(End::Promoted);
+    std::fs::remove_file(sample.file("baseline.json")).unwrap();
+    std::os::unix::fs::symlink("nowhere", sample.file("baseline.json")).unwrap();
+    refused(&sample, &["baseline.json"]);
+}
+
+#[test]
+fn a_tool_that_could_not_work_is_rendered_as_a_stopped_release() {
+    let sample = Sample::new();
+    sample.preflight(sample.checks());
+    sample.snapshot();
+    sample.promote(End::InProgress);
+    // What the library writes when a router cannot be reached before anything was begun.
+    change(&sample, "promote.json", |d| {
+        d["needs"] = Value::Array(vec![]);
+        d["verdict"] = "error".into();
+        d["summary"] = "the router cannot be reached: connection refused".into();
+        d["promotion"] = Value::Null;
+        let fault = Finding::new("promote", "fault", Verdict::Error, sample.at(1.0)).says("no router");
+        d["findings"] = serde_json::to_value(vec![fault]).unwrap();
+    });
+    let ended = sample.render();
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert_eq!(support::json(&sample.file("report.json"))["outcome"], "stopped");
+    assert!(sample.text("report.html").contains("promote ended with an error"));
+}

@@ -1,0 +1,139 @@
+//! What every kind of source has to keep to. A kind without a fixture here fails.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use trapkey::fault::Fault;
+use trapkey::plan::Loaded;
+use trapkey::sources::{self, ALL, Context, Keep, Meta, Order, Pour, ReadBack};
+
+use super::Place;
+use crate::support::postgres::Postgres;
+
+/// One source that works and one that breaks, as lines of a plan; and what the plan needs besides.
+struct Fixture {
+    works: String,
+    breaks: String,
+    more: &'static str,
+}
+
+const ROUTER: &str = "promote: {strategy: blue_green, router: {kind: haproxy, target: /run/x.sock}, sides: {blue: {url: \
+                      'http://127.0.0.1:1'}, green: {url: 'http://127.0.0.1:2'}}}\n";
+
+fn fixture(kind: &str, place: &Place, server: &Postgres) -> Fixture {
+    let (works, breaks, more) = match kind {
+        "files" => {
+            place.write("deploy/a", b"1");
+            (
+                "{name: s, kind: files, target: deploy}".into(),
+                "{name: s, kind: files, target: gone}".into(),
+                "",
+            )
+        }
+        "command" => (
+            "{name: s, kind: command, target: [echo, hello]}".into(),
+            "{name: s, kind: command, target: [sh, -c, 'echo half; exit 1']}".into(),
+            "",
+        ),
+        "postgres" => (
+            format!("{{name: s, kind: postgres, target: \"{}\"}}", server.url("postgres")),
+            format!("{{name: s, kind: postgres, target: \"{}\"}}", server.url("no_such_database")),
+            "",
+        ),
+        "router_state" => ("{name: s, kind: router_state}".into(), String::new(), ROUTER),
+        other => {
+            panic!("the kind of source `{other}` has no fixture: add one, it is held to the same contract")
+        }
+    };
+    Fixture { works, breaks, more }
+}
+
+/// Keeps everything in memory.
+#[derive(Default)]
+struct Memory(BTreeMap<Vec<u8>, Vec<u8>>);
+
+impl Keep for Memory {
+    fn folder(&mut self, _: &[u8], _: Meta) -> Result<(), Fault> {
+        Ok(())
+    }
+    fn link(&mut self, _: &[u8], _: &[u8], _: Meta) -> Result<(), Fault> {
+        Ok(())
+    }
+    fn file(&mut self, path: &[u8], _: Meta, pour: Pour<'_>) -> Result<(), Fault> {
+        let mut bytes = Vec::new();
+        pour(&mut bytes)?;
+        assert!(self.0.insert(path.to_vec(), bytes).is_none(), "the same path twice");
+        Ok(())
+    }
+}
+
+impl ReadBack for Memory {
+    fn read(&self, path: &[u8], out: &mut dyn Write) -> Result<(), Fault> {
+        out.write_all(&self.0[path]).map_err(|e| Fault::infrastructure("pipe").cause(e))
+    }
+}
+
+fn back_up(place: &Place, live: &dyn Fn() -> Result<Value, Fault>) -> Result<Memory, Fault> {
+    let loaded = Loaded::read(&place.path("release.yaml"), BTreeMap::new())?;
+    let spec = &loaded.plan.snapshot.as_ref().unwrap().sources[0];
+    let source = sources::prepare(&Order { spec, loaded: &loaded }).map_err(|p| loaded.fault(p))?;
+    let context = Context { store: Path::new("/nowhere"), live_weights: Some(live) };
+    let mut memory = Memory::default();
+    source.back_up(&context, &mut memory)?;
+    source.prove(&memory)?;
+    Ok(memory)
+}
+
+#[test]
+fn every_kind_gives_something_and_fails_as_a_whole() {
+    let server = Postgres::shared();
+    for kind in ALL {
+        let place = Place::new("");
+        let fixture = fixture(kind.name, &place, &server);
+        place.plan(&fixture.works, fixture.more);
+        let kept = back_up(&place, &|| Ok(json!({"blue": 100, "green": 0})))
+            .unwrap_or_else(|e| panic!("{}: {e}", kind.name));
+        assert!(kept.0.values().any(|bytes| !bytes.is_empty()), "{}", kind.name);
+        let failed = if fixture.breaks.is_empty() {
+            back_up(&place, &|| Err(Fault::infrastructure("the router does not answer")))
+        } else {
+            place.plan(&fixture.breaks, fixture.more);
+            back_up(&place, &|| Ok(Value::Null))
+        };
+        let fault = failed.err().unwrap_or_else(|| panic!("{} took what is broken for whole", kind.name));
+        assert_eq!(fault.exit.code(), 4, "{}: {fault}", kind.name);
+    }
+}
+
+#[test]
+fn every_kind_refuses_unknown_settings_and_has_a_schema_and_a_true_example() {
+    for kind in ALL {
+        let schema = (kind.settings)(&mut schemars::SchemaGenerator::default());
+        assert!(schema.as_object().is_some(), "{}", kind.name);
+        assert!(kind.example.contains(&format!("kind: {}", kind.name)), "{}", kind.name);
+        assert!(!kind.about.is_empty() && !kind.target.is_empty());
+        let set: BTreeMap<String, String> =
+            [("DATABASE_URL".into(), "postgres://shop@db/shop".into())].into();
+        let prepare = |source: &str| {
+            let place = Place::new("");
+            place.plan(source, ROUTER);
+            let loaded = Loaded::read(&place.path("release.yaml"), set.clone()).unwrap();
+            let spec = &loaded.plan.snapshot.as_ref().unwrap().sources[0];
+            sources::prepare(&Order { spec, loaded: &loaded })
+                .map(drop)
+                .map_err(|p| (p.place.is_some(), p.message))
+        };
+        assert_eq!(prepare(kind.example), Ok(()), "{}", kind.name);
+        let wrong = format!("{{name: s, kind: {}, target: x, with: {{nonsense: 1}}}}", kind.name);
+        let (placed, message) = prepare(&wrong).unwrap_err();
+        assert!(placed && message.contains("nonsense"), "{}: {message}", kind.name);
+    }
+}
+
+#[test]
+fn the_kinds_have_names_of_their_own() {
+    let names: std::collections::BTreeSet<_> = ALL.iter().map(|kind| kind.name).collect();
+    assert_eq!(names.len(), ALL.len());
+}

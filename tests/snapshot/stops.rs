@@ -1,0 +1,183 @@
+//! What stops a snapshot: failing commands, full disks, signals, other writers. Nothing partial stays.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use super::{Place, is_root, noise, walk};
+use crate::support::{binary, run, tool};
+
+/// A source that gives a lot and then waits; it says when, and who it is.
+const SLOW: &str = "{name: slow, kind: command, target: [./slow]}";
+const SLOW_SCRIPT: &str = "echo $$ > pid; head -c 9000000 /dev/urandom; touch started; exec sleep 30";
+
+fn signal(name: &str, pid: &str) {
+    assert!(Command::new("kill").args([name, pid]).status().unwrap().success());
+}
+
+fn slow() -> Place {
+    let place = Place::new(SLOW);
+    place.script("slow", SLOW_SCRIPT);
+    place
+}
+
+#[test]
+fn a_failing_or_silent_command_leaves_no_snapshot() {
+    let place = Place::new(
+        "{name: fine, kind: command, target: [echo, fine]}\n{name: bad, kind: command, target: [./bad]}",
+    );
+    for (script, word) in [
+        ("head -c 9000000 /dev/urandom; echo half done >&2; exit 3", "exit 3"),
+        ("kill -9 $$", "was ended by a signal"),
+        ("exit 0", "printed nothing"),
+    ] {
+        place.script("bad", script);
+        let ended = place.call(&["create"]);
+        assert_eq!(ended.code, 4);
+        assert!(ended.stderr.contains(word) && ended.stderr.contains("`bad`"), "{}", ended.stderr);
+        let document = place.document();
+        assert_eq!(
+            (&document["verdict"], &document["snapshot"]),
+            (&"error".into(), &serde_json::Value::Null)
+        );
+        place.assert_nothing_kept();
+    }
+    place.plan("{name: gone, kind: command, target: [./not-there]}", "");
+    assert_eq!(place.call(&["create"]).code, 4);
+    place.plan("{name: late, kind: command, target: [sleep, '30'], timeout: 200ms}", "");
+    let ended = place.call(&["create"]);
+    assert_eq!(ended.code, 4);
+    assert!(ended.stderr.contains("did not end within its time"), "{}", ended.stderr);
+    place
+        .plan("{name: quiet, kind: command, target: ['true'], with: {allow_empty: true, file: nothing}}", "");
+    place.create();
+}
+
+#[test]
+fn a_file_size_limit_in_the_middle_leaves_no_snapshot() {
+    let place = Place::new("{name: data, kind: files, target: data}");
+    place.write("data/large.bin", &noise(9_000_000, 3));
+    // 64 blocks of 512 bytes; the signal is ignored, so that the write itself fails with EFBIG.
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$0\" create"]).arg(binary("snapshot"));
+    let ended = run(command.current_dir(place.folder.path()));
+    assert_eq!(ended.code, 4, "{}", ended.stderr);
+    assert!(ended.stderr.contains("File too large"), "{}", ended.stderr);
+    assert_eq!(place.document()["verdict"], "error");
+    place.assert_nothing_kept();
+    place.create();
+}
+
+#[test]
+fn a_full_disk_in_the_middle_leaves_no_snapshot() {
+    let place = Place::new("{name: data, kind: files, target: data}");
+    place.write("data/large.bin", &noise(9_000_000, 4));
+    std::fs::create_dir(place.path("store")).unwrap();
+    let script = "mount -t tmpfs -o size=3m tmpfs store || exit 77\n\
+                  \"$0\" create; code=$?\n\
+                  \"$0\" list --json || exit 78\n\
+                  find store -type f\n\
+                  exit $code";
+    let mut command = Command::new("unshare");
+    command.args(if is_root() { &["-m"][..] } else { &["-rm"][..] });
+    command.args(["sh", "-c", script]).arg(binary("snapshot")).current_dir(place.folder.path());
+    let ended = run(&mut command);
+    if !is_root() && ended.code != 4 && !ended.stderr.contains("error:") {
+        assert!(ended.stderr.contains("unshare") || ended.code == 77, "{}", ended.stderr);
+        let said = writeln!(std::io::stderr(), "NOT TESTED: an unprivileged user may not mount here");
+        assert!(said.is_ok());
+        return;
+    }
+    assert_eq!(ended.code, 4, "{}", ended.stderr);
+    assert!(ended.stderr.contains("No space left on device"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("the disk is full"), "{}", ended.stderr);
+    assert!(ended.stdout.contains("\"snapshots\": []"), "{}", ended.stdout);
+    let mut files: Vec<&str> = ended.stdout.lines().filter(|line| line.starts_with("store/")).collect();
+    files.sort_unstable();
+    assert_eq!(files, ["store/config", "store/lock"]);
+    assert_eq!(place.document()["verdict"], "error");
+}
+
+#[test]
+fn a_second_create_is_refused_and_told_who_holds_the_store() {
+    let place = slow();
+    let mut first = place.begin("started");
+    let ended = place.call(&["create"]);
+    assert_eq!(ended.code, 5, "{}", ended.stderr);
+    assert!(ended.stderr.contains(&format!("held by process {}", first.id())), "{}", ended.stderr);
+    assert!(place.path("evidence/snapshot.refused.json").exists());
+    // Looking is allowed meanwhile, and shows nothing that is half done.
+    assert_eq!(place.listed(), 0);
+    signal("-TERM", &first.id().to_string());
+    assert_eq!(first.wait().unwrap().code(), Some(4));
+}
+
+#[test]
+fn a_signal_in_the_middle_leaves_a_document_and_no_snapshot() {
+    let busy = "echo $$ > pid; touch started; exec cat /dev/zero";
+    for (name, script) in [("-TERM", SLOW_SCRIPT), ("-INT", SLOW_SCRIPT), ("-TERM", busy)] {
+        let place = slow();
+        place.script("slow", script);
+        let child = place.begin("started");
+        signal(name, &child.id().to_string());
+        let ended = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(4), "{stderr}");
+        assert!(stderr.contains("interrupted"), "{stderr}");
+        let document = place.document();
+        assert_eq!(document["verdict"], "error");
+        assert!(document["summary"].as_str().unwrap().contains("interrupted"));
+        place.assert_nothing_kept();
+        let pid = std::fs::read_to_string(place.path("pid")).unwrap();
+        assert!(!std::path::Path::new("/proc").join(pid.trim()).exists(), "the command still runs");
+    }
+}
+
+#[test]
+fn after_a_kill_nothing_is_listed_and_the_next_create_works() {
+    let place = slow();
+    let mut child = place.begin("started");
+    assert!(!place.leftovers().is_empty(), "it was killed too early to prove anything");
+    signal("-KILL", &child.id().to_string());
+    child.wait().unwrap();
+    signal("-KILL", std::fs::read_to_string(place.path("pid")).unwrap().trim());
+    assert_eq!(place.listed(), 0);
+    place.good(&["check"]);
+    place.script("slow", "echo quick");
+    let document = place.create();
+    assert_eq!(document["snapshot"]["bytes"], 6);
+    assert_eq!(walk(&place.path("store/tmp")), Vec::<std::path::PathBuf>::new());
+    assert_eq!(place.listed(), 1);
+    place.good(&["check"]);
+}
+
+#[test]
+fn wrong_plans_are_usage_errors_with_line_and_next_step() {
+    for (source, words) in [
+        ("{name: a, kind: fils, target: x}", "did you mean `files`?"),
+        ("{name: a, kind: files}", "the key `target` is missing"),
+        ("{name: a, kind: files, target: x, with: {exclud: [x]}}", "did you mean `exclude`?"),
+        ("{name: a, kind: files, target: x, with: {exclude: ['[']}}", "unclosed character class"),
+        ("{name: a, kind: files, target: [x]}", "must be one text"),
+        ("{name: a, kind: command, target: 'pg_dump shop'}", "no shell"),
+        ("{name: a, kind: command, target: [x], with: {file: ../x}}", "plain file name"),
+        ("{name: a, kind: postgres, target: 'postgres://u@h/d?sslmode=maybe'}", "sslmode=maybe"),
+        (
+            "{name: a, kind: postgres, target: 'postgres://u@h:port/d'}",
+            "write postgres://user@host:5432/database",
+        ),
+        ("{name: a, kind: router_state}", "no `promote.router`"),
+    ] {
+        let place = Place::new(source);
+        let ended = place.call(&["create"]);
+        assert_eq!(ended.code, 2, "{source}: {}", ended.stderr);
+        assert!(ended.stderr.contains(words), "{source}: {}", ended.stderr);
+        assert!(ended.stderr.contains("release.yaml:7:"), "{source}: {}", ended.stderr);
+        assert!(!place.path("store").exists(), "{source}");
+    }
+    let place = Place::new("{name: a, kind: files, target: x}");
+    for arguments in [&["create", "--store", "x"][..], &["creat"], &["restore"], &["restore", "--to"]] {
+        assert_eq!(place.call(arguments).code, 2, "{arguments:?}");
+    }
+    let mut without = tool("snapshot", place.folder.path());
+    assert_eq!(run(without.args(["list", "--plan", "nowhere.yaml"]).stdin(Stdio::null())).code, 2);
+}

@@ -1,0 +1,98 @@
+//! A real HAProxy on free loopback ports, with an admin socket in the test's folder.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::{free_port, wait_until};
+
+/// A running HAProxy; it stops with the test.
+pub struct Haproxy {
+    pub port: u16,
+    pub socket: PathBuf,
+    config: PathBuf,
+    process: Child,
+}
+
+impl Haproxy {
+    /// Starts one in front of two sides, all traffic on blue. `more` are further lines of the backend.
+    pub fn start(folder: &Path, blue: u16, green: u16, more: &str) -> Self {
+        let port = free_port();
+        let socket = folder.join("haproxy.sock");
+        let config = folder.join("haproxy.cfg");
+        let balance = if more.contains("balance ") { "" } else { "balance roundrobin" };
+        let text = format!(
+            "global\n  stats socket {} mode 600 level admin\n  maxconn 2000\n\
+             defaults\n  mode http\n  timeout connect 2s\n  timeout client 10s\n  timeout server 10s\n  option redispatch\n\
+             frontend in\n  bind 127.0.0.1:{port}\n  default_backend shop\n\
+             backend shop\n  {balance}\n{more}\n  server blue 127.0.0.1:{blue} weight 100 cookie b\n  server green 127.0.0.1:{green} weight 0 cookie g\n",
+            socket.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let process = Self::spawn(&config);
+        let running = Self { port, socket, config, process };
+        running.wait();
+        running
+    }
+
+    fn spawn(config: &Path) -> Child {
+        Command::new("haproxy")
+            .args(["-db", "-q", "-f"])
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("haproxy must be installed: scripts/install-needs")
+    }
+
+    fn wait(&self) {
+        let port = self.port;
+        wait_until("HAProxy", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+                && std::os::unix::net::UnixStream::connect(&self.socket).is_ok()
+        });
+    }
+
+    /// Where users' requests enter.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Asks the runtime API.
+    pub fn ask(&self, command: &str) -> String {
+        use std::io::{Read, Write};
+        let mut stream = std::os::unix::net::UnixStream::connect(&self.socket).unwrap();
+        stream.write_all(format!("{command}\n").as_bytes()).unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        reply
+    }
+
+    /// Weight and admin state of a server, as HAProxy has them now.
+    pub fn server(&self, name: &str) -> (u32, u32) {
+        let reply = self.ask("show servers state shop");
+        let line = reply.lines().find(|l| l.split(' ').nth(3) == Some(name)).unwrap();
+        let words: Vec<&str> = line.split(' ').collect();
+        (words[7].parse().unwrap(), words[6].parse().unwrap())
+    }
+
+    /// Ends it and starts it again: runtime weights are lost, as after a careless restart.
+    pub fn restart(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        self.process = Self::spawn(&self.config);
+        self.wait();
+    }
+
+    /// Ends it.
+    pub fn stop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Drop for Haproxy {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

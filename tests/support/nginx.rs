@@ -1,0 +1,84 @@
+//! A real nginx on a free loopback port, its split in an include file.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::{free_port, wait_until};
+
+/// A running nginx; it stops with the test.
+pub struct Nginx {
+    pub port: u16,
+    pub include: PathBuf,
+    pub config: PathBuf,
+    folder: PathBuf,
+    process: Child,
+}
+
+impl Nginx {
+    /// Starts one with an include file that gives blue everything.
+    pub fn start(folder: &Path, blue: u16, green: u16) -> Self {
+        let port = free_port();
+        let include = folder.join("split.conf");
+        let config = folder.join("nginx.conf");
+        let text = format!(
+            "upstream shop {{\n    server 127.0.0.1:{blue} weight=1;\n    server 127.0.0.1:{green} down;\n}}\n\
+             map \"\" $trapkey_split {{ default \"trapkey first 0\"; }}\n"
+        );
+        std::fs::write(&include, text).unwrap();
+        let at = folder.display();
+        let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
+        let text = format!(
+            "{user} daemon off; worker_processes 2; pid {at}/nginx.pid; error_log {at}/error.log;\n\
+             events {{ worker_connections 512; }}\n\
+             http {{ access_log off; client_body_temp_path {at}/t1; proxy_temp_path {at}/t2; fastcgi_temp_path {at}/t3;\n\
+             uwsgi_temp_path {at}/t4; scgi_temp_path {at}/t5;\n\
+             include {};\n\
+             server {{ listen 127.0.0.1:{port};\n\
+             location = /trapkey-split {{ return 200 $trapkey_split; }}\n\
+             location / {{ proxy_pass http://shop; }} }} }}\n",
+            include.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let process = Command::new("nginx")
+            .arg("-c")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("nginx must be installed: scripts/install-needs");
+        wait_until("nginx", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Self { port, include, config, folder: folder.to_path_buf(), process }
+    }
+
+    /// Where users' requests enter.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The `router:` block of a plan for it.
+    pub fn router(&self, blue: u16, green: u16) -> String {
+        let (config, port) = (self.config.display(), self.port);
+        format!(
+            "{{kind: nginx, target: {}, entry: \"{}\", with: {{upstream: shop, blue: \"127.0.0.1:{blue}\", green: \"127.0.0.1:{green}\", \
+             status: \"http://127.0.0.1:{port}/trapkey-split\", test: [nginx, -t, -c, {config}], reload: [nginx, -s, reload, -c, {config}]}}}}",
+            self.include.display(),
+            self.url()
+        )
+    }
+
+    /// What lies in the include file.
+    pub fn text(&self) -> String {
+        std::fs::read_to_string(&self.include).unwrap()
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // The master ends its workers; a kill would leave them behind.
+        if let Ok(pid) = std::fs::read_to_string(self.folder.join("nginx.pid")) {
+            let _ = Command::new("kill").arg("-TERM").arg(pid.trim()).status();
+        }
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,102 @@
+//! One side of a release: a small HTTP server that names its version, and can be made sick.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A running side; it stops with the test.
+pub struct Side {
+    pub port: u16,
+    pub answers: Arc<Answers>,
+}
+
+/// What a side answers; may be changed while it runs.
+#[derive(Default)]
+pub struct Answers {
+    /// Every so many requests one fails with 500; 0 for none.
+    pub fail_every: AtomicU32,
+    /// How long an answer takes, in ms.
+    pub delay_ms: AtomicU32,
+    /// The status of `/health`.
+    pub health: AtomicU16,
+    /// Requests so far, health left out.
+    pub served: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Side {
+    /// Starts a side that names `version` in `x-release`.
+    pub fn start(version: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let answers = Arc::new(Answers { health: AtomicU16::new(200), ..Answers::default() });
+        let (shared, version) = (Arc::clone(&answers), version.to_owned());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if shared.stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (shared, version) = (Arc::clone(&shared), version.clone());
+                std::thread::spawn(move || serve(&stream, &shared, &version));
+            }
+        });
+        Self { port, answers }
+    }
+
+    /// Its own address.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Requests so far, health left out.
+    pub fn served(&self) -> u64 {
+        self.answers.served.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        self.answers.stop.store(true, Ordering::SeqCst);
+        // Wakes the listener, so that its thread sees the end.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+fn serve(stream: &TcpStream, answers: &Answers, version: &str) {
+    let _ = stream.set_nodelay(true);
+    let mut reader = BufReader::new(stream);
+    let mut writer = stream;
+    loop {
+        let mut first = String::new();
+        if reader.read_line(&mut first).unwrap_or(0) == 0 {
+            return;
+        }
+        let mut close = false;
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            close |= line.to_ascii_lowercase().starts_with("connection: close");
+            if line == "\r\n" {
+                break;
+            }
+        }
+        let health = first.contains(" /health ");
+        let status = if health { answers.health.load(Ordering::SeqCst) } else { status(answers) };
+        std::thread::sleep(Duration::from_millis(answers.delay_ms.load(Ordering::SeqCst).into()));
+        let last = if close { "connection: close\r\n" } else { "" };
+        let text = format!("HTTP/1.1 {status} x\r\nx-release: {version}\r\n{last}content-length: 2\r\n\r\nok");
+        if writer.write_all(text.as_bytes()).is_err() || close {
+            return;
+        }
+    }
+}
+
+fn status(answers: &Answers) -> u16 {
+    let number = answers.served.fetch_add(1, Ordering::SeqCst) + 1;
+    let every = u64::from(answers.fail_every.load(Ordering::SeqCst));
+    if every > 0 && number % every == 0 { 500 } else { 200 }
+}
