@@ -323,8 +323,7 @@ fn read_answer(line: &mut BufReader<TcpStream>) -> std::io::Result<Answer> {
         head.lines()
             .filter_map(|l| l.split_once(": "))
             .find(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.to_owned())
-            .unwrap_or_else(|| panic!("no {name} in {head}"))
+            .map_or_else(|| panic!("no {name} in {head}"), |(_, value)| value.to_owned())
     };
     let mut body = vec![0; header("content-length").parse().unwrap()];
     line.read_exact(&mut body)?;
