@@ -323,8 +323,7 @@ fn read_answer(line: &mut BufReader<TcpStream>) -> std::io::Result<Answer> {
         head.lines()
             .filter_map(|l| l.split_once(": "))
             .find(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.to_owned())
-            .unwrap_or_else(|| panic!("no {name} in {head}"))
+            .map_or_else(|| panic!("no {name} in {head}"), |(_, value)| value.to_owned())
     };
     let mut body = vec![0; header("content-length").parse().unwrap()];
     line.read_exact(&mut body)?;
@@ -349,4 +348,174 @@ fn example(name: &str) -> PathBuf {
     let path = support::binary("preflight").parent().unwrap().join("examples").join(name);
     assert!(path.exists(), "{} is missing: run `cargo build --examples`", path.display());
     path
+}
+
+/// What a demo leaves behind, as small as it can be: 1.1 promoted, then 1.2 rolled back at second 20.
+struct Left {
+    folder: tempfile::TempDir,
+    requests: Vec<String>,
+}
+
+impl Left {
+    fn new() -> Self {
+        let folder = support::folder();
+        // Ten requests a second: 1.0 until second 5, 1.1 afterwards; 1.2 has every tenth from 17 to 20.
+        let requests = (0..250_u64)
+            .map(|n| {
+                let at = START + n * 100_000;
+                let on_bad = (170..=200).contains(&n) && n % 10 == 0;
+                let release = match n {
+                    _ if on_bad => "1.2",
+                    0..50 => "1.0",
+                    _ => "1.1",
+                };
+                match n {
+                    190 => line(at, "GET", 500, release, "status"),
+                    _ if n % 10 == 3 => line(at, "POST", 201, release, ""),
+                    _ => line(at, "GET", 200, release, ""),
+                }
+            })
+            .collect();
+        let left = Self { folder, requests };
+        let us = |seconds: u64| START + seconds * 1_000_000;
+        let file = |name: &str, text: &str| std::fs::write(left.folder.path().join(name), text).unwrap();
+        file("marks.tsv", &format!("good\t{}\nbad\t{}\nend\t{}\n", us(1), us(12), us(25)));
+        file("timings.tsv", "good\tpromote run\t0\t0\t9000\nbad\tpromote run\t1\t1\t4000\n");
+        for (name, version, verdict, outcome) in
+            [("good", "1.1", "pass", "promoted"), ("bad", "1.2", "fail", "rolled_back")]
+        {
+            let site = left.folder.path().join(name);
+            std::fs::create_dir(&site).unwrap();
+            let write = |tool: &str, verdict: &str, body: serde_json::Value| {
+                let mut document = serde_json::json!({
+                    "schema": format!("trapkey/{tool}/v1"), "tool": {"name": tool, "version": "0.1.0"},
+                    "release": {"service": "shop", "version": version, "environment": "demo"},
+                    "plan": null, "needs": [], "verdict": verdict, "summary": "said so", "findings": [],
+                    "run": {"started_at": time(us(1)), "finished_at": time(us(2)), "host": "h"},
+                });
+                let fields = document.as_object_mut().unwrap();
+                fields.extend(body.as_object().unwrap().clone());
+                std::fs::write(site.join(format!("{tool}.json")), document.to_string()).unwrap();
+            };
+            let rolled_back = name == "bad";
+            let step = |weight: f64, reached: bool| {
+                serde_json::json!({"weight": weight, "bake_s": 5.0, "ended_at": null, "verdict": null,
+                    "began_at": reached.then(|| time(us(17)))})
+            };
+            let side = serde_json::json!({"url": "http://127.0.0.1:1"});
+            let mut promotion = serde_json::json!({
+                "epoch": 1, "strategy": "canary", "blue": side, "green": side, "outcome": outcome,
+                "router": {"kind": "haproxy", "target": "s", "by_hand": []},
+                "steps": [step(0.05, true), step(1.0, !rolled_back)],
+                "shifts": [{"why": "step 1", "at": time(us(17)), "asked": 0.05, "read_back": 0.05,
+                    "set_ms": 1.0, "probed": null}],
+                "judgements": [], "series": [], "decisions": [], "hooks": [], "weight": 0.0,
+            });
+            if rolled_back {
+                promotion["rollback"] = serde_json::json!({"decided_at": time(us(20)),
+                    "read_back_at": time(us(20)), "drained_at": null, "took_ms": 3.0});
+            }
+            write("promote", verdict, serde_json::json!({"promotion": promotion}));
+            let counts = serde_json::json!({"total": 1, "passed": 1, "closing": 0, "warnings": 0});
+            let body = serde_json::json!({"live": "blue", "after_rollback": rolled_back,
+                "comparisons": [], "counts": counts});
+            write("verify", "pass", body);
+            let body = serde_json::json!({"outcome": outcome, "headline": "so it went", "outputs": []});
+            write("report", "pass", body);
+            for name in ["report.html", "runbook.md", "junit.xml", "summary.md"] {
+                std::fs::write(site.join(name), "x").unwrap();
+            }
+        }
+        left
+    }
+
+    fn claims(&self, orders: u64) -> support::Ended {
+        let head = "due_us,sent_us,done_us,method,status,release,retried,error";
+        let text = format!("{head}\n{}\n", self.requests.join("\n"));
+        std::fs::write(self.folder.path().join("requests.csv"), text).unwrap();
+        support::run(
+            Command::new(example("claims"))
+                .args(["--orders", &orders.to_string(), "--seconds", "25", "--site"])
+                .arg(self.folder.path()),
+        )
+    }
+}
+
+/// The first moment of the recorded traffic, in µs since 1970.
+const START: u64 = 1_800_000_000_000_000;
+
+fn time(us: u64) -> String {
+    jiff::Timestamp::from_microsecond(us.try_into().unwrap()).unwrap().to_string()
+}
+
+fn line(at: u64, method: &str, status: u16, release: &str, error: &str) -> String {
+    format!("{at},{at},{},{method},{status},{release},0,{error}", at + 5000)
+}
+
+#[test]
+fn the_claims_hold_on_a_demo_that_went_as_it_should() {
+    let left = Left::new();
+    let ended = left.claims(25);
+    assert_eq!(ended.code, 0, "{}{}", ended.stdout, ended.stderr);
+    assert!(!ended.stdout.contains('✗'), "{}", ended.stdout);
+    let claims = support::json(&left.folder.path().join("claims.json"));
+    assert_eq!(claims["held"], true);
+    // The last request on 1.2 was sent at the verdict and took 5 ms.
+    assert_eq!(claims["verdict_to_last_request_ms"], 5.0);
+    assert_eq!((claims["requests"].as_u64(), claims["failed"].as_u64()), (Some(250), Some(1)));
+}
+
+#[test]
+fn each_claim_fails_when_it_is_not_so() {
+    let spoilt = |spoil: &dyn Fn(&mut Left), orders: u64, named: &str| {
+        let mut left = Left::new();
+        spoil(&mut left);
+        let ended = left.claims(orders);
+        assert_eq!(ended.code, 1, "{named}: {}{}", ended.stdout, ended.stderr);
+        let broken: Vec<&str> = ended.stdout.lines().filter(|l| l.starts_with('✗')).collect();
+        assert!(broken.len() == 1 && broken[0].contains(named), "{named}: {broken:#?}");
+        assert_eq!(support::json(&left.folder.path().join("claims.json"))["held"], false);
+    };
+    let at = |n: u64| START + n * 100_000;
+    spoilt(&|_| {}, 24, "25 orders were confirmed, the database holds 24");
+    spoilt(&|l| l.requests[30] = line(at(30), "GET", 503, "1.0", "status"), 25, "1 of 110 requests failed");
+    spoilt(&|l| l.requests[115] = line(at(115), "GET", 200, "1.0", ""), 25, "1.1 answered 9 of");
+    spoilt(&|l| l.requests[180] = line(at(180), "GET", 0, "", "closed"), 25, "1 of them not on 1.2");
+    spoilt(&|l| l.requests[150] = line(at(150), "GET", 500, "1.2", "status"), 25, "1 outside the first step");
+    spoilt(&|l| l.requests[215] = line(at(215), "GET", 200, "1.2", ""), 25, "after the verdict (below 1 s)");
+    let gone = |l: &mut Left| std::fs::remove_file(l.folder.path().join("bad/junit.xml")).unwrap();
+    spoilt(&gone, 25, "missing: junit.xml");
+}
+
+#[test]
+fn the_action_hands_its_arguments_on_as_they_are() {
+    let folder = support::folder();
+    let bin = folder.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let tool = bin.join("promote");
+    std::fs::write(
+        &tool,
+        "#!/bin/sh\nprintf '<%s>' \"$@\"\necho verdict=fail >>\"$GITHUB_OUTPUT\"\nexit 1\n",
+    )
+    .unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&tool, mode).unwrap();
+    let outputs = folder.path().join("outputs");
+    let action = |tool: &str| {
+        support::run(
+            Command::new(root().join("scripts/action"))
+                .env("ACTION_TOOL", tool)
+                .env("ACTION_ARGS", "run\r\n\n--note\nit's $(id) `id` \"a  b\" *; true\n")
+                .env("ACTION_SET", "VERSION=1 2\n")
+                .env("ACTION_BIN_DIR", &bin)
+                .env("GITHUB_OUTPUT", &outputs),
+        )
+    };
+    let ended = action("promote");
+    let expected = "<run><--note><it's $(id) `id` \"a  b\" *; true><--set><VERSION=1 2>";
+    assert_eq!((ended.code, ended.stdout.as_str()), (1, expected), "{}", ended.stderr);
+    assert_eq!(std::fs::read_to_string(&outputs).unwrap(), "verdict=fail\nexit-code=1\n");
+    for wrong in ["", "rm", "../promote", "verify"] {
+        assert_eq!(action(wrong).code, 2, "{wrong}");
+    }
 }
