@@ -9,7 +9,7 @@ use super::figures::{self, Course, JudgementRow, MetricRow, StepRow};
 use super::opening::{Opening, clip_commit, counts, heads, old_side, opening, promotion};
 use super::words::{Mark, clock, count, date, day, lasted, many, metric, ms};
 use crate::evidence::{
-    Body, Comparison, Document, Finding, Found, Outcome, Promotion, SnapshotRecord, VERSION, short,
+    Body, Comparison, Document, Finding, Found, Judgement, Outcome, Promotion, SnapshotRecord, VERSION, short,
 };
 use crate::fault::Fault;
 use crate::severity::Severity;
@@ -416,13 +416,15 @@ fn promote_gate(documents: &Documents) -> Option<Gate> {
         .then(|| fold("promote", title, Mark::of_document(head.verdict), text(&head.summary), rows))
 }
 
-/// Promote's findings; where it has none, the metrics of the judgement that decided.
+/// The metrics of the judgement that decided, then what promote found itself.
 fn promote_findings(documents: &Documents) -> Vec<Finding> {
     let Some(found) = &documents.promote else { return Vec::new() };
-    if !found.document.head.findings.is_empty() {
-        return found.document.head.findings.clone();
-    }
-    let Some(judgement) = promotion(documents).and_then(figures::deciding) else { return Vec::new() };
+    let mut findings = promotion(documents).and_then(figures::deciding).map(judged).unwrap_or_default();
+    findings.extend(found.document.head.findings.iter().cloned());
+    findings
+}
+
+fn judged(judgement: &Judgement) -> Vec<Finding> {
     judgement
         .metrics
         .iter()
