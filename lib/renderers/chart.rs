@@ -331,6 +331,8 @@ const TIMES: &[(f64, f64, &str)] = &[
 fn time_ticks(span: f64, most: f64) -> Vec<(f64, String)> {
     let fallback = (span / most, 86_400.0, "d");
     let (step, unit, name) = *TIMES.iter().find(|(step, ..)| span / step <= most).unwrap_or(&fallback);
+    // 1.5 h reads better than 90 min where most ticks are hours.
+    let (unit, name) = if name == "min" && span > 7200.0 { (3600.0, "h") } else { (unit, name) };
     let mut ticks = Vec::new();
     let mut at = 0.0;
     while at <= span * 1.000_001 && ticks.len() < 40 {
@@ -364,6 +366,7 @@ mod tests {
     fn ticks_are_round_and_few() {
         let labels = |span, most| time_ticks(span, most).into_iter().map(|t| t.1).collect::<Vec<_>>();
         assert_eq!(labels(75_600.0, 9.0), ["0 h", "3 h", "6 h", "9 h", "12 h", "15 h", "18 h", "21 h"]);
+        assert_eq!(labels(9000.0, 9.0), ["0 h", "0.5 h", "1 h", "1.5 h", "2 h", "2.5 h"]);
         assert_eq!(labels(20.0, 4.0), ["0 s", "5 s", "10 s", "15 s", "20 s"]);
         assert!(time_ticks(1e12, 4.0).len() < 10);
         assert_eq!(value_ticks(120.0), (150.0, vec![0.0, 50.0, 100.0, 150.0]));

@@ -289,7 +289,7 @@ fn traffic(promotion: &Promotion, from: Timestamp, span: f64) -> Option<Chart> {
 /// The whole for a release that came far; a part of it, named as such by its labels, for one that
 /// ended at a small share, whose way back would be invisible otherwise.
 fn share_axis(highest: f64) -> (f64, Vec<(f64, String)>) {
-    let (top, ticks) = if highest > 0.25 || highest <= 0.0 {
+    let (top, ticks) = if highest > 0.2 || highest <= 0.0 {
         (100.0, vec![0.0, 25.0, 50.0, 75.0, 100.0])
     } else {
         value_ticks(highest * 130.0)

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::documents::Documents;
 use super::escape::{clip, comparison, one_line};
 use super::figures::total;
-use super::words::{Mark, lasted, many, ms, sentence, stop};
+use super::words::{Mark, count, lasted, many, ms, sentence, stop};
 use crate::evidence::{Body, Counts, DocumentVerdict, Finding, Found, Outcome, Promotion};
 use crate::units::show_share;
 
@@ -212,8 +212,7 @@ fn checks(documents: &Documents) -> Option<String> {
 fn judged(promotion: &Promotion) -> Option<String> {
     let (requests, errors) = total(promotion, |i| &i.green);
     let source = super::figures::intervals(promotion).first().map(|i| i.source.clone())?;
-    let failed =
-        if errors == 0 { "none failed".into() } else { format!("{} failed", many(errors, "request")) };
+    let failed = if errors == 0 { "none failed".into() } else { format!("{} of them failed", count(errors)) };
     (requests > 0).then(|| format!("{} on green were judged ({source}), {failed}", many(requests, "request")))
 }
 

@@ -9,7 +9,7 @@ use super::figures::{self, Course, JudgementRow, MetricRow, StepRow};
 use super::opening::{Opening, clip_commit, counts, heads, old_side, opening, promotion};
 use super::words::{Mark, clock, count, date, day, lasted, many, metric, ms};
 use crate::evidence::{
-    Body, Comparison, Document, Finding, Found, Outcome, Promotion, SnapshotRecord, VERSION, short,
+    Body, Comparison, Document, Finding, Found, Judgement, Outcome, Promotion, SnapshotRecord, VERSION, short,
 };
 use crate::fault::Fault;
 use crate::severity::Severity;
@@ -408,37 +408,37 @@ fn gate<B: Body>(found: Option<&Found<B>>, tool: &'static str, title: &'static s
     (!rows.is_empty()).then(|| fold(tool, title, mark, text(&head.summary), rows))
 }
 
-/// Promote's findings; where it has none, the metrics of the judgement that decided.
 fn promote_gate(documents: &Documents) -> Option<Gate> {
+    let head = &documents.promote.as_ref()?.document.head;
+    let rows: Vec<_> = promote_findings(documents).iter().map(row).collect();
     let title = "While traffic moved";
-    let found = documents.promote.as_ref();
-    if let Some(gate) = gate(found, "promote", title) {
-        return Some(gate);
-    }
-    let judgement = figures::deciding(promotion(documents)?)?;
-    let rows: Vec<_> = judgement
+    (!rows.is_empty())
+        .then(|| fold("promote", title, Mark::of_document(head.verdict), text(&head.summary), rows))
+}
+
+/// The metrics of the judgement that decided, then what promote found itself.
+fn promote_findings(documents: &Documents) -> Vec<Finding> {
+    let Some(found) = &documents.promote else { return Vec::new() };
+    let mut findings = promotion(documents).and_then(figures::deciding).map(judged).unwrap_or_default();
+    findings.extend(found.document.head.findings.iter().cloned());
+    findings
+}
+
+fn judged(judgement: &Judgement) -> Vec<Finding> {
+    judgement
         .metrics
         .iter()
         .map(|m| {
-            let MetricRow { mark, green, blue, threshold, samples, message, source, .. } =
-                figures::metric_row(m);
-            Row {
-                message: (mark.tone != "pass").then(|| text(&message)).filter(|m| !m.is_empty()),
-                mark,
-                name: text(&metric(&m.metric)),
-                kind: text(&source),
-                controls: Vec::new(),
-                observed: green,
-                expected: Some(healthy(&text(&threshold))),
-                baseline: blue.map(|b| format!("blue {b}")),
-                samples: Some(samples),
-                attempts: 1,
-            }
+            let MetricRow { green, blue, threshold, .. } = figures::metric_row(m);
+            let mut finding =
+                Finding::new(metric(&m.metric), &m.source, m.verdict, judgement.at).says(&m.message);
+            finding.observed = green;
+            finding.expected = Some(healthy(&threshold));
+            finding.baseline = blue.map(|b| format!("blue {b}"));
+            finding.samples = Some(m.green_samples);
+            finding
         })
-        .collect();
-    let head = &found?.document.head;
-    (!rows.is_empty())
-        .then(|| fold("promote", title, Mark::of_document(head.verdict), text(&judgement.summary), rows))
+        .collect()
 }
 
 /// What a threshold that ends the release asks of a healthy one: `> 120ms` becomes `≤ 120ms`.
@@ -568,11 +568,24 @@ fn timeline(documents: &Documents) -> Vec<Moment> {
         }
     }
     moments.sort_by_key(|(at, ..)| *at);
+    shorten(&mut moments);
     let days: std::collections::BTreeSet<String> = moments.iter().map(|(at, ..)| day(*at)).collect();
     let show = |at: Timestamp| {
         if days.len() > 1 { format!("{}, {}", at.strftime("%-d %b"), clock(at)) } else { clock(at) }
     };
     moments.into_iter().map(|(at, who, what)| Moment { at: show(at), who, what }).collect()
+}
+
+/// Of very many moments, the first and the last; what is left out is counted.
+fn shorten(moments: &mut Vec<(Timestamp, String, String)>) {
+    const FIRST: usize = 20;
+    const LAST: usize = 40;
+    if moments.len() > FIRST + LAST {
+        let left = moments.len() - FIRST - LAST;
+        let at = moments[FIRST].0;
+        let note = format!("{} more, all in promote.json", many(left as u64, "decision"));
+        moments.splice(FIRST..FIRST + left, [(at, "…".to_owned(), note)]);
+    }
 }
 
 fn hooks(promotion: &Promotion) -> Vec<HookRow> {
@@ -705,7 +718,7 @@ fn findings(documents: &Documents) -> Vec<(&'static str, Finding)> {
     }
     let mut all = of(documents.preflight.as_ref(), "preflight");
     all.extend(of(documents.snapshot.as_ref(), "snapshot"));
-    all.extend(of(documents.promote.as_ref(), "promote"));
+    all.extend(promote_findings(documents).into_iter().map(|finding| ("promote", finding)));
     all.extend(of(documents.verify.as_ref(), "verify"));
     all
 }

@@ -46,6 +46,9 @@ fn every_outcome_is_rendered_with_its_own_opening() {
         html_is_well_made(&page);
         assert!(page.len() < 150 * 1024, "{end:?}: {} bytes", page.len());
         xml_is_well_formed(&sample.file("junit.xml"));
+        let green = matches!(end, End::Promoted | End::InProgress);
+        let junit = sample.text("junit.xml");
+        assert_eq!(junit.contains(" failures=\"0\"") && junit.contains(" errors=\"0\""), green, "{end:?}");
     }
 }
 

@@ -285,7 +285,22 @@ impl Sample {
             _ => (DocumentVerdict::Undecided, "under way".to_owned()),
         };
         let last = promotion.series.last().map_or(self.at(200.0), |i| i.at);
-        let mut head = self.head::<PromoteBody>(130.0, 200.0, vec![], &summary);
+        let mut findings: Vec<_> = (promotion.steps.iter().enumerate())
+            .filter_map(|(at, step)| step.verdict.map(|v| (at + 1, step, v)))
+            .map(|(number, step, verdict)| {
+                let share = format!("{} %", step.weight * 100.0);
+                let mut finding = self.finding(&format!("step {number}: {share}"), "step", &share, &share);
+                finding.verdict = verdict;
+                finding
+            })
+            .collect();
+        let came_of_it = match verdict {
+            DocumentVerdict::Pass => Verdict::Pass,
+            DocumentVerdict::Fail => Verdict::Fail,
+            _ => Verdict::NoData,
+        };
+        findings.push(Finding::new("promotion", "promote", came_of_it, self.at(139.0)).says(&summary));
+        let mut head = self.head::<PromoteBody>(130.0, 200.0, findings, &summary);
         head.verdict = verdict;
         head.run.finished_at = last + SignedDuration::from_secs(2);
         self.write(head, PromoteBody { promotion: Some(promotion) }, &["preflight.json", "snapshot.json"]);
