@@ -63,13 +63,15 @@ pub fn redact(text: &str) -> String {
         }
     }
     if out.contains("://")
-        && let Some(pattern) = &*URL_PASSWORD {
-            out = Cow::Owned(pattern.replace_all(&out, format!("${{head}}:{HIDDEN}@")).into_owned());
-        }
+        && let Some(pattern) = &*URL_PASSWORD
+    {
+        out = Cow::Owned(pattern.replace_all(&out, format!("${{head}}:{HIDDEN}@")).into_owned());
+    }
     if let Some(pattern) = &*KEYWORD_PASSWORD
-        && pattern.is_match(&out) {
-            out = Cow::Owned(pattern.replace_all(&out, format!("${{head}}{HIDDEN}")).into_owned());
-        }
+        && pattern.is_match(&out)
+    {
+        out = Cow::Owned(pattern.replace_all(&out, format!("${{head}}{HIDDEN}")).into_owned());
+    }
     out.into_owned()
 }
 

@@ -276,23 +276,27 @@ impl Builder {
         match self.open.last_mut().map(|o| &mut o.content) {
             None => self.root = Some(node),
             Some(Content::Sequence(items)) => items.push(node),
-            Some(Content::Mapping(entries, waiting)) => if let Some(key) = waiting.take() { entries.push((key, node)) } else {
-                let name = key_text(&node)?;
-                if name == "<<" {
-                    return Err(Problem::at(node.place, "merge keys (`<<`) are not supported")
-                        .help("write the keys out, or use an alias for the whole value"));
+            Some(Content::Mapping(entries, waiting)) => {
+                if let Some(key) = waiting.take() {
+                    entries.push((key, node))
+                } else {
+                    let name = key_text(&node)?;
+                    if name == "<<" {
+                        return Err(Problem::at(node.place, "merge keys (`<<`) are not supported")
+                            .help("write the keys out, or use an alias for the whole value"));
+                    }
+                    if let Some((first, _)) =
+                        entries.iter().find(|(k, _)| key_text(k).is_ok_and(|k| k == name))
+                    {
+                        let line = first.place.line;
+                        return Err(Problem::at(
+                            node.place,
+                            format!("the key `{name}` is given twice, first on line {line}"),
+                        ));
+                    }
+                    *waiting = Some(node);
                 }
-                if let Some((first, _)) =
-                    entries.iter().find(|(k, _)| key_text(k).is_ok_and(|k| k == name))
-                {
-                    let line = first.place.line;
-                    return Err(Problem::at(
-                        node.place,
-                        format!("the key `{name}` is given twice, first on line {line}"),
-                    ));
-                }
-                *waiting = Some(node);
-            },
+            }
         }
         Ok(())
     }

@@ -113,9 +113,13 @@ fn the_shop_is_slow_when_asked_to_be() {
     let started = Instant::now();
     assert_eq!(ask(&mut line, "GET / HTTP/1.1\r\nHost: shop\r\n\r\n").status, 200);
     assert!(started.elapsed() >= Duration::from_millis(80));
-    let started = Instant::now();
-    assert_eq!(ask(&mut line, "GET /health HTTP/1.1\r\nHost: shop\r\n\r\n").status, 200);
-    assert!(started.elapsed() < Duration::from_millis(80));
+    // Health is not slowed; the least of several, for this machine may be busy with other tests.
+    let health = (0..10).map(|_| {
+        let started = Instant::now();
+        assert_eq!(ask(&mut line, "GET /health HTTP/1.1\r\nHost: shop\r\n\r\n").status, 200);
+        started.elapsed()
+    });
+    assert!(health.min().unwrap() < Duration::from_millis(80));
 }
 
 #[test]

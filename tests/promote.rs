@@ -215,7 +215,9 @@ fn gives_an_unhealthy_green_nothing() {
     assert_eq!(ended.code, 1, "{}", ended.stderr);
     stage.assert_all_blue();
     assert_eq!(stage.green.served(), 0);
-    assert!(stage.promotion()["reason"].as_str().unwrap().contains("green is not healthy: /health answered 503"));
+    assert!(
+        stage.promotion()["reason"].as_str().unwrap().contains("green is not healthy: /health answered 503")
+    );
 }
 
 #[test]
@@ -251,7 +253,8 @@ fn hooks_run_once_with_the_release_in_their_environment() {
     let script = "echo $TRAPKEY_HOOK $TRAPKEY_VERSION >> hooks.txt";
     let hook = format!("[sh, -c, \"{script}\"]").replace('$', "$$");
     let hook = hook.replace("$$", "$");
-    let stage = Stage::new(SHORT, &format!("  hooks: {{deploy: {hook}, after: {hook}, on_rollback: {hook}}}\n"));
+    let stage =
+        Stage::new(SHORT, &format!("  hooks: {{deploy: {hook}, after: {hook}, on_rollback: {hook}}}\n"));
     assert_eq!(stage.promote(&["run"]).code, 0);
     let text = std::fs::read_to_string(stage.path().join("hooks.txt")).unwrap();
     assert_eq!(text, "deploy 1.1\nafter 1.1\n");
@@ -278,9 +281,17 @@ fn two_jobs_at_once_one_wins_and_the_other_is_told_who() {
     assert_eq!(second.code, 5);
     let holder = format!("process {}", first.id());
     assert!(second.stderr.contains("another job holds this environment"), "{}", second.stderr);
-    assert!(second.stderr.contains(&holder) && second.stderr.contains("shop 1.1 in production"), "{}", second.stderr);
+    assert!(
+        second.stderr.contains(&holder) && second.stderr.contains("shop 1.1 in production"),
+        "{}",
+        second.stderr
+    );
     assert!(stage.path().join("evidence/promote.refused.json").exists());
-    assert_eq!(before["run"]["started_at"], stage.document()["run"]["started_at"], "the winner's document stands");
+    assert_eq!(
+        before["run"]["started_at"],
+        stage.document()["run"]["started_at"],
+        "the winner's document stands"
+    );
     assert_eq!(first.wait_with_output().unwrap().status.code(), Some(0));
     stage.assert_all_green();
 }
@@ -302,7 +313,10 @@ fn steps_wait_without_a_runner_and_finish() {
     let started = run(tool("promote", stage.path()).arg("start").env("GITHUB_OUTPUT", &output));
     assert_eq!(started.code, 0, "{}", started.stderr);
     let text = std::fs::read_to_string(&output).unwrap();
-    assert!(text.contains("state=waiting\n") && text.contains("next_at=2") && text.contains("verdict=undecided"), "{text}");
+    assert!(
+        text.contains("state=waiting\n") && text.contains("next_at=2") && text.contains("verdict=undecided"),
+        "{text}"
+    );
     assert_eq!(stage.document()["verdict"], "undecided");
     assert_eq!(stage.haproxy.server("green").0, 10);
     std::thread::sleep(Duration::from_millis(900));

@@ -105,7 +105,7 @@ release: {version: "1.1"}
 promote:
   router: {kind: haproxy, target: /run/haproxy.sock}
   sides: {blue: {url: "URL"}, green: {url: "URL"}}
-  steps: [{weight: 100%}]
+  strategy: blue_green
   probe: {requests: 10, timeout: 1s}
 verify:
   checks:

@@ -14,7 +14,7 @@ use crate::world::talk::{self, Mark, Talk};
 mod catalogue;
 mod schema;
 
-pub use catalogue::{Shelf, explain, kinds_as_json, kinds_as_markdown, kinds_as_text, shelves};
+pub use catalogue::{Entry, Shelf, explain, kinds_as_json, kinds_as_markdown, kinds_as_text, shelves};
 pub use schema::plan_schema;
 
 /// The annotated plan that `preflight init` writes.

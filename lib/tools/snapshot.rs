@@ -13,6 +13,7 @@ use crate::fault::{Exit, Fault};
 use crate::job::{Conclusion, Job};
 use crate::plan::{self, SourceSpec};
 use crate::repository::{self, FORMAT, Label, Manifest, Part, Reader};
+use crate::routers;
 use crate::sources::{self, Context, Extra, Source};
 use crate::units::{show_duration, show_size};
 use crate::world::talk::{Mark, Talk};
@@ -170,14 +171,12 @@ fn preflight(job: &Job) -> Result<Vec<Need>, Fault> {
 type LiveWeights<'a> = Box<dyn Fn() -> Result<Value, Fault> + 'a>;
 
 /// How the weights that are live are read: through the router of `promote`, where the plan has one.
-///
-/// Nothing here opens a router yet, so that a source `router_state` ends with this error.
 fn live_weights(job: &Job) -> Option<LiveWeights<'_>> {
-    let router = &job.loaded.plan.promote.as_ref()?.router;
+    let spec = &job.loaded.plan.promote.as_ref()?.router;
     Some(Box::new(move || {
-        Err(Fault::infrastructure("the live weights cannot be read: no router is wired to `snapshot`")
-            .place(format!("{} at {}", router.kind, router.target))
-            .help("remove the source of kind `router_state`"))
+        let live = routers::open(spec, &job.loaded)?.read()?;
+        serde_json::to_value(&live)
+            .map_err(|e| Fault::infrastructure("the live weights cannot be recorded").cause(e))
     }))
 }
 

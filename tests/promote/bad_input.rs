@@ -9,7 +9,11 @@ fn refused(stage: &Stage, code: i32, words: &str) {
     assert_eq!(stage.green.served(), 0);
     assert_eq!(stage.haproxy.server("blue").0, 100);
     assert_eq!(stage.haproxy.server("green"), (0, 0));
-    let document = json(&stage.path().join("evidence").join(if code == 4 { "promote.json" } else { "promote.refused.json" }));
+    let document = json(&stage.path().join("evidence").join(if code == 4 {
+        "promote.json"
+    } else {
+        "promote.refused.json"
+    }));
     assert_eq!(document["verdict"], "error");
 }
 
@@ -49,7 +53,8 @@ fn steps_that_go_down_and_a_bake_without_triggers_are_refused() {
     stage.write(SHORT, "");
     let path = stage.path().join("release.yaml");
     let text = std::fs::read_to_string(&path).unwrap();
-    let text: String = text.lines().filter(|l| !l.contains("rollback_when")).map(|l| format!("{l}\n")).collect();
+    let text: String =
+        text.lines().filter(|l| !l.contains("rollback_when")).map(|l| format!("{l}\n")).collect();
     std::fs::write(&path, text).unwrap();
     refused(&stage, 2, "names nothing to judge it by");
 }

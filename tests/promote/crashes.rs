@@ -18,7 +18,8 @@ fn assert_no_step_twice(stage: &Stage) {
 fn killed_at_any_moment_the_next_call_finishes() {
     // A spread of moments over the whole run, which takes about a second and a half.
     for number in 0..8_u64 {
-        let stage = Stage::new("[{weight: 10%, bake: 300ms}, {weight: 50%, bake: 300ms}, {weight: 100%}]", "");
+        let stage =
+            Stage::new("[{weight: 10%, bake: 300ms}, {weight: 50%, bake: 300ms}, {weight: 100%}]", "");
         let mut child = stage.spawn(&["run"]);
         std::thread::sleep(Duration::from_millis(20 + number * 170));
         child.kill().unwrap();
@@ -48,7 +49,9 @@ fn killed_in_the_middle_of_a_rollback_the_next_call_goes_back() {
         let stage = Stage::new("[{weight: 50%, bake: 5s}, {weight: 100%}]", "");
         stage.green.answers.fail_every.store(2, Ordering::SeqCst);
         let mut child = stage.spawn(&["run"]);
-        wait_until("the way back", || !["", "checking_green", "shifting", "baking"].contains(&stage.phase().as_str()));
+        wait_until("the way back", || {
+            !["", "checking_green", "shifting", "baking"].contains(&stage.phase().as_str())
+        });
         std::thread::sleep(Duration::from_millis(number * 7));
         child.kill().unwrap();
         child.wait().unwrap();

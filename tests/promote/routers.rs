@@ -59,7 +59,8 @@ impl Case {
     /// How many of so many requests through the router met green.
     fn met_green(&self, requests: u32) -> u32 {
         let client = trapkey::world::http::Client::new(Duration::from_secs(2), 0);
-        (0..requests).filter(|_| client.get(&self.url()).unwrap().header("x-release") == Some("1.1")).count() as u32
+        (0..requests).filter(|_| client.get(&self.url()).unwrap().header("x-release") == Some("1.1")).count()
+            as u32
     }
 }
 
@@ -170,7 +171,10 @@ fn a_router_that_is_gone_hangs_or_babbles_is_a_named_fault() {
         routers::open(&loaded.plan.promote.as_ref().unwrap().router, &loaded).unwrap()
     };
     let gone = open("nowhere.sock").read().unwrap_err();
-    assert!(gone.to_string().contains("nowhere.sock") && gone.to_string().contains("is HAProxy running"), "{gone}");
+    assert!(
+        gone.to_string().contains("nowhere.sock") && gone.to_string().contains("is HAProxy running"),
+        "{gone}"
+    );
     // Takes connections and says nothing.
     let silent = UnixListener::bind(folder.path().join("silent.sock")).unwrap();
     let started = Instant::now();
@@ -211,7 +215,8 @@ fn nginx_that_rejects_a_configuration_leaves_the_old_one_on_disk() {
 fn sticky_users_leave_the_bad_side_at_once() {
     let folder = folder();
     let (blue, green) = (Side::start("1.0"), Side::start("1.1"));
-    let haproxy = Haproxy::start(folder.path(), blue.port, green.port, "  cookie SIDE insert indirect nocache");
+    let haproxy =
+        Haproxy::start(folder.path(), blue.port, green.port, "  cookie SIDE insert indirect nocache");
     let router = format!(
         "{{kind: haproxy, target: haproxy.sock, entry: \"{}\", with: {{backend: shop, blue: blue, green: green}}}}",
         haproxy.url()
@@ -226,7 +231,11 @@ fn sticky_users_leave_the_bad_side_at_once() {
     let version = || client.send(&request).unwrap().header("x-release").unwrap().to_owned();
     assert_eq!(version(), "1.1", "the cookie holds the user on green");
     router.set(split(0.0)).unwrap();
-    assert_eq!(version(), "1.1", "a weight of 0 alone keeps sticky users: that is why a rollback closes the side");
+    assert_eq!(
+        version(),
+        "1.1",
+        "a weight of 0 alone keeps sticky users: that is why a rollback closes the side"
+    );
     router.set(Split { green: 0.0, close_idle_side: true }).unwrap();
     assert_eq!(version(), "1.0");
 }

@@ -47,6 +47,7 @@ promote:
   router: {kind: haproxy, target: /run/haproxy/admin.sock}
   sides: {blue: {url: "http://10.0.0.11:8080"}, green: {url: "http://10.0.0.12:8080"}}
   steps: [{weight: 5%, bake: 2h}, {weight: 25%, bake: 6h}, {weight: 50%, bake: 12h}, {weight: 100%}]
+  rollback_when: [{metric: error_rate, is: "> 0.1%"}]
 verify: {checks: []}
 report:
   contingency:

@@ -88,7 +88,8 @@ fn serve(stream: &TcpStream, answers: &Answers, version: &str) {
         let status = if health { answers.health.load(Ordering::SeqCst) } else { status(answers) };
         std::thread::sleep(Duration::from_millis(answers.delay_ms.load(Ordering::SeqCst).into()));
         let last = if close { "connection: close\r\n" } else { "" };
-        let text = format!("HTTP/1.1 {status} x\r\nx-release: {version}\r\n{last}content-length: 2\r\n\r\nok");
+        let text =
+            format!("HTTP/1.1 {status} x\r\nx-release: {version}\r\n{last}content-length: 2\r\n\r\nok");
         if writer.write_all(text.as_bytes()).is_err() || close {
             return;
         }

@@ -2,13 +2,15 @@
 
 use std::fmt::Write as _;
 
+use schemars::SchemaGenerator;
 use serde_json::{Value, json};
 
-use crate::checks::{self, Kind};
+use crate::checks::{self, Observable};
 use crate::fault::Fault;
 use crate::units::Unit;
+use crate::{metrics, renderers, routers, sources, yaml};
 
-/// One shelf with a row for each kind.
+/// One shelf with an entry for each kind.
 #[derive(Debug)]
 pub struct Shelf {
     /// Its name: `checks`.
@@ -16,12 +18,12 @@ pub struct Shelf {
     /// What its kinds are for.
     pub about: &'static str,
     /// Its kinds.
-    pub rows: Vec<Row>,
+    pub entries: Vec<Entry>,
 }
 
-/// One kind in a table.
-#[derive(Debug)]
-pub struct Row {
+/// One kind as people see it, whichever shelf it stands on.
+#[derive(Debug, Default)]
+pub struct Entry {
     /// The word in the plan.
     pub kind: &'static str,
     /// What it does.
@@ -29,32 +31,72 @@ pub struct Row {
     /// What `target` is; empty when there is none.
     pub target: &'static str,
     /// What can be expected of it.
-    pub observes: Vec<String>,
+    pub observes: &'static [Observable],
+    /// What further names can be expected, in words.
+    pub open_names: Option<&'static str>,
+    /// What is expected where the plan says nothing about it.
+    pub presumes: Vec<(&'static str, &'static str)>,
+    /// The JSON Schema of `with`.
+    pub settings: Value,
+    /// It in a plan; empty when a plan does not name it.
+    pub example: &'static str,
 }
 
-/// Every shelf that the tables show.
+/// Every shelf.
 pub fn shelves() -> Vec<Shelf> {
-    vec![Shelf {
-        name: "checks",
-        about: "what `preflight` and `verify` can look at",
-        rows: checks::ALL.iter().map(|kind| row(kind)).collect(),
-    }]
-}
-
-fn row(kind: &Kind) -> Row {
-    let mut observes: Vec<String> = kind.observes.iter().map(|o| format!("`{}`", o.name)).collect();
-    observes.extend(kind.open_names.map(str::to_owned));
-    Row { kind: kind.name, about: kind.about, target: kind.target, observes }
+    let checks = checks::ALL.iter().map(|k| Entry {
+        kind: k.name,
+        about: k.about,
+        target: k.target,
+        observes: k.observes,
+        open_names: k.open_names,
+        presumes: k.presumes.iter().map(|p| (p.name, p.is)).collect(),
+        settings: (k.settings)(&mut SchemaGenerator::default()).to_value(),
+        example: k.example,
+    });
+    let sources = sources::ALL.iter().map(|k| Entry {
+        kind: k.name,
+        about: k.about,
+        target: k.target,
+        settings: (k.settings)(&mut SchemaGenerator::default()).to_value(),
+        example: k.example,
+        ..Entry::default()
+    });
+    let routers = routers::ALL.iter().map(|k| Entry {
+        kind: k.name,
+        about: k.about,
+        target: k.target,
+        settings: (k.settings)(&mut SchemaGenerator::default()).to_value(),
+        example: k.example,
+        ..Entry::default()
+    });
+    let metrics = metrics::ALL.iter().map(|k| Entry { kind: k.name, about: k.about, ..Entry::default() });
+    let outputs = renderers::ALL.iter().map(|k| Entry { kind: k.file, about: k.about, ..Entry::default() });
+    vec![
+        Shelf {
+            name: "checks",
+            about: "what `preflight` and `verify` can look at",
+            entries: checks.collect(),
+        },
+        Shelf { name: "sources", about: "what `snapshot` can back up", entries: sources.collect() },
+        Shelf { name: "routers", about: "what `promote` can steer", entries: routers.collect() },
+        Shelf {
+            name: "metrics",
+            about: "where the figures of a judgement come from",
+            entries: metrics.collect(),
+        },
+        Shelf { name: "outputs", about: "what `report` writes", entries: outputs.collect() },
+    ]
 }
 
 /// The tables for a terminal.
 pub fn kinds_as_text() -> String {
     let mut out = String::new();
     for shelf in shelves() {
-        let width = shelf.rows.iter().map(|row| row.kind.len()).max().unwrap_or(0);
+        let width = shelf.entries.iter().map(|entry| entry.kind.len()).max().unwrap_or(0);
         let _ = writeln!(out, "{}: {}\n", shelf.name, shelf.about);
-        for row in shelf.rows {
-            let _ = writeln!(out, "  {:width$}  {}", row.kind, row.about);
+        for entry in shelf.entries {
+            let _ = writeln!(out, "  {:width$}  {}", entry.kind, entry.about);
         }
         out.push('\n');
     }
@@ -62,93 +104,111 @@ pub fn kinds_as_text() -> String {
     out
 }
 
-/// The tables in Markdown, as the README has them.
+/// The tables in Markdown, as the README has them; a column that a shelf has no use for is left out.
 pub fn kinds_as_markdown() -> String {
-    let cell = |text: &str| text.replace('|', "\\|");
-    let mut tables = Vec::new();
-    for shelf in shelves() {
-        let mut out = format!(
-            "### {}: {}\n\n| kind | what it does | `target` | `expect` |\n| --- | --- | --- | --- |\n",
-            shelf.name, shelf.about
-        );
-        for row in shelf.rows {
-            let target = if row.target.is_empty() { "none" } else { row.target };
-            let observes = row.observes.join(", ");
-            let _ = writeln!(
-                out,
-                "| `{}` | {} | {} | {} |",
-                row.kind,
-                cell(row.about),
-                cell(target),
-                cell(&observes)
-            );
+    let tables = shelves().into_iter().map(|shelf| {
+        let has_target = shelf.entries.iter().any(|e| !e.target.is_empty());
+        let has_names = shelf.entries.iter().any(|e| !e.observes.is_empty());
+        let row = |kind: &str, about: &str, target: &str, names: &str| {
+            let mut cells = vec![kind, about];
+            cells.extend(has_target.then_some(target));
+            cells.extend(has_names.then_some(names));
+            format!("| {} |\n", cells.join(" | "))
+        };
+        let mut out = format!("### {}: {}\n\n", shelf.name, shelf.about);
+        out.push_str(&row("kind", "what it does", "`target`", "`expect`"));
+        out.push_str(&row("---", "---", "---", "---"));
+        for entry in shelf.entries {
+            let cell = |text: &str| text.replace('|', "\\|");
+            let target = if entry.target.is_empty() { "none" } else { entry.target };
+            let mut names: Vec<String> = entry.observes.iter().map(|o| format!("`{}`", o.name)).collect();
+            names.extend(entry.open_names.map(str::to_owned));
+            let kind = format!("`{}`", entry.kind);
+            out.push_str(&row(&kind, &cell(entry.about), &cell(target), &cell(&names.join(", "))));
         }
-        tables.push(out);
-    }
-    tables.join("\n")
+        out
+    });
+    tables.collect::<Vec<_>>().join("\n")
 }
 
-/// The tables as JSON: all that `explain` knows, of all kinds.
+/// The tables as JSON: all that `explain` knows, of all kinds of all shelves.
 pub fn kinds_as_json() -> Value {
-    let checks: Vec<Value> = checks::ALL
-        .iter()
-        .map(|kind| {
-            let observes: Vec<Value> = kind
-                .observes
-                .iter()
-                .map(|o| json!({"name": o.name, "unit": unit_word(o.unit), "about": o.about}))
-                .collect();
-            let presumes: Vec<Value> =
-                kind.presumes.iter().map(|p| json!({"name": p.name, "is": p.is})).collect();
-            json!({
-                "name": kind.name,
-                "about": kind.about,
-                "target": (!kind.target.is_empty()).then_some(kind.target),
-                "observes": observes,
-                "presumes": presumes,
-                "open_names": kind.open_names,
-                "settings": settings(kind),
-                "example": kind.example,
-            })
-        })
-        .collect();
-    json!({ "checks": checks })
+    let shelves = shelves().into_iter().map(|shelf| {
+        let entries: Vec<Value> = shelf.entries.iter().map(entry_as_json).collect();
+        (shelf.name.to_owned(), Value::Array(entries))
+    });
+    Value::Object(shelves.collect())
 }
 
-fn settings(kind: &Kind) -> Value {
-    (kind.settings)(&mut schemars::SchemaGenerator::default()).to_value()
+fn entry_as_json(entry: &Entry) -> Value {
+    let observes: Vec<Value> = entry
+        .observes
+        .iter()
+        .map(|o| json!({"name": o.name, "unit": unit_word(o.unit), "about": o.about}))
+        .collect();
+    let presumes: Vec<Value> =
+        entry.presumes.iter().map(|(name, is)| json!({"name": name, "is": is})).collect();
+    json!({
+        "name": entry.kind,
+        "about": entry.about,
+        "target": (!entry.target.is_empty()).then_some(entry.target),
+        "observes": observes,
+        "presumes": presumes,
+        "open_names": entry.open_names,
+        "settings": entry.settings,
+        "example": entry.example,
+    })
 }
 
 /// One kind: what it does, its target, settings, names, and an example.
 ///
 /// Errors (2): unknown; names the nearest and lists all.
 pub fn explain(name: &str) -> Result<String, Fault> {
-    let kind = checks::kind(name).map_err(|problem| {
+    let shelves = shelves();
+    // A plan names no outputs and no metric sources, so there is nothing to explain about them.
+    let found: Vec<(&Shelf, &Entry)> = shelves
+        .iter()
+        .flat_map(|shelf| shelf.entries.iter().map(move |entry| (shelf, entry)))
+        .filter(|(_, entry)| !entry.example.is_empty())
+        .collect();
+    let explained: Vec<String> = found
+        .iter()
+        .filter(|(_, entry)| entry.kind == name)
+        .map(|(shelf, entry)| page(shelf, entry))
+        .collect();
+    if explained.is_empty() {
+        let problem = yaml::unknown("kind", name, found.iter().map(|(_, entry)| entry.kind));
         let mut fault = Fault::usage(problem.message);
         fault.help = problem.help;
-        fault
-    })?;
-    let mut out = format!("{}: {}\n", kind.name, kind.about);
-    let target = if kind.target.is_empty() { "none" } else { kind.target };
+        return Err(fault);
+    }
+    Ok(explained.join("\n"))
+}
+
+fn page(shelf: &Shelf, entry: &Entry) -> String {
+    let mut out = format!("{} ({}): {}\n", entry.kind, shelf.name, entry.about);
+    let target = if entry.target.is_empty() { "none" } else { entry.target };
     let _ = writeln!(out, "\ntarget: {target}");
-    section(&mut out, "with:", &settings_rows(&settings(kind)), "nothing");
-    let mut names: Vec<(String, String)> = kind
-        .observes
-        .iter()
-        .map(|o| (o.name.to_owned(), format!("{} ({})", o.about, unit_word(o.unit))))
-        .collect();
-    names.extend(kind.open_names.map(|open| ("…".to_owned(), open.to_owned())));
-    section(&mut out, "expect:", &names, "nothing");
-    let presumed: Vec<(String, String)> =
-        kind.presumes.iter().map(|p| (p.name.to_owned(), p.is.to_owned())).collect();
-    section(
-        &mut out,
-        "expected where the plan says nothing about it:",
-        &presumed,
-        "nothing: a check of this kind needs an `expect`",
-    );
-    let _ = write!(out, "\nexample:\n{}", indent(kind.example));
-    Ok(out)
+    section(&mut out, "with:", &settings_rows(&entry.settings), "nothing");
+    if shelf.name == "checks" {
+        let mut names: Vec<(String, String)> = entry
+            .observes
+            .iter()
+            .map(|o| (o.name.to_owned(), format!("{} ({})", o.about, unit_word(o.unit))))
+            .collect();
+        names.extend(entry.open_names.map(|open| ("…".to_owned(), open.to_owned())));
+        section(&mut out, "expect:", &names, "nothing");
+        let presumed: Vec<(String, String)> =
+            entry.presumes.iter().map(|(name, is)| ((*name).to_owned(), (*is).to_owned())).collect();
+        section(
+            &mut out,
+            "expected where the plan says nothing about it:",
+            &presumed,
+            "nothing: a check of this kind needs an `expect`",
+        );
+    }
+    let _ = write!(out, "\nexample:\n{}", indent(entry.example));
+    out
 }
 
 fn section(out: &mut String, title: &str, rows: &[(String, String)], none: &str) {
@@ -200,16 +260,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_can_be_explained() {
-        for kind in checks::ALL {
-            let text = explain(kind.name).unwrap();
-            for part in ["target:", "with:", "expect:", "example:"] {
-                assert!(text.contains(part), "{}: no {part}", kind.name);
-            }
-            for observable in kind.observes {
-                assert!(text.contains(observable.about), "{}", observable.name);
+    fn every_kind_that_a_plan_names_can_be_explained() {
+        for shelf in shelves() {
+            for entry in shelf.entries.iter().filter(|e| !e.example.is_empty()) {
+                let text = explain(entry.kind).unwrap();
+                for part in ["target:", "with:", "example:"] {
+                    assert!(text.contains(part), "{}: no {part}", entry.kind);
+                }
+                for observable in entry.observes {
+                    assert!(text.contains(observable.about), "{}", observable.name);
+                }
             }
         }
+        // A word that two shelves use is explained for both.
+        assert!(explain("postgres").unwrap().contains("postgres (checks)"));
+        assert!(explain("postgres").unwrap().contains("postgres (sources)"));
     }
 
     #[test]
@@ -220,11 +285,17 @@ mod tests {
     }
 
     #[test]
-    fn the_markdown_table_has_a_row_for_every_kind_and_whole_cells() {
+    fn the_markdown_tables_have_a_row_for_every_kind_and_whole_cells() {
         let text = kinds_as_markdown();
-        for kind in checks::ALL {
-            let row = text.lines().find(|line| line.starts_with(&format!("| `{}` |", kind.name))).unwrap();
-            assert_eq!(row.replace("\\|", "").matches('|').count(), 5, "{row}");
+        for shelf in shelves() {
+            let table = text.split("### ").find(|part| part.starts_with(shelf.name)).unwrap();
+            let bars = |line: &str| line.replace("\\|", "").matches('|').count();
+            let head = table.lines().find(|line| line.starts_with('|')).unwrap();
+            for entry in &shelf.entries {
+                let row =
+                    table.lines().find(|line| line.starts_with(&format!("| `{}` |", entry.kind))).unwrap();
+                assert_eq!(bars(row), bars(head), "{row}");
+            }
         }
     }
 }

@@ -5,14 +5,23 @@ use serde_json::{Value, json};
 
 use crate::checks::{self, Kind};
 use crate::plan::Plan;
+use crate::{routers, sources};
 
 /// The JSON Schema (2020-12) of `release.yaml`, for editors and for `check-jsonschema`.
 ///
 /// `with`, `target` and the names in `expect` of each check depend on its `kind`.
 pub fn plan_schema() -> Value {
     let mut generator = SchemaSettings::draft2020_12().into_generator();
-    let kinds: Vec<Value> =
+    let checks: Vec<Value> =
         checks::ALL.iter().map(|kind| rule(kind, (kind.settings)(&mut generator).to_value())).collect();
+    let sources: Vec<Value> = sources::ALL
+        .iter()
+        .map(|kind| when(kind.name, with((kind.settings)(&mut generator).to_value())))
+        .collect();
+    let routers: Vec<Value> = routers::ALL
+        .iter()
+        .map(|kind| when(kind.name, with((kind.settings)(&mut generator).to_value())))
+        .collect();
     let mut schema = generator.into_root_schema_for::<Plan>().to_value();
     if let Some(root) = schema.as_object_mut() {
         root.insert("title".into(), json!("Trapkey plan"));
@@ -22,25 +31,42 @@ pub fn plan_schema() -> Value {
     if let Some(version) = schema.pointer_mut("/properties/version") {
         *version = json!({ "const": 1, "description": "The version of this format." });
     }
-    if let Some(check) = schema.pointer_mut("/$defs/CheckSpec").and_then(Value::as_object_mut) {
-        check.insert("allOf".into(), Value::Array(kinds));
-    }
-    let names: Vec<&str> = checks::ALL.iter().map(|kind| kind.name).collect();
-    if let Some(kind) = schema.pointer_mut("/$defs/CheckSpec/properties/kind").and_then(Value::as_object_mut)
-    {
-        kind.insert("enum".into(), json!(names));
-    }
+    choose(&mut schema, "CheckSpec", checks::ALL.iter().map(|k| k.name).collect(), checks);
+    choose(&mut schema, "SourceSpec", sources::ALL.iter().map(|k| k.name).collect(), sources);
+    choose(&mut schema, "RouterSpec", routers::ALL.iter().map(|k| k.name).collect(), routers);
     schema
 }
 
-fn rule(kind: &Kind, mut settings: Value) -> Value {
+/// Lets `kind` be one of some names, and the rules decide what else may stand beside it.
+fn choose(schema: &mut Value, definition: &str, names: Vec<&str>, rules: Vec<Value>) {
+    let Some(spec) = schema.pointer_mut(&format!("/$defs/{definition}")) else { return };
+    if let Some(object) = spec.as_object_mut() {
+        object.insert("allOf".into(), Value::Array(rules));
+    }
+    if let Some(kind) = spec.pointer_mut("/properties/kind").and_then(Value::as_object_mut) {
+        kind.insert("enum".into(), json!(names));
+    }
+}
+
+/// The settings of a kind below `with`.
+fn with(mut settings: Value) -> Value {
     // The reader takes an empty `with:` for an absent one.
-    if let Some(object) = settings.as_object_mut() {
+    if let Some(object) = settings.as_object_mut().filter(|object| object.contains_key("properties")) {
         object.insert("type".into(), json!(["object", "null"]));
+    }
+    if let Some(object) = settings.as_object_mut() {
         object.remove("$schema");
         object.remove("title");
     }
-    let mut then = json!({ "properties": { "with": settings } });
+    json!({ "properties": { "with": settings } })
+}
+
+fn when(kind: &str, then: Value) -> Value {
+    json!({ "if": { "properties": { "kind": { "const": kind } }, "required": ["kind"] }, "then": then })
+}
+
+fn rule(kind: &Kind, settings: Value) -> Value {
+    let mut then = with(settings);
     if kind.target.is_empty() {
         then["properties"]["target"] = json!(false);
     } else {
@@ -55,10 +81,7 @@ fn rule(kind: &Kind, mut settings: Value) -> Value {
         required.extend((!kind.target.is_empty()).then_some("target"));
         then["required"] = json!(required);
     }
-    json!({
-        "if": { "properties": { "kind": { "const": kind.name } }, "required": ["kind"] },
-        "then": then,
-    })
+    when(kind.name, then)
 }
 
 #[cfg(test)]

@@ -113,11 +113,13 @@ impl<'a> Driver<'a> {
     pub(super) fn drive(&mut self) -> Result<(), Fault> {
         loop {
             if let Some(asked) = self.folder.asked(Ask::Abort, self.record.promotion.epoch)
-                && !going_back(&self.record.state) && !self.record.state.finished() {
-                    let why = asked.why.map(|w| format!(": {w}")).unwrap_or_default();
-                    let reason = format!("called off by {}{why}", asked.who);
-                    self.apply(&Event::Aborted { reason })?;
-                }
+                && !going_back(&self.record.state)
+                && !self.record.state.finished()
+            {
+                let why = asked.why.map(|w| format!(": {w}")).unwrap_or_default();
+                let reason = format!("called off by {}{why}", asked.who);
+                self.apply(&Event::Aborted { reason })?;
+            }
             let Some(action) = self.record.state.action(&self.record.course) else { return Ok(()) };
             // On the way back nothing stops half way.
             if signal::stop_asked() && !going_back(&self.record.state) {
@@ -545,23 +547,25 @@ fn note(record: &mut Record, before: &State, event: &Event, now: Timestamp) {
         _ => {}
     }
     if let (State::Shifting { step }, Event::Shifted { .. }) = (before, event)
-        && let Some(record) = promotion.steps.get_mut(*step) {
-            record.began_at = Some(now);
-            if !matches!(after, State::Baking { .. }) {
-                record.ended_at = Some(now);
-                record.verdict = Some(Verdict::Pass);
-            }
-        }
-    if let (State::Baking { step, .. }, false) = (before, *before == after)
-        && let Some(record) = promotion.steps.get_mut(*step) {
+        && let Some(record) = promotion.steps.get_mut(*step)
+    {
+        record.began_at = Some(now);
+        if !matches!(after, State::Baking { .. }) {
             record.ended_at = Some(now);
-            let looked = promotion.judgements.iter().rev().find(|j| j.step == step + 1).map(|j| j.verdict);
-            record.verdict = Some(match event {
-                Event::Looked { .. } => looked.unwrap_or(Verdict::NoData),
-                Event::ShiftFailed { .. } => Verdict::Error,
-                _ => Verdict::Skipped,
-            });
+            record.verdict = Some(Verdict::Pass);
         }
+    }
+    if let (State::Baking { step, .. }, false) = (before, *before == after)
+        && let Some(record) = promotion.steps.get_mut(*step)
+    {
+        record.ended_at = Some(now);
+        let looked = promotion.judgements.iter().rev().find(|j| j.step == step + 1).map(|j| j.verdict);
+        record.verdict = Some(match event {
+            Event::Looked { .. } => looked.unwrap_or(Verdict::NoData),
+            Event::ShiftFailed { .. } => Verdict::Error,
+            _ => Verdict::Skipped,
+        });
+    }
     if matches!(after, State::CheckingBlue { .. }) && promotion.rollback.is_none() {
         promotion.rollback =
             Some(RollbackRecord { decided_at: now, read_back_at: None, drained_at: None, took_ms: None });
