@@ -36,7 +36,14 @@ pub struct Shared {
     #[arg(long, global = true, env = "TRAPKEY_STATE", value_name = "FOLDER")]
     pub state: Option<PathBuf>,
     /// A variable of the plan; may be given several times
-    #[arg(long, global = true, env = "TRAPKEY_SET", value_name = "KEY=VALUE", value_delimiter = ';')]
+    #[arg(
+        long,
+        global = true,
+        env = "TRAPKEY_SET",
+        hide_env_values = true,
+        value_name = "KEY=VALUE",
+        value_delimiter = ';'
+    )]
     pub set: Vec<String>,
     /// Write the document to stdout
     #[arg(long, global = true, env = "TRAPKEY_JSON")]

@@ -90,6 +90,8 @@ enum Compare {
     In,
 }
 
+type MakeCompare = fn() -> Compare;
+
 /// One line of `expect`: `200`, `<= 100ms`, `~ ^ok`, `in 200, 204`.
 #[derive(Clone, Debug)]
 pub struct Expectation {
@@ -494,7 +496,7 @@ impl Expectation {
     /// Reads `<= 100ms`, `~ ^ok`, `in 200, 204`, `!= 0`, or a bare value (equals).
     pub fn parse(text: &str) -> Result<Self, String> {
         let trimmed = text.trim();
-        let operators: [(&str, fn() -> Compare); 7] = [
+        let operators: [(&str, MakeCompare); 7] = [
             ("<=", || Compare::LessOrEqual),
             (">=", || Compare::GreaterOrEqual),
             ("!=", || Compare::NotEqual),

@@ -278,7 +278,7 @@ impl Builder {
             Some(Content::Sequence(items)) => items.push(node),
             Some(Content::Mapping(entries, waiting)) => {
                 if let Some(key) = waiting.take() {
-                    entries.push((key, node))
+                    entries.push((key, node));
                 } else {
                     let name = key_text(&node)?;
                     if name == "<<" {
@@ -572,7 +572,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
         match &self.node.value {
             Value::Mapping(entries) => {
-                let walk = Entries { entries: entries.iter(), value: None, variables: self.variables };
+                let walk = Entries { rest: entries.iter(), value: None, variables: self.variables };
                 visitor.visit_map(walk).map_err(|e| e.or_at(self.node.place))
             }
             _ => Err(self.wrong("a block of keys")),
@@ -587,7 +587,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     ) -> Result<V::Value, Problem> {
         // `promote:` with nothing below it is a block whose keys are all missing.
         if self.node.is_null() {
-            let empty = Entries { entries: [].iter(), value: None, variables: self.variables };
+            let empty = Entries { rest: [].iter(), value: None, variables: self.variables };
             return visitor.visit_map(empty).map_err(|e| e.or_at(self.node.place));
         }
         self.deserialize_map(visitor)
@@ -630,7 +630,7 @@ impl<'de> de::SeqAccess<'de> for Items<'_> {
 }
 
 struct Entries<'a> {
-    entries: std::slice::Iter<'a, (Node, Node)>,
+    rest: std::slice::Iter<'a, (Node, Node)>,
     value: Option<&'a Node>,
     variables: &'a dyn Variables,
 }
@@ -639,7 +639,7 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
     type Error = Problem;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Problem> {
-        let Some((key, value)) = self.entries.next() else { return Ok(None) };
+        let Some((key, value)) = self.rest.next() else { return Ok(None) };
         self.value = Some(value);
         let reader = Reader { node: key, variables: self.variables };
         seed.deserialize(reader).map(Some).map_err(|e| e.or_at(key.place))
@@ -661,6 +661,7 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "some fields are only there to be refused")]
     struct Sample {
         version: String,
         #[serde(default)]

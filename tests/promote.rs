@@ -17,7 +17,7 @@ mod crashes;
 mod routers;
 
 /// Two sides behind a router, a plan, and a folder for all of it.
-pub struct Stage {
+pub(crate) struct Stage {
     pub folder: tempfile::TempDir,
     pub blue: Side,
     pub green: Side,
@@ -25,7 +25,7 @@ pub struct Stage {
 }
 
 /// A plan with short bakes; `more` goes into its promote section.
-pub fn plan(router: &str, blue: &Side, green: &Side, steps: &str, more: &str) -> String {
+pub(crate) fn plan(router: &str, blue: &Side, green: &Side, steps: &str, more: &str) -> String {
     format!(
         "version: 1\nservice: shop\nenvironments: {{production: {{}}}}\nrelease: {{version: \"${{VERSION:-1.1}}\"}}\n\
          promote:\n  router: {router}\n  sides:\n    blue: {{url: \"{}\"}}\n    green: {{url: \"{}\"}}\n  \
@@ -36,14 +36,14 @@ pub fn plan(router: &str, blue: &Side, green: &Side, steps: &str, more: &str) ->
     )
 }
 
-pub const SHORT: &str = "[{weight: 10%, bake: 500ms}, {weight: 50%, bake: 500ms}, {weight: 100%}]";
+pub(crate) const SHORT: &str = "[{weight: 10%, bake: 500ms}, {weight: 50%, bake: 500ms}, {weight: 100%}]";
 
 impl Stage {
-    pub fn new(steps: &str, more: &str) -> Self {
+    pub(crate) fn new(steps: &str, more: &str) -> Self {
         Self::with_backend(steps, more, "")
     }
 
-    pub fn with_backend(steps: &str, more: &str, backend: &str) -> Self {
+    pub(crate) fn with_backend(steps: &str, more: &str, backend: &str) -> Self {
         let folder = folder();
         let (blue, green) = (Side::start("1.0"), Side::start("1.1"));
         let haproxy = Haproxy::start(folder.path(), blue.port, green.port, backend);
@@ -52,7 +52,7 @@ impl Stage {
         stage
     }
 
-    pub fn write(&self, steps: &str, more: &str) {
+    pub(crate) fn write(&self, steps: &str, more: &str) {
         let router = format!(
             "{{kind: haproxy, target: haproxy.sock, entry: \"{}\", with: {{backend: shop, blue: blue, green: green}}}}",
             self.haproxy.url()
@@ -61,15 +61,15 @@ impl Stage {
         std::fs::write(self.path().join("release.yaml"), text).unwrap();
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    pub fn promote(&self, arguments: &[&str]) -> Ended {
+    pub(crate) fn promote(&self, arguments: &[&str]) -> Ended {
         call("promote", self.path(), arguments)
     }
 
-    pub fn spawn(&self, arguments: &[&str]) -> Child {
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Child {
         tool("promote", self.path())
             .args(arguments)
             .stdin(Stdio::null())
@@ -79,34 +79,34 @@ impl Stage {
             .unwrap()
     }
 
-    pub fn document(&self) -> Value {
+    pub(crate) fn document(&self) -> Value {
         json(&self.path().join("evidence/promote.json"))
     }
 
-    pub fn promotion(&self) -> Value {
+    pub(crate) fn promotion(&self) -> Value {
         self.document()["promotion"].clone()
     }
 
     /// Every line of the journal.
-    pub fn journal(&self) -> Vec<Value> {
+    pub(crate) fn journal(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.path().join(".trapkey/production/journal.jsonl")).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Waits until the state on disk is in that phase.
-    pub fn wait_for_phase(&self, phase: &str) {
+    pub(crate) fn wait_for_phase(&self, phase: &str) {
         wait_until(phase, || self.phase() == phase);
     }
 
     /// The phase of the state on disk; empty when there is none.
-    pub fn phase(&self) -> String {
+    pub(crate) fn phase(&self) -> String {
         let bytes = std::fs::read(self.path().join(".trapkey/production/state.json")).unwrap_or_default();
         let state: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         state["record"]["state"]["phase"].as_str().unwrap_or_default().to_owned()
     }
 
     /// Everything is on blue, and nobody can reach green, not even with a cookie.
-    pub fn assert_all_blue(&self) {
+    pub(crate) fn assert_all_blue(&self) {
         let (weight, admin) = self.haproxy.server("blue");
         assert!(weight > 0 && admin == 0, "blue: weight {weight}, admin {admin}");
         let (weight, admin) = self.haproxy.server("green");
@@ -114,7 +114,7 @@ impl Stage {
     }
 
     /// Everything is on green.
-    pub fn assert_all_green(&self) {
+    pub(crate) fn assert_all_green(&self) {
         let (weight, admin) = self.haproxy.server("green");
         assert!(weight > 0 && admin == 0, "green: weight {weight}, admin {admin}");
         assert_eq!(self.haproxy.server("blue").0, 0);

@@ -9,7 +9,11 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 /// A client with its pool of connections.
 #[derive(Clone, Debug)]
 pub struct Client {
-    agent: Agent,
+    timeout: Duration,
+    redirects: u32,
+    plain: Agent,
+    /// Made with the first `https` URL: reading the system's certificates takes milliseconds.
+    secure: OnceLock<Agent>,
 }
 
 /// A request.
@@ -54,17 +58,18 @@ pub struct NoAnswer {
 impl Client {
     /// A client whose requests end after `timeout`; follows up to `redirects` redirects.
     pub fn new(timeout: Duration, redirects: u32) -> Self {
-        let tls = TlsConfig::builder().root_certs(roots()).build();
-        let config = Agent::config_builder()
-            .timeout_global(Some(timeout))
-            .http_status_as_error(false)
-            .max_redirects(redirects)
-            .max_redirects_will_error(false)
-            .max_idle_connections_per_host(64)
-            .user_agent(concat!("trapkey/", env!("CARGO_PKG_VERSION")))
-            .tls_config(tls)
-            .build();
-        Self { agent: config.new_agent() }
+        let plain = agent(timeout, redirects, TlsConfig::default());
+        Self { timeout, redirects, plain, secure: OnceLock::new() }
+    }
+
+    fn agent(&self, url: &str) -> &Agent {
+        // A plain request may be redirected to a secure one.
+        let secure = url.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"));
+        if self.redirects == 0 && !secure {
+            return &self.plain;
+        }
+        let tls = || TlsConfig::builder().root_certs(roots()).build();
+        self.secure.get_or_init(|| agent(self.timeout, self.redirects, tls()))
     }
 
     /// Sends a request and reads the answer.
@@ -85,8 +90,10 @@ impl Client {
             builder = builder.header(name, value);
         }
         let response = match &request.body {
-            Some(body) => self.agent.run(builder.body(body.as_slice()).map_err(|e| refused(&e))?),
-            None => self.agent.run(builder.body(()).map_err(|e| refused(&e))?),
+            Some(body) => {
+                self.agent(&request.url).run(builder.body(body.as_slice()).map_err(|e| refused(&e))?)
+            }
+            None => self.agent(&request.url).run(builder.body(()).map_err(|e| refused(&e))?),
         };
         let mut response = response.map_err(|e| failed(&e))?;
         let status = response.status().as_u16();
@@ -129,6 +136,19 @@ impl Answer {
     pub fn good(&self) -> bool {
         (200..400).contains(&self.status)
     }
+}
+
+fn agent(timeout: Duration, redirects: u32, tls: TlsConfig) -> Agent {
+    Agent::config_builder()
+        .timeout_global(Some(timeout))
+        .http_status_as_error(false)
+        .max_redirects(redirects)
+        .max_redirects_will_error(false)
+        .max_idle_connections_per_host(64)
+        .user_agent(concat!("trapkey/", env!("CARGO_PKG_VERSION")))
+        .tls_config(tls)
+        .build()
+        .new_agent()
 }
 
 /// The certificates that the system trusts (`SSL_CERT_FILE` is honoured), read once.

@@ -43,6 +43,9 @@ pub struct Ran {
     pub took: Duration,
 }
 
+/// How long the output of a command that has ended may still be on its way.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 impl Order {
     /// A command in a folder, with 60 s and 64 KiB.
     pub fn new(argv: Vec<String>, folder: &Path) -> Self {
@@ -98,6 +101,14 @@ impl Order {
                 result
             });
             let ran = self.finish(child, |_| (Vec::new(), false))?;
+            // A child in the background may hold the output open for ever: it is ended, not waited for.
+            let until = Instant::now() + LAST_WORDS;
+            while !copied.is_finished() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if !copied.is_finished() {
+                end_group(pid);
+            }
             let bytes =
                 copied.join().map_err(|_| io::Error::other("the reader of the command's output broke"))??;
             Ok((ran, bytes))
@@ -144,8 +155,7 @@ impl Order {
         };
         let took = started.elapsed();
         // A grandchild may hold the pipes open for ever; what it says then is not waited for.
-        let grace =
-            if timed_out || interrupted { Duration::from_millis(200) } else { Duration::from_secs(2) };
+        let grace = if timed_out || interrupted { Duration::from_millis(200) } else { LAST_WORDS };
         let (stdout, cut) = stdout(grace);
         let (stderr, _) = gathered(&stderr, grace);
         let exit = if timed_out || interrupted { None } else { status.code() };
@@ -252,6 +262,10 @@ mod tests {
         let mut all = Vec::new();
         let (ran, bytes) = order("printf abc").stream(&mut all).unwrap();
         assert_eq!((ran.exit, bytes, all.as_slice()), (Some(0), 3, b"abc".as_slice()));
+        let started = Instant::now();
+        let (ran, _) = order("sleep 60 & printf abc").stream(&mut Vec::new()).unwrap();
+        assert_eq!(ran.exit, Some(0));
+        assert!(started.elapsed() < Duration::from_secs(30), "a child in the background is not waited for");
         let error = order("yes").stream(&mut Full).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }

@@ -307,6 +307,7 @@ impl Sample {
         self.write(head, PromoteBody { promotion: Some(promotion) }, &["preflight.json", "snapshot.json"]);
     }
 
+    #[expect(clippy::too_many_lines, reason = "one sample, told from beginning to end")]
     fn promotion(&self, end: End) -> Promotion {
         // In hours for the long ones; the bad release is noticed within seconds.
         let (scale, bad) = if end == End::RolledBack { (1.0, true) } else { (3600.0, false) };
@@ -468,16 +469,17 @@ impl Sample {
             mean: Some(p95 * 0.6),
             max: Some(p95 * 1.6),
         };
-        let blue = side(wave(step).mul_add(9.0, 84.0), u64::from(step % 9 == 0 && !bad && every > 60.0));
+        let blue =
+            side(wave(step).mul_add(9.0, 84.0), u64::from(step.is_multiple_of(9) && !bad && every > 60.0));
         let green = if bad {
             side(wave(step).mul_add(70.0, 390.0), 1 + step % 2)
         } else {
-            side(wave(step + 3).mul_add(8.0, 79.0), u64::from(step % 7 == 0))
+            side(wave(step + 3).mul_add(8.0, 79.0), u64::from(step.is_multiple_of(7)))
         };
         Interval {
             at: self.at(at),
             weight,
-            observed: Some(wave(step).mul_add(0.006, weight).max(0.0).min(1.0)),
+            observed: Some(wave(step).mul_add(0.006, weight).clamp(0.0, 1.0)),
             source: "probe".into(),
             blue,
             green,

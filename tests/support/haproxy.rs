@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use super::{free_port, wait_until};
 
 /// A running HAProxy; it stops with the test.
-pub struct Haproxy {
+pub(crate) struct Haproxy {
     pub port: u16,
     pub socket: PathBuf,
     config: PathBuf,
@@ -15,7 +15,7 @@ pub struct Haproxy {
 
 impl Haproxy {
     /// Starts one in front of two sides, all traffic on blue. `more` are further lines of the backend.
-    pub fn start(folder: &Path, blue: u16, green: u16, more: &str) -> Self {
+    pub(crate) fn start(folder: &Path, blue: u16, green: u16, more: &str) -> Self {
         let port = free_port();
         let socket = folder.join("haproxy.sock");
         let config = folder.join("haproxy.cfg");
@@ -54,12 +54,12 @@ impl Haproxy {
     }
 
     /// Where users' requests enter.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
     /// Asks the runtime API.
-    pub fn ask(&self, command: &str) -> String {
+    pub(crate) fn ask(&self, command: &str) -> String {
         use std::io::{Read, Write};
         let mut stream = std::os::unix::net::UnixStream::connect(&self.socket).unwrap();
         stream.write_all(format!("{command}\n").as_bytes()).unwrap();
@@ -69,7 +69,7 @@ impl Haproxy {
     }
 
     /// Weight and admin state of a server, as HAProxy has them now.
-    pub fn server(&self, name: &str) -> (u32, u32) {
+    pub(crate) fn server(&self, name: &str) -> (u32, u32) {
         let reply = self.ask("show servers state shop");
         let line = reply.lines().find(|l| l.split(' ').nth(3) == Some(name)).unwrap();
         let words: Vec<&str> = line.split(' ').collect();
@@ -77,7 +77,7 @@ impl Haproxy {
     }
 
     /// Ends it and starts it again: runtime weights are lost, as after a careless restart.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
         self.process = Self::spawn(&self.config);
@@ -85,7 +85,7 @@ impl Haproxy {
     }
 
     /// Ends it.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -3,23 +3,23 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-pub mod haproxy;
-pub mod nginx;
-pub mod postgres;
-pub mod side;
+pub(crate) mod haproxy;
+pub(crate) mod nginx;
+pub(crate) mod postgres;
+pub(crate) mod side;
 
 /// A folder that goes away with the test.
-pub fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("trapkey-test-").tempdir().unwrap()
 }
 
 /// A loopback port that was free a moment ago.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The path of one of the five binaries.
-pub fn binary(tool: &str) -> PathBuf {
+pub(crate) fn binary(tool: &str) -> PathBuf {
     PathBuf::from(match tool {
         "preflight" => env!("CARGO_BIN_EXE_preflight"),
         "snapshot" => env!("CARGO_BIN_EXE_snapshot"),
@@ -31,7 +31,7 @@ pub fn binary(tool: &str) -> PathBuf {
 }
 
 /// One of the five binaries in a folder, without the variables of the CI around us.
-pub fn tool(name: &str, folder: &Path) -> Command {
+pub(crate) fn tool(name: &str, folder: &Path) -> Command {
     let mut command = Command::new(binary(name));
     command.current_dir(folder).env_clear();
     for keep in ["PATH", "HOME", "LANG", "TMPDIR", "USER"] {
@@ -44,14 +44,14 @@ pub fn tool(name: &str, folder: &Path) -> Command {
 
 /// How a binary ended.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
 }
 
 /// Runs a command to its end.
-pub fn run(command: &mut Command) -> Ended {
+pub(crate) fn run(command: &mut Command) -> Ended {
     let Output { status, stdout, stderr } = command.output().unwrap();
     Ended {
         code: status.code().unwrap_or(-1),
@@ -61,18 +61,18 @@ pub fn run(command: &mut Command) -> Ended {
 }
 
 /// Runs a binary with some arguments in a folder.
-pub fn call(name: &str, folder: &Path, arguments: &[&str]) -> Ended {
+pub(crate) fn call(name: &str, folder: &Path, arguments: &[&str]) -> Ended {
     run(tool(name, folder).args(arguments))
 }
 
 /// Reads a JSON file of a folder.
-pub fn json(path: &Path) -> serde_json::Value {
+pub(crate) fn json(path: &Path) -> serde_json::Value {
     let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_slice(&bytes).unwrap()
 }
 
 /// Waits until something is true, at most ten seconds.
-pub fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
     let started = std::time::Instant::now();
     while !ready() {
         assert!(started.elapsed().as_secs() < 10, "waited ten seconds for {what}");

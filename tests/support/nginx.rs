@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use super::{free_port, wait_until};
 
 /// A running nginx; it stops with the test.
-pub struct Nginx {
+pub(crate) struct Nginx {
     pub port: u16,
     pub include: PathBuf,
     pub config: PathBuf,
@@ -15,7 +15,7 @@ pub struct Nginx {
 
 impl Nginx {
     /// Starts one with an include file that gives blue everything.
-    pub fn start(folder: &Path, blue: u16, green: u16) -> Self {
+    pub(crate) fn start(folder: &Path, blue: u16, green: u16) -> Self {
         let port = free_port();
         let include = folder.join("split.conf");
         let config = folder.join("nginx.conf");
@@ -51,12 +51,12 @@ impl Nginx {
     }
 
     /// Where users' requests enter.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
     /// The `router:` block of a plan for it.
-    pub fn router(&self, blue: u16, green: u16) -> String {
+    pub(crate) fn router(&self, blue: u16, green: u16) -> String {
         let (config, port) = (self.config.display(), self.port);
         format!(
             "{{kind: nginx, target: {}, entry: \"{}\", with: {{upstream: shop, blue: \"127.0.0.1:{blue}\", green: \"127.0.0.1:{green}\", \
@@ -67,7 +67,7 @@ impl Nginx {
     }
 
     /// What lies in the include file.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         std::fs::read_to_string(&self.include).unwrap()
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, Weak};
 use super::{folder, free_port, wait_until};
 
 /// A running server; the last holder ends it and removes its folder.
-pub struct Postgres {
+pub(crate) struct Postgres {
     pub port: u16,
     server: Child,
     _folder: tempfile::TempDir,
@@ -16,11 +16,11 @@ pub struct Postgres {
 static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
 
 /// The password of the test server's superuser `shop`.
-pub const PASSWORD: &str = "s3cret-of-the-test";
+pub(crate) const PASSWORD: &str = "s3cret-of-the-test";
 
 impl Postgres {
     /// The server that other tests use as well; make a database of your own in it.
-    pub fn shared() -> Arc<Self> {
+    pub(crate) fn shared() -> Arc<Self> {
         let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(running) = shared.upgrade() {
             return running;
@@ -67,19 +67,19 @@ impl Postgres {
     }
 
     /// The URL of a database in it.
-    pub fn url(&self, database: &str) -> String {
+    pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://shop:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
     }
 
     /// A new, empty database; gives its URL.
-    pub fn database(&self, name: &str) -> String {
+    pub(crate) fn database(&self, name: &str) -> String {
         let mut client = ::postgres::Client::connect(&self.url("postgres"), ::postgres::NoTls).unwrap();
         client.batch_execute(&format!("CREATE DATABASE \"{name}\"")).unwrap();
         self.url(name)
     }
 
     /// Runs SQL in a database of this server.
-    pub fn execute(url: &str, sql: &str) {
+    pub(crate) fn execute(url: &str, sql: &str) {
         ::postgres::Client::connect(url, ::postgres::NoTls).unwrap().batch_execute(sql).unwrap();
     }
 }
@@ -123,7 +123,7 @@ fn unprivileged(program: &Path) -> Command {
 }
 
 /// A server program; Debian keeps them outside PATH.
-pub fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let mut found: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()

@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A running side; it stops with the test.
-pub struct Side {
+pub(crate) struct Side {
     pub port: u16,
     pub answers: Arc<Answers>,
 }
 
 /// What a side answers; may be changed while it runs.
 #[derive(Default)]
-pub struct Answers {
+pub(crate) struct Answers {
     /// Every so many requests one fails with 500; 0 for none.
     pub fail_every: AtomicU32,
     /// How long an answer takes, in ms.
@@ -28,7 +28,7 @@ pub struct Answers {
 
 impl Side {
     /// Starts a side that names `version` in `x-release`.
-    pub fn start(version: &str) -> Self {
+    pub(crate) fn start(version: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let answers = Arc::new(Answers { health: AtomicU16::new(200), ..Answers::default() });
@@ -46,12 +46,12 @@ impl Side {
     }
 
     /// Its own address.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
     /// Requests so far, health left out.
-    pub fn served(&self) -> u64 {
+    pub(crate) fn served(&self) -> u64 {
         self.answers.served.load(Ordering::SeqCst)
     }
 }
@@ -99,5 +99,5 @@ fn serve(stream: &TcpStream, answers: &Answers, version: &str) {
 fn status(answers: &Answers) -> u16 {
     let number = answers.served.fetch_add(1, Ordering::SeqCst) + 1;
     let every = u64::from(answers.fail_every.load(Ordering::SeqCst));
-    if every > 0 && number % every == 0 { 500 } else { 200 }
+    if every > 0 && number.is_multiple_of(every) { 500 } else { 200 }
 }

@@ -16,11 +16,11 @@ pub fn plan_schema() -> Value {
         checks::ALL.iter().map(|kind| rule(kind, (kind.settings)(&mut generator).to_value())).collect();
     let sources: Vec<Value> = sources::ALL
         .iter()
-        .map(|kind| when(kind.name, with((kind.settings)(&mut generator).to_value())))
+        .map(|kind| when(kind.name, &with((kind.settings)(&mut generator).to_value())))
         .collect();
     let routers: Vec<Value> = routers::ALL
         .iter()
-        .map(|kind| when(kind.name, with((kind.settings)(&mut generator).to_value())))
+        .map(|kind| when(kind.name, &with((kind.settings)(&mut generator).to_value())))
         .collect();
     let mut schema = generator.into_root_schema_for::<Plan>().to_value();
     if let Some(root) = schema.as_object_mut() {
@@ -31,14 +31,14 @@ pub fn plan_schema() -> Value {
     if let Some(version) = schema.pointer_mut("/properties/version") {
         *version = json!({ "const": 1, "description": "The version of this format." });
     }
-    choose(&mut schema, "CheckSpec", checks::ALL.iter().map(|k| k.name).collect(), checks);
-    choose(&mut schema, "SourceSpec", sources::ALL.iter().map(|k| k.name).collect(), sources);
-    choose(&mut schema, "RouterSpec", routers::ALL.iter().map(|k| k.name).collect(), routers);
+    choose(&mut schema, "CheckSpec", &checks::ALL.iter().map(|k| k.name).collect::<Vec<_>>(), checks);
+    choose(&mut schema, "SourceSpec", &sources::ALL.iter().map(|k| k.name).collect::<Vec<_>>(), sources);
+    choose(&mut schema, "RouterSpec", &routers::ALL.iter().map(|k| k.name).collect::<Vec<_>>(), routers);
     schema
 }
 
 /// Lets `kind` be one of some names, and the rules decide what else may stand beside it.
-fn choose(schema: &mut Value, definition: &str, names: Vec<&str>, rules: Vec<Value>) {
+fn choose(schema: &mut Value, definition: &str, names: &[&str], rules: Vec<Value>) {
     let Some(spec) = schema.pointer_mut(&format!("/$defs/{definition}")) else { return };
     if let Some(object) = spec.as_object_mut() {
         object.insert("allOf".into(), Value::Array(rules));
@@ -61,7 +61,7 @@ fn with(mut settings: Value) -> Value {
     json!({ "properties": { "with": settings } })
 }
 
-fn when(kind: &str, then: Value) -> Value {
+fn when(kind: &str, then: &Value) -> Value {
     json!({ "if": { "properties": { "kind": { "const": kind } }, "required": ["kind"] }, "then": then })
 }
 
@@ -81,7 +81,7 @@ fn rule(kind: &Kind, settings: Value) -> Value {
         required.extend((!kind.target.is_empty()).then_some("target"));
         then["required"] = json!(required);
     }
-    when(kind.name, then)
+    when(kind.name, &then)
 }
 
 #[cfg(test)]

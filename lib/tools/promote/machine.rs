@@ -275,21 +275,30 @@ impl State {
     /// The greatest share that green may have in this state; what the live router is held against.
     pub fn allowed(&self, course: &Course) -> f64 {
         match self {
-            Self::Deploying { .. } | Self::CheckingGreen | Self::RetiringGreen { .. } => 0.0,
-            Self::RunningOnRollback { .. } | Self::RolledBack { .. } => 0.0,
+            Self::Deploying { .. }
+            | Self::CheckingGreen
+            | Self::RetiringGreen { .. }
+            | Self::RunningOnRollback { .. }
+            | Self::RolledBack { .. } => 0.0,
             Self::Shifting { step } | Self::Baking { step, .. } => course.weight(*step),
-            Self::CheckingBlue { .. } | Self::RollingBack { .. } | Self::Frozen { .. } => 1.0,
-            Self::RetiringBlue | Self::RunningAfter { .. } | Self::Promoted => 1.0,
+            Self::CheckingBlue { .. }
+            | Self::RollingBack { .. }
+            | Self::Frozen { .. }
+            | Self::RetiringBlue
+            | Self::RunningAfter { .. }
+            | Self::Promoted => 1.0,
         }
     }
 
     /// Green's share that must be in force while this state lasts; none while it is on the way.
     pub fn settled(&self, course: &Course) -> Option<f64> {
         match self {
-            Self::Deploying { .. } | Self::CheckingGreen => Some(0.0),
+            Self::Deploying { .. }
+            | Self::CheckingGreen
+            | Self::RetiringGreen { .. }
+            | Self::RunningOnRollback { .. } => Some(0.0),
             Self::Baking { step, .. } => Some(course.weight(*step)),
             Self::RetiringBlue | Self::RunningAfter { .. } => Some(1.0),
-            Self::RetiringGreen { .. } | Self::RunningOnRollback { .. } => Some(0.0),
             _ => None,
         }
     }
@@ -307,6 +316,7 @@ impl Course {
 
 /// The next state. An event that does not belong to a state changes nothing: it is late.
 #[must_use]
+#[expect(clippy::match_same_arms, reason = "each line is one rule; their order is the meaning")]
 pub fn next(state: &State, event: &Event, course: &Course) -> State {
     use State as S;
     match (state, event) {
@@ -433,7 +443,7 @@ mod tests {
                 }
             }
             Some(Action::CheckHealth(_)) => {
-                events.extend([true, false].map(|ok| Event::Health { ok, seen: text() }))
+                events.extend([true, false].map(|ok| Event::Health { ok, seen: text() }));
             }
             Some(Action::Shift { .. }) => {
                 events.extend([Event::Shifted { at_ms: 0 }, Event::ShiftFailed { why: text() }]);
