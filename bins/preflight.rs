@@ -47,6 +47,9 @@ fn main() -> ExitCode {
             Command::Kinds { markdown: true } => preflight::print(&preflight::kinds_as_markdown()),
             Command::Kinds { .. } if shared.json => preflight::print_json(&preflight::kinds_as_json()),
             Command::Kinds { .. } => preflight::print(&preflight::kinds_as_text()),
+            Command::Explain { kind } if shared.json => {
+                preflight::print_json(&preflight::explain_as_json(&kind)?)
+            }
             Command::Explain { kind } => preflight::print(&preflight::explain(&kind)?),
             Command::Schema => preflight::print_json(&preflight::plan_schema()),
             Command::Init => preflight::init(&shared.plan, &shared.talk()),

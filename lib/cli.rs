@@ -12,7 +12,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, ValueEnum};
+use clap::builder::{BoolishValueParser, Resettable};
+use clap::{Arg, Args, Command, Parser, ValueEnum};
 
 use crate::evidence::Body;
 use crate::fault::{Exit, Fault};
@@ -35,21 +36,14 @@ pub struct Shared {
     /// The folder of the promote state [default: .trapkey beside the plan]
     #[arg(long, global = true, env = "TRAPKEY_STATE", value_name = "FOLDER")]
     pub state: Option<PathBuf>,
-    /// A variable of the plan; may be given several times
-    #[arg(
-        long,
-        global = true,
-        env = "TRAPKEY_SET",
-        hide_env_values = true,
-        value_name = "KEY=VALUE",
-        value_delimiter = ';'
-    )]
+    /// A variable of the plan; may be given several times [env: TRAPKEY_SET, pairs parted by `;`]
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Write the document to stdout
-    #[arg(long, global = true, env = "TRAPKEY_JSON")]
+    #[arg(long, global = true, env = "TRAPKEY_JSON", value_parser = BoolishValueParser::new())]
     pub json: bool,
     /// Say nothing but errors
-    #[arg(long, short, global = true, env = "TRAPKEY_QUIET")]
+    #[arg(long, short, global = true, env = "TRAPKEY_QUIET", value_parser = BoolishValueParser::new())]
     pub quiet: bool,
     /// When to colour
     #[arg(long, global = true, env = "TRAPKEY_COLOR", default_value = "auto", value_name = "WHEN")]
@@ -70,14 +64,18 @@ pub enum When {
 impl Shared {
     /// The call that these flags ask for.
     ///
-    /// Errors (2): a `--set` without `=`.
+    /// Errors (2): a `--set`, or a pair of `TRAPKEY_SET`, without `=`.
     pub fn call(&self, tool: &'static str) -> Result<Call, Fault> {
-        let set = self
-            .set
-            .iter()
-            .map(|pair| match pair.split_once('=') {
+        // The command line comes last, and wins.
+        let ambient = std::env::var("TRAPKEY_SET").unwrap_or_default();
+        let ambient = ambient.split(';').filter(|pair| !pair.trim().is_empty()).map(|p| ("TRAPKEY_SET", p));
+        let set = ambient
+            .chain(self.set.iter().map(|pair| ("--set", pair.as_str())))
+            .map(|(from, pair)| match pair.split_once('=') {
                 Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-                _ => Err(Fault::usage("a `--set` is not KEY=VALUE").help("write --set VERSION=1.4.2")),
+                // The text may be a secret value: it is not shown.
+                _ => Err(Fault::usage(format!("a variable in {from} is not KEY=VALUE"))
+                    .help("write it like VERSION=1.4.2; with spaces, quote the whole pair")),
             })
             .collect::<Result<_, Fault>>()?;
         Ok(Call {
@@ -107,7 +105,11 @@ impl Shared {
 /// Reads the arguments, runs the tool, shows its error, returns its exit code.
 pub fn run<A: Parser>(work: impl FnOnce(A) -> Result<Exit, Fault>) -> ExitCode {
     signal::listen();
-    let arguments = match A::try_parse() {
+    let mut command = without_empty_variables(A::command());
+    let parsed = command
+        .try_get_matches_from_mut(std::env::args_os())
+        .and_then(|found| A::from_arg_matches(&found).map_err(|error| error.format(&mut command)));
+    let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version are data on stdout, everything else is a wrong flag.
@@ -122,6 +124,15 @@ pub fn run<A: Parser>(work: impl FnOnce(A) -> Result<Exit, Fault>) -> ExitCode {
             ExitCode::from(fault.exit.code())
         }
     }
+}
+
+/// A variable that is empty counts as not set: CI systems pass an input that was left out like that.
+fn without_empty_variables(command: Command) -> Command {
+    let heed = |arg: Arg| {
+        let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        if empty { arg.env(Resettable::Reset) } else { arg }
+    };
+    command.mut_args(heed).mut_subcommands(|sub| sub.mut_args(heed))
 }
 
 /// Runs a gate: opens the job, does the work, hands over the document, and puts every error on

@@ -13,7 +13,7 @@ use crate::evidence::{
 use crate::fault::{Exit, Fault};
 use crate::plan::Loaded;
 use crate::severity::Severity;
-use crate::world::talk::Talk;
+use crate::world::talk::{Mark, Talk};
 use crate::world::{self, ci, files};
 
 /// What the command line says, the same for all five tools.
@@ -141,6 +141,7 @@ impl Job {
 
     /// Writes the document, the step outputs and the annotations, and says the verdict.
     ///
+    /// A gate that passed returns 4 when the step outputs cannot be written; its document stays.
     /// Errors (4): the document cannot be written.
     pub fn conclude<B: Body>(&self, conclusion: Conclusion<B>) -> Result<Exit, Fault> {
         let exit = evidence::exit_of(conclusion.verdict);
@@ -151,9 +152,19 @@ impl Job {
             ("summary", conclusion.summary.clone()),
         ];
         outputs.extend(conclusion.outputs);
-        write_outputs(&outputs)?;
         annotate(&conclusion.findings, &self.loaded.reference.path);
-        Ok(exit)
+        match write_outputs(&outputs) {
+            // The document stands and is true; what later steps would have read is missing.
+            Err(fault) if exit == Exit::Pass => {
+                self.talk().error(&fault.to_string());
+                Ok(fault.exit)
+            }
+            Err(fault) => {
+                self.talk().error(&fault.to_string());
+                Ok(exit)
+            }
+            Ok(()) => Ok(exit),
+        }
     }
 
     /// Writes the document alone: for one that is still growing.
@@ -249,9 +260,25 @@ pub fn record_fault<B: Body + Default>(call: &Call, job: Option<&Job>, fault: &F
     let name = if set_aside { refusal_file::<B>() } else { B::FILE.to_owned() };
     let path = call.evidence.join(name);
     // The error itself is about to be shown; a second one about its record must not hide it.
-    let written = evidence::to_bytes(&document).map(|bytes| files::write_atomic(&path, &bytes));
-    if !matches!(written, Ok(Ok(()))) {
-        call.talk.error(&format!("and its record could not be written to {}", path.display()));
+    if let Ok(bytes) = evidence::to_bytes(&document) {
+        let shown = path.display().to_string();
+        match files::write_atomic(&path, &bytes) {
+            Err(second) if fault.place.as_ref() != Some(&shown) => {
+                call.talk.line(
+                    Mark::Bad,
+                    &format!("the error below could not be put on record in {shown}: {second}"),
+                );
+            }
+            // An earlier refusal is over once there is a document again.
+            Ok(()) if !set_aside => {
+                let _ = std::fs::remove_file(call.evidence.join(refusal_file::<B>()));
+            }
+            _ => {}
+        }
+        if call.json {
+            // The exit code tells of the error; a closed stdout is nothing worse.
+            let _ = world::talk::data(&bytes);
+        }
     }
     let outputs = [
         ("verdict", word.to_owned()),
@@ -259,7 +286,7 @@ pub fn record_fault<B: Body + Default>(call: &Call, job: Option<&Job>, fault: &F
         ("summary", summary.clone()),
     ];
     if let Err(second) = write_outputs(&outputs) {
-        call.talk.error(&second.to_string());
+        call.talk.line(Mark::Bad, &second.line());
     }
     let file = job.map(|j| j.loaded.reference.path.clone());
     ci::annotate(&[(ci::Level::Error, call.tool.to_owned(), fault.to_string())], file.as_deref());

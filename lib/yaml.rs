@@ -145,7 +145,8 @@ pub fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>)
     let known: Vec<&str> = known.collect();
     let nearest = known
         .iter()
-        .map(|k| (strsim::damerau_levenshtein(k, name), k))
+        // `HTTP` means `http`.
+        .map(|k| (strsim::damerau_levenshtein(&k.to_lowercase(), &name.to_lowercase()), k))
         .filter(|(distance, k)| *distance <= 2.max(k.len() / 3))
         .min_by_key(|(distance, _)| *distance);
     let message = format!("unknown {what} `{name}`");

@@ -17,6 +17,8 @@ use crate::world::{self, signal};
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A kind that keeps its own time says more than "no answer"; it gets this much longer to say it.
 const GRACE: Duration = Duration::from_millis(300);
+/// How long a check that is under way may take to clean up after a signal.
+const LAST_ACTS: Duration = Duration::from_millis(500);
 
 /// Runs the checks, at most `parallel` at once, and tells `seen` of each as it ends.
 ///
@@ -207,6 +209,8 @@ fn watched(check: &Prepared) -> Result<Sight, Trouble> {
             Ok(answer) => return answer,
             Err(RecvTimeoutError::Disconnected) => return Err(Trouble::broken("the check broke")),
             Err(RecvTimeoutError::Timeout) if signal::stop_asked() => {
+                // A command ends its children when it sees the signal; leaving at once would leave them.
+                let _ = receiver.recv_timeout(LAST_ACTS);
                 return Err(Trouble::broken("not looked at to its end: asked to stop"));
             }
             Err(RecvTimeoutError::Timeout) if left.is_zero() => {

@@ -9,7 +9,8 @@ use super::figures::{self, Course, JudgementRow, MetricRow, StepRow};
 use super::opening::{Opening, clip_commit, counts, heads, old_side, opening, promotion};
 use super::words::{Mark, clock, count, date, day, lasted, many, metric, ms};
 use crate::evidence::{
-    Body, Comparison, Document, Finding, Found, Judgement, Outcome, Promotion, SnapshotRecord, VERSION, short,
+    Body, Comparison, Document, Finding, Found, Judgement, Outcome, Promotion, SnapshotRecord, VERSION,
+    Verdict, short,
 };
 use crate::fault::Fault;
 use crate::severity::Severity;
@@ -436,6 +437,10 @@ fn judged(judgement: &Judgement) -> Vec<Finding> {
             finding.expected = Some(healthy(&threshold));
             finding.baseline = blue.map(|b| format!("blue {b}"));
             finding.samples = Some(m.green_samples);
+            if judgement.verdict == Verdict::Pass && m.verdict == Verdict::NoData {
+                // Another source decided; this one had nothing to say, such as a router without users.
+                finding.severity = Severity::Info;
+            }
             finding
         })
         .collect()

@@ -10,11 +10,14 @@ use crate::job::{Conclusion, Job};
 use crate::severity::Severity;
 use crate::units::show_duration;
 use crate::world::talk::{self, Mark, Talk};
+use crate::{judge, routers, sources};
 
 mod catalogue;
 mod schema;
 
-pub use catalogue::{Entry, Shelf, explain, kinds_as_json, kinds_as_markdown, kinds_as_text, shelves};
+pub use catalogue::{
+    Entry, Shelf, explain, explain_as_json, kinds_as_json, kinds_as_markdown, kinds_as_text, shelves,
+};
 pub use schema::plan_schema;
 
 /// The annotated plan that `preflight init` writes.
@@ -22,7 +25,8 @@ pub const ANNOTATED_PLAN: &str = include_str!("../../templates/release.yaml");
 
 /// Runs the gate: every check of the plan's `preflight`, then the document.
 ///
-/// Errors: usage (2) when the plan has no `preflight` or one of its checks does not validate;
+/// Errors: usage (2) when the plan has no `preflight`, or a check, source, router or trigger anywhere
+/// in it does not validate;
 /// infrastructure (4) when the document cannot be written.
 pub fn run(job: &Job) -> Result<Exit, Fault> {
     let plan = &job.loaded.plan;
@@ -32,6 +36,7 @@ pub fn run(job: &Job) -> Result<Exit, Fault> {
             .help("add `preflight: {checks: [...]}`; `preflight init` writes an example"));
     };
     let prepared = checks::prepare(&section.checks, &job.loaded)?;
+    validate_the_rest(job)?;
     let parallel = plan.defaults.parallel.unwrap_or(PARALLEL);
     let talk = job.talk();
     let findings = checks::run(&prepared, parallel, &|finding| tell(talk, finding));
@@ -50,6 +55,31 @@ pub fn run(job: &Job) -> Result<Exit, Fault> {
     let mark = if exit == Exit::Pass { Mark::Good } else { Mark::Bad };
     talk.line(mark, &format!("preflight: {}: {summary}", verdict.word()));
     Ok(exit)
+}
+
+/// What the later tools would find wrong in the plan, found before anything was backed up or moved.
+/// Touches nothing.
+fn validate_the_rest(job: &Job) -> Result<(), Fault> {
+    let plan = &job.loaded.plan;
+    for spec in plan.snapshot.iter().flat_map(|section| &section.sources) {
+        let order = sources::Order { spec, loaded: &job.loaded };
+        sources::prepare(&order).map_err(|problem| job.loaded.fault(problem))?;
+    }
+    if let Some(section) = &plan.promote {
+        routers::open(&section.router, &job.loaded)?;
+        for trigger in &section.rollback_when {
+            judge::trigger_fits(trigger).map_err(|cause| {
+                Fault::usage(format!("the trigger on `{}` cannot be judged", trigger.metric))
+                    .place(&job.loaded.reference.path)
+                    .cause(cause)
+                    .help("see `promote.rollback_when` in the plan")
+            })?;
+        }
+    }
+    if let Some(section) = &plan.verify {
+        checks::prepare(&section.checks, &job.loaded)?;
+    }
+    Ok(())
 }
 
 /// One line for one finding, as it comes.

@@ -135,7 +135,10 @@ pub fn create(job: &Job) -> Result<Exit, Fault> {
 ///
 /// Errors (2): the plan has no `snapshot` section.
 pub fn store_of(job: &Job) -> Result<PathBuf, Fault> {
-    let path = job.loaded.at(&section(job)?.store.value);
+    let store = &section(job)?.store.value;
+    // The plan's folder is there, the store may not be yet.
+    let folder = job.loaded.folder.canonicalize().unwrap_or_else(|_| job.loaded.folder.clone());
+    let path = folder.join(store);
     Ok(std::path::absolute(&path).unwrap_or(path))
 }
 

@@ -37,7 +37,8 @@ pub fn baseline(job: &Job) -> Result<Exit, Fault> {
     let mut records = Vec::new();
     for probe in &probes {
         let measured = measure::measure(probe, job.talk());
-        let finding = measured.enough(probe);
+        let interrupted = measured.interrupted(probe);
+        let finding = interrupted.unwrap_or_else(|| measured.enough(probe));
         tell(job.talk(), &finding);
         findings.push(finding);
         records.push(measured.record);
@@ -45,7 +46,10 @@ pub fn baseline(job: &Job) -> Result<Exit, Fault> {
     let counts = Counts::of(&findings);
     let verdict = verdict_of(&findings);
     let summary = match verdict {
-        DocumentVerdict::Pass => format!("{} probes recorded as the baseline", records.len()),
+        DocumentVerdict::Pass => {
+            let probes = if records.len() == 1 { "probe" } else { "probes" };
+            format!("{} {probes} recorded as the baseline", records.len())
+        }
         _ => format!("no sound baseline: {}", counts.sentence()),
     };
     let body = BaselineBody { probes: records };
@@ -231,6 +235,10 @@ impl Gate {
                     .help("run `verify baseline` again")
             })?;
             let measured = measure::measure(probe, job.talk());
+            if let Some(finding) = measured.interrupted(probe) {
+                findings.push(finding);
+                continue;
+            }
             let compared = compare::against(probe, before, &measured);
             findings.extend(compared.findings);
             comparisons.push(compared.comparison);

@@ -78,6 +78,10 @@ pub fn unwritable(path: &Path, error: &io::Error) -> Fault {
             "the disk is full: make room and run it again"
         }
         io::ErrorKind::PermissionDenied => "give the job's user the right to write there",
+        io::ErrorKind::NotFound => "make the folder first",
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            "a file stands where a folder is needed: choose another folder"
+        }
         io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only: choose another folder",
         _ => "look at the cause, and run it again",
     };

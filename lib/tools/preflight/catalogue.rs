@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use schemars::SchemaGenerator;
+use schemars::{Schema, SchemaGenerator};
 use serde_json::{Value, json};
 
 use crate::checks::{self, Observable};
@@ -51,14 +51,14 @@ pub fn shelves() -> Vec<Shelf> {
         observes: k.observes,
         open_names: k.open_names,
         presumes: k.presumes.iter().map(|p| (p.name, p.is)).collect(),
-        settings: (k.settings)(&mut SchemaGenerator::default()).to_value(),
+        settings: whole(k.settings),
         example: k.example,
     });
     let sources = sources::ALL.iter().map(|k| Entry {
         kind: k.name,
         about: k.about,
         target: k.target,
-        settings: (k.settings)(&mut SchemaGenerator::default()).to_value(),
+        settings: whole(k.settings),
         example: k.example,
         ..Entry::default()
     });
@@ -66,7 +66,7 @@ pub fn shelves() -> Vec<Shelf> {
         kind: k.name,
         about: k.about,
         target: k.target,
-        settings: (k.settings)(&mut SchemaGenerator::default()).to_value(),
+        settings: whole(k.settings),
         example: k.example,
         ..Entry::default()
     });
@@ -87,6 +87,21 @@ pub fn shelves() -> Vec<Shelf> {
         },
         Shelf { name: "outputs", about: "what `report` writes", entries: outputs.collect() },
     ]
+}
+
+/// A kind's schema that stands by itself: what it refers to comes with it.
+fn whole(settings: fn(&mut SchemaGenerator) -> Schema) -> Value {
+    let mut generator = SchemaGenerator::default();
+    let schema = settings(&mut generator).to_value();
+    let definitions = generator.take_definitions(false);
+    let named = schema.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
+    let mut schema = named.and_then(|name| definitions.get(name).cloned()).unwrap_or(schema);
+    if let Value::Object(map) = &mut schema
+        && !definitions.is_empty()
+    {
+        map.insert("$defs".into(), Value::Object(definitions));
+    }
+    schema
 }
 
 /// The tables for a terminal.
@@ -165,24 +180,41 @@ fn entry_as_json(entry: &Entry) -> Value {
 /// Errors (2): unknown; names the nearest and lists all.
 pub fn explain(name: &str) -> Result<String, Fault> {
     let shelves = shelves();
-    // A plan names no outputs and no metric sources, so there is nothing to explain about them.
-    let found: Vec<(&Shelf, &Entry)> = shelves
+    let pages: Vec<String> = named(&shelves, name)?.iter().map(|(shelf, entry)| page(shelf, entry)).collect();
+    Ok(pages.join("\n"))
+}
+
+/// The same as JSON, by shelf: a word that two shelves use is there twice.
+///
+/// Errors (2): unknown; names the nearest and lists all.
+pub fn explain_as_json(name: &str) -> Result<Value, Fault> {
+    let shelves = shelves();
+    let entries = named(&shelves, name)?;
+    Ok(Value::Object(entries.iter().map(|(s, e)| (s.name.to_owned(), entry_as_json(e))).collect()))
+}
+
+/// The entries of that name. A plan names no outputs and no metric sources, so there is nothing to
+/// explain about them.
+fn named<'a>(shelves: &'a [Shelf], name: &str) -> Result<Vec<(&'a Shelf, &'a Entry)>, Fault> {
+    let all: Vec<(&Shelf, &Entry)> = shelves
         .iter()
         .flat_map(|shelf| shelf.entries.iter().map(move |entry| (shelf, entry)))
         .filter(|(_, entry)| !entry.example.is_empty())
         .collect();
-    let explained: Vec<String> = found
-        .iter()
-        .filter(|(_, entry)| entry.kind == name)
-        .map(|(shelf, entry)| page(shelf, entry))
-        .collect();
-    if explained.is_empty() {
-        let problem = yaml::unknown("kind", name, found.iter().map(|(_, entry)| entry.kind));
+    let found: Vec<_> = all.iter().filter(|(_, entry)| entry.kind == name).copied().collect();
+    if found.is_empty() {
+        let mut known: Vec<&str> = Vec::new();
+        for (_, entry) in &all {
+            if !known.contains(&entry.kind) {
+                known.push(entry.kind);
+            }
+        }
+        let problem = yaml::unknown("kind", name, known.into_iter());
         let mut fault = Fault::usage(problem.message);
         fault.help = problem.help;
         return Err(fault);
     }
-    Ok(explained.join("\n"))
+    Ok(found)
 }
 
 fn page(shelf: &Shelf, entry: &Entry) -> String {
@@ -226,12 +258,14 @@ fn section(out: &mut String, title: &str, rows: &[(String, String)], none: &str)
 
 fn settings_rows(schema: &Value) -> Vec<(String, String)> {
     let properties = schema.get("properties").and_then(Value::as_object);
+    let required = schema.get("required").and_then(Value::as_array);
     properties
         .into_iter()
         .flatten()
         .map(|(name, setting)| {
-            let about = setting.get("description").and_then(Value::as_str).unwrap_or("");
-            (name.clone(), about.replace('\n', " "))
+            let about = setting.get("description").and_then(Value::as_str).unwrap_or("").replace('\n', " ");
+            let needed = required.is_some_and(|r| r.iter().any(|n| n == name.as_str()));
+            (name.clone(), if needed { format!("{about} Required.") } else { about })
         })
         .collect()
 }

@@ -122,6 +122,17 @@ pub(super) fn measure(probe: &Probe, talk: &Talk) -> Measured {
 }
 
 impl Measured {
+    /// A signal came before the probe's time was over: what was measured until then decides nothing.
+    pub(super) fn interrupted(&self, probe: &Probe) -> Option<Finding> {
+        if !signal::stop_asked() {
+            return None;
+        }
+        let mut finding = Finding::new(&probe.name, "baseline", Verdict::Error, self.started_at)
+            .says("not measured to its end: asked to stop");
+        finding.duration_ms = self.took_ms;
+        Some(finding)
+    }
+
     /// Whether enough was asked, and enough answered.
     pub(super) fn enough(&self, probe: &Probe) -> Finding {
         let answered = self.figures.latencies_ms.len() as u64;
