@@ -88,7 +88,7 @@ impl Job {
                             "build it first, or correct `release.artifacts`; paths are relative to the plan",
                         )
                 })?;
-                Ok(Artifact { name: artifact.shown.clone(), sha256 })
+                Ok(Artifact { name: artifact.value.clone(), sha256 })
             })
             .collect::<Result<Vec<_>, Fault>>()?;
         let release = Release {
