@@ -9,9 +9,10 @@
 //! | 4 | infrastructure: a store, router or API could not be reached or answered wrongly |
 //! | 5 | refused: evidence missing, stale, tampered with, or another release holds the environment |
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, ValueEnum};
 
 use crate::evidence::Body;
@@ -24,16 +25,16 @@ use crate::world::{self, signal};
 #[derive(Clone, Debug, Args)]
 pub struct Shared {
     /// The plan
-    #[arg(long, global = true, env = "TRAPKEY_PLAN", default_value = "release.yaml", value_name = "FILE")]
+    #[arg(long, global = true, env = "TRAPKEY_PLAN", value_parser = path(), default_value = "release.yaml", value_name = "FILE")]
     pub plan: PathBuf,
     /// The environment that is released to (may be left out where the plan has only one)
     #[arg(long, global = true, env = "TRAPKEY_ENVIRONMENT", value_name = "NAME")]
     pub environment: Option<String>,
     /// The evidence folder
-    #[arg(long, global = true, env = "TRAPKEY_EVIDENCE", default_value = "evidence", value_name = "FOLDER")]
+    #[arg(long, global = true, env = "TRAPKEY_EVIDENCE", value_parser = path(), default_value = "evidence", value_name = "FOLDER")]
     pub evidence: PathBuf,
     /// The folder of the promote state [default: .trapkey beside the plan]
-    #[arg(long, global = true, env = "TRAPKEY_STATE", value_name = "FOLDER")]
+    #[arg(long, global = true, env = "TRAPKEY_STATE", value_parser = path(), value_name = "FOLDER")]
     pub state: Option<PathBuf>,
     /// A variable of the plan; may be given several times
     #[arg(
@@ -46,10 +47,10 @@ pub struct Shared {
     )]
     pub set: Vec<String>,
     /// Write the document to stdout
-    #[arg(long, global = true, env = "TRAPKEY_JSON")]
+    #[arg(long, global = true, env = "TRAPKEY_JSON", value_parser = FalseyValueParser::new())]
     pub json: bool,
     /// Say nothing but errors
-    #[arg(long, short, global = true, env = "TRAPKEY_QUIET")]
+    #[arg(long, short, global = true, env = "TRAPKEY_QUIET", value_parser = FalseyValueParser::new())]
     pub quiet: bool,
     /// When to colour
     #[arg(long, global = true, env = "TRAPKEY_COLOR", default_value = "auto", value_name = "WHEN")]
@@ -82,10 +83,11 @@ impl Shared {
             .collect::<Result<_, Fault>>()?;
         Ok(Call {
             tool,
-            plan: self.plan.clone(),
-            environment: self.environment.clone(),
-            evidence: self.evidence.clone(),
-            state: self.state.clone(),
+            plan: given(&self.plan, "release.yaml"),
+            // CI systems hand on an unset input as an empty text.
+            environment: self.environment.clone().filter(|name| !name.is_empty()),
+            evidence: given(&self.evidence, "evidence"),
+            state: self.state.clone().filter(|path| !path.as_os_str().is_empty()),
             set,
             json: self.json,
             talk: self.talk(),
@@ -102,6 +104,15 @@ impl Shared {
         };
         Talk::new(self.quiet, color)
     }
+}
+
+/// A path that may be empty, which the environment of a CI job makes of an unset one.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
+fn given(path: &Path, otherwise: &str) -> PathBuf {
+    if path.as_os_str().is_empty() { PathBuf::from(otherwise) } else { path.to_path_buf() }
 }
 
 /// Reads the arguments, runs the tool, shows its error, returns its exit code.
