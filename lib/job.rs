@@ -70,9 +70,17 @@ pub struct Conclusion<B> {
 impl Job {
     /// Reads the plan and names the release.
     ///
-    /// Errors (2): the plan does not validate, the environment is not in it, an artifact is missing.
+    /// Errors (2): the plan does not validate, a variable was given that it does not name, the environment is not in it, an artifact is missing.
     pub fn open(call: Call) -> Result<Self, Fault> {
         let loaded = Loaded::read(&call.plan, call.set.clone())?;
+        if let Some(name) = call.set.keys().find(|name| !loaded.names_variable(name)) {
+            // A typing error here would otherwise release a default, and nobody would notice.
+            return Err(Fault::usage(format!("the plan names no variable `{name}`"))
+                .place(&loaded.reference.path)
+                .help(format!(
+                    "correct it in --set or TRAPKEY_SET, or write ${{{name}}} where it is meant"
+                )));
+        }
         let environment = choose_environment(&loaded, call.environment.as_deref())?;
         let spec = &loaded.plan.release;
         let artifacts = spec
@@ -88,7 +96,7 @@ impl Job {
                             "build it first, or correct `release.artifacts`; paths are relative to the plan",
                         )
                 })?;
-                Ok(Artifact { name: artifact.shown.clone(), sha256 })
+                Ok(Artifact { name: artifact.value.clone(), sha256 })
             })
             .collect::<Result<Vec<_>, Fault>>()?;
         let release = Release {

@@ -611,17 +611,10 @@ impl Loaded {
     /// Reads and checks a plan. Touches nothing but the file.
     ///
     /// Errors (exit 2): not readable, over 1 MiB, not UTF-8, not YAML, wrong type, unknown key,
-    /// missing variable, names given twice; each with line, column and the line itself. A variable
-    /// that was given and is named nowhere in the plan.
+    /// missing variable, names given twice; each with line, column and the line itself.
     pub fn read(path: &Path, set: BTreeMap<String, String>) -> Result<Self, Fault> {
         let shown = path.display().to_string();
         let source = read_text(path)?;
-        if let Some(name) = set.keys().find(|name| !names_variable(&source, name)) {
-            // A typing error here would otherwise release the default, and nobody would notice.
-            return Err(Fault::usage(format!("the plan names no variable `{name}`")).place(&shown).help(
-                format!("correct its name in --set (or TRAPKEY_SET), or write ${{{name}}} where it is meant"),
-            ));
-        }
         let variables = PlanVariables::new(set);
         let plan = Self::parse(&source, &variables).map_err(|p| p.into_fault(&shown, &source))?;
         let folder = match path.parent() {
@@ -653,16 +646,18 @@ impl Loaded {
         problem.into_fault(&self.path.display().to_string(), &self.source)
     }
 
+    /// Whether the plan has `${name}` or `${name:-…}` in it.
+    pub fn names_variable(&self, name: &str) -> bool {
+        let opening = format!("${{{name}");
+        self.source
+            .match_indices(&opening)
+            .any(|(at, _)| self.source[at + opening.len()..].starts_with(['}', ':']))
+    }
+
     /// A path of the plan, relative to the plan's folder.
     pub fn at(&self, path: &str) -> PathBuf {
         self.folder.join(path)
     }
-}
-
-/// Whether a text has `${name}` or `${name:-…}` in it.
-fn names_variable(text: &str, name: &str) -> bool {
-    let opening = format!("${{{name}");
-    text.match_indices(&opening).any(|(at, _)| text[at + opening.len()..].starts_with(['}', ':']))
 }
 
 /// Names that must be unique and numbers that must fit together.

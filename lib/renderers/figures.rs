@@ -87,7 +87,11 @@ pub(super) fn decisive<'a>(promotion: &'a Promotion, named: &str) -> Option<&'a 
     let of = |j: &'a crate::evidence::Judgement| {
         let mut all = j.metrics.iter().filter(|m| m.metric == named && m.green.is_some());
         let failed = all.clone().find(|m| m.verdict == Verdict::Fail);
-        failed.or_else(|| all.next())
+        let first = all.next();
+        // Without a failure the source that saw the worst speaks, the first one among equals.
+        let worst =
+            all.fold(first, |worst, m| if m.green > worst.and_then(|w| w.green) { Some(m) } else { worst });
+        failed.or(worst)
     };
     deciding(promotion).and_then(of).or_else(|| promotion.judgements.iter().rev().find_map(of))
 }
@@ -111,11 +115,31 @@ pub(super) fn intervals(promotion: &Promotion) -> Vec<&Interval> {
     promotion.series.iter().filter(|i| Some(&i.source) == source.as_ref()).collect()
 }
 
-/// Requests and errors of one side over all intervals of the chosen source.
-pub(super) fn total(promotion: &Promotion, side: impl Fn(&Interval) -> &SideInterval) -> (u64, u64) {
-    intervals(promotion).iter().map(|i| side(i)).fold((0, 0), |(requests, errors), s| {
-        (requests.saturating_add(s.requests), errors.saturating_add(s.errors))
-    })
+/// Requests and errors of both sides over all intervals of one source.
+#[derive(Clone, Debug)]
+pub(super) struct Total {
+    pub(super) source: String,
+    pub(super) green: (u64, u64),
+    pub(super) blue: (u64, u64),
+}
+
+/// The totals of every source that saw green, the one with the greatest share of errors first: what
+/// users met must not hide behind probes that met nothing.
+pub(super) fn totals(promotion: &Promotion) -> Vec<Total> {
+    let mut all: Vec<Total> = Vec::new();
+    for interval in &promotion.series {
+        if !all.iter().any(|t| t.source == interval.source) {
+            all.push(Total { source: interval.source.clone(), green: (0, 0), blue: (0, 0) });
+        }
+        let Some(total) = all.iter_mut().find(|t| t.source == interval.source) else { continue };
+        for (sum, side) in [(&mut total.green, &interval.green), (&mut total.blue, &interval.blue)] {
+            *sum = (sum.0.saturating_add(side.requests), sum.1.saturating_add(side.errors));
+        }
+    }
+    all.retain(|total| total.green.0 > 0);
+    let share = |(requests, errors): (u64, u64)| errors as f64 / requests as f64;
+    all.sort_by(|a, b| share(b.green).total_cmp(&share(a.green)));
+    all
 }
 
 /// The steps as a table.

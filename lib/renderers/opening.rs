@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::documents::Documents;
 use super::escape::{clip, comparison, one_line};
-use super::figures::total;
+use super::figures::{Total, totals};
 use super::words::{Mark, count, lasted, many, ms, sentence, stop};
 use crate::evidence::{Body, Counts, DocumentVerdict, Finding, Found, Outcome, Promotion};
 use crate::units::show_share;
@@ -210,10 +210,13 @@ fn checks(documents: &Documents) -> Option<String> {
 }
 
 fn judged(promotion: &Promotion) -> Option<String> {
-    let (requests, errors) = total(promotion, |i| &i.green);
-    let source = super::figures::intervals(promotion).first().map(|i| i.source.clone())?;
-    let failed = if errors == 0 { "none failed".into() } else { format!("{} of them failed", count(errors)) };
-    (requests > 0).then(|| format!("{} on green were judged ({source}), {failed}", many(requests, "request")))
+    let each = |total: &Total| {
+        let (requests, errors) = total.green;
+        let failed = if errors == 0 { "none".into() } else { count(errors) };
+        format!("of {} seen by {} {failed} failed", many(requests, "request"), total.source)
+    };
+    let all: Vec<String> = totals(promotion).iter().map(each).collect();
+    (!all.is_empty()).then(|| format!("On green, {}", all.join(", ")))
 }
 
 fn back_in(promotion: &Promotion) -> Option<String> {

@@ -288,16 +288,15 @@ fn error_tile(promotion: &Promotion) -> Option<Tile> {
     if promotion.outcome == Outcome::RolledBack
         && let Some(metric) = figures::decisive(promotion, "error_rate")
     {
-        return Some(metric_tile("Errors on green", metric));
+        return Some(metric_tile(&format!("Errors on green ({})", metric.source), metric));
     }
-    let ((requests, errors), (blue_requests, blue_errors)) =
-        (figures::total(promotion, |i| &i.green), figures::total(promotion, |i| &i.blue));
-    let rate = |errors: u64, requests: u64| show_share(errors as f64 / requests as f64);
-    let blue = (blue_requests > 0).then(|| format!("blue {}", rate(blue_errors, blue_requests)));
+    let worst = figures::totals(promotion).into_iter().next()?;
+    let rate = |(requests, errors): (u64, u64)| show_share(errors as f64 / requests as f64);
+    let blue = (worst.blue.0 > 0).then(|| format!("blue {}", rate(worst.blue)));
     let limit = figures::decisive(promotion, "error_rate").map(|m| format!("rolls back at {}", m.threshold));
-    (requests > 0).then(|| Tile {
-        label: "Errors on green".into(),
-        value: rate(errors, requests),
+    Some(Tile {
+        label: format!("Errors on green ({})", worst.source),
+        value: rate(worst.green),
         note: together([blue, limit]),
         tone: "none",
     })
@@ -308,7 +307,7 @@ fn latency_tile(promotion: &Promotion) -> Option<Tile> {
         .iter()
         .find_map(|name| figures::decisive(promotion, name))?;
     let name = found.metric.trim_start_matches("latency_");
-    Some(metric_tile(&format!("{name} on green"), found))
+    Some(metric_tile(&format!("{name} on green ({})", found.source), found))
 }
 
 fn metric_tile(label: &str, record: &crate::evidence::MetricRecord) -> Tile {

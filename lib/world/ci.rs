@@ -38,7 +38,8 @@ pub fn commit() -> Option<String> {
 
 /// Who asks: the CI's actor, or the user of the shell.
 pub fn actor() -> String {
-    job().and_then(|j| j.actor).or_else(|| var("USER")).unwrap_or_else(|| "unknown".into())
+    let by_number = || format!("user {}", rustix::process::getuid().as_raw());
+    job().and_then(|j| j.actor).or_else(|| var("USER")).or_else(|| var("LOGNAME")).unwrap_or_else(by_number)
 }
 
 /// Where step outputs go: `GITHUB_OUTPUT`, or a dotenv file named by `TRAPKEY_OUTPUT`.
