@@ -46,6 +46,10 @@ pub fn learn(secret: &str) {
 pub fn learn_variable(name: &str, value: &str) {
     if SECRET_NAME.as_ref().is_some_and(|r| r.is_match(name)) {
         learn(value);
+        // Of a key in PEM form, a log shows single lines.
+        for line in value.trim().lines().map(str::trim).filter(|l| l.len() >= 16 && !l.starts_with("-----")) {
+            learn(line);
+        }
     }
     for pattern in [&*URL_PASSWORD, &*KEYWORD_PASSWORD].into_iter().flatten() {
         for found in pattern.captures_iter(value) {
@@ -107,6 +111,8 @@ mod tests {
     fn hides_variables_that_are_named_like_secrets() {
         learn_variable("SLACK_WEBHOOK", "https://hooks.example/T000/B000/xyzzy");
         assert_eq!(redact("sent to https://hooks.example/T000/B000/xyzzy!"), "sent to ***!");
+        learn_variable("SIGN_KEY", "-----BEGIN KEY-----\nMIIBABCDEFGHIJKLMN\nshort\n-----END KEY-----\n");
+        assert_eq!(redact("it says MIIBABCDEFGHIJKLMN and short"), "it says *** and short");
         learn_variable("VERSION", "1.4.2-plain");
         assert_eq!(redact("release 1.4.2-plain"), "release 1.4.2-plain");
     }

@@ -170,7 +170,8 @@ impl Ran {
         let stdout = String::from_utf8_lossy(&self.stdout);
         let text = if stderr.trim().is_empty() { stdout } else { stderr };
         let line = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("").trim();
-        crate::redact::redact(&line.chars().take(300).collect::<String>())
+        // Half a secret would no longer be recognised as one: first out, then cut.
+        crate::redact::redact(line).chars().take(300).collect()
     }
 
     /// How it ended, in words: `exit 3`, `ended after 10 s`, `ended by a signal`.
@@ -225,6 +226,15 @@ fn gathered(from: &Gathered, grace: Duration) -> (Vec<u8>, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_at_the_cut_is_not_shown_by_half() {
+        crate::redact::learn("straddling-secret");
+        let said = format!("{}straddling-secret", "x".repeat(290));
+        let order = Order::new(vec!["printf".into(), said], Path::new("."));
+        let words = order.run().unwrap().last_words();
+        assert!(words.ends_with("xx***"), "{words}");
+    }
 
     fn order(script: &str) -> Order {
         Order::new(vec!["sh".into(), "-c".into(), script.into()], Path::new("."))
