@@ -159,7 +159,7 @@ impl Compared<'_> {
     fn shown(&self) -> Option<String> {
         match (self.observed?, self.hidden) {
             (_, true) if self.verdict == Verdict::Pass => Some("matches".into()),
-            (_, true) => Some("does not match".into()),
+            (_, true) => Some("something else".into()),
             (Observed::Text(text), _) => Some(format!("`{}`", plain(text, 160))),
             (other, _) => Some(other.to_string()),
         }

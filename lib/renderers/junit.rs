@@ -103,9 +103,10 @@ fn case(story: &Story, tool: &str, finding: &Finding, names: &mut Names) -> Test
     let unfinished = tool == "promote" && story.opening.outcome == "in_progress";
     let mut case = match (finding.verdict, finding.severity) {
         (Verdict::Pass, _) => TestCaseBuilder::success(&name, time),
-        (Verdict::NoData, Severity::Info) => TestCaseBuilder::skipped_with_cause(&name, word, &message),
         (Verdict::NoData, _) if unfinished => TestCaseBuilder::skipped_with_cause(&name, word, &message),
-        (Verdict::Skipped, _) => TestCaseBuilder::skipped_with_cause(&name, word, &message),
+        (Verdict::Skipped, _) | (Verdict::NoData, Severity::Info) => {
+            TestCaseBuilder::skipped_with_cause(&name, word, &message)
+        }
         (Verdict::Error, Severity::Critical) => TestCaseBuilder::error(&name, time, word, &message),
         (_, Severity::Critical) => TestCaseBuilder::failure(&name, time, word, &message),
         // A warning must not turn the job red: it is a passed case that says so.

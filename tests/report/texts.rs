@@ -267,3 +267,24 @@ fn hostile_texts_of_a_promotion_stay_texts() {
         xml_is_well_formed(&sample.file("junit.xml"));
     }
 }
+
+#[test]
+fn a_router_without_users_does_not_turn_a_promoted_release_red() {
+    let sample = Sample::of(End::Promoted);
+    let mut document = support::json(&sample.file("promote.json"));
+    for judgement in document["promotion"]["judgements"].as_array_mut().unwrap() {
+        let mut silent = judgement["metrics"][0].clone();
+        silent["source"] = "haproxy".into();
+        silent["verdict"] = "no_data".into();
+        silent["message"] = "no requests were seen on green".into();
+        judgement["metrics"].as_array_mut().unwrap().push(silent);
+    }
+    std::fs::write(sample.file("promote.json"), document.to_string()).unwrap();
+    // It named the promotion as it was before.
+    std::fs::remove_file(sample.file("verify.json")).unwrap();
+    let ended = sample.render();
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let junit = sample.file("junit.xml");
+    assert_eq!(xpath(&junit, "count(//testcase[@classname='promote.haproxy']/skipped)"), "1");
+    assert_eq!(xpath(&junit, "count(//testcase[@classname='promote.haproxy']/failure)"), "0");
+}
