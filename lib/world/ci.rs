@@ -38,8 +38,20 @@ pub fn commit() -> Option<String> {
 
 /// Who asks: the CI's actor, or the user of the shell.
 pub fn actor() -> String {
-    let by_number = || format!("user {}", rustix::process::getuid().as_raw());
-    job().and_then(|j| j.actor).or_else(|| var("USER")).or_else(|| var("LOGNAME")).unwrap_or_else(by_number)
+    let found = job().and_then(|j| j.actor).or_else(|| var("USER")).or_else(|| var("LOGNAME"));
+    found.unwrap_or_else(user_of_process)
+}
+
+/// The name of the user that this process runs as, or its number where it has no name.
+fn user_of_process() -> String {
+    let uid = rustix::process::getuid().as_raw().to_string();
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then(|| name.to_owned())
+    });
+    name.unwrap_or_else(|| format!("user {uid}"))
 }
 
 /// Where step outputs go: `GITHUB_OUTPUT`, or a dotenv file named by `TRAPKEY_OUTPUT`.
