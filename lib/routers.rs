@@ -102,6 +102,9 @@ pub struct Live {
     pub raw: serde_json::Value,
 }
 
+/// How many of the last requests stand behind [`SideCount::mean_ms`].
+pub const MEAN_OF_LAST: u64 = 1024;
+
 /// What the router counted for one side since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SideCount {
