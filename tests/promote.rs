@@ -15,6 +15,7 @@ use crate::support::{Ended, call, folder, json, run, tool, wait_until};
 mod bad_input;
 mod crashes;
 mod routers;
+mod way_back;
 
 /// Two sides behind a router, a plan, and a folder for all of it.
 pub(crate) struct Stage {
@@ -22,6 +23,12 @@ pub(crate) struct Stage {
     pub blue: Side,
     pub green: Side,
     pub haproxy: Haproxy,
+}
+
+/// How often a test that draws its moments by chance does so: `TRAPKEY_SOAK` times as often as usual.
+pub(crate) fn rounds(usual: u64) -> u64 {
+    let times = std::env::var("TRAPKEY_SOAK").map_or(1, |n| n.parse().expect("TRAPKEY_SOAK is a number"));
+    usual * times
 }
 
 /// A plan with short bakes; `more` goes into its promote section.

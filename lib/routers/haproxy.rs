@@ -291,9 +291,7 @@ fn parse_table(reply: &str, separator: char) -> Option<Vec<HashMap<String, Strin
     let columns = fields(lines.next()?.trim_start_matches("# "), separator);
     let rows = lines
         .filter(|line| !line.trim().is_empty())
-        .map(|line| {
-            columns.iter().cloned().zip(fields(line, separator)).collect()
-        })
+        .map(|line| columns.iter().cloned().zip(fields(line, separator)).collect())
         .collect();
     Some(rows)
 }
@@ -524,7 +522,8 @@ impl Haproxy {
         let stat = self.table(&format!("show stat {} -1 -1", self.backend))?;
         let info = self.ask("show info").map_err(|e| self.unreachable("answer `show info`", &e))?;
         // In a container every start has the same Pid.
-        let word = |key: &str| info.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim();
+        let word =
+            |key: &str| info.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim();
         let instance = format!("{} {}", word("Pid: "), word("Start_time_sec: "));
         let side = |names: &[String]| -> SideCount {
             let rows = stat.iter().filter(|row| row.get("svname").is_some_and(|n| names.contains(n)));

@@ -548,7 +548,8 @@ impl<'a> Driver<'a> {
         if same_share(live.green, nearest) {
             return Ok(None);
         }
-        let found = format!("found {} on green where {} was in force", show_share(live.green), show_share(weight));
+        let found =
+            format!("found {} on green where {} was in force", show_share(live.green), show_share(weight));
         if live.green < nearest && !self.router_began_anew() {
             // Somebody took users off green, by the printed way back perhaps: they had a reason.
             return Ok(Some(Event::ShiftFailed { why: format!("{found}: somebody has taken it off green") }));

@@ -372,10 +372,9 @@ pub fn next(state: &State, event: &Event, course: &Course) -> State {
         (S::RetiringBlue | S::RunningAfter { .. }, Event::ShiftFailed { why }) => {
             back(format!("green did not keep all the traffic: {why}"))
         }
-        (
-            S::RetiringGreen { reason } | S::RunningOnRollback { reason, .. },
-            Event::ShiftFailed { .. },
-        ) => S::Frozen { reason: reason.clone(), stuck: Stuck::RouterLost },
+        (S::RetiringGreen { reason } | S::RunningOnRollback { reason, .. }, Event::ShiftFailed { .. }) => {
+            S::Frozen { reason: reason.clone(), stuck: Stuck::RouterLost }
+        }
 
         // Users are already on green; a side that does not close is shown, not a reason to go back.
         (S::RetiringBlue, Event::Retired | Event::RetireFailed { .. }) => {

@@ -200,7 +200,10 @@ fn same_router(job: &Job, record: &Record) -> Result<(), Fault> {
     Err(Fault::refused("the plan names another router than the one that this promotion steers")
         .place(&job.loaded.reference.path)
         .cause(format!("it began on {} {}", then.kind, then.target))
-        .help(format!("call it off under the plan that it began with, or go back by hand:\n{}", then.by_hand.join("\n"))))
+        .help(format!(
+            "call it off under the plan that it began with, or go back by hand:\n{}",
+            then.by_hand.join("\n")
+        )))
 }
 
 fn asked(epoch: u64, why: Option<String>) -> Asked {

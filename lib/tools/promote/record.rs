@@ -105,7 +105,9 @@ impl Record {
             State::Frozen { reason, stuck } => {
                 let why = match stuck {
                     Stuck::OldSideSick => "the old side is not healthy either, so traffic stays where it is",
-                    Stuck::RouterLost => "the router does not do what it is told, and where traffic goes is not proven",
+                    Stuck::RouterLost => {
+                        "the router does not do what it is told, and where traffic goes is not proven"
+                    }
                 };
                 (Outcome::Frozen, Some(format!("{reason}; {why}: people must act")))
             }

@@ -200,6 +200,16 @@ mod tests {
     }
 
     #[test]
+    fn a_side_that_hangs_does_not_hold_up_the_decision() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let entry = Entry::new(&format!("http://{}", silent.local_addr().unwrap()), &ProbeSpec::default());
+        let started = Instant::now();
+        let probed = entry.probe(&Markers::default(), started + Duration::from_millis(200));
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        assert_eq!((probed.requests, probed.unknown), (40, 40));
+    }
+
+    #[test]
     fn believes_only_a_split_that_the_answers_allow() {
         assert!(agrees(&met(0, 40, 0), 0.0).is_ok());
         assert!(agrees(&met(1, 39, 0), 0.0).is_err(), "nobody may still reach a side that has nothing");
