@@ -196,9 +196,7 @@ impl Nginx {
                 return Ok(());
             }
             if Instant::now() >= until {
-                if let Err(silent) = seen {
-                    return Err(silent);
-                }
+                seen?;
                 return Err(Fault::infrastructure(
                     "nginx took the reload but still runs the old configuration",
                 )

@@ -114,9 +114,9 @@ fn an_abort_while_the_old_side_is_sick_stands_still_and_ends() {
 
 #[test]
 fn an_abort_during_the_last_hook_still_wins() {
-    let stage = Stage::new(SHORT, "  hooks: {after: [sleep, \"1\"]}\n");
+    let stage = Stage::new(SHORT, "  hooks: {after: [sh, -c, \"echo > began; sleep 1\"]}\n");
     let child = stage.spawn(&["run"]);
-    stage.wait_for_phase("running_after");
+    wait_until("the hook", || stage.path().join("began").exists());
     let aborted = stage.promote(&["abort"]);
     assert_eq!(aborted.code, 1, "{}", aborted.stderr);
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
