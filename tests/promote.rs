@@ -31,6 +31,12 @@ pub(crate) fn rounds(usual: u64) -> u64 {
     usual * times
 }
 
+/// A figure for `scripts/soak`, which shows what these tests print.
+#[expect(clippy::print_stdout, reason = "the harness keeps it for those who ask")]
+pub(crate) fn figure(text: &str) {
+    println!("soak: {text}");
+}
+
 /// A plan with short bakes; `more` goes into its promote section.
 pub(crate) fn plan(router: &str, blue: &Side, green: &Side, steps: &str, more: &str) -> String {
     format!(

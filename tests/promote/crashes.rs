@@ -76,7 +76,7 @@ impl Chance {
 #[test]
 fn killed_again_and_again_at_moments_by_chance_it_ends_all_new_or_all_old() {
     let seed = 1 + u64::from(std::process::id()) * 7919;
-    println!("soak: seed {seed}");
+    figure(&format!("seed {seed}"));
     let mut chance = Chance(seed);
     let (mut kills, mut new, mut old) = (0_u32, 0_u32, 0_u32);
     for round in 0..rounds(3) {
@@ -117,7 +117,7 @@ fn killed_again_and_again_at_moments_by_chance_it_ends_all_new_or_all_old() {
         assert_no_step_twice(&stage);
         assert_eq!(stage.promotion()["epoch"], 1, "{seen}");
     }
-    println!("soak: {kills} kills, {new} releases ended all new, {old} all old");
+    figure(&format!("{kills} kills, {new} releases ended all new, {old} all old"));
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn of_two_jobs_at_the_same_moment_exactly_one_wins() {
         stage.assert_all_green();
         assert_no_step_twice(&stage);
     }
-    println!("soak: {pairs} pairs of jobs, one winner each");
+    figure(&format!("{pairs} pairs of jobs, one winner each"));
 }
 
 #[test]

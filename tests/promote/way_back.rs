@@ -269,7 +269,7 @@ fn a_clock_that_was_set_back_wedges_nothing() {
     let stepped = stage.promote(&["step"]);
     assert_eq!(stepped.code, 0, "{}", stepped.stderr);
     assert_eq!(stage.phase(), "baking", "how long it was watched is not known, so it is watched anew");
-    std::thread::sleep(Duration::from_millis(1000));
+    std::thread::sleep(Duration::from_secs(1));
     assert_eq!(stage.promote(&["step"]).code, 0);
     stage.assert_all_green();
 }
@@ -300,7 +300,7 @@ fn a_green_that_hangs_is_left_once_its_time_limit_is_over() {
     let started = Instant::now();
     wait_until("green to be left", || stage.haproxy.server("green").0 == 0);
     let took = started.elapsed();
-    println!("a hanging green was left after {took:?}, probe timeout 1 s");
+    figure(&format!("a hanging green was left after {took:?}, with a time limit of 1 s"));
     assert!(took < Duration::from_secs(3), "{took:?}");
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
     stage.assert_all_blue();
@@ -318,6 +318,6 @@ fn from_the_verdict_to_the_read_back_is_a_moment() {
         .collect();
     took.sort_by(f64::total_cmp);
     let (p50, max) = (took[took.len() / 2], took[took.len() - 1]);
-    println!("soak: rollbacks {}, verdict to read back p50 {p50:.1} ms, max {max:.1} ms", took.len());
+    figure(&format!("rollbacks {}, verdict to read back p50 {p50:.1} ms, max {max:.1} ms", took.len()));
     assert!(p50 < 500.0, "{took:?}");
 }

@@ -544,12 +544,12 @@ mod tests {
     fn more_weight_comes_only_after_a_good_look_at_the_end_of_a_bake() {
         let course = course(ALL_HOOKS);
         for (from, event, to) in explore(&course) {
-            let (State::Baking { step, .. }, State::Shifting { step: after }) = (&from, &to) else {
+            let (State::Baking { step, since_ms }, State::Shifting { step: after }) = (&from, &to) else {
                 continue;
             };
             assert_eq!(*after, step + 1);
             assert!(
-                matches!(event, Event::Looked { look: Look::Good, at_ms, paused: false, .. } if at_ms >= 10),
+                matches!(event, Event::Looked { look: Look::Good, at_ms, paused: false, .. } if at_ms - since_ms >= 10),
                 "{event:?}"
             );
         }
