@@ -152,6 +152,11 @@ pub trait Router: Send {
     /// is left then is cut. Returns how many were cut.
     fn retire(&mut self, side: Side, limit: Duration) -> Result<u64, Fault>;
 
+    /// Whether [`Self::retire`] sees the open requests of a side; otherwise it can only give them time.
+    fn sees_open_requests(&self) -> bool {
+        true
+    }
+
     /// What the router counted, where it counts per side.
     fn counters(&mut self) -> Result<Option<Counters>, Fault>;
 

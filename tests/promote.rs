@@ -459,5 +459,10 @@ fn nginx_takes_a_good_release_and_gives_a_bad_one_back() {
     assert!(nginx.text().contains(&format!("server 127.0.0.1:{} down;", blue.port)));
     let promotion = json(&folder.path().join("evidence/promote.json"))["promotion"].clone();
     assert_eq!(promotion["epoch"], 2);
+    let decisions = promotion["decisions"].to_string();
+    assert!(
+        decisions.contains("does not show open requests") && !decisions.contains("drained in"),
+        "{decisions}"
+    );
     assert_eq!(promotion["shifts"][2]["probed"]["green"], 20);
 }

@@ -299,6 +299,10 @@ impl Router for Nginx {
         Ok(0)
     }
 
+    fn sees_open_requests(&self) -> bool {
+        false
+    }
+
     fn counters(&mut self) -> Result<Option<Counters>, Fault> {
         Ok(None)
     }

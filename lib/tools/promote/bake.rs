@@ -142,8 +142,13 @@ pub(super) struct Scene<'a> {
 pub(super) fn look(watch: &mut Watch, record: &mut Record, scene: &Scene<'_>) -> Looked {
     watch.gather(scene.since_ms);
     // Without a base the counters since the router's start would be judged: releases of long ago.
-    if record.base.is_none() {
+    let mut unjudged =
+        scene.lost.as_ref().map(|why| format!("the router does not say what it counted: {why}"));
+    if record.base.is_none() && scene.counters.is_some() {
         record.base.clone_from(&scene.counters);
+        unjudged = Some(
+            "what the router had counted when the step began is not known; it counts from now on".into(),
+        );
     }
     let base = record.base.clone().filter(|b| same_instance(b, scene.counters.as_ref())).unwrap_or_default();
     let min = scene.plan.min_samples.unwrap_or(50).max(1);
@@ -161,10 +166,10 @@ pub(super) fn look(watch: &mut Watch, record: &mut Record, scene: &Scene<'_>) ->
         metrics.extend(of_trigger);
     }
     put_on_record(watch, record, scene, &base);
-    if scene.lost.is_some() {
+    if unjudged.is_some() {
         look = worse(look, Look::Unknown);
     }
-    let judgement = judgement(scene, look, metrics);
+    let judgement = judgement(scene, look, metrics, unjudged);
     Looked { look, judgement }
 }
 
@@ -228,13 +233,18 @@ fn since(base: SideCount, now: SideCount) -> SideFigures {
     }
 }
 
-fn judgement(scene: &Scene<'_>, look: Look, metrics: Vec<MetricRecord>) -> Judgement {
+fn judgement(
+    scene: &Scene<'_>,
+    look: Look,
+    metrics: Vec<MetricRecord>,
+    unjudged: Option<String>,
+) -> Judgement {
     let all = |verdict: Verdict| metrics.iter().all(|m| m.verdict == verdict || m.verdict == Verdict::Pass);
     let verdict = match look {
         Look::Good => Verdict::Pass,
         Look::Bad => Verdict::Fail,
         Look::Unknown if metrics.iter().any(|m| m.verdict == Verdict::Error) => Verdict::Error,
-        Look::Unknown if scene.lost.is_some() => Verdict::Error,
+        Look::Unknown if unjudged.is_some() => Verdict::Error,
         Look::Unknown if all(Verdict::NoData) => Verdict::NoData,
         Look::Unknown => Verdict::TooFewSamples,
     };
@@ -245,8 +255,8 @@ fn judgement(scene: &Scene<'_>, look: Look, metrics: Vec<MetricRecord>) -> Judge
     };
     let mut summary =
         telling.iter().map(|m| format!("{} ({})", m.message, m.source)).collect::<Vec<_>>().join("; ");
-    if let (Some(lost), Look::Unknown) = (&scene.lost, look) {
-        summary = format!("the router does not say what it counted: {lost}");
+    if let (Some(unjudged), Look::Unknown) = (unjudged, look) {
+        summary = unjudged;
     }
     if summary.is_empty() {
         summary = "nothing was judged".into();

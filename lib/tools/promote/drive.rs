@@ -148,7 +148,8 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Calls the promotion off, unless it is over or on its way back: whether or not that could be left for others to read.
+    /// Calls the promotion off, unless it is over or on its way back; whether or not the request could
+    /// be left on disk.
     pub(super) fn call_off(&mut self, asked: &Asked) -> Result<(), Fault> {
         self.apply(&Event::Aborted { reason: called_off(asked) })
     }
@@ -587,6 +588,12 @@ impl<'a> Driver<'a> {
             Ok(cut) => {
                 let took = show_duration(started.elapsed().as_secs_f64());
                 let what = match cut {
+                    _ if !self.router.sees_open_requests() => {
+                        format!(
+                            "{} had {took} to drain; this router does not show open requests",
+                            side.word()
+                        )
+                    }
                     0 => format!("{} drained in {took}", side.word()),
                     n => format!("{} drained for {took}, then {n} open requests were cut", side.word()),
                 };

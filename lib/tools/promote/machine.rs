@@ -372,6 +372,7 @@ pub fn next(state: &State, event: &Event, course: &Course) -> State {
         (S::RetiringBlue | S::RunningAfter { .. }, Event::ShiftFailed { why }) => {
             back(format!("green did not keep all the traffic: {why}"))
         }
+        // People are called again once it is back for good: that is better than not at all.
         (S::RetiringGreen { reason } | S::RunningOnRollback { reason, .. }, Event::ShiftFailed { .. }) => {
             S::Frozen { reason: reason.clone(), stuck: Stuck::RouterLost }
         }
