@@ -260,7 +260,7 @@ fn a_failure_that_is_over_counts_for_the_whole_elapsed_window() {
 
 #[test]
 fn what_a_router_counted_before_the_step_is_never_judged() {
-    let stage = Stage::new("[{weight: 50%, bake: 300ms}, {weight: 100%}]", "");
+    let stage = Stage::new("[{weight: 50%, bake: 1s}, {weight: 100%}]", "");
     stage.edit("undecided_for: 1s", "undecided_for: 30s");
     // An earlier release failed on this side.
     stage.haproxy.ask("set server shop/green weight 100");
@@ -277,7 +277,7 @@ fn what_a_router_counted_before_the_step_is_never_judged() {
     state["record"]["base"] = Value::Null;
     std::fs::write(stage.state(), state.to_string()).unwrap();
     // Neither those old failures count, nor does a window count that only the newest probes have seen.
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_secs(1));
     let stepped = stage.promote(&["step"]);
     assert_eq!((stepped.code, stage.phase().as_str()), (0, "baking"), "{}", stepped.stderr);
     assert_eq!(stage.promote(&["step"]).code, 0);
