@@ -102,6 +102,9 @@ pub struct Live {
     pub raw: serde_json::Value,
 }
 
+/// How many of the last requests stand behind [`SideCount::mean_ms`].
+pub const MEAN_OF_LAST: u64 = 1024;
+
 /// What the router counted for one side since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SideCount {
@@ -148,6 +151,11 @@ pub trait Router: Send {
     /// Takes a side that has no share out of service: its open requests may end within `limit`, what
     /// is left then is cut. Returns how many were cut.
     fn retire(&mut self, side: Side, limit: Duration) -> Result<u64, Fault>;
+
+    /// Whether [`Self::retire`] sees the open requests of a side; otherwise it can only give them time.
+    fn sees_open_requests(&self) -> bool {
+        true
+    }
 
     /// What the router counted, where it counts per side.
     fn counters(&mut self) -> Result<Option<Counters>, Fault>;

@@ -93,21 +93,23 @@ impl Folder {
         fs::create_dir_all(&self.path).map_err(|e| unwritable(&self.path, &e))?;
         let path = self.path.join("lock");
         let wrong = |e: io::Error| unwritable(&path, &e);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(wrong)?;
+        let mut options = OpenOptions::new();
+        options.read(true);
+        // On a file system that takes no writes any more the lock of before still locks.
+        let open = options.clone().write(true).create(true).truncate(false).open(&path);
+        let mut file = open.or_else(|e| options.open(&path).map_err(|_| e)).map_err(wrong)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(e) if e == rustix::io::Errno::WOULDBLOCK => return Err(self.held(&mut file)),
             Err(e) => return Err(wrong(e.into())),
         }
+        // The lock is what counts. A full disk must not keep anybody from calling a release off.
         let text = serde_json::to_string(holder).map_err(|e| wrong(e.into()))?;
-        file.set_len(0).and_then(|()| file.rewind()).map_err(wrong)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(wrong)?;
+        let _ = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(text.as_bytes()))
+            .and_then(|()| file.sync_all());
         Ok(Lock { _file: file })
     }
 

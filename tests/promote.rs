@@ -15,6 +15,7 @@ use crate::support::{Ended, call, folder, json, run, tool, wait_until};
 mod bad_input;
 mod crashes;
 mod routers;
+mod way_back;
 
 /// Two sides behind a router, a plan, and a folder for all of it.
 pub(crate) struct Stage {
@@ -22,6 +23,18 @@ pub(crate) struct Stage {
     pub blue: Side,
     pub green: Side,
     pub haproxy: Haproxy,
+}
+
+/// How often a test that draws its moments by chance does so: `TRAPKEY_SOAK` times as often as usual.
+pub(crate) fn rounds(usual: u64) -> u64 {
+    let times = std::env::var("TRAPKEY_SOAK").map_or(1, |n| n.parse().expect("TRAPKEY_SOAK is a number"));
+    usual * times
+}
+
+/// A figure for `scripts/soak`, which shows what these tests print.
+#[expect(clippy::print_stdout, reason = "the harness keeps it for those who ask")]
+pub(crate) fn figure(text: &str) {
+    println!("soak: {text}");
 }
 
 /// A plan with short bakes; `more` goes into its promote section.
@@ -446,5 +459,10 @@ fn nginx_takes_a_good_release_and_gives_a_bad_one_back() {
     assert!(nginx.text().contains(&format!("server 127.0.0.1:{} down;", blue.port)));
     let promotion = json(&folder.path().join("evidence/promote.json"))["promotion"].clone();
     assert_eq!(promotion["epoch"], 2);
+    let decisions = promotion["decisions"].to_string();
+    assert!(
+        decisions.contains("does not show open requests") && !decisions.contains("drained in"),
+        "{decisions}"
+    );
     assert_eq!(promotion["shifts"][2]["probed"]["green"], 20);
 }

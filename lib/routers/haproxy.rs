@@ -170,7 +170,14 @@ impl Haproxy {
         if commands.is_empty() {
             return Ok(());
         }
-        let reply = self.ask(&commands.join("; ")).map_err(|e| self.unreachable(doing, &e))?;
+        // A line must fit into HAProxy's buffer, 16 KiB by default.
+        let mut reply = String::new();
+        for some in commands.chunks(64) {
+            reply = self.ask(&some.join("; ")).map_err(|e| self.unreachable(doing, &e))?;
+            if !reply.trim().is_empty() {
+                break;
+            }
+        }
         if reply.trim().is_empty() {
             return Ok(());
         }
@@ -281,14 +288,27 @@ fn talk(
 /// Rows of a table whose first line (behind `#`) names the columns.
 fn parse_table(reply: &str, separator: char) -> Option<Vec<HashMap<String, String>>> {
     let mut lines = reply.lines().skip_while(|line| !line.starts_with("# "));
-    let columns: Vec<&str> = lines.next()?.trim_start_matches("# ").split(separator).collect();
+    let columns = fields(lines.next()?.trim_start_matches("# "), separator);
     let rows = lines
         .filter(|line| !line.trim().is_empty())
-        .map(|line| {
-            columns.iter().zip(line.split(separator)).map(|(k, v)| ((*k).to_owned(), v.to_owned())).collect()
-        })
+        .map(|line| columns.iter().cloned().zip(fields(line, separator)).collect())
         .collect();
     Some(rows)
+}
+
+/// The fields of a line. A server's own words stand quoted among them (`last_chk`), and a separator
+/// inside quotes ends no field.
+fn fields(line: &str, separator: char) -> Vec<String> {
+    let (mut all, mut field, mut quoted) = (Vec::new(), String::new(), false);
+    for c in line.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            c if c == separator && !quoted => all.push(std::mem::take(&mut field)),
+            c => field.push(c),
+        }
+    }
+    all.push(field);
+    all
 }
 
 /// A line of `show servers state`.
@@ -501,11 +521,10 @@ impl Haproxy {
     fn count(&self) -> Result<Counters, Fault> {
         let stat = self.table(&format!("show stat {} -1 -1", self.backend))?;
         let info = self.ask("show info").map_err(|e| self.unreachable("answer `show info`", &e))?;
-        let instance = info
-            .lines()
-            .find_map(|line| line.strip_prefix("Pid: "))
-            .map(|pid| pid.trim().to_owned())
-            .unwrap_or_default();
+        // In a container every start has the same Pid.
+        let word =
+            |key: &str| info.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim();
+        let instance = format!("{} {}", word("Pid: "), word("Start_time_sec: "));
         let side = |names: &[String]| -> SideCount {
             let rows = stat.iter().filter(|row| row.get("svname").is_some_and(|n| names.contains(n)));
             rows.map(SideCount::of_row).fold(SideCount::default(), SideCount::plus)
@@ -580,6 +599,13 @@ mod tests {
         }
         // One in 1000 is more than its weights can do, and that must not go unnoticed.
         assert!(super::super::representable(&router(1, 1), 0.001).is_err());
+    }
+
+    #[test]
+    fn a_server_cannot_shift_the_columns_by_what_it_says() {
+        let reply = "# svname,last_chk,rtime\ngreen,\"no, \"\"later\"\", maybe\",7\n";
+        let rows = parse_table(reply, ',').unwrap_or_default();
+        assert_eq!(rows.first().and_then(|row| row.get("rtime")).map(String::as_str), Some("7"));
     }
 
     #[test]

@@ -168,6 +168,8 @@ impl Nginx {
     fn run(&self, what: &str, argv: &[String]) -> Result<(), Fault> {
         let mut order = shell::Order::new(argv.to_vec(), &self.folder);
         order.timeout = self.timeout;
+        // Half a change is worse than a late end, and a way back must work after a signal too.
+        order.through_signals = true;
         let failed = |cause: String| {
             Fault::infrastructure(format!("nginx could not {what}"))
                 .place(argv.join(" "))
@@ -187,12 +189,14 @@ impl Nginx {
         let until = Instant::now() + self.settle();
         let mut agreeing = 0;
         loop {
-            let stamp = self.stamp()?;
-            agreeing = if stamp.id == id { agreeing + 1 } else { 0 };
+            // A connection may break while workers change; one broken answer is not the end.
+            let seen = self.stamp();
+            agreeing = if seen.as_ref().is_ok_and(|stamp| stamp.id == id) { agreeing + 1 } else { 0 };
             if agreeing >= AGREEING {
                 return Ok(());
             }
             if Instant::now() >= until {
+                seen?;
                 return Err(Fault::infrastructure(
                     "nginx took the reload but still runs the old configuration",
                 )
@@ -295,19 +299,24 @@ impl Router for Nginx {
         Ok(0)
     }
 
+    fn sees_open_requests(&self) -> bool {
+        false
+    }
+
     fn counters(&mut self) -> Result<Option<Counters>, Fault> {
         Ok(None)
     }
 
     fn by_hand(&self, side: Side) -> Vec<String> {
-        let (to, from) = match side {
-            Side::Blue => (&self.settings.blue, &self.settings.green),
-            Side::Green => (&self.settings.green, &self.settings.blue),
+        let (to, from, share) = match side {
+            Side::Blue => (&self.settings.blue, &self.settings.green, 0),
+            Side::Green => (&self.settings.green, &self.settings.blue, 1),
         };
         let (to, from) = (regex::escape(to).replace('/', "\\/"), regex::escape(from).replace('/', "\\/"));
         vec![
+            // The stamp is changed too: what runs must not say that it is what was before.
             format!(
-                "sed -i -E 's/^( *server {from}) .*/\\1 down;/; s/^( *server {to}) .*/\\1 weight=1;/' {}",
+                "sed -i -E 's/^( *server {from}) .*/\\1 down;/; s/^( *server {to}) .*/\\1 weight=1;/; s/trapkey [^ ]+ [0-9.]+/trapkey by-hand {share}/' {}",
                 self.file.display()
             ),
             format!("{} && {}", self.settings.test.join(" "), self.settings.reload.join(" ")),

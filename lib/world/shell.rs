@@ -22,6 +22,8 @@ pub struct Order {
     pub timeout: Duration,
     /// How much of each stream is kept; the rest is read and dropped.
     pub keep: usize,
+    /// Goes on although we were asked to stop: for what must not end half way.
+    pub through_signals: bool,
 }
 
 /// How a command ended.
@@ -55,6 +57,7 @@ impl Order {
             env: Vec::new(),
             timeout: Duration::from_secs(60),
             keep: 64 * 1024,
+            through_signals: false,
         }
     }
 
@@ -145,7 +148,7 @@ impl Order {
                 break status;
             }
             timed_out = started.elapsed() >= self.timeout;
-            interrupted = super::signal::stop_asked();
+            interrupted = !self.through_signals && super::signal::stop_asked();
             if timed_out || interrupted {
                 end_group(pid);
                 break child.wait()?;

@@ -61,6 +61,80 @@ fn killed_in_the_middle_of_a_rollback_the_next_call_goes_back() {
     }
 }
 
+/// Moments by chance, the same ones for the same seed.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+#[test]
+fn killed_again_and_again_at_moments_by_chance_it_ends_all_new_or_all_old() {
+    let seed = 1 + u64::from(std::process::id()) * 7919;
+    figure(&format!("seed {seed}"));
+    let mut chance = Chance(seed);
+    let (mut kills, mut new, mut old) = (0_u32, 0_u32, 0_u32);
+    for round in 0..rounds(3) {
+        let stage =
+            Stage::new("[{weight: 10%, bake: 200ms}, {weight: 50%, bake: 200ms}, {weight: 100%}]", "");
+        let bad = round % 3 == 2;
+        stage.green.answers.fail_every.store(if bad { 2 } else { 0 }, Ordering::SeqCst);
+        let seen = format!("seed {seed}, round {round}");
+        for _ in 0..3 {
+            let begun = stage.path().join(".trapkey/production/state.json").exists();
+            let mut child = stage.spawn(&[if begun { "step" } else { "run" }]);
+            std::thread::sleep(Duration::from_millis(chance.below(900)));
+            kills += u32::from(child.try_wait().unwrap().is_none());
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let mut tries = 0;
+        loop {
+            let begun = stage.path().join(".trapkey/production/state.json").exists();
+            let ended = stage.promote(&[if begun { "step" } else { "start" }]);
+            assert!([0, 1].contains(&ended.code), "{seen}: {}", ended.stderr);
+            if stage.promotion()["outcome"] != "in_progress" {
+                break;
+            }
+            tries += 1;
+            assert!(tries < 30, "{seen}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        if stage.promotion()["outcome"] == "promoted" {
+            assert!(!bad, "{seen}: a bad release was promoted");
+            stage.assert_all_green();
+            new += 1;
+        } else {
+            assert!(bad, "{seen}: {}", stage.promotion()["reason"]);
+            stage.assert_all_blue();
+            old += 1;
+        }
+        assert_no_step_twice(&stage);
+        assert_eq!(stage.promotion()["epoch"], 1, "{seen}");
+    }
+    figure(&format!("{kills} kills, {new} releases ended all new, {old} all old"));
+}
+
+#[test]
+fn of_two_jobs_at_the_same_moment_exactly_one_wins() {
+    let pairs = rounds(2);
+    for _ in 0..pairs {
+        let stage = Stage::new("[{weight: 50%, bake: 500ms}, {weight: 100%}]", "");
+        let both = [stage.spawn(&["run"]), stage.spawn(&["run"])];
+        let mut codes = both.map(|child| child.wait_with_output().unwrap().status.code().unwrap());
+        codes.sort_unstable();
+        assert_eq!(codes, [0, 5]);
+        stage.assert_all_green();
+        assert_no_step_twice(&stage);
+    }
+    figure(&format!("{pairs} pairs of jobs, one winner each"));
+}
+
 #[test]
 fn a_hook_that_was_killed_in_the_middle_does_not_run_again() {
     let stage = Stage::new(SHORT, "  hooks: {deploy: [sh, -c, \"echo $$ >> hooks.txt; exec sleep 30\"]}\n");

@@ -139,6 +139,7 @@ fn the_way_back_by_hand_works_as_printed() {
             assert!(ended.status.success(), "{command}: {}", String::from_utf8_lossy(&ended.stderr));
         }
         wait_until("blue to have everything", || case.met_green(20) == 0);
+        assert!(same_share(router.read().unwrap().green, 0.0), "what runs is what it says");
     });
 }
 

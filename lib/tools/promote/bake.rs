@@ -11,18 +11,63 @@ use crate::evidence::{Interval, Judgement, MetricRecord, SideInterval, Verdict};
 use crate::judge::{SideFigures, judge_trigger, quantile};
 use crate::metrics::probe::{Sample, Sampler};
 use crate::plan::{Promote, Trigger};
-use crate::routers::{Counters, SideCount};
+use crate::routers::{Counters, MEAN_OF_LAST, SideCount};
 use crate::world::http::join;
 
 /// What is measured while a step is watched.
 pub(super) struct Watch {
     sampler: Sampler,
-    /// Blue and green: when (ms), how long (ms), whether well.
-    window: [Vec<(i64, f64, bool)>; 2],
+    /// By how much the driver's clock is ahead of the one that the samples carry, in ms.
+    ahead_ms: i64,
+    /// Blue and green, since the step began.
+    window: [Window; 2],
     /// The same, since the last interval that was put on record.
-    recent: [Vec<(i64, f64, bool)>; 2],
+    recent: [Window; 2],
     recorded_at: i64,
-    counted: Option<Counters>,
+}
+
+/// What was seen of one side. Requests and errors are all counted; of the latencies a bounded number
+/// is kept, evenly spread, so that days of watching fit into memory.
+#[derive(Debug)]
+struct Window {
+    requests: u64,
+    errors: u64,
+    latencies: Vec<f64>,
+    /// One latency of so many is kept.
+    stride: u64,
+}
+
+/// The greatest number of latencies that are kept for each side.
+const KEPT: usize = 1 << 16;
+
+impl Default for Window {
+    fn default() -> Self {
+        Self { requests: 0, errors: 0, latencies: Vec::new(), stride: 1 }
+    }
+}
+
+impl Window {
+    fn add(&mut self, latency_ms: f64, ok: bool) {
+        self.requests += 1;
+        if !ok {
+            self.errors += 1;
+        } else if (self.requests - self.errors).is_multiple_of(self.stride) {
+            self.latencies.push(latency_ms);
+        }
+        if self.latencies.len() >= KEPT {
+            let mut keep = false;
+            self.latencies.retain(|_| {
+                keep = !keep;
+                keep
+            });
+            self.stride *= 2;
+        }
+    }
+
+    fn figures(&self) -> SideFigures {
+        let kept = SideFigures::of(self.latencies.iter().map(|ms| (*ms, true)));
+        SideFigures { requests: self.requests, errors: self.errors, ..kept }
+    }
 }
 
 /// The greatest number of intervals that one step puts on record for each source.
@@ -33,37 +78,32 @@ const ACHIEVED: f64 = 0.9;
 
 impl Watch {
     /// Begins to ask both sides.
-    pub(super) fn begin(plan: &Promote, now: Timestamp) -> Self {
+    /// `recorded_at` is when an interval was last put on record, in ms.
+    pub(super) fn begin(plan: &Promote, now: Timestamp, recorded_at: i64) -> Self {
         let urls = [&plan.sides.blue, &plan.sides.green].map(|side| join(&side.url.value, &plan.probe.path));
         let timeout = plan.probe.timeout.map_or(Duration::from_secs(5), |t| t.0);
         Self {
             sampler: Sampler::start(&urls, plan.probe.rate.0, timeout, &plan.probe.header),
-            window: [Vec::new(), Vec::new()],
-            recent: [Vec::new(), Vec::new()],
-            recorded_at: now.as_millisecond(),
-            counted: None,
+            ahead_ms: now.as_millisecond() - crate::world::now().as_millisecond(),
+            window: Default::default(),
+            recent: Default::default(),
+            recorded_at,
         }
     }
 
     /// A new step: what was seen before does not count for it.
     pub(super) fn next_step(&mut self, since_ms: i64) {
-        for side in &mut self.window {
-            side.retain(|(at, _, _)| *at >= since_ms);
-        }
-        for side in &mut self.recent {
-            side.retain(|(at, _, _)| *at >= since_ms);
-        }
+        self.window = Default::default();
+        self.recent = Default::default();
         self.recorded_at = since_ms;
-        self.counted = None;
     }
 
     fn gather(&mut self, since_ms: i64) {
         for (side, samples) in self.sampler.take().into_iter().enumerate().take(2) {
             for Sample { at, latency_ms, ok, .. } in samples {
-                let at = at.as_millisecond();
-                if at >= since_ms {
-                    self.window[side].push((at, latency_ms, ok));
-                    self.recent[side].push((at, latency_ms, ok));
+                if at.as_millisecond().saturating_add(self.ahead_ms) >= since_ms {
+                    self.window[side].add(latency_ms, ok);
+                    self.recent[side].add(latency_ms, ok);
                 }
             }
         }
@@ -94,14 +134,25 @@ pub(super) struct Scene<'a> {
     pub now: Timestamp,
     /// What the router counts now, where it counts.
     pub counters: Option<Counters>,
+    /// Why it did not say what it counted, where it should have.
+    pub lost: Option<String>,
 }
 
 /// Looks at the whole window since the step began, and puts the newest interval on record.
 pub(super) fn look(watch: &mut Watch, record: &mut Record, scene: &Scene<'_>) -> Looked {
     watch.gather(scene.since_ms);
+    // Without a base the counters since the router's start would be judged: releases of long ago.
+    let mut unjudged =
+        scene.lost.as_ref().map(|why| format!("the router does not say what it counted: {why}"));
+    if record.base.is_none() && scene.counters.is_some() {
+        record.base.clone_from(&scene.counters);
+        unjudged = Some(
+            "what the router had counted when the step began is not known; it counts from now on".into(),
+        );
+    }
     let base = record.base.clone().filter(|b| same_instance(b, scene.counters.as_ref())).unwrap_or_default();
     let min = scene.plan.min_samples.unwrap_or(50).max(1);
-    let probes = [0, 1].map(|side| figures_of(&watch.window[side]));
+    let probes = [0, 1].map(|side| watch.window[side].figures());
     let kept_pace = watch.sampler.lag().iter().all(|lag| lag.achieved() >= ACHIEVED);
     let mut metrics = Vec::new();
     let mut look = Look::Good;
@@ -115,7 +166,10 @@ pub(super) fn look(watch: &mut Watch, record: &mut Record, scene: &Scene<'_>) ->
         metrics.extend(of_trigger);
     }
     put_on_record(watch, record, scene, &base);
-    let judgement = judgement(scene, look, metrics);
+    if unjudged.is_some() {
+        look = worse(look, Look::Unknown);
+    }
+    let judgement = judgement(scene, look, metrics, unjudged);
     Looked { look, judgement }
 }
 
@@ -163,28 +217,34 @@ fn same_instance(base: &Counters, now: Option<&Counters>) -> bool {
     })
 }
 
-fn figures_of(samples: &[(i64, f64, bool)]) -> SideFigures {
-    SideFigures::of(samples.iter().map(|(_, ms, ok)| (*ms, *ok)))
-}
-
 /// What was counted between two readings. A maximum counts only where it has risen: the router
-/// remembers the greatest since its start, not since the step began.
+/// remembers the greatest since its start, not since the step began. A mean counts only where all of
+/// the requests behind it belong to the window.
 fn since(base: SideCount, now: SideCount) -> SideFigures {
     SideFigures {
         requests: now.requests.saturating_sub(base.requests),
         errors: now.errors.saturating_sub(base.errors),
         latencies_ms: Vec::new(),
-        mean: now.mean_ms.filter(|_| now.requests > base.requests),
+        mean: now.mean_ms.filter(|_| {
+            let fresh = now.requests.saturating_sub(base.requests);
+            fresh >= MEAN_OF_LAST || (fresh > 0 && base.requests == 0)
+        }),
         max: now.max_ms.filter(|max| base.max_ms.is_none_or(|before| *max > before)),
     }
 }
 
-fn judgement(scene: &Scene<'_>, look: Look, metrics: Vec<MetricRecord>) -> Judgement {
+fn judgement(
+    scene: &Scene<'_>,
+    look: Look,
+    metrics: Vec<MetricRecord>,
+    unjudged: Option<String>,
+) -> Judgement {
     let all = |verdict: Verdict| metrics.iter().all(|m| m.verdict == verdict || m.verdict == Verdict::Pass);
     let verdict = match look {
         Look::Good => Verdict::Pass,
         Look::Bad => Verdict::Fail,
         Look::Unknown if metrics.iter().any(|m| m.verdict == Verdict::Error) => Verdict::Error,
+        Look::Unknown if unjudged.is_some() => Verdict::Error,
         Look::Unknown if all(Verdict::NoData) => Verdict::NoData,
         Look::Unknown => Verdict::TooFewSamples,
     };
@@ -195,6 +255,9 @@ fn judgement(scene: &Scene<'_>, look: Look, metrics: Vec<MetricRecord>) -> Judge
     };
     let mut summary =
         telling.iter().map(|m| format!("{} ({})", m.message, m.source)).collect::<Vec<_>>().join("; ");
+    if let (Some(unjudged), Look::Unknown) = (unjudged, look) {
+        summary = unjudged;
+    }
     if summary.is_empty() {
         summary = "nothing was judged".into();
     }
@@ -216,7 +279,7 @@ fn put_on_record(watch: &mut Watch, record: &mut Record, scene: &Scene<'_>, base
         return;
     }
     watch.recorded_at = now;
-    let [blue, green] = [0, 1].map(|side| probe_interval(&std::mem::take(&mut watch.recent[side])));
+    let [blue, green] = [0, 1].map(|side| probe_interval(&std::mem::take(&mut watch.recent[side]).figures()));
     if blue.requests + green.requests > 0 {
         record.promotion.series.push(Interval {
             at: scene.now,
@@ -229,7 +292,7 @@ fn put_on_record(watch: &mut Watch, record: &mut Record, scene: &Scene<'_>, base
     }
     let Some(counters) = &scene.counters else { return };
     let before =
-        watch.counted.take().filter(|b| same_instance(b, Some(counters))).unwrap_or_else(|| base.clone());
+        record.counted.take().filter(|b| same_instance(b, Some(counters))).unwrap_or_else(|| base.clone());
     let [blue, green] = [(before.blue, counters.blue), (before.green, counters.green)]
         .map(|(b, n)| counter_interval(&since(b, n)));
     let all = blue.requests + green.requests;
@@ -241,13 +304,12 @@ fn put_on_record(watch: &mut Watch, record: &mut Record, scene: &Scene<'_>, base
         blue,
         green,
     });
-    watch.counted = Some(counters.clone());
+    record.counted = Some(counters.clone());
 }
 
-fn probe_interval(samples: &[(i64, f64, bool)]) -> SideInterval {
-    let figures = figures_of(samples);
+fn probe_interval(figures: &SideFigures) -> SideInterval {
     let at = |q: f64| quantile(&figures.latencies_ms, q);
-    SideInterval { p50: at(0.5), p95: at(0.95), p99: at(0.99), ..counter_interval(&figures) }
+    SideInterval { p50: at(0.5), p95: at(0.95), p99: at(0.99), ..counter_interval(figures) }
 }
 
 fn counter_interval(figures: &SideFigures) -> SideInterval {
@@ -295,6 +357,27 @@ mod tests {
             let records: Vec<MetricRecord> = verdicts.iter().map(|v| record(*v)).collect();
             assert_eq!(look_of(&records), *expected, "{verdicts:?}");
         }
+    }
+
+    #[test]
+    fn days_of_watching_fit_into_memory_and_no_error_is_left_out() {
+        let mut window = Window::default();
+        for n in 0..1_000_000_u32 {
+            window.add(f64::from(n % 1000), n % 100 != 7);
+        }
+        assert!(window.latencies.len() < KEPT && window.latencies.len() > KEPT / 4);
+        let figures = window.figures();
+        assert_eq!((figures.requests, figures.errors), (1_000_000, 10_000));
+        let p95 = quantile(&figures.latencies_ms, 0.95).unwrap_or_default();
+        assert!((940.0..960.0).contains(&p95), "{p95}");
+    }
+
+    #[test]
+    fn a_mean_over_requests_from_before_the_step_is_none() {
+        let count = |requests, mean| SideCount { requests, mean_ms: Some(mean), ..SideCount::default() };
+        assert_eq!(since(count(5000, 9.0), count(5100, 9.0)).mean, None);
+        assert_eq!(since(count(5000, 9.0), count(5000 + MEAN_OF_LAST, 7.0)).mean, Some(7.0));
+        assert_eq!(since(count(0, 0.0), count(100, 7.0)).mean, Some(7.0));
     }
 
     #[test]

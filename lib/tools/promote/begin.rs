@@ -1,11 +1,11 @@
 //! Before anything moves: the evidence, the plan's promote section, the router, both sides.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::machine::State;
 use super::record::{Markers, Record, course_of, steps_of, strategy_word};
-use super::shift::Entry;
+use super::shift::{DATA_PLANE_LAG, Entry};
 use crate::evidence::{Need, Outcome, PreflightBody, Promotion, RouterRecord, SideRecord, SnapshotBody};
 use crate::fault::Fault;
 use crate::job::Job;
@@ -108,7 +108,7 @@ pub(super) fn record(
             .cause(&live.raw)
             .help("a release begins with everything on blue: are the sides swapped, or does something else steer this router?"));
     }
-    let seen = look_at(&plan.sides.blue, plan, Duration::ZERO);
+    let seen = look_at(&plan.sides.blue, plan, Duration::ZERO, false);
     if let Err(seen) = &seen {
         return Err(Fault::closed("blue, the side that serves now, is not healthy")
             .place(redact(&plan.sides.blue.url.shown))
@@ -116,7 +116,7 @@ pub(super) fn record(
             .help("a release needs a way back: mend blue first"));
     }
     let markers = Markers { blue: Some(marker(Side::Blue, &plan.sides.blue, plan)?), green: None };
-    let probed = Entry::probe(&entry(job)?, &markers);
+    let probed = entry(job)?.probe(&markers, Instant::now() + DATA_PLANE_LAG);
     if probed.blue < probed.requests {
         return Err(Fault::infrastructure("requests through the router do not all reach blue")
             .place(entry(job)?.url)
@@ -129,6 +129,7 @@ pub(super) fn record(
         needs,
         state: State::first(&course),
         base: None,
+        counted: None,
         promotion: Promotion {
             epoch,
             strategy: strategy_word(plan.strategy).into(),
@@ -175,11 +176,18 @@ pub(super) fn marker(side: Side, spec: &SidePlan, plan: &Promote) -> Result<Stri
 }
 
 /// Looks at a side's health until it is well three times in a row, for `patience` at most.
-pub(super) fn look_at(side: &SidePlan, plan: &Promote, patience: Duration) -> Result<String, String> {
+/// On the way back no signal cuts it short, and no hanging answer may use up more than the patience.
+pub(super) fn look_at(
+    side: &SidePlan,
+    plan: &Promote,
+    patience: Duration,
+    going_back: bool,
+) -> Result<String, String> {
     const WELL: u32 = 3;
     let url = join(&side.url.value, &side.health);
-    let client = Client::new(plan.probe.timeout.map_or(Duration::from_secs(5), |t| t.0), 0);
-    let until = std::time::Instant::now() + patience;
+    let timeout = plan.probe.timeout.map_or(Duration::from_secs(5), |t| t.0);
+    let client = Client::new(if going_back { timeout.min(patience) } else { timeout }, 0);
+    let until = Instant::now() + patience;
     let mut well = 0;
     loop {
         let seen = match client.get(&url) {
@@ -194,7 +202,7 @@ pub(super) fn look_at(side: &SidePlan, plan: &Promote, patience: Duration) -> Re
             Err(none) => format!("{} did not answer: {}", side.health, none.why),
         };
         well = 0;
-        if std::time::Instant::now() >= until || crate::world::signal::stop_asked() {
+        if Instant::now() >= until || (crate::world::signal::stop_asked() && !going_back) {
             return Err(seen);
         }
         std::thread::sleep(Duration::from_millis(100));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use super::bake::{Scene, Watch, look};
@@ -15,7 +15,7 @@ use crate::fault::{Exit, Fault};
 use crate::job::{Conclusion, Job};
 use crate::plan::Promote;
 use crate::routers::{Router, Side, Split, same_share};
-use crate::state::{Ask, Folder, Lock};
+use crate::state::{Ask, Asked, Folder, Lock};
 use crate::units::{Text, show_duration, show_share};
 use crate::world::shell::Order;
 use crate::world::talk::{Mark, Ticker};
@@ -43,6 +43,32 @@ pub(super) struct Driver<'a> {
     record: Record,
     watch: Option<Watch>,
     ticker: Ticker,
+    clock: Clock,
+    /// The first thing that could not be written while traffic had to move back.
+    unwritten: Option<Fault>,
+}
+
+/// The wall clock of the start, and the time that has passed since: a clock that is set in the middle
+/// of a bake makes it neither shorter nor longer.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    began: Timestamp,
+    from: Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { began: world::now(), from: Instant::now() }
+    }
+
+    fn now(&self) -> Timestamp {
+        let passed = SignedDuration::try_from(self.from.elapsed()).unwrap_or(SignedDuration::MAX);
+        self.began.checked_add(passed).unwrap_or(Timestamp::MAX)
+    }
+
+    fn ms(&self) -> i64 {
+        self.now().as_millisecond()
+    }
 }
 
 /// How often a forward shift is tried before the release goes back.
@@ -75,6 +101,8 @@ impl<'a> Driver<'a> {
             record,
             watch: None,
             ticker: job.talk().ticker(),
+            clock: Clock::start(),
+            unwritten: None,
         })
     }
 
@@ -94,31 +122,51 @@ impl<'a> Driver<'a> {
         self.save()
     }
 
-    /// A job that comes back to a promotion: a hook that may have begun is lost, a frozen promotion
-    /// is looked at again, and the live router is held against the record.
+    /// A job that comes back to a promotion: the live router is held against the record, a hook that
+    /// may have begun is lost, and a frozen promotion is looked at again.
     pub(super) fn come_back(&mut self) -> Result<(), Fault> {
+        if matches!(self.record.state, State::Frozen { .. }) {
+            return self.apply(&Event::Woken);
+        }
+        // It takes the place of whatever else is due, a lost hook's end among it.
+        if self.abort_asked().is_some() {
+            return Ok(());
+        }
+        if let State::Baking { since_ms, .. } = self.record.state
+            && self.clock.ms() < since_ms
+        {
+            self.apply(&Event::ClockWentBack { at_ms: self.clock.ms() })?;
+        }
+        if let Some(event) = self.reconcile()? {
+            return self.apply(&event);
+        }
         match &self.record.state {
             State::Deploying { begun: true }
             | State::RunningAfter { begun: true }
             | State::RunningOnRollback { begun: true, .. } => self.apply(&Event::HookLost),
-            State::Frozen { .. } => self.apply(&Event::Woken),
-            _ => match self.reconcile()? {
-                Some(event) => self.apply(&event),
-                None => Ok(()),
-            },
+            _ => Ok(()),
         }
+    }
+
+    /// Calls the promotion off, unless it is over or on its way back; whether or not the request could
+    /// be left on disk.
+    pub(super) fn call_off(&mut self, asked: &Asked) -> Result<(), Fault> {
+        self.apply(&Event::Aborted { reason: called_off(asked) })
+    }
+
+    /// An abort that is still to be heeded. A frozen promotion has tried already; the next call will
+    /// try again.
+    fn abort_asked(&self) -> Option<Asked> {
+        let state = &self.record.state;
+        let over = going_back(state) || state.finished() || matches!(state, State::Frozen { .. });
+        if over { None } else { self.folder.asked(Ask::Abort, self.record.promotion.epoch) }
     }
 
     /// Goes on until it is finished, frozen, waiting (`Mode::Once`) or asked to stop.
     pub(super) fn drive(&mut self) -> Result<(), Fault> {
         loop {
-            if let Some(asked) = self.folder.asked(Ask::Abort, self.record.promotion.epoch)
-                && !going_back(&self.record.state)
-                && !self.record.state.finished()
-            {
-                let why = asked.why.map(|w| format!(": {w}")).unwrap_or_default();
-                let reason = format!("called off by {}{why}", asked.who);
-                self.apply(&Event::Aborted { reason })?;
+            if let Some(asked) = self.abort_asked() {
+                self.call_off(&asked)?;
             }
             let Some(action) = self.record.state.action(&self.record.course) else { return Ok(()) };
             // On the way back nothing stops half way.
@@ -127,6 +175,14 @@ impl<'a> Driver<'a> {
             }
             self.ticker.set(&phase(&self.record.state, &self.record.course));
             let Some(event) = self.perform(action)? else { continue };
+            // An abort that came meanwhile wins over whatever came of the action, the last one too.
+            if self.abort_asked().is_some() {
+                continue;
+            }
+            // A signal cuts waiting short. What was not waited for is no reason to go back.
+            if signal::stop_asked() && !going_back(&self.record.state) && cut_short(&event) {
+                continue;
+            }
             self.apply(&event)?;
             if self.mode == Mode::Once
                 && matches!(event, Event::Looked { .. })
@@ -145,7 +201,7 @@ impl<'a> Driver<'a> {
         };
         let interval = i64::try_from(self.interval().as_millis()).unwrap_or(i64::MAX);
         self.record.promotion.next_at = waiting
-            .map(|until| until.max(world::now().as_millisecond().saturating_add(interval)))
+            .map(|until| until.max(self.clock.ms().saturating_add(interval)))
             .and_then(|ms| Timestamp::from_millisecond(ms).ok());
         let mut conclusion = self.conclusion();
         let state = match (&self.record.state, waiting) {
@@ -160,16 +216,36 @@ impl<'a> Driver<'a> {
         if let Some(next_at) = self.record.promotion.next_at {
             conclusion.outputs.push(("next_at", next_at.to_string()));
         }
-        self.save()?;
+        let saved = self.save();
+        self.bear(saved)?;
         let sentence = conclusion.summary.clone();
-        let exit = self.job.conclude(conclusion)?;
+        let concluded = self.job.conclude(conclusion);
+        let exit = self.bear(concluded)?;
         let mark = match self.record.state {
             State::Promoted => Mark::Good,
             State::RolledBack { .. } | State::Frozen { .. } => Mark::Bad,
             _ => Mark::Step,
         };
         self.job.talk().line(mark, &sentence);
-        Ok(if waiting.is_some() { Exit::Pass } else { exit })
+        if let Some(fault) = &self.unwritten {
+            self.job.talk().error(&format!("that is so, but not all of it is on record\n{fault}"));
+            return Ok(Exit::Infrastructure);
+        }
+        Ok(if waiting.is_some() { Exit::Pass } else { exit.unwrap_or(Exit::Infrastructure) })
+    }
+
+    /// Takes a failed write upon itself while traffic is on its way back or back already: first the
+    /// traffic, then the record. On the way forward nothing moves that is not on record.
+    fn bear<T>(&mut self, done: Result<T, Fault>) -> Result<Option<T>, Fault> {
+        match done {
+            Ok(done) => Ok(Some(done)),
+            Err(fault) if went_back(&self.record.state) => {
+                self.job.talk().line(Mark::Warn, &fault.line());
+                self.unwritten.get_or_insert(fault);
+                Ok(None)
+            }
+            Err(fault) => Err(fault),
+        }
     }
 
     fn conclusion(&mut self) -> Conclusion<PromoteBody> {
@@ -192,6 +268,14 @@ impl<'a> Driver<'a> {
         self.job.write(&conclusion).map(drop)
     }
 
+    /// Writes the document of a promotion that goes on. The state is safe already, so a page that
+    /// cannot be written does not leave a step without anybody who watches it; the end tells.
+    fn show_progress(&mut self) {
+        if let Err(fault) = self.write_document() {
+            self.job.talk().line(Mark::Warn, &fault.line());
+        }
+    }
+
     fn save(&mut self) -> Result<(), Fault> {
         self.version = self.folder.swap(self.version, &self.record)?;
         Ok(())
@@ -208,15 +292,20 @@ impl<'a> Driver<'a> {
             return Ok(());
         }
         note(&mut self.record, &before, event, now);
-        self.folder.journal(&json!({
+        let noted = self.folder.journal(&json!({
             "at": now, "epoch": self.record.promotion.epoch, "did": event, "state": self.record.state,
-        }))?;
-        self.save()?;
+        }));
+        self.bear(noted)?;
+        let saved = self.save();
+        self.bear(saved)?;
         if changed {
             self.tell(&before);
         }
         // The way back is short and must not wait for a page that nobody reads yet.
-        if changed && !going_back(&self.record.state) { self.write_document() } else { Ok(()) }
+        if changed && !going_back(&self.record.state) {
+            self.show_progress();
+        }
+        Ok(())
     }
 
     fn tell(&self, before: &State) {
@@ -235,7 +324,9 @@ impl<'a> Driver<'a> {
     fn perform(&mut self, action: Action) -> Result<Option<Event>, Fault> {
         if !matches!(action, Action::Bake { .. }) {
             let epoch = self.record.promotion.epoch;
-            self.folder.journal(&json!({"at": world::now(), "epoch": epoch, "does": describe(action)}))?;
+            let does = json!({"at": world::now(), "epoch": epoch, "does": describe(action)});
+            let noted = self.folder.journal(&does);
+            self.bear(noted)?;
         }
         match action {
             Action::Run(hook) => self.run_hook(hook).map(Some),
@@ -258,6 +349,7 @@ impl<'a> Driver<'a> {
         let mut order =
             Order::new(words.iter().map(|w| w.value.clone()).collect(), begin::hook_folder(self.job));
         order.timeout = hooks.timeout.map_or(Duration::from_secs(600), |t| t.0);
+        order.through_signals = hook == Hook::OnRollback;
         let reason = match &self.record.state {
             State::RunningOnRollback { reason, .. } => reason.clone(),
             _ => String::new(),
@@ -306,7 +398,7 @@ impl<'a> Driver<'a> {
             Side::Blue => (&plan.sides.blue, BLUE_PATIENCE),
             Side::Green => (&plan.sides.green, plan.healthy_within.map_or(Duration::from_secs(60), |s| s.0)),
         };
-        let seen = look_at(spec, plan, patience);
+        let seen = look_at(spec, plan, patience, side == Side::Blue);
         if side == Side::Blue {
             return health(seen);
         }
@@ -345,10 +437,17 @@ impl<'a> Driver<'a> {
                     self.record.promotion.weight = weight;
                     self.record.promotion.shifts.push(done);
                     // Counters from here on belong to the new weight; without them the probes judge.
-                    self.record.base = self.router.counters().ok().flatten();
-                    return Event::Shifted { at_ms: world::now().as_millisecond() };
+                    self.count_anew();
+                    return Event::Shifted { at_ms: self.clock.ms() };
                 }
-                Err(fault) => last = fault.line(),
+                Err(not) => {
+                    last = not.fault.line();
+                    // Requests were given their time to meet the split; more of it is more of them
+                    // on a side that nobody judges.
+                    if (not.waited && !rollback) || self.abort_asked().is_some() {
+                        break;
+                    }
+                }
             }
             if attempt < tries {
                 self.job.talk().line(Mark::Warn, &format!("{last}; trying again"));
@@ -356,6 +455,12 @@ impl<'a> Driver<'a> {
             }
         }
         Event::ShiftFailed { why: last }
+    }
+
+    /// Counters from here on belong to the weight that is in force now.
+    fn count_anew(&mut self) {
+        self.record.base = self.router.counters().ok().flatten();
+        self.record.counted = None;
     }
 
     fn interval(&self) -> Duration {
@@ -366,7 +471,8 @@ impl<'a> Driver<'a> {
     fn bake(&mut self, step: usize, since_ms: i64, until_ms: i64) -> Result<Option<Event>, Fault> {
         let plan = self.plan;
         if self.watch.is_none() {
-            self.watch = Some(Watch::begin(plan, world::now()));
+            let last = self.record.promotion.series.last().map(|i| i.at.as_millisecond());
+            self.watch = Some(Watch::begin(plan, self.clock.now(), last.unwrap_or(since_ms).max(since_ms)));
         }
         let known_step = self.record.promotion.judgements.last().is_some_and(|j| j.step == step + 1);
         if let Some(watch) = self.watch.as_mut().filter(|_| !known_step) {
@@ -378,12 +484,16 @@ impl<'a> Driver<'a> {
         if let Some(event) = self.reconcile()? {
             return Ok(Some(event));
         }
-        // Without counters the probes judge; a router that cannot be read was told by `reconcile`.
-        let counters = self.router.counters().ok().flatten();
+        // A router that counts, and does not say what it counted, leaves part of the window unjudged.
+        let (counters, lost) = match self.router.counters() {
+            Ok(counters) => (counters, None),
+            Err(fault) => (None, Some(fault.line())),
+        };
         let Some(watch) = self.watch.as_mut() else { return Ok(None) };
         let weight = self.record.course.steps.get(step).map_or(0.0, |s| s.weight);
-        let now = world::now();
-        let scene = Scene { plan, step, since_ms, bake_ms: until_ms - since_ms, weight, now, counters };
+        let now = self.clock.now();
+        let bake_ms = until_ms - since_ms;
+        let scene = Scene { plan, step, since_ms, bake_ms, weight, now, counters, lost };
         let looked = look(watch, &mut self.record, &scene);
         let sentence = looked.judgement.summary.clone();
         self.ticker.set(&format!("{} · {sentence}", phase(&self.record.state, &self.record.course)));
@@ -399,13 +509,15 @@ impl<'a> Driver<'a> {
     /// Waits one interval, or until the end of the bake when that comes first; `Mode::Once` waits
     /// only until the probes have enough. False when an abort or a signal came in between.
     fn wait_for_look(&self, until_ms: i64) -> bool {
-        let left = u64::try_from(until_ms - world::now().as_millisecond()).unwrap_or(0);
+        let left = u64::try_from(until_ms - self.clock.ms()).unwrap_or(0);
         let wait = match self.mode {
             Mode::Hold if left == 0 => self.interval(),
             Mode::Hold => self.interval().min(Duration::from_millis(left + 1)),
             Mode::Once => {
                 let samples = self.plan.min_samples.unwrap_or(50).max(1) as f64;
-                Duration::from_secs_f64((samples / self.plan.probe.rate.0 * 1.1 + 0.1).min(60.0))
+                // Without enough of them no step would ever be judged good, so it is as long as it is.
+                let needed = samples / self.plan.probe.rate.0 * 1.1 + 0.1;
+                Duration::from_secs_f64(needed.clamp(0.1, 86_400.0))
             }
         };
         let until = Instant::now() + wait;
@@ -437,23 +549,34 @@ impl<'a> Driver<'a> {
         if same_share(live.green, nearest) {
             return Ok(None);
         }
-        let what = format!(
-            "found {} on green where {} was in force, and put it back",
-            show_share(live.green),
-            show_share(weight)
-        );
+        let found =
+            format!("found {} on green where {} was in force", show_share(live.green), show_share(weight));
+        if live.green < nearest && !self.router_began_anew() {
+            // Somebody took users off green, by the printed way back perhaps: they had a reason.
+            return Ok(Some(Event::ShiftFailed { why: format!("{found}: somebody has taken it off green") }));
+        }
+        let what = format!("{found}, and put it back");
         self.job.talk().line(Mark::Warn, &what);
         let split = Split { green: weight, close_idle_side: weight == 0.0 };
         match shift(self.router.as_mut(), &self.entry, &self.record.markers, split, "reconcile") {
             Ok(done) => {
                 self.record.promotion.shifts.push(done);
                 self.record.decided(world::now(), "trapkey", what);
-                self.record.base = self.router.counters().ok().flatten();
-                self.save()?;
+                self.count_anew();
+                let saved = self.save();
+                self.bear(saved)?;
                 Ok(None)
             }
-            Err(fault) => Ok(Some(Event::ShiftFailed { why: fault.line() })),
+            Err(not) => Ok(Some(Event::ShiftFailed { why: not.fault.line() })),
         }
+    }
+
+    /// Whether the router is another process than the one that took the weight: a restart or a reload
+    /// loses weights, and that is no wish of anybody.
+    fn router_began_anew(&mut self) -> bool {
+        let before = self.record.base.as_ref().map(|b| b.instance.clone());
+        let now = self.router.counters().ok().flatten().map(|c| c.instance);
+        matches!((before, now), (Some(before), Some(now)) if before != now)
     }
 
     fn retire(&mut self, side: Side) -> Event {
@@ -465,6 +588,12 @@ impl<'a> Driver<'a> {
             Ok(cut) => {
                 let took = show_duration(started.elapsed().as_secs_f64());
                 let what = match cut {
+                    _ if !self.router.sees_open_requests() => {
+                        format!(
+                            "{} had {took} to drain; this router does not show open requests",
+                            side.word()
+                        )
+                    }
                     0 => format!("{} drained in {took}", side.word()),
                     n => format!("{} drained for {took}, then {n} open requests were cut", side.word()),
                 };
@@ -482,11 +611,27 @@ impl<'a> Driver<'a> {
     }
 }
 
+/// Why, in words, somebody called it off.
+fn called_off(asked: &Asked) -> String {
+    let why = asked.why.as_ref().map(|w| format!(": {w}")).unwrap_or_default();
+    format!("called off by {}{why}", asked.who)
+}
+
+/// Whether an event may come from waiting that a signal ended early.
+fn cut_short(event: &Event) -> bool {
+    matches!(event, Event::Health { ok: false, .. } | Event::ShiftFailed { .. })
+}
+
 fn health(seen: Result<String, String>) -> Event {
     match seen {
         Ok(seen) => Event::Health { ok: true, seen },
         Err(seen) => Event::Health { ok: false, seen },
     }
+}
+
+/// Whether a promotion is on its way back, or at the end of it.
+fn went_back(state: &State) -> bool {
+    going_back(state) || matches!(state, State::RolledBack { .. } | State::Frozen { .. })
 }
 
 /// Whether a promotion is on its way back, which nothing interrupts.
@@ -555,7 +700,9 @@ fn note(record: &mut Record, before: &State, event: &Event, now: Timestamp) {
             record.verdict = Some(Verdict::Pass);
         }
     }
-    if let (State::Baking { step, .. }, false) = (before, *before == after)
+    let still = |step: &usize| matches!(&after, State::Baking { step: now, .. } if now == step);
+    if let State::Baking { step, .. } = before
+        && !still(step)
         && let Some(record) = promotion.steps.get_mut(*step)
     {
         record.ended_at = Some(now);

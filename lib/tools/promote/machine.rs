@@ -230,6 +230,11 @@ pub enum Event {
     },
     /// Somebody asks a frozen promotion to look again.
     Woken,
+    /// The wall clock stands before the beginning of the bake: it was set back in between.
+    ClockWentBack {
+        /// The moment, in ms.
+        at_ms: i64,
+    },
 }
 
 impl State {
@@ -355,6 +360,22 @@ pub fn next(state: &State, event: &Event, course: &Course) -> State {
         (S::Baking { step, .. }, Event::ShiftFailed { why }) => {
             back(format!("the weight of step {} did not stay in force: {why}", step + 1))
         }
+        // How long it was watched is not known any more, so it is watched anew.
+        (S::Baking { step, since_ms }, Event::ClockWentBack { at_ms }) if at_ms < since_ms => {
+            S::Baking { step: *step, since_ms: *at_ms }
+        }
+
+        // A job that came back found another split than it had left, and could not repair it.
+        (S::Deploying { .. } | S::CheckingGreen, Event::ShiftFailed { why }) => {
+            back(format!("blue did not keep all the traffic: {why}"))
+        }
+        (S::RetiringBlue | S::RunningAfter { .. }, Event::ShiftFailed { why }) => {
+            back(format!("green did not keep all the traffic: {why}"))
+        }
+        // People are called again once it is back for good: that is better than not at all.
+        (S::RetiringGreen { reason } | S::RunningOnRollback { reason, .. }, Event::ShiftFailed { .. }) => {
+            S::Frozen { reason: reason.clone(), stuck: Stuck::RouterLost }
+        }
 
         // Users are already on green; a side that does not close is shown, not a reason to go back.
         (S::RetiringBlue, Event::Retired | Event::RetireFailed { .. }) => {
@@ -456,10 +477,13 @@ mod tests {
                         }
                     }
                 }
-                events.push(Event::ShiftFailed { why: text() });
+                events.push(Event::ClockWentBack { at_ms: -5 });
             }
             Some(Action::Retire(_)) => events.extend([Event::Retired, Event::RetireFailed { why: text() }]),
             None => events.push(Event::Woken),
+        }
+        if state.settled(course).is_some() {
+            events.push(Event::ShiftFailed { why: text() });
         }
         events
     }
@@ -521,12 +545,12 @@ mod tests {
     fn more_weight_comes_only_after_a_good_look_at_the_end_of_a_bake() {
         let course = course(ALL_HOOKS);
         for (from, event, to) in explore(&course) {
-            let (State::Baking { step, .. }, State::Shifting { step: after }) = (&from, &to) else {
+            let (State::Baking { step, since_ms }, State::Shifting { step: after }) = (&from, &to) else {
                 continue;
             };
             assert_eq!(*after, step + 1);
             assert!(
-                matches!(event, Event::Looked { look: Look::Good, at_ms, paused: false, .. } if at_ms >= 10),
+                matches!(event, Event::Looked { look: Look::Good, at_ms, paused: false, .. } if at_ms - since_ms >= 10),
                 "{event:?}"
             );
         }
@@ -557,6 +581,28 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_split_that_is_not_in_force_is_never_the_end_of_a_release() {
+        let course = course(ALL_HOOKS);
+        for (from, event, to) in explore(&course) {
+            if matches!(event, Event::ShiftFailed { .. }) {
+                assert_ne!(from, to);
+                assert!(
+                    from.finished() || matches!(to, State::CheckingBlue { .. } | State::Frozen { .. }),
+                    "{from:?} -> {to:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_set_back_makes_a_bake_longer_and_never_shorter() {
+        let course = course(&[]);
+        let baking = |since_ms| State::Baking { step: 0, since_ms };
+        assert_eq!(next(&baking(100), &Event::ClockWentBack { at_ms: 40 }, &course), baking(40));
+        assert_eq!(next(&baking(100), &Event::ClockWentBack { at_ms: 140 }, &course), baking(100));
     }
 
     #[test]

@@ -153,9 +153,17 @@ pub fn abort(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
         return Err(finished(record));
     }
     let folder = folder(job);
-    if !record.state.finished() {
-        folder.ask(Ask::Abort, &asked(epoch, why))?;
+    same_router(job, record)?;
+    let asked = asked(epoch, why);
+    // It is left for the job that works now, and for every later one. Where it cannot be written, the
+    // abort is carried out all the same as soon as nobody else works.
+    if !record.state.finished()
+        && let Err(fault) = folder.ask(Ask::Abort, &asked)
+    {
+        job.talk().line(Mark::Warn, &fault.line());
     }
+    // The document is about the release that is called off, whatever the plan says by now.
+    let job = &Job { release: record.release.clone(), ..job.clone() };
     let until = Instant::now() + ABORT_PATIENCE;
     loop {
         match folder.lock(&holder(job)) {
@@ -171,6 +179,7 @@ pub fn abort(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
                 let router = begin::router(job)?;
                 let mut driver =
                     Driver::new(job, Mode::Hold, router, folder, lock, saved.version, saved.record)?;
+                driver.call_off(&asked)?;
                 driver.come_back()?;
                 driver.drive()?;
                 return driver.conclude();
@@ -180,6 +189,21 @@ pub fn abort(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
             Err(fault) => return Err(fault),
         }
     }
+}
+
+/// Refuses (5) to call a promotion off at another router than the one that it moved.
+fn same_router(job: &Job, record: &Record) -> Result<(), Fault> {
+    let (now, then) = (&begin::section(job)?.router, &record.promotion.router);
+    if now.kind == then.kind && now.target.shown == then.target {
+        return Ok(());
+    }
+    Err(Fault::refused("the plan names another router than the one that this promotion steers")
+        .place(&job.loaded.reference.path)
+        .cause(format!("it began on {} {}", then.kind, then.target))
+        .help(format!(
+            "call it off under the plan that it began with, or go back by hand:\n{}",
+            then.by_hand.join("\n")
+        )))
 }
 
 fn asked(epoch: u64, why: Option<String>) -> Asked {

@@ -27,6 +27,9 @@ pub(super) struct Record {
     pub state: State,
     /// What the router had counted when the watched step began.
     pub base: Option<Counters>,
+    /// What it had counted when an interval was last put on record.
+    #[serde(default)]
+    pub counted: Option<Counters>,
     /// What the release header says on blue and on green.
     pub markers: Markers,
     /// The evidence so far.
@@ -102,7 +105,9 @@ impl Record {
             State::Frozen { reason, stuck } => {
                 let why = match stuck {
                     Stuck::OldSideSick => "the old side is not healthy either, so traffic stays where it is",
-                    Stuck::RouterLost => "the router does not do what it is told, so traffic stays as it is",
+                    Stuck::RouterLost => {
+                        "the router does not do what it is told, and where traffic goes is not proven"
+                    }
                 };
                 (Outcome::Frozen, Some(format!("{reason}; {why}: people must act")))
             }

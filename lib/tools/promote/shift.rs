@@ -1,8 +1,10 @@
 //! One change of weight: asked, read back, probed. All three go on record.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use super::record::{Markers, between_ms};
+use super::record::Markers;
 use crate::evidence::{Probed, Shift};
 use crate::fault::Fault;
 use crate::metrics::probe::{Connection, once};
@@ -24,7 +26,7 @@ pub(super) struct Entry {
 }
 
 /// How long the data plane may lag behind the control plane.
-const DATA_PLANE_LAG: Duration = Duration::from_secs(5);
+pub(super) const DATA_PLANE_LAG: Duration = Duration::from_secs(5);
 
 impl Entry {
     /// Requests to `entry` as the plan's probe describes them.
@@ -37,28 +39,58 @@ impl Entry {
         }
     }
 
-    /// Sends requests and counts who answered.
-    pub(super) fn probe(&self, markers: &Markers) -> Probed {
+    /// Sends requests and counts who answered until `until`. A side that hangs must not hold up the
+    /// decision: what has not answered by then counts as answered by nobody known.
+    pub(super) fn probe(&self, markers: &Markers, until: Instant) -> Probed {
         let started = Instant::now();
-        let mut probed = Probed { requests: 0, green: 0, blue: 0, unknown: 0, took_ms: 0.0 };
-        for _ in 0..self.requests {
-            // A connection of its own for each: an open one may belong to the split of before.
-            let sample = once(&self.client, &self.url, &self.header, Connection::New);
-            probed.requests += 1;
-            match sample.version {
+        let mut probed =
+            Probed { requests: u64::from(self.requests), green: 0, blue: 0, unknown: 0, took_ms: 0.0 };
+        let (tell, told) = mpsc::channel();
+        let left = Arc::new(AtomicU32::new(self.requests));
+        for _ in 0..PROBERS.min(self.requests) {
+            let (tell, left) = (tell.clone(), Arc::clone(&left));
+            let (client, url, header) = (self.client.clone(), self.url.clone(), self.header.clone());
+            let work = move || {
+                let take = || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+                while Instant::now() < until && take().is_ok() {
+                    // A connection of its own for each: an open one may belong to the split of before.
+                    let sample = once(&client, &url, &header, Connection::New);
+                    if tell.send(sample.version).is_err() {
+                        return;
+                    }
+                }
+            };
+            // Without a thread fewer ask; without any, nobody answers, and that proves nothing.
+            let _ = std::thread::Builder::new().name("entry probe".into()).spawn(work);
+        }
+        drop(tell);
+        while let Ok(version) = told.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            match version {
                 Some(version) if markers.green.as_ref() == Some(&version) => probed.green += 1,
                 Some(version) if markers.blue.as_ref() == Some(&version) => probed.blue += 1,
-                _ => probed.unknown += 1,
+                _ => {}
             }
         }
+        probed.unknown = probed.requests - probed.green - probed.blue;
         probed.took_ms = started.elapsed().as_secs_f64() * 1e3;
         probed
     }
 }
 
+/// Why a split is not in force, and whether it is worth another try.
+pub(super) struct NotInForce {
+    /// What is wrong.
+    pub fault: Fault,
+    /// The router followed, but requests meet another split: that was waited for already.
+    pub waited: bool,
+}
+
+/// How many requests through the router are under way at once.
+const PROBERS: u32 = 8;
+
 /// Puts a split into force and proves it.
 ///
-/// Errors: the router refused or cannot be reached; what it reads back differs; its own health
+/// Fails when: the router refused or cannot be reached; what it reads back differs; its own health
 /// checks hold a side for down; requests through it meet another split.
 pub(super) fn shift(
     router: &mut dyn Router,
@@ -66,17 +98,19 @@ pub(super) fn shift(
     markers: &Markers,
     split: Split,
     why: &str,
-) -> Result<Shift, Fault> {
-    let at = world::now();
-    let before = router.read()?;
-    // An absolute weight that is in force already is not set again.
-    if !same_share(before.green, router.nearest(split.green)) || split.close_idle_side {
-        router.set(split)?;
-    }
-    let live = router.read()?;
-    confirm(router, split, &live)?;
-    let set_ms = between_ms(at, world::now());
-    let probed = prove(entry, markers, split.green)?;
+) -> Result<Shift, NotInForce> {
+    let (at, started) = (world::now(), Instant::now());
+    let steered = |fault| NotInForce { fault, waited: false };
+    // Weights are absolute: setting what is in force already changes nothing. It is not read first,
+    // for a router that has nothing left to say (both sides closed by hand) must still be steered.
+    router.set(split).map_err(steered)?;
+    let live = router.read().map_err(steered)?;
+    confirm(router, split, &live).map_err(steered)?;
+    let set_ms = started.elapsed().as_secs_f64() * 1e3;
+    // The way back is not cut short by a signal.
+    let patient = split.green <= 0.0;
+    let probed =
+        prove(entry, markers, split.green, patient).map_err(|fault| NotInForce { fault, waited: true })?;
     Ok(Shift { why: why.into(), at, asked: split.green, read_back: live.green, set_ms, probed: Some(probed) })
 }
 
@@ -105,12 +139,12 @@ fn confirm(router: &dyn Router, split: Split, live: &Live) -> Result<(), Fault> 
 }
 
 /// Probes until the data plane agrees, for a few seconds at most.
-fn prove(entry: &Entry, markers: &Markers, green: f64) -> Result<Probed, Fault> {
+fn prove(entry: &Entry, markers: &Markers, green: f64, patient: bool) -> Result<Probed, Fault> {
     let until = Instant::now() + DATA_PLANE_LAG;
     loop {
-        let probed = entry.probe(markers);
+        let probed = entry.probe(markers, until);
         let Err(cause) = agrees(&probed, green) else { return Ok(probed) };
-        if Instant::now() >= until || signal::stop_asked() {
+        if Instant::now() >= until || (signal::stop_asked() && !patient) {
             return Err(Fault::infrastructure(format!(
                 "requests do not meet the split of {} on green",
                 show_share(green)
@@ -163,6 +197,16 @@ mod tests {
 
     fn met(green: u64, blue: u64, unknown: u64) -> Probed {
         Probed { requests: green + blue + unknown, green, blue, unknown, took_ms: 0.0 }
+    }
+
+    #[test]
+    fn a_side_that_hangs_does_not_hold_up_the_decision() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let entry = Entry::new(&format!("http://{}", silent.local_addr().unwrap()), &ProbeSpec::default());
+        let started = Instant::now();
+        let probed = entry.probe(&Markers::default(), started + Duration::from_millis(200));
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        assert_eq!((probed.requests, probed.unknown), (40, 40));
     }
 
     #[test]

@@ -1,0 +1,349 @@
+//! The way back holds when the disk is full, when people act, when signals come and sides hang.
+
+use super::*;
+
+const LONG: &str = "[{weight: 50%, bake: 30s}, {weight: 100%}]";
+
+impl Stage {
+    fn edit(&self, from: &str, to: &str) {
+        let path = self.path().join("release.yaml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from}");
+        std::fs::write(&path, text.replace(from, to)).unwrap();
+    }
+
+    fn state(&self) -> std::path::PathBuf {
+        self.path().join(".trapkey/production/state.json")
+    }
+
+    fn reason(&self) -> String {
+        self.promotion()["reason"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+fn terminate(child: &Child) {
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn traffic_goes_back_although_nothing_can_be_written() {
+    let stage = Stage::new(LONG, "");
+    let child = stage.spawn(&["run"]);
+    stage.wait_for_phase("baking");
+    let saved = std::fs::read(stage.state()).unwrap();
+    // A folder in a file's place: every write of it fails, as on a full disk.
+    let places = [
+        stage.state(),
+        stage.path().join(".trapkey/production/journal.jsonl"),
+        stage.path().join("evidence/promote.json"),
+    ];
+    for place in &places {
+        std::fs::remove_file(place).unwrap();
+        std::fs::create_dir(place).unwrap();
+    }
+    stage.green.answers.fail_every.store(2, Ordering::SeqCst);
+    let ended = child.wait_with_output().unwrap();
+    stage.assert_all_blue();
+    assert_eq!(ended.status.code(), Some(4));
+    for place in &places {
+        std::fs::remove_dir(place).unwrap();
+    }
+    // The record on disk is that of before: what was taken off green must not come back to it.
+    std::fs::write(stage.state(), saved).unwrap();
+    stage.green.answers.fail_every.store(0, Ordering::SeqCst);
+    assert_eq!(stage.promote(&["step"]).code, 1);
+    stage.assert_all_blue();
+    assert_eq!(stage.promotion()["outcome"], "rolled_back");
+}
+
+#[test]
+fn a_page_that_cannot_be_written_leaves_no_step_unwatched() {
+    let stage = Stage::new("[{weight: 10%, bake: 500ms}, {weight: 50%, bake: 30s}, {weight: 100%}]", "");
+    let child = stage.spawn(&["run"]);
+    stage.wait_for_phase("baking");
+    let page = stage.path().join("evidence/promote.json");
+    wait_until("the page", || page.is_file());
+    std::fs::remove_file(&page).unwrap();
+    std::fs::create_dir(&page).unwrap();
+    wait_until("step 2", || stage.haproxy.server("green").0 == 50);
+    stage.green.answers.fail_every.store(2, Ordering::SeqCst);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(4));
+    stage.assert_all_blue();
+    std::fs::remove_dir(&page).unwrap();
+    assert_eq!(stage.promote(&["step"]).code, 1);
+    assert_eq!(stage.promotion()["outcome"], "rolled_back");
+}
+
+#[test]
+fn an_abort_works_on_a_full_disk() {
+    let stage = Stage::new(LONG, "");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    let mut full = Command::new("sh");
+    full.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" abort"])
+        .arg(crate::support::binary("promote"))
+        .current_dir(stage.path());
+    let aborted = run(&mut full);
+    stage.assert_all_blue();
+    assert_eq!(aborted.code, 4, "{}", aborted.stderr);
+    assert!(aborted.stderr.contains("not all of it is on record"), "{}", aborted.stderr);
+    assert_eq!(stage.promote(&["step"]).code, 1);
+    stage.assert_all_blue();
+}
+
+#[test]
+fn an_abort_while_the_old_side_is_sick_stands_still_and_ends() {
+    let stage = Stage::new(LONG, "");
+    let mut child = stage.spawn(&["run"]);
+    stage.wait_for_phase("baking");
+    stage.blue.answers.health.store(500, Ordering::SeqCst);
+    let mut abort = stage.spawn(&["abort"]);
+    let until = Instant::now() + Duration::from_secs(15);
+    while abort.try_wait().unwrap().is_none() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let ended = abort.try_wait().unwrap();
+    let _ = (abort.kill(), child.kill());
+    assert_eq!(ended.and_then(|e| e.code()), Some(1), "it must not try for ever");
+    child.wait().unwrap();
+    assert_eq!(stage.promotion()["outcome"], "frozen");
+    assert_eq!(stage.haproxy.server("green").0, 50);
+    stage.blue.answers.health.store(200, Ordering::SeqCst);
+    assert_eq!(stage.promote(&["step"]).code, 1);
+    stage.assert_all_blue();
+}
+
+#[test]
+fn an_abort_during_the_last_hook_still_wins() {
+    let stage = Stage::new(SHORT, "  hooks: {after: [sh, -c, \"echo > began; sleep 1\"]}\n");
+    let child = stage.spawn(&["run"]);
+    wait_until("the hook", || stage.path().join("began").exists());
+    let aborted = stage.promote(&["abort"]);
+    assert_eq!(aborted.code, 1, "{}", aborted.stderr);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
+    stage.assert_all_blue();
+    assert_eq!(stage.promotion()["outcome"], "rolled_back");
+}
+
+#[test]
+fn a_hook_that_was_lost_is_no_proof_that_green_has_everything() {
+    let mut stage = Stage::new(SHORT, "  hooks: {after: [sh, -c, \"echo $$ > hook.txt; exec sleep 30\"]}\n");
+    let mut child = stage.spawn(&["run"]);
+    let hook = stage.path().join("hook.txt");
+    wait_until("the hook", || std::fs::read_to_string(&hook).is_ok_and(|text| text.ends_with('\n')));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let pid = std::fs::read_to_string(&hook).unwrap();
+    assert!(Command::new("kill").args(["-KILL", pid.trim()]).status().unwrap().success());
+    stage.haproxy.restart();
+    assert_eq!(stage.promote(&["step"]).code, 0);
+    stage.assert_all_green();
+    assert_eq!(stage.promotion()["outcome"], "promoted");
+}
+
+#[test]
+fn a_signal_is_no_reason_to_call_green_unhealthy() {
+    let stage = Stage::new(SHORT, "");
+    stage.edit("healthy_within: 500ms", "healthy_within: 20s");
+    stage.green.answers.health.store(503, Ordering::SeqCst);
+    let child = stage.spawn(&["run"]);
+    stage.wait_for_phase("checking_green");
+    std::thread::sleep(Duration::from_millis(100));
+    terminate(&child);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(3));
+    assert_eq!(stage.phase(), "checking_green");
+    stage.green.answers.health.store(200, Ordering::SeqCst);
+    assert_eq!(stage.promote(&["step"]).code, 0);
+}
+
+#[test]
+fn a_signal_during_a_rollback_cuts_neither_it_nor_its_hook_short() {
+    let stage = Stage::new(LONG, "  hooks: {on_rollback: [sh, -c, \"sleep 0.3; echo paged > paged.txt\"]}\n");
+    stage.green.answers.fail_every.store(2, Ordering::SeqCst);
+    let child = stage.spawn(&["run"]);
+    stage.wait_for_phase("baking");
+    // Blue answers slowly, so that the signal comes while its health is looked at.
+    stage.blue.answers.delay_ms.store(150, Ordering::SeqCst);
+    stage.wait_for_phase("checking_blue");
+    terminate(&child);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
+    stage.assert_all_blue();
+    assert!(stage.path().join("paged.txt").exists(), "people are called although a signal came");
+}
+
+#[test]
+fn nginx_goes_back_after_a_signal_too() {
+    let folder = folder();
+    let (blue, green) = (Side::start("1.0"), Side::start("1.1"));
+    let nginx = Nginx::start(folder.path(), blue.port, green.port);
+    let text = plan(&nginx.router(blue.port, green.port), &blue, &green, LONG, "");
+    std::fs::write(folder.path().join("release.yaml"), &text).unwrap();
+    green.answers.fail_every.store(2, Ordering::SeqCst);
+    let child = tool("promote", folder.path()).arg("run").stderr(Stdio::null()).spawn().unwrap();
+    let phase = || {
+        let bytes = std::fs::read(folder.path().join(".trapkey/production/state.json")).unwrap_or_default();
+        let state: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        state["record"]["state"]["phase"].as_str().unwrap_or_default().to_owned()
+    };
+    wait_until("baking", || phase() == "baking");
+    blue.answers.delay_ms.store(150, Ordering::SeqCst);
+    wait_until("checking_blue", || phase() == "checking_blue");
+    terminate(&child);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
+    assert!(nginx.text().contains(&format!("server 127.0.0.1:{} down;", green.port)));
+}
+
+#[test]
+fn nginx_that_was_taken_back_by_hand_stays_back() {
+    let folder = folder();
+    let (blue, green) = (Side::start("1.0"), Side::start("1.1"));
+    let nginx = Nginx::start(folder.path(), blue.port, green.port);
+    let text = plan(&nginx.router(blue.port, green.port), &blue, &green, LONG, "");
+    std::fs::write(folder.path().join("release.yaml"), &text).unwrap();
+    assert_eq!(call("promote", folder.path(), &["start"]).code, 0);
+    let document = json(&folder.path().join("evidence/promote.json"));
+    for command in document["promotion"]["router"]["by_hand"].as_array().unwrap() {
+        assert!(
+            Command::new("sh").args(["-c", command.as_str().unwrap()]).output().unwrap().status.success()
+        );
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let stepped = call("promote", folder.path(), &["step"]);
+    assert_eq!(stepped.code, 1, "{}", stepped.stderr);
+    assert!(nginx.text().contains(&format!("server 127.0.0.1:{} down;", green.port)));
+}
+
+#[test]
+fn users_that_people_took_off_green_are_not_put_back_on_it() {
+    let stage = Stage::new(LONG, "");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    stage.haproxy.ask("set server shop/blue weight 100; set server shop/green state maint");
+    let stepped = stage.promote(&["step"]);
+    assert_eq!(stepped.code, 1, "{}", stepped.stderr);
+    assert!(stage.reason().contains("somebody has taken it off green"), "{}", stage.reason());
+    stage.assert_all_blue();
+}
+
+#[test]
+fn more_on_green_than_the_step_allows_is_taken_down_again() {
+    let stage = Stage::new("[{weight: 10%, bake: 30s}, {weight: 100%}]", "");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    stage.haproxy.ask("set server shop/green weight 200");
+    assert_eq!(stage.promote(&["step"]).code, 0);
+    assert_eq!((stage.haproxy.server("blue").0, stage.haproxy.server("green").0), (90, 10));
+}
+
+#[test]
+fn a_router_with_both_sides_closed_can_still_be_taken_back() {
+    let stage = Stage::new(LONG, "");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    stage.haproxy.ask("set server shop/blue state maint; set server shop/green state maint");
+    let aborted = stage.promote(&["abort"]);
+    assert_eq!(aborted.code, 1, "{}", aborted.stderr);
+    stage.assert_all_blue();
+}
+
+#[test]
+fn a_failure_that_is_over_counts_for_the_whole_elapsed_window() {
+    let stage = Stage::new(LONG, "");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    stage.green.answers.fail_every.store(2, Ordering::SeqCst);
+    let client = trapkey::world::http::Client::new(Duration::from_secs(2), 0);
+    for _ in 0..100 {
+        let _ = client.get(&stage.haproxy.url());
+    }
+    // When the next step looks, green is well again.
+    stage.green.answers.fail_every.store(0, Ordering::SeqCst);
+    assert_eq!(stage.promote(&["step"]).code, 1);
+    assert!(stage.reason().contains("(haproxy)"), "{}", stage.reason());
+    stage.assert_all_blue();
+}
+
+#[test]
+fn what_a_router_counted_before_the_step_is_never_judged() {
+    let stage = Stage::new("[{weight: 50%, bake: 1s}, {weight: 100%}]", "");
+    stage.edit("undecided_for: 1s", "undecided_for: 30s");
+    // An earlier release failed on this side.
+    stage.haproxy.ask("set server shop/green weight 100");
+    stage.green.answers.fail_every.store(1, Ordering::SeqCst);
+    let client = trapkey::world::http::Client::new(Duration::from_secs(2), 0);
+    for _ in 0..100 {
+        let _ = client.get(&stage.haproxy.url());
+    }
+    stage.green.answers.fail_every.store(0, Ordering::SeqCst);
+    stage.haproxy.ask("set server shop/green weight 0");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    let mut state = json(&stage.state());
+    assert_eq!(state["record"]["state"]["phase"], "baking");
+    state["record"]["base"] = Value::Null;
+    std::fs::write(stage.state(), state.to_string()).unwrap();
+    // Neither those old failures count, nor does a window count that only the newest probes have seen.
+    std::thread::sleep(Duration::from_secs(1));
+    let stepped = stage.promote(&["step"]);
+    assert_eq!((stepped.code, stage.phase().as_str()), (0, "baking"), "{}", stepped.stderr);
+    assert_eq!(stage.promote(&["step"]).code, 0);
+    stage.assert_all_green();
+}
+
+#[test]
+fn a_clock_that_was_set_back_wedges_nothing() {
+    let stage = Stage::new("[{weight: 50%, bake: 1s}, {weight: 100%}]", "");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    let mut state = json(&stage.state());
+    let since = state["record"]["state"]["since_ms"].as_i64().unwrap();
+    state["record"]["state"]["since_ms"] = (since + 86_400_000).into();
+    std::fs::write(stage.state(), state.to_string()).unwrap();
+    let stepped = stage.promote(&["step"]);
+    assert_eq!(stepped.code, 0, "{}", stepped.stderr);
+    assert_eq!(stage.phase(), "baking", "how long it was watched is not known, so it is watched anew");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(stage.promote(&["step"]).code, 0);
+    stage.assert_all_green();
+}
+
+#[test]
+fn an_abort_under_a_newer_plan_is_about_the_release_that_it_ends() {
+    let stage = Stage::new(LONG, "");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    stage.edit("backend: shop", "backend: shop  ");
+    stage.edit("haproxy.sock", "other.sock");
+    let refused = stage.promote(&["abort"]);
+    assert_eq!(refused.code, 5, "{}", refused.stderr);
+    assert!(refused.stderr.contains("another router"), "{}", refused.stderr);
+    stage.edit("other.sock", "haproxy.sock");
+    assert_eq!(stage.promote(&["abort", "--set", "VERSION=2.0"]).code, 1);
+    stage.assert_all_blue();
+    assert_eq!(stage.document()["release"]["version"], "1.1");
+}
+
+#[test]
+fn a_green_that_hangs_is_left_once_its_time_limit_is_over() {
+    let stage = Stage::new(LONG, "");
+    stage.edit("requests: 20", "requests: 20, timeout: 1s");
+    let child = stage.spawn(&["run"]);
+    stage.wait_for_phase("baking");
+    std::thread::sleep(Duration::from_millis(500));
+    stage.green.answers.delay_ms.store(20_000, Ordering::SeqCst);
+    let started = Instant::now();
+    wait_until("green to be left", || stage.haproxy.server("green").0 == 0);
+    let took = started.elapsed();
+    figure(&format!("a hanging green was left after {took:?}, with a time limit of 1 s"));
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
+    stage.assert_all_blue();
+}
+
+#[test]
+fn from_the_verdict_to_the_read_back_is_a_moment() {
+    let mut took: Vec<f64> = (0..rounds(3))
+        .map(|_| {
+            let stage = Stage::new(LONG, "");
+            stage.green.answers.fail_every.store(2, Ordering::SeqCst);
+            assert_eq!(stage.promote(&["run"]).code, 1);
+            stage.promotion()["rollback"]["took_ms"].as_f64().unwrap()
+        })
+        .collect();
+    took.sort_by(f64::total_cmp);
+    let (p50, max) = (took[took.len() / 2], took[took.len() - 1]);
+    figure(&format!("rollbacks {}, verdict to read back p50 {p50:.1} ms, max {max:.1} ms", took.len()));
+    assert!(p50 < 500.0, "{took:?}");
+}
