@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::checks::{self, PARALLEL, Prepared};
 use crate::evidence::{
-    BaselineBody, Comparison, Counts, DocumentVerdict, Finding, Found, Need, Outcome, PromoteBody, Promotion,
-    SnapshotBody, Verdict, VerifyBody, verdict_of,
+    BaselineBody, Comparison, Counts, DocumentVerdict, Finding, Found, Need, Outcome, PreflightBody,
+    PromoteBody, Promotion, SnapshotBody, Verdict, VerifyBody, verdict_of,
 };
 use crate::fault::{Exit, Fault};
 use crate::job::{Conclusion, Job};
@@ -54,8 +54,8 @@ pub fn baseline(job: &Job) -> Result<Exit, Fault> {
 
 /// Runs the gate: the live side, the plan's checks, the probes against the baseline, the data.
 ///
-/// Errors: refused (5) when promote.json, snapshot.json or baseline.json is needed and missing,
-/// stale, of another release or plan, or not fit; usage (2) when a check or probe does not validate.
+/// Errors: refused (5) when preflight.json, snapshot.json, promote.json or baseline.json is needed and
+/// missing, stale, of another release or plan, not fit, or not what the others were made from; usage (2) when a check or probe does not validate.
 pub fn run(job: &Job) -> Result<Exit, Fault> {
     let evidence = Evidence::read(job)?;
     let gate = Gate::prepare(job)?;
@@ -136,9 +136,15 @@ impl Evidence {
         if let Some(promote) = &promote {
             finished(promote)?;
         }
+        let preflight = plan.preflight.as_ref().map(|_| job.need::<PreflightBody>(None)).transpose()?;
+        if let Some(preflight) = &preflight {
+            preflight.passed()?;
+            promote.iter().try_for_each(|promote| promote.comes_from(&preflight.need))?;
+        }
         let snapshot = plan.snapshot.as_ref().map(|_| job.need::<SnapshotBody>(None)).transpose()?;
         if let Some(snapshot) = &snapshot {
             snapshot.passed()?;
+            preflight.iter().try_for_each(|preflight| snapshot.comes_from(&preflight.need))?;
             if let Some(promote) = &promote {
                 promote.comes_from(&snapshot.need)?;
             }
