@@ -83,11 +83,11 @@ impl Chain {
         let database = server.database(name);
         Postgres::execute(&database, SHOP);
         let plan = PLAN
+            .replace("MORE_CHECKS\n", checks)
+            .replace("MORE_PROMOTE\n", promote)
             .replace("ENTRY", &haproxy.url())
             .replace("BLUE", &blue.url())
-            .replace("GREEN", &green.url())
-            .replace("MORE_CHECKS\n", checks)
-            .replace("MORE_PROMOTE\n", promote);
+            .replace("GREEN", &green.url());
         std::fs::write(folder.path().join("release.yaml"), plan).unwrap();
         std::fs::write(folder.path().join("shop.tar"), b"what is released").unwrap();
         std::fs::create_dir(folder.path().join("deploy")).unwrap();
