@@ -10,9 +10,9 @@ use super::{Chain, documents_of, fits_schemas};
 use crate::support::{folder, json, run, tool};
 
 /// A finished chain: the plan's folder as bytes.
-struct Finished {
-    plan: Vec<u8>,
-    documents: BTreeMap<String, Vec<u8>>,
+pub(super) struct Finished {
+    pub(super) plan: Vec<u8>,
+    pub(super) documents: BTreeMap<String, Vec<u8>>,
 }
 
 /// A consumer: how it is called, the documents it is given, and those of them that it must look at.
@@ -85,7 +85,7 @@ const CHANGED: &[(&str, Harm, &str)] = &[
 ];
 
 /// Made once for all tests of this file: the servers that it needed are gone, its bytes stay.
-static FINISHED: LazyLock<Finished> = LazyLock::new(Finished::make);
+pub(super) static FINISHED: LazyLock<Finished> = LazyLock::new(Finished::make);
 
 impl Finished {
     fn make() -> Self {
