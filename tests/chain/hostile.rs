@@ -110,7 +110,7 @@ fn a_spoilt_plan_is_read_or_refused_with_its_place() {
     let annotated = include_str!("../../templates/release.yaml");
     let mut dice = Dice(0x5EED);
     let (mut refused, mut read) = (0, 0);
-    for round in 0..600 {
+    for round in 0..300 {
         let text = spoil(if round % 3 == 0 { annotated } else { PLAN }, &mut dice);
         let started = Instant::now();
         if let Err(problem) = yaml::parse(&text) {
@@ -130,7 +130,7 @@ fn a_spoilt_plan_is_read_or_refused_with_its_place() {
         }
         assert!(started.elapsed() < Duration::from_secs(2), "a hang:\n{text}");
     }
-    assert!(refused > 200 && read > 20, "{refused} refused, {read} read: too one-sided to prove anything");
+    assert!(refused > 100 && read > 10, "{refused} refused, {read} read: too one-sided to prove anything");
 }
 
 /// Values that no tool ever writes, but that a file may hold.
@@ -213,7 +213,7 @@ fn a_twisted_document_is_refused_or_rendered_safely() {
     let mut dice = Dice(0xD1CE);
     let mut refused = 0;
     let mut results = Vec::new();
-    for round in 0..24 {
+    for round in 0..12 {
         let first = evidence::read::<PreflightBody>(&untouched(path)).unwrap();
         let head = first.document.head;
         let documents = Documents {
@@ -246,7 +246,7 @@ fn a_twisted_document_is_refused_or_rendered_safely() {
         }
     }
     results.iter().for_each(|file| xml_is_well_formed(file));
-    assert!(refused > 50, "{refused}");
+    assert!(refused > 25, "{refused}");
 }
 
 /// A folder with the documents as they were written.
@@ -265,14 +265,14 @@ fn spoilt_bytes_of_a_document_are_refused() {
     let mut dice = Dice(0xB17E);
     let good = String::from_utf8(FINISHED.documents["preflight.json"].clone()).unwrap();
     let mut refused = 0;
-    for _ in 0..400 {
+    for _ in 0..200 {
         std::fs::write(place.path().join("preflight.json"), spoil(&good, &mut dice)).unwrap();
         if let Err(fault) = evidence::read::<PreflightBody>(place.path()) {
             assert_eq!(fault.exit, Exit::Refused, "{fault}");
             refused += 1;
         }
     }
-    assert!(refused > 200, "{refused}");
+    assert!(refused > 100, "{refused}");
 }
 
 fn refused_as(text: &[u8], word: &str) {
