@@ -171,4 +171,19 @@ mod tests {
         );
         assert_eq!(redact("line 2: AAECAwQFBgcICQoLDA0ODw, short"), "line 2: ***, short");
     }
+
+    #[test]
+    fn hides_a_whole_secret_that_begins_like_another() {
+        learn_variable("SHORT_TOKEN", "tok-elephant");
+        learn_variable("LONG_TOKEN", "tok-elephant-and-the-rest");
+        assert_eq!(redact("it was tok-elephant-and-the-rest"), "it was ***");
+    }
+
+    #[test]
+    fn hides_secrets_in_keys_and_values_of_json() {
+        learn_variable("JSON_TOKEN", "tok-giraffe");
+        let mut value = serde_json::json!({"of tok-giraffe": [{"deep": "is tok-giraffe"}], "number": 1});
+        redact_json(&mut value);
+        assert_eq!(value, serde_json::json!({"of ***": [{"deep": "is ***"}], "number": 1}));
+    }
 }
