@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::checks::{self, PARALLEL, Prepared};
 use crate::evidence::{
-    BaselineBody, Comparison, Counts, DocumentVerdict, Finding, Found, Need, Outcome, PreflightBody,
+    BaselineBody, Body, Comparison, Counts, DocumentVerdict, Finding, Found, Need, Outcome, PreflightBody,
     PromoteBody, Promotion, SnapshotBody, Verdict, VerifyBody, verdict_of,
 };
 use crate::fault::{Exit, Fault};
@@ -157,6 +157,7 @@ impl Evidence {
             })?;
         if let Some(baseline) = &baseline {
             baseline.passed()?;
+            promote.iter().try_for_each(|promote| recorded_before(baseline, promote))?;
         }
         Ok(Self { promote, snapshot, baseline })
     }
@@ -197,6 +198,22 @@ fn finished(promote: &Found<PromoteBody>) -> Result<(), Fault> {
             .cause(&head.summary)
             .help("run `promote run` first")),
     }
+}
+
+/// Refuses (5) a baseline from the time when the new version had traffic already: it would be compared
+/// with itself.
+fn recorded_before(baseline: &Found<BaselineBody>, promote: &Found<PromoteBody>) -> Result<(), Fault> {
+    let promotion = promote.document.body.promotion.as_ref();
+    let promoted = promotion.filter(|p| p.outcome == Outcome::Promoted);
+    let Some(first) = promoted.and_then(|p| p.shifts.first()) else { return Ok(()) };
+    let finished_at = baseline.document.head.run.finished_at;
+    if finished_at <= first.at {
+        return Ok(());
+    }
+    Err(Fault::refused("`baseline.json` was recorded when the new version had traffic already")
+        .place(BaselineBody::FILE)
+        .cause(format!("traffic began to move at {}, the baseline was finished at {finished_at}", first.at))
+        .help("put the `baseline.json` from before `promote` back into the evidence folder"))
 }
 
 /// The plan's checks and probes, read whole before the first request is sent.
