@@ -616,7 +616,9 @@ impl Loaded {
         let shown = path.display().to_string();
         let source = read_text(path)?;
         crate::redact::learn_environment();
-        set.iter().for_each(|(name, value)| crate::redact::learn_variable(name, value));
+        for (name, value) in &set {
+            crate::redact::learn_variable(name, value);
+        }
         let variables = PlanVariables::new(set);
         let plan = Self::parse(&source, &variables).map_err(|p| p.into_fault(&shown, &source))?;
         let folder = match path.parent() {
