@@ -510,3 +510,107 @@ fn same_release(a: &Release, b: &Release) -> bool {
         && a.artifacts == b.artifacts
         && (a.commit == b.commit || a.commit.is_none() || b.commit.is_none())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VERDICTS: &[Verdict] = &[
+        Verdict::Pass,
+        Verdict::Fail,
+        Verdict::NoData,
+        Verdict::TooFewSamples,
+        Verdict::Error,
+        Verdict::Skipped,
+    ];
+
+    fn finding(verdict: Verdict, severity: Severity) -> Finding {
+        let mut finding = Finding::new("a", "b", verdict, Timestamp::UNIX_EPOCH);
+        finding.severity = severity;
+        finding
+    }
+
+    #[test]
+    fn only_a_critical_pass_keeps_the_gate_open() {
+        for verdict in VERDICTS {
+            assert_eq!(finding(*verdict, Severity::Critical).closes(), *verdict != Verdict::Pass);
+            assert!(!finding(*verdict, Severity::Warning).closes());
+            assert!(!finding(*verdict, Severity::Info).closes());
+        }
+    }
+
+    #[test]
+    fn a_document_passes_only_when_everything_critical_passed() {
+        assert_eq!(verdict_of(&[]), DocumentVerdict::Undecided, "silence is not health");
+        let pass = || finding(Verdict::Pass, Severity::Critical);
+        for verdict in VERDICTS {
+            let expected = match verdict {
+                Verdict::Pass => DocumentVerdict::Pass,
+                Verdict::Fail => DocumentVerdict::Fail,
+                Verdict::Error => DocumentVerdict::Error,
+                _ => DocumentVerdict::Undecided,
+            };
+            assert_eq!(verdict_of(&[pass(), finding(*verdict, Severity::Critical)]), expected);
+            assert_eq!(verdict_of(&[pass(), finding(*verdict, Severity::Warning)]), DocumentVerdict::Pass);
+        }
+        let both = [finding(Verdict::Error, Severity::Critical), finding(Verdict::Fail, Severity::Critical)];
+        assert_eq!(verdict_of(&both), DocumentVerdict::Fail, "a failure is graver than an error");
+    }
+
+    fn release(commit: Option<&str>) -> Release {
+        Release {
+            service: "shop".into(),
+            version: "1.1".into(),
+            previous: None,
+            environment: "production".into(),
+            commit: commit.map(Into::into),
+            artifacts: vec![Artifact { name: "shop.tar".into(), sha256: "a".into() }],
+        }
+    }
+
+    #[test]
+    fn releases_are_the_same_only_when_their_commits_are() {
+        assert!(same_release(&release(Some("c0ffee")), &release(Some("c0ffee"))));
+        assert!(!same_release(&release(Some("c0ffee")), &release(Some("decaf0"))));
+        // A tool that is called by hand knows no commit.
+        assert!(same_release(&release(Some("c0ffee")), &release(None)));
+    }
+
+    fn found(finished_at: &str, plan: &PlanRef) -> Found<PreflightBody> {
+        let at: Timestamp = finished_at.parse().unwrap();
+        let head = Head {
+            schema: PreflightBody::schema(),
+            tool: ToolRef { name: "preflight".into(), version: VERSION.into() },
+            release: Some(release(None)),
+            plan: Some(plan.clone()),
+            needs: Vec::new(),
+            run: Run { started_at: at, finished_at: at, host: "h".into(), ci: None },
+            verdict: DocumentVerdict::Pass,
+            summary: String::new(),
+            findings: Vec::new(),
+        };
+        let need = Need { path: PreflightBody::FILE.into(), schema: String::new(), sha256: String::new() };
+        Found { document: Document { head, body: PreflightBody::default() }, need }
+    }
+
+    #[test]
+    fn the_age_is_the_time_since_the_end_of_the_run() {
+        let plan = PlanRef { path: "release.yaml".into(), sha256: "p".into() };
+        let release = release(None);
+        let now: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
+        let asked = Asked { plan: &plan, release: &release, now, max_age: Some(60.0) };
+        for (finished_at, word) in [
+            ("2026-01-01T11:59:00.000Z", None),
+            ("2026-01-01T11:58:59.999Z", Some("stale")),
+            // Clocks of two machines differ a little.
+            ("2026-01-01T12:05:00Z", None),
+            ("2026-01-01T12:05:00.001Z", Some("future")),
+            ("-009999-01-02T01:59:59Z", Some("stale")),
+            ("9999-12-30T22:00:00Z", Some("future")),
+        ] {
+            let told = found(finished_at, &plan).fits(&asked).err().map(|fault| fault.to_string());
+            assert_eq!(told.is_some(), word.is_some(), "{finished_at}: {told:?}");
+            assert!(told.unwrap_or_default().contains(word.unwrap_or_default()), "{finished_at}");
+        }
+    }
+}

@@ -615,6 +615,10 @@ impl Loaded {
     pub fn read(path: &Path, set: BTreeMap<String, String>) -> Result<Self, Fault> {
         let shown = path.display().to_string();
         let source = read_text(path)?;
+        crate::redact::learn_environment();
+        for (name, value) in &set {
+            crate::redact::learn_variable(name, value);
+        }
         let variables = PlanVariables::new(set);
         let plan = Self::parse(&source, &variables).map_err(|p| p.into_fault(&shown, &source))?;
         let folder = match path.parent() {

@@ -1,7 +1,8 @@
 //! Keeps secrets out of everything that leaves the program.
 //!
-//! A value becomes a secret when the plan takes it from an environment variable whose name says so
-//! (`…TOKEN`, `…PASSWORD`, `…KEY`, …) and when it is the password part of a URL.
+//! A value becomes a secret when it stands in an environment variable or a `--set` whose name says so
+//! (`…TOKEN`, `…PASSWORD`, `…KEY`, …) and when it is the password part of a URL. All of the environment
+//! is looked at, for hooks and commands inherit it and may print what the plan never names.
 
 use std::borrow::Cow;
 use std::sync::{LazyLock, RwLock};
@@ -21,7 +22,7 @@ static KEYWORD_PASSWORD: LazyLock<Option<Regex>> =
 
 static SECRET_NAME: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(
-        r"(?i)(secret|token|passw|passphrase|pwd|credential|webhook|private|api_?key|_key$|^key$|dsn|auth)",
+        r"(?i)(secret|token|passw|passphrase|_pwd$|^pwd_|credential|webhook|private|api_?key|_key$|^key$|dsn|auth(_|$|ori[sz]ation|entication))",
     )
     .ok()
 });
@@ -34,10 +35,27 @@ pub fn learn(secret: &str) {
         return;
     }
     let Ok(mut known) = SECRETS.write() else { return };
-    if !known.iter().any(|k| k == secret) {
-        known.push(secret.to_owned());
-        // Longest first, so that a secret inside another one does not leave the rest standing.
-        known.sort_by_key(|k| std::cmp::Reverse(k.len()));
+    // The lines of a private key are printed one by one.
+    let lines = secret.lines().map(str::trim).filter(|line| secret.contains('\n') && line.len() >= 16);
+    for part in lines.chain([secret]) {
+        if !known.iter().any(|k| k == part) {
+            known.push(part.to_owned());
+        }
+    }
+    // Longest first, so that a secret inside another one does not leave the rest standing.
+    known.sort_by_key(|k| std::cmp::Reverse(k.len()));
+}
+
+/// Remembers what is secret in the environment of this process.
+///
+/// Here a name is only a hint: paths that are there and values of fewer than eight bytes (`false`,
+/// `enabled`) are left out.
+pub fn learn_environment() {
+    for (name, value) in std::env::vars_os() {
+        let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
+        if value.len() >= 8 && !std::path::Path::new(value).exists() {
+            learn_variable(name, value);
+        }
     }
 }
 
@@ -53,9 +71,30 @@ pub fn learn_variable(name: &str, value: &str) {
     }
     for pattern in [&*URL_PASSWORD, &*KEYWORD_PASSWORD].into_iter().flatten() {
         for found in pattern.captures_iter(value) {
-            learn(found["secret"].trim_matches('\''));
+            let secret = found["secret"].trim_matches('\'');
+            learn(secret);
+            // Servers and drivers speak of it as it is, not as a URL writes it.
+            learn(&decoded(secret));
         }
     }
+}
+
+/// The text with `%40` and the like read as what they stand for.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, more)) = rest.split_first() {
+        let digits = more.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        if let Some(byte) = digits.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|_| *first == b'%')
+        {
+            bytes.push(byte);
+            rest = &more[2..];
+        } else {
+            bytes.push(*first);
+            rest = more;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The text without any known secret and without passwords in URLs.
@@ -115,5 +154,40 @@ mod tests {
         assert_eq!(redact("it says MIIBABCDEFGHIJKLMN and short"), "it says *** and short");
         learn_variable("VERSION", "1.4.2-plain");
         assert_eq!(redact("release 1.4.2-plain"), "release 1.4.2-plain");
+        for name in ["PWD", "OLDPWD", "GIT_AUTHOR_NAME", "MONKEY"] {
+            learn_variable(name, "an-ordinary-word");
+        }
+        assert_eq!(redact("an-ordinary-word"), "an-ordinary-word");
+    }
+
+    #[test]
+    fn hides_a_password_as_it_is_and_as_a_url_writes_it() {
+        learn_variable("ORDERS_URL", "postgres://shop:h%40lf%2Fh%C3%A9lf%zz@db/x");
+        assert_eq!(redact("no user with h%40lf%2Fh%C3%A9lf%zz"), "no user with ***");
+        assert_eq!(redact("no user with h@lf/hélf%zz"), "no user with ***");
+    }
+
+    #[test]
+    fn hides_each_line_of_a_key() {
+        learn_variable(
+            "SIGNING_KEY",
+            "-----BEGIN KEY-----\nAAECAwQFBgcICQoLDA0ODw\nshort\n-----END KEY-----\n",
+        );
+        assert_eq!(redact("line 2: AAECAwQFBgcICQoLDA0ODw, short"), "line 2: ***, short");
+    }
+
+    #[test]
+    fn hides_a_whole_secret_that_begins_like_another() {
+        learn_variable("SHORT_TOKEN", "tok-elephant");
+        learn_variable("LONG_TOKEN", "tok-elephant-and-the-rest");
+        assert_eq!(redact("it was tok-elephant-and-the-rest"), "it was ***");
+    }
+
+    #[test]
+    fn hides_secrets_in_keys_and_values_of_json() {
+        learn_variable("JSON_TOKEN", "tok-giraffe");
+        let mut value = serde_json::json!({"of tok-giraffe": [{"deep": "is tok-giraffe"}], "number": 1});
+        redact_json(&mut value);
+        assert_eq!(value, serde_json::json!({"of ***": [{"deep": "is ***"}], "number": 1}));
     }
 }

@@ -4,4 +4,4 @@ mod chain;
 mod pages;
 mod samples;
 mod schemas;
-mod texts;
+pub(crate) mod texts;

@@ -164,6 +164,10 @@ fn milliseconds(duration: f64) -> Duration {
     }
 }
 
+/// The moment of the suite. RFC 3339 knows the years 0 to 9999, and the crate insists on it.
 fn moment(at: jiff::Timestamp) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp(at.as_second()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    OffsetDateTime::from_unix_timestamp(at.as_second())
+        .ok()
+        .filter(|moment| (0..=9999).contains(&moment.year()))
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }

@@ -193,3 +193,22 @@ fn times(entry: &Entry) -> Timestamps {
 fn errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_another_process_plants_leads_nowhere() {
+        let place = tempfile::tempdir().unwrap();
+        let (target, outside) = (place.path().join("target"), place.path().join("outside"));
+        std::fs::create_dir(&outside).unwrap();
+        let root = empty_folder(&target).unwrap();
+        let tree = Tree { root: &root, name: b"config" };
+        tree.folder(b"etc").unwrap();
+        std::os::unix::fs::symlink(&outside, target.join("config/planted")).unwrap();
+        assert!(tree.folder(b"planted").is_err());
+        assert!(tree.folder(b"planted/deeper").is_err());
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+    }
+}

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::checks::{self, PARALLEL, Prepared};
 use crate::evidence::{
-    BaselineBody, Comparison, Counts, DocumentVerdict, Finding, Found, Need, Outcome, PromoteBody, Promotion,
-    SnapshotBody, Verdict, VerifyBody, verdict_of,
+    BaselineBody, Body, Comparison, Counts, DocumentVerdict, Finding, Found, Need, Outcome, PreflightBody,
+    PromoteBody, Promotion, SnapshotBody, Verdict, VerifyBody, verdict_of,
 };
 use crate::fault::{Exit, Fault};
 use crate::job::{Conclusion, Job};
@@ -58,8 +58,8 @@ pub fn baseline(job: &Job) -> Result<Exit, Fault> {
 
 /// Runs the gate: the live side, the plan's checks, the probes against the baseline, the data.
 ///
-/// Errors: refused (5) when promote.json, snapshot.json or baseline.json is needed and missing,
-/// stale, of another release or plan, or not fit; usage (2) when a check or probe does not validate.
+/// Errors: refused (5) when preflight.json, snapshot.json, promote.json or baseline.json is needed and
+/// missing, stale, of another release or plan, not fit, or not what the others were made from; usage (2) when a check or probe does not validate.
 pub fn run(job: &Job) -> Result<Exit, Fault> {
     let evidence = Evidence::read(job)?;
     let gate = Gate::prepare(job)?;
@@ -140,9 +140,15 @@ impl Evidence {
         if let Some(promote) = &promote {
             finished(promote)?;
         }
+        let preflight = plan.preflight.as_ref().map(|_| job.need::<PreflightBody>(None)).transpose()?;
+        if let Some(preflight) = &preflight {
+            preflight.passed()?;
+            promote.iter().try_for_each(|promote| promote.comes_from(&preflight.need))?;
+        }
         let snapshot = plan.snapshot.as_ref().map(|_| job.need::<SnapshotBody>(None)).transpose()?;
         if let Some(snapshot) = &snapshot {
             snapshot.passed()?;
+            preflight.iter().try_for_each(|preflight| snapshot.comes_from(&preflight.need))?;
             if let Some(promote) = &promote {
                 promote.comes_from(&snapshot.need)?;
             }
@@ -155,6 +161,7 @@ impl Evidence {
             })?;
         if let Some(baseline) = &baseline {
             baseline.passed()?;
+            promote.iter().try_for_each(|promote| recorded_before(baseline, promote))?;
         }
         Ok(Self { promote, snapshot, baseline })
     }
@@ -195,6 +202,22 @@ fn finished(promote: &Found<PromoteBody>) -> Result<(), Fault> {
             .cause(&head.summary)
             .help("run `promote run` first")),
     }
+}
+
+/// Refuses (5) a baseline from the time when the new version had traffic already: it would be compared
+/// with itself.
+fn recorded_before(baseline: &Found<BaselineBody>, promote: &Found<PromoteBody>) -> Result<(), Fault> {
+    let promotion = promote.document.body.promotion.as_ref();
+    let promoted = promotion.filter(|p| p.outcome == Outcome::Promoted);
+    let Some(first) = promoted.and_then(|p| p.shifts.first()) else { return Ok(()) };
+    let finished_at = baseline.document.head.run.finished_at;
+    if finished_at <= first.at {
+        return Ok(());
+    }
+    Err(Fault::refused("`baseline.json` was recorded when the new version had traffic already")
+        .place(BaselineBody::FILE)
+        .cause(format!("traffic began to move at {}, the baseline was finished at {finished_at}", first.at))
+        .help("put the `baseline.json` from before `promote` back into the evidence folder"))
 }
 
 /// The plan's checks and probes, read whole before the first request is sent.

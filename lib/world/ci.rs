@@ -64,11 +64,13 @@ fn output_file() -> Option<PathBuf> {
 /// Line breaks become spaces, so that no value can smuggle in a second output.
 pub fn outputs(pairs: &[(&str, String)]) -> std::io::Result<()> {
     let Some(path) = output_file() else { return Ok(()) };
-    let text: String = pairs
-        .iter()
-        .map(|(name, value)| format!("{name}={}\n", redact(value).replace(['\n', '\r'], " ")))
-        .collect();
-    OpenOptions::new().create(true).append(true).open(path)?.write_all(text.as_bytes())
+    OpenOptions::new().create(true).append(true).open(path)?.write_all(lines(pairs).as_bytes())
+}
+
+fn lines(pairs: &[(&str, String)]) -> String {
+    let line =
+        |(name, value): &(&str, String)| format!("{name}={}\n", redact(value).replace(['\n', '\r'], " "));
+    pairs.iter().map(line).collect()
 }
 
 /// Appends to the step summary of GitHub, where there is one; the limit of 1 MiB is the caller's.
@@ -117,6 +119,12 @@ fn property(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_value_smuggles_in_a_second_output() {
+        let pairs = [("summary", "a\nverdict=pass\r\nx".to_owned()), ("verdict", "fail".to_owned())];
+        assert_eq!(lines(&pairs), "summary=a verdict=pass  x\nverdict=fail\n");
+    }
 
     #[test]
     fn escapes_what_a_workflow_command_would_obey() {

@@ -9,7 +9,7 @@ use super::samples::{End, Sample};
 use crate::support;
 
 /// Runs a real XML parser over the file; Debian has it in `libxml2-utils`.
-pub(super) fn xml_is_well_formed(path: &Path) {
+pub(crate) fn xml_is_well_formed(path: &Path) {
     let ended = support::run(Command::new("xmllint").args(["--noout", "--huge"]).arg(path));
     assert_eq!(ended.code, 0, "{}", ended.stderr);
 }
@@ -21,7 +21,7 @@ fn xpath(path: &Path, query: &str) -> String {
 }
 
 /// No scripts, nothing loaded from elsewhere, every picture described, every element closed.
-pub(super) fn html_is_well_made(page: &str) {
+pub(crate) fn html_is_well_made(page: &str) {
     let lower = page.to_lowercase();
     for bad in ["<script", "<iframe", "<object", "<embed", "<img", "<base", "<form", "@import"] {
         assert!(!lower.contains(bad), "{bad}");

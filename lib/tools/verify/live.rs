@@ -114,3 +114,29 @@ impl Seen {
         parts.join(", ")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(versions: &[(Option<&str>, u32)], failed: u32) -> Seen {
+        let versions: BTreeMap<_, _> = versions.iter().map(|(v, n)| (v.map(Into::into), *n)).collect();
+        let requests = versions.values().sum::<u32>() + failed;
+        Seen { requests, failed, status: None, versions }
+    }
+
+    #[test]
+    fn every_single_request_must_reach_the_live_side() {
+        let judge = |seen: Seen| seen.judge("green", Some("1.1"), "x-release").0;
+        assert_eq!(judge(seen(&[(Some("1.1"), 40)], 0)), Verdict::Pass);
+        for (versions, failed) in [
+            (&[(Some("1.1"), 39), (Some("1.0"), 1)][..], 0),
+            (&[(Some("1.1"), 39), (None, 1)], 0),
+            (&[(Some("1.1"), 39)], 1),
+            (&[(Some("1.0"), 40)], 0),
+        ] {
+            assert_eq!(judge(seen(versions, failed)), Verdict::Fail, "{versions:?} {failed}");
+        }
+        assert_eq!(seen(&[(None, 39)], 1).judge("green", None, "x-release").0, Verdict::Fail);
+    }
+}
