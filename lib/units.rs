@@ -527,6 +527,16 @@ impl Expectation {
         &self.text
     }
 
+    /// The same as a lower bound, where the plan gives a bare value: a bare minimum is a minimum, so
+    /// `min_version: "1.2"` is met by a server that speaks only 1.3.
+    #[must_use]
+    pub fn or_at_least(self) -> Self {
+        if matches!(self.compare, Compare::Equal) && !self.text.starts_with('=') {
+            return Self { text: format!(">= {}", self.text), compare: Compare::GreaterOrEqual, ..self };
+        }
+        self
+    }
+
     /// Whether this comparison makes sense for a quantity of this dimension.
     pub fn fits(&self, unit: Unit) -> Result<(), String> {
         if matches!(self.compare, Compare::Matches(_)) {
@@ -640,6 +650,10 @@ mod tests {
         assert!(met(">= 1.2", Observed::Text("1.10".into())));
         assert!(!met("> apple", Observed::Text("pear".into())));
         assert!(met("!= error", Observed::Text("fine".into())));
+        let least = |text: &str| Expectation::parse(text).map(Expectation::or_at_least);
+        assert!(least("1.2").is_ok_and(|e| e.met_by(&Observed::Text("1.3".into()))));
+        assert!(least("1.2").is_ok_and(|e| !e.met_by(&Observed::Text("1.1".into()))));
+        assert!(least("== 1.2").is_ok_and(|e| !e.met_by(&Observed::Text("1.3".into()))));
         assert!(met("true", Observed::Flag(true)));
         for text in ["<= 1", ">= 1", "!= 1", "1", "in 1, 2"] {
             assert!(!met(text, Observed::Number(f64::NAN, Unit::Plain)), "{text}");

@@ -42,7 +42,7 @@ pub(super) static KIND: Kind = Kind {
         Observable {
             name: "min_version",
             unit: Unit::Text,
-            about: "the lowest version that the server still accepts, from `1.0`",
+            about: "the lowest version that the server still accepts, from `1.0`; a bare `1.2` means at least",
         },
         Observable { name: "latency", unit: Unit::Duration, about: "connection and handshake together" },
     ],

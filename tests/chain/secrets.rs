@@ -86,6 +86,8 @@ fn secret_chain(name: &str, checks: &str, promote: &str) -> Chain {
         ("GITHUB_OUTPUT", chain.path("github-output").display().to_string()),
         ("GITHUB_STEP_SUMMARY", chain.path("github-summary").display().to_string()),
     ];
+    // A variable that the plan does not name would be refused.
+    chain.environment.retain(|(name, _)| *name != "TRAPKEY_SET" || checks.contains("DEPLOY_KEY"));
     chain
 }
 
