@@ -105,6 +105,7 @@ struct State {
     /// are used often and none grows old.
     clients: Vec<Client>,
     done: Vec<Sample>,
+    under_way: Vec<Due>,
     workers: usize,
     idle: usize,
 }
@@ -166,6 +167,17 @@ impl Sampler {
     /// What was finished since the last call, for each URL in the order of [`Self::start`].
     pub fn take(&self) -> Vec<Vec<Sample>> {
         self.sides.iter().map(|side| std::mem::take(&mut lock(&side.state).done)).collect()
+    }
+
+    /// The ages in ms of requests that are due for at least `after` and have no answer yet, for each
+    /// URL. A hanging side is seen by them long before the time limit of a request.
+    pub fn overdue(&self, after: Duration) -> Vec<Vec<f64>> {
+        let ages = |side: &Arc<Side>| {
+            let state = lock(&side.state);
+            let all = state.under_way.iter().chain(&state.waiting).map(|due| due.moment.elapsed());
+            all.filter(|age| *age >= after).map(|age| age.as_secs_f64() * 1e3).collect()
+        };
+        self.sides.iter().map(ages).collect()
     }
 
     /// How far each side's requests kept to their timetable, since the start.
@@ -285,8 +297,10 @@ impl Side {
                 continue;
             }
             self.counts.sent.fetch_add(1, Ordering::SeqCst);
+            lock(&self.state).under_way.push(due);
             let sample = send(&client, &self.url, &self.header, Connection::Kept, due, self.timeout);
             let mut state = lock(&self.state);
+            state.under_way.retain(|other| other.moment != due.moment);
             state.done.push(sample);
             state.clients.push(client);
             self.counts.finished.fetch_add(1, Ordering::SeqCst);

@@ -316,9 +316,9 @@ fn an_abort_under_a_newer_plan_is_about_the_release_that_it_ends() {
 }
 
 #[test]
-fn a_green_that_hangs_is_left_once_its_time_limit_is_over() {
+fn a_green_that_hangs_is_left_long_before_its_time_limit() {
     let stage = Stage::new(LONG, "");
-    stage.edit("requests: 20", "requests: 20, timeout: 1s");
+    stage.edit("requests: 20", "requests: 20, timeout: 30s");
     let child = stage.spawn(&["run"]);
     stage.wait_for_phase("baking");
     std::thread::sleep(Duration::from_millis(500));
@@ -326,8 +326,8 @@ fn a_green_that_hangs_is_left_once_its_time_limit_is_over() {
     let started = Instant::now();
     wait_until("green to be left", || stage.haproxy.server("green").0 == 0);
     let took = started.elapsed();
-    figure(&format!("a hanging green was left after {took:?}, with a time limit of 1 s"));
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    figure(&format!("a hanging green was left after {took:?}, with a time limit of 30 s"));
+    assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
     stage.assert_all_blue();
 }

@@ -153,11 +153,14 @@ pub(super) fn look(watch: &mut Watch, record: &mut Record, scene: &Scene<'_>) ->
     let base = record.base.clone().filter(|b| same_instance(b, scene.counters.as_ref())).unwrap_or_default();
     let min = scene.plan.min_samples.unwrap_or(50).max(1);
     let probes = [0, 1].map(|side| watch.window[side].figures());
+    let window_ms = (scene.now.as_millisecond() - scene.since_ms) as f64;
+    let open = watch.sampler.overdue(OVERDUE);
+    let open = [0, 1].map(|side| open.get(side).map_or(&[][..], Vec::as_slice));
     let kept_pace = watch.sampler.lag().iter().all(|lag| lag.achieved() >= ACHIEVED);
     let mut metrics = Vec::new();
     let mut look = Look::Good;
     for trigger in &scene.plan.rollback_when {
-        let mut of_trigger = vec![probe_record(trigger, &probes, min, kept_pace)];
+        let mut of_trigger = vec![probe_record(trigger, &probes, open, window_ms, min, kept_pace)];
         if let Some(counters) = scene.counters.as_ref().filter(|_| router_counts(&trigger.metric)) {
             let [blue, green] = [since(base.blue, counters.blue), since(base.green, counters.green)];
             of_trigger.push(judge_trigger(trigger, &scene.plan.router.kind, &green, &blue, min));
@@ -173,13 +176,49 @@ pub(super) fn look(watch: &mut Watch, record: &mut Record, scene: &Scene<'_>) ->
     Looked { look, judgement }
 }
 
-fn probe_record(trigger: &Trigger, probes: &[SideFigures; 2], min: u64, kept_pace: bool) -> MetricRecord {
-    let mut record = judge_trigger(trigger, "probe", &probes[1], &probes[0], min);
+/// Requests without an answer after this long count with their age: their true latency is greater.
+const OVERDUE: Duration = Duration::from_secs(1);
+
+fn probe_record(
+    trigger: &Trigger,
+    probes: &[SideFigures; 2],
+    open: [&[f64]; 2],
+    window_ms: f64,
+    min: u64,
+    kept_pace: bool,
+) -> MetricRecord {
+    let [blue, green] = [0, 1].map(|side| {
+        let mut figures = probes[side].clone();
+        // They are no errors yet, and as good answers they would make the error rate smaller.
+        if trigger.metric.starts_with("latency_") {
+            with_open(&mut figures, open[side].iter().copied().filter(|age| *age <= window_ms));
+        }
+        figures
+    });
+    let unanswered = green.requests - probes[1].requests;
+    let mut record = judge_trigger(trigger, "probe", &green, &blue, min);
+    if unanswered > 0 {
+        record.message.push_str(&format!(", {unanswered} still without an answer counted with their age"));
+    }
     if record.verdict == Verdict::Pass && !kept_pace {
         record.verdict = Verdict::TooFewSamples;
         record.message = "this machine could not send the probes at the rate that the plan asks for".into();
     }
     record
+}
+
+fn with_open(figures: &mut SideFigures, ages: impl Iterator<Item = f64>) {
+    let before = figures.latencies_ms.len() as f64;
+    let sum = figures.mean.map_or(0.0, |mean| mean * before);
+    let ages: Vec<f64> = ages.collect();
+    if ages.is_empty() {
+        return;
+    }
+    figures.requests += ages.len() as u64;
+    figures.mean = Some((sum + ages.iter().sum::<f64>()) / (before + ages.len() as f64));
+    figures.latencies_ms.extend(&ages);
+    figures.latencies_ms.sort_by(f64::total_cmp);
+    figures.max = figures.latencies_ms.last().copied();
 }
 
 /// What one trigger says over all its sources: one that fires is enough, and one that passes must be
