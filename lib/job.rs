@@ -152,26 +152,45 @@ impl Job {
     /// A gate that passed returns 4 when the step outputs cannot be written; its document stays.
     /// Errors (4): the document cannot be written.
     pub fn conclude<B: Body>(&self, conclusion: Conclusion<B>) -> Result<Exit, Fault> {
-        let exit = evidence::exit_of(conclusion.verdict);
         let path = self.write(&conclusion)?;
+        let Conclusion { verdict, summary, findings, outputs, .. } = conclusion;
+        Ok(self.announce(&path, verdict, &summary, &findings, outputs))
+    }
+
+    /// Says once more what a document that stands already says: step outputs and annotations. The
+    /// document itself stays as it is, for later ones name it by digest.
+    pub fn repeat<B: Body>(&self, found: &Found<B>, more: Vec<(&'static str, String)>) -> Exit {
+        let head = &found.document.head;
+        self.announce(&self.evidence().join(B::FILE), head.verdict, &head.summary, &head.findings, more)
+    }
+
+    fn announce(
+        &self,
+        path: &Path,
+        verdict: DocumentVerdict,
+        summary: &str,
+        findings: &[Finding],
+        more: Vec<(&'static str, String)>,
+    ) -> Exit {
+        let exit = evidence::exit_of(verdict);
         let mut outputs = vec![
-            ("verdict", conclusion.verdict.word().to_owned()),
+            ("verdict", verdict.word().to_owned()),
             ("evidence", path.display().to_string()),
-            ("summary", conclusion.summary.clone()),
+            ("summary", summary.to_owned()),
         ];
-        outputs.extend(conclusion.outputs);
-        annotate(&conclusion.findings, &self.loaded.reference.path);
+        outputs.extend(more);
+        annotate(findings, &self.loaded.reference.path);
         match write_outputs(&outputs) {
             // The document stands and is true; what later steps would have read is missing.
             Err(fault) if exit == Exit::Pass => {
                 self.talk().error(&fault.to_string());
-                Ok(fault.exit)
+                fault.exit
             }
             Err(fault) => {
                 self.talk().error(&fault.to_string());
-                Ok(exit)
+                exit
             }
-            Ok(()) => Ok(exit),
+            Ok(()) => exit,
         }
     }
 

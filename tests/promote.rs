@@ -337,8 +337,18 @@ fn steps_wait_without_a_runner_and_finish() {
     assert_eq!(stepped.code, 0, "{}", stepped.stderr);
     stage.assert_all_green();
     assert_eq!(stage.promotion()["outcome"], "promoted");
-    // Nothing is left to do.
-    assert_eq!(stage.promote(&["step"]).code, 0);
+    // Nothing is left to do, and the document stays as it is: verify's names it by digest.
+    let before = std::fs::read(stage.path().join("evidence/promote.json")).unwrap();
+    let again = stage.promote(&["step"]);
+    assert_eq!(again.code, 0);
+    assert!(again.stderr.contains("finished already"), "{}", again.stderr);
+    assert_eq!(std::fs::read(stage.path().join("evidence/promote.json")).unwrap(), before);
+    // But it is not repeated without a look: somebody may have moved the traffic since.
+    stage.haproxy.ask("set server shop/blue weight 100; set server shop/blue state ready");
+    let moved = stage.promote(&["step"]);
+    assert_eq!(moved.code, 5, "{}", moved.stderr);
+    assert!(moved.stderr.contains("was promoted, but green has"), "{}", moved.stderr);
+    assert_eq!(std::fs::read(stage.path().join("evidence/promote.json")).unwrap(), before);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Performs the actions that the machine asks for: takes a release to all traffic, or back.
 //!
-//! [`machine`] decides, purely. [`drive`] acts. What lies between them is on disk before and after
+//! [`machine`] decides, purely. `drive` acts. What lies between them is on disk before and after
 //! every action, so that a job that is killed at any moment is followed by one that goes on.
 
 mod bake;
@@ -11,14 +11,18 @@ mod orders;
 mod record;
 mod shift;
 
-use crate::evidence::name_release;
+use crate::evidence::{self, PromoteBody, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
+use crate::routers::{Router, same_share};
 use crate::state::{Folder, Holder};
+use crate::units::show_share;
+use crate::world::talk::Mark;
 use crate::world::{self, ci};
 
 use drive::Driver;
 pub use drive::Mode;
+use machine::State;
 pub use orders::{abort, pause, plan, resume, status};
 use record::Record;
 
@@ -60,6 +64,14 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
     let epoch = saved.as_ref().map_or(0, |s| s.record.promotion.epoch);
     let version = saved.as_ref().map_or(0, |s| s.version);
     let mut driver = match saved.map(|s| s.record) {
+        Some(record) if record.state.finished() && goes_on(job, &record, call)? => {
+            still_holds(job, &record, router.as_mut())?;
+            if let Some(exit) = repeat(job, &record)? {
+                return Ok(exit);
+            }
+            // This evidence folder has no document of it yet.
+            Driver::new(job, mode, router, folder, lock, version, record)?
+        }
         Some(record) if goes_on(job, &record, call)? => {
             let mut driver = Driver::new(job, mode, router, folder, lock, version, record)?;
             driver.come_back()?;
@@ -103,6 +115,40 @@ fn goes_on(job: &Job, record: &Record, call: Call) -> Result<bool, Fault> {
             .help("go on with the plan that it began with, or call it off with `promote abort`"));
     }
     Ok(true)
+}
+
+/// Refuses (5) to repeat that a release serves everything when the router says otherwise.
+fn still_holds(job: &Job, record: &Record, router: &mut dyn Router) -> Result<(), Fault> {
+    if record.state != State::Promoted {
+        return Ok(());
+    }
+    let live = router.read()?;
+    if same_share(live.green, 1.0) {
+        return Ok(());
+    }
+    Err(Fault::refused(format!(
+        "{} was promoted, but green has {} now",
+        name_release(&record.release),
+        show_share(live.green)
+    ))
+    .place(job.state_folder().display().to_string())
+    .cause(live.raw)
+    .help("somebody moved the traffic since; run `preflight` again and promote anew, or leave it as it is"))
+}
+
+/// Says once more what the document of a finished promotion says, where this folder has it.
+fn repeat(job: &Job, record: &Record) -> Result<Option<Exit>, Fault> {
+    let Ok(found) = evidence::read::<PromoteBody>(job.evidence()) else { return Ok(None) };
+    let told = found.document.body.promotion.as_ref().map(|p| (p.epoch, p.outcome));
+    if told != Some((record.promotion.epoch, record.outcome().0))
+        || found.document.head.release.as_ref() != Some(&record.release)
+    {
+        return Ok(None);
+    }
+    let at = found.document.head.run.finished_at.strftime("%Y-%m-%d %H:%M:%S UTC");
+    job.talk().line(Mark::Step, &format!("finished already, at {at}: {}", found.document.head.summary));
+    let state = if record.state == State::Promoted { "promoted" } else { "rolled_back" };
+    Ok(Some(job.repeat(&found, vec![("state", state.to_owned())])))
 }
 
 fn nothing_begun(job: &Job) -> Fault {
