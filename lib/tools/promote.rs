@@ -66,7 +66,7 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
     let mut driver = match saved.map(|s| s.record) {
         Some(record) if record.state.finished() && goes_on(job, &record, call)? => {
             still_holds(job, &record, router.as_mut())?;
-            if let Some(exit) = repeat(job, &record)? {
+            if let Some(exit) = repeat(job, &record) {
                 return Ok(exit);
             }
             // This evidence folder has no document of it yet.
@@ -137,18 +137,18 @@ fn still_holds(job: &Job, record: &Record, router: &mut dyn Router) -> Result<()
 }
 
 /// Says once more what the document of a finished promotion says, where this folder has it.
-fn repeat(job: &Job, record: &Record) -> Result<Option<Exit>, Fault> {
-    let Ok(found) = evidence::read::<PromoteBody>(job.evidence()) else { return Ok(None) };
+fn repeat(job: &Job, record: &Record) -> Option<Exit> {
+    let found = evidence::read::<PromoteBody>(job.evidence()).ok()?;
     let told = found.document.body.promotion.as_ref().map(|p| (p.epoch, p.outcome));
     if told != Some((record.promotion.epoch, record.outcome().0))
         || found.document.head.release.as_ref() != Some(&record.release)
     {
-        return Ok(None);
+        return None;
     }
     let at = found.document.head.run.finished_at.strftime("%Y-%m-%d %H:%M:%S UTC");
     job.talk().line(Mark::Step, &format!("finished already, at {at}: {}", found.document.head.summary));
     let state = if record.state == State::Promoted { "promoted" } else { "rolled_back" };
-    Ok(Some(job.repeat(&found, vec![("state", state.to_owned())])))
+    Some(job.repeat(&found, vec![("state", state.to_owned())]))
 }
 
 fn nothing_begun(job: &Job) -> Fault {
