@@ -9,7 +9,7 @@
 //!
 //! | floor | modules |
 //! | --- | --- |
-//! | 1 words | [`redact`], [`severity`], [`fault`], [`yaml`], [`units`] |
+//! | 1 words | [`redact`], [`severity`], [`fault`], [`yaml`], [`units`], [`expectation`] |
 //! | 2 shapes | [`evidence`], [`plan`] |
 //! | 3 doors | [`world`] (HTTP, commands, files, the clock: the only doors to the outside) |
 //! | 4 shelves | [`checks`], [`sources`], [`repository`], [`routers`], [`metrics`], [`judge`], [`renderers`], [`state`] |
@@ -34,6 +34,7 @@
 pub mod checks;
 pub mod cli;
 pub mod evidence;
+pub mod expectation;
 pub mod fault;
 pub mod job;
 pub mod judge;

@@ -14,9 +14,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::evidence::{PlanRef, sha256_hex};
+use crate::expectation::Expectation;
 use crate::fault::Fault;
 use crate::severity::Severity;
-use crate::units::{Expectation, Rate, Share, Span, Target, Text, with_variables};
+use crate::units::{Rate, Share, Span, Target, Text, with_variables};
 use crate::yaml::{self, Node, Problem};
 
 /// The plan as the user wrote it.

@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 
 use super::Sight;
 use crate::evidence::Verdict;
+use crate::expectation::Expectation;
 use crate::redact::redact;
-use crate::units::{Expectation, Observed};
+use crate::units::Observed;
 
 /// One comparison of a check.
 #[derive(Clone, Debug)]

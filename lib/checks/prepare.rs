@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::evaluate::Line;
 use super::{Check, Kind, Order};
+use crate::expectation::Expectation;
 use crate::fault::Fault;
 use crate::plan::{CheckSpec, DEFAULT_TIMEOUT, Expected, Loaded};
 use crate::severity::Severity;
-use crate::units::{Expectation, Unit};
+use crate::units::Unit;
 use crate::yaml::{self, Node, Place, Problem, Value};
 
 const RETRY_DELAY: Duration = Duration::from_millis(500);

@@ -3,8 +3,9 @@
 use super::rates::{error_rate_lower, fisher_more};
 use super::{SideFigures, quantile};
 use crate::evidence::{MetricRecord, Verdict};
+use crate::expectation::Expectation;
 use crate::plan::Trigger;
-use crate::units::{Expectation, Observed, Share, Unit, show_share};
+use crate::units::{Observed, Share, Unit, show_share};
 use crate::yaml;
 
 /// How unlikely a difference between the sides must be before it counts. A bake is looked at again
