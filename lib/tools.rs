@@ -30,3 +30,24 @@ fn mark(finding: &Finding) -> Mark {
         (_, Severity::Warning | Severity::Info) => Mark::Warn,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_marked_by_verdict_severity_and_how_often_it_was_looked_at() {
+        for (verdict, severity, flaky, expected) in [
+            (Verdict::Pass, Severity::Critical, false, Mark::Good),
+            (Verdict::Pass, Severity::Critical, true, Mark::Warn),
+            (Verdict::Fail, Severity::Critical, false, Mark::Bad),
+            (Verdict::NoData, Severity::Critical, false, Mark::Bad),
+            (Verdict::Fail, Severity::Warning, false, Mark::Warn),
+            (Verdict::Error, Severity::Info, false, Mark::Warn),
+        ] {
+            let finding = Finding::new("it", "http", verdict, jiff::Timestamp::UNIX_EPOCH);
+            let finding = Finding { severity, flaky, ..finding };
+            assert_eq!(mark(&finding), expected, "{verdict:?} {severity:?} {flaky}");
+        }
+    }
+}

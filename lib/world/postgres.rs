@@ -15,8 +15,9 @@ use crate::redact;
 mod tls;
 
 /// How an address is written, for those who wrote it otherwise.
-pub const HELP: &str = "write postgres://user:password@host:5432/name?sslmode=require, or host=… dbname=…; \
-                        sslmode is disable, prefer, require, verify-ca or verify-full";
+pub const HELP: &str = "write postgres://user@host:5432/database?sslmode=require, or host=… dbname=…; the \
+                        password in it or in PGPASSWORD; sslmode is disable, prefer, require, verify-ca or \
+                        verify-full";
 
 /// A database's address. It has no `Debug`: it holds the password.
 pub struct Address {
@@ -79,8 +80,7 @@ impl Address {
 
     fn with(text: &str, var: &dyn Fn(&str) -> Option<String>) -> Result<Self, String> {
         let (text, own) = without_tls(text);
-        // The parser's own words may hold pieces of the text, the password among them.
-        let mut config: Config = text.parse().map_err(|_| "not readable".to_owned())?;
+        let mut config: Config = text.parse().map_err(|error| unreadable(&error))?;
         let mut roots = match own.root_cert.or_else(|| var("PGSSLROOTCERT")) {
             Some(system) if system == "system" => Some(Roots::System),
             Some(path) => Some(Roots::File(std::path::absolute(&path).map_err(|error| error.to_string())?)),
@@ -104,6 +104,7 @@ impl Address {
 
     /// The same with root certificates from elsewhere: nothing but a certificate that leads to them will
     /// do, unless the address says `sslmode=disable`.
+    #[must_use]
     pub fn trusting(mut self, roots: PathBuf) -> Self {
         if self.config.get_ssl_mode() == SslMode::Disable {
             return self;
@@ -207,6 +208,15 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     redact::redact(&text)
 }
 
+/// The parser's own words may hold pieces of the text, the password among them; those on a known option
+/// hold no more than its name.
+fn unreadable(error: &::postgres::Error) -> String {
+    let inner = std::error::Error::source(error).map(ToString::to_string);
+    inner
+        .filter(|words| words.starts_with("invalid value for option"))
+        .unwrap_or_else(|| "not readable".into())
+}
+
 /// What libpq does for an `sslmode` with and without root certificates.
 fn meaning(mode: Option<&str>, roots: Option<&Roots>) -> Result<(SslMode, Verify), String> {
     // The system's roots vouch for everybody's certificate: it must be of that name.
@@ -221,7 +231,7 @@ fn meaning(mode: Option<&str>, roots: Option<&Roots>) -> Result<(SslMode, Verify
         Some("require") => Ok((SslMode::Require, Verify::Nothing)),
         Some("verify-ca") => Ok((SslMode::Require, Verify::Chain)),
         Some("verify-full") => Ok((SslMode::Require, Verify::Name)),
-        Some(other) => Err(format!("its sslmode `{other}` is not known")),
+        Some(other) => Err(format!("`sslmode={other}` is not known")),
     }
 }
 
@@ -351,11 +361,12 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused() {
         for (text, variables, words) in [
-            ("postgres://u@h/d?sslmode=maybe", &[][..], "`maybe` is not known"),
-            ("postgres://u@h:no/d", &[], "not readable"),
+            ("postgres://u@h/d?sslmode=maybe", &[][..], "`sslmode=maybe` is not known"),
+            ("postgres://u@h:no/d", &[], "invalid value for option `port`"),
+            ("host=h password=a secret=word", &[], "not readable"),
             ("host=h sslmode=require sslrootcert=system", &[], "needs `sslmode=verify-full`"),
             ("host=h", &[("PGPORT", "many")], "PGPORT"),
-            ("host=h", &[("PGSSLMODE", "never")], "`never` is not known"),
+            ("host=h", &[("PGSSLMODE", "never")], "`sslmode=never` is not known"),
         ] {
             let why = read(text, variables).err().unwrap_or_default();
             assert!(why.contains(words), "{text}: {why}");

@@ -175,7 +175,7 @@ fn addresses(server: &Encrypted) -> Vec<Case> {
             with([("PGSSLMODE", "verify-ca".into()), ("PGSSLROOTCERT", other)]),
             certificate,
         ),
-        (format!("{named}?sslmode=maybe"), vec![], Some("`maybe` is not known")),
+        (format!("{named}?sslmode=maybe"), vec![], Some("`sslmode=maybe` is not known")),
         (format!("{named}?sslmode=require&sslrootcert=system"), vec![], Some("needs `sslmode=verify-full`")),
         (format!("postgres://shop:{PASSWORD}@localhost:none/x"), vec![], Some("is not a connection URL")),
     ]
