@@ -11,7 +11,7 @@
 //! | --- | --- |
 //! | 1 words | [`redact`], [`severity`], [`fault`], [`yaml`], [`units`], [`expectation`] |
 //! | 2 shapes | [`evidence`], [`plan`] |
-//! | 3 doors | [`world`] (HTTP, commands, files, the clock: the only doors to the outside) |
+//! | 3 doors | [`world`] (HTTP, PostgreSQL, commands, files, the clock: the only doors to the outside) |
 //! | 4 shelves | [`checks`], [`sources`], [`repository`], [`routers`], [`metrics`], [`judge`], [`renderers`], [`state`] |
 //! | 5 one call | [`job`] (plan, environment, evidence folder, talk) |
 //! | 6 tools | [`tools`] |

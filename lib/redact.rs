@@ -80,7 +80,7 @@ pub fn learn_variable(name: &str, value: &str) {
 }
 
 /// The text with `%40` and the like read as what they stand for.
-fn decoded(text: &str) -> String {
+pub(crate) fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, more)) = rest.split_first() {

@@ -5,3 +5,49 @@ pub mod promote;
 pub mod report;
 pub mod snapshot;
 pub mod verify;
+
+use crate::evidence::{Finding, Verdict};
+use crate::severity::Severity;
+use crate::units::show_duration;
+use crate::world::talk::{Mark, Talk};
+
+/// One line for one finding, as it comes.
+fn tell(talk: &Talk, finding: &Finding) {
+    let word = match finding.verdict {
+        Verdict::Pass => String::new(),
+        other => format!("{}: ", other.word().replace('_', " ")),
+    };
+    let time = show_duration(finding.duration_ms / 1e3);
+    talk.line(mark(finding), &format!("{} · {word}{} [{time}]", finding.name, finding.message));
+}
+
+/// What held only at a second look is worth a look too.
+fn mark(finding: &Finding) -> Mark {
+    match (finding.verdict, finding.severity) {
+        (Verdict::Pass, _) if finding.flaky => Mark::Warn,
+        (Verdict::Pass, _) => Mark::Good,
+        (_, Severity::Critical) => Mark::Bad,
+        (_, Severity::Warning | Severity::Info) => Mark::Warn,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_marked_by_verdict_severity_and_how_often_it_was_looked_at() {
+        for (verdict, severity, flaky, expected) in [
+            (Verdict::Pass, Severity::Critical, false, Mark::Good),
+            (Verdict::Pass, Severity::Critical, true, Mark::Warn),
+            (Verdict::Fail, Severity::Critical, false, Mark::Bad),
+            (Verdict::NoData, Severity::Critical, false, Mark::Bad),
+            (Verdict::Fail, Severity::Warning, false, Mark::Warn),
+            (Verdict::Error, Severity::Info, false, Mark::Warn),
+        ] {
+            let finding = Finding::new("it", "http", verdict, jiff::Timestamp::UNIX_EPOCH);
+            let finding = Finding { severity, flaky, ..finding };
+            assert_eq!(mark(&finding), expected, "{verdict:?} {severity:?} {flaky}");
+        }
+    }
+}

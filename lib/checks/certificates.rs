@@ -81,16 +81,6 @@ impl Witness {
     }
 }
 
-/// A client that refuses what does not lead to the roots.
-pub(super) fn strict_client(roots: RootCertStore) -> Result<ClientConfig, String> {
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
-}
-
 impl ServerCertVerifier for Witness {
     fn verify_server_cert(
         &self,

@@ -1,19 +1,15 @@
 //! `postgres`: whether a database answers, how fast, and what it answers.
 
-use std::error::Error as _;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use postgres::config::SslMode;
-use postgres::{Client, Config, NoTls, SimpleQueryMessage};
+use postgres::SimpleQueryMessage;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::certificates::{Witness, roots, strict_client};
 use super::{Check, Kind, Observable, Order, Presumed, Sight, Trouble, no_open_names};
 use crate::redact;
 use crate::units::{Observed, Text, Unit};
+use crate::world::postgres::{self as server, Address, Unreachable};
 use crate::yaml::Problem;
 
 /// See `preflight explain postgres`.
@@ -57,65 +53,35 @@ struct Settings {
 }
 
 struct Postgres {
-    config: Config,
+    address: Address,
     query: String,
     server_version: bool,
-    trust: Trust,
-}
-
-/// As libpq does it: `require` encrypts, `verify-full` also looks at the certificate.
-enum Trust {
-    Anyone,
-    System,
-    File(PathBuf),
 }
 
 fn prepare(order: &Order<'_>) -> Result<Box<dyn Check>, Problem> {
     let settings: Settings = order.settings()?;
     let target = order.target()?;
-    let (text, verify) = without_verify(&target.value);
-    let config: Config = text.parse().map_err(|error: postgres::Error| {
-        // The parser's own words may hold pieces of the URL, the password among them.
-        let why = if error.to_string().contains("sslmode") { "its sslmode is not known" } else { "not readable" };
-        order
-            .problem("target", format!("`{}` is not a connection URL: {why}", redact::redact(&target.shown)))
-            .help("write postgres://user:password@host:5432/name; sslmode is disable, prefer, require or verify-full")
+    let mut address = Address::read(&target.value).map_err(|why| {
+        let shown = redact::redact(&target.shown);
+        order.problem("target", format!("`{shown}` is not a connection URL: {why}")).help(server::HELP)
     })?;
-    if let Some(password) = config.get_password() {
-        redact::learn(&String::from_utf8_lossy(password));
+    if let Some(ca) = settings.ca {
+        address = address.trusting(order.loaded.at(&ca.value));
     }
-    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-        return Err(order.problem("target", "the connection URL names no host"));
-    }
-    let trust = match settings.ca {
-        Some(ca) => Trust::File(order.loaded.at(&ca.value)),
-        None if verify => Trust::System,
-        None => Trust::Anyone,
-    };
     let query = settings.query.map_or_else(|| "SELECT 1".to_owned(), |text| text.value);
     if query.trim().is_empty() {
         return Err(order.problem("with", "`query` is empty"));
     }
-    Ok(Box::new(Postgres { config, query, server_version: order.asks("server_version"), trust }))
-}
-
-/// The client knows no `verify-…`; it becomes `require` with a look at the certificate.
-fn without_verify(target: &str) -> (String, bool) {
-    for mode in ["verify-full", "verify-ca"] {
-        for sign in ["sslmode=", "sslmode = "] {
-            let wanted = format!("{sign}{mode}");
-            if target.contains(&wanted) {
-                return (target.replace(&wanted, "sslmode=require"), true);
-            }
-        }
-    }
-    (target.to_owned(), false)
+    Ok(Box::new(Postgres { address, query, server_version: order.asks("server_version") }))
 }
 
 impl Check for Postgres {
     fn look(&self, within: Duration) -> Result<Sight, Trouble> {
         let started = Instant::now();
-        let mut client = self.connect(within)?;
+        let mut client = self.address.connect(within).map_err(|error| match error {
+            Unreachable::Here(_) => Trouble::broken(error.to_string()),
+            Unreachable::There(error) => Trouble::failed(words(&error)),
+        })?;
         let left = within.saturating_sub(started.elapsed()).as_millis().max(1);
         let mut ask =
             |query: &str| client.simple_query(query).map_err(|error| Trouble::failed(words(&error)));
@@ -128,28 +94,6 @@ impl Check for Postgres {
             sight = with_version(sight, &ask("SHOW server_version")?);
         }
         Ok(sight)
-    }
-}
-
-impl Postgres {
-    fn connect(&self, within: Duration) -> Result<Client, Trouble> {
-        let mut config = self.config.clone();
-        config.connect_timeout(within).application_name("trapkey");
-        let connected = if config.get_ssl_mode() == SslMode::Disable {
-            config.connect(NoTls)
-        } else {
-            config.connect(self.tls().map_err(Trouble::broken)?)
-        };
-        connected.map_err(|error| Trouble::failed(words(&error)))
-    }
-
-    fn tls(&self) -> Result<MakeRustlsConnect, String> {
-        let client = match &self.trust {
-            Trust::Anyone => Witness::new(rustls::RootCertStore::empty())?.client()?,
-            Trust::System => strict_client(roots(None)?)?,
-            Trust::File(path) => strict_client(roots(Some(path))?)?,
-        };
-        Ok(MakeRustlsConnect::new(client))
     }
 }
 
@@ -192,17 +136,7 @@ fn words(error: &postgres::Error) -> String {
     if let Some(said) = error.as_db_error() {
         return format!("the database says: {} ({})", said.message(), said.code().code());
     }
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(reason) = source {
-        let reason_text = reason.to_string();
-        if !text.contains(&reason_text) {
-            text.push_str(": ");
-            text.push_str(&reason_text);
-        }
-        source = reason.source();
-    }
-    text
+    server::chain(error)
 }
 
 #[cfg(test)]
@@ -215,13 +149,5 @@ mod tests {
         assert_eq!(observed("2.50"), Observed::Number(2.5, Unit::Plain));
         assert_eq!(observed("blue"), Observed::Text("blue".into()));
         assert!(matches!(observed("NaN"), Observed::Number(n, _) if n.is_nan()));
-    }
-
-    #[test]
-    fn verify_full_becomes_require_with_a_look_at_the_certificate() {
-        let url = "postgres://a@b/c?sslmode=verify-full";
-        assert_eq!(without_verify(url), ("postgres://a@b/c?sslmode=require".into(), true));
-        assert!(!without_verify("postgres://a@b/c?sslmode=require").1);
-        assert!("postgres://a@b/c?sslmode=require".parse::<Config>().is_ok());
     }
 }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ::postgres::Client;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
@@ -14,14 +15,13 @@ use super::{
 };
 use crate::evidence::{Finding, TableRecord, Verdict};
 use crate::fault::Fault;
+use crate::redact::redact;
 use crate::units::Text;
+use crate::world::postgres::{self as server, Address, Unreachable};
 use crate::world::shell::{self, Ran};
 use crate::yaml::Problem;
 
-mod address;
 mod tables;
-
-use address::Address;
 
 pub(super) static KIND: Kind = Kind {
     name: "postgres",
@@ -34,6 +34,9 @@ pub(super) static KIND: Kind = Kind {
 };
 
 const DUMP: &[u8] = b"database.dump";
+
+/// How long a server may take to answer the first time.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Settings of `postgres`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -76,8 +79,9 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
     let settings: Settings = order.spec.with.read(&order.loaded.variables)?;
     let target = order.spec.target.as_ref().ok_or_else(|| order.problem("the key `target` is missing"))?;
     let target = target.one().map_err(|m| order.problem(m))?;
-    let address = Address::read(&target.value).map_err(|m| {
-        order.problem(m).help("write postgres://user@host:5432/database; the password in it or in PGPASSWORD")
+    let address = Address::read(&target.value).map_err(|why| {
+        let shown = redact(&target.shown);
+        order.problem(format!("`{shown}` is not a connection URL: {why}")).help(server::HELP)
     })?;
     for table in &settings.tables {
         let columns = [Some(&table.name), table.sum.as_ref(), table.key.as_ref()];
@@ -99,7 +103,7 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
 impl Source for Database {
     fn back_up(&self, _: &Context<'_>, keep: &mut dyn Keep) -> Result<Extra, Fault> {
         let failed = |e: ::postgres::Error| self.failed("cannot be read", &e);
-        let mut client = self.address.connect(self.timeout).map_err(|e| self.unreachable(&*e))?;
+        let mut client = self.connect()?;
         // pg_dump takes over this very snapshot, so that the figures and the dump are of one moment.
         client
             .batch_execute(
@@ -160,9 +164,9 @@ impl Source for Database {
     }
 
     fn compare(&self, recorded: &[TableRecord]) -> Vec<Finding> {
-        let mut client = match self.address.connect(self.timeout) {
+        let mut client = match self.connect() {
             Ok(client) => client,
-            Err(e) => return not_compared(recorded, &self.unreachable(&*e).line()),
+            Err(fault) => return not_compared(recorded, &fault.line()),
         };
         recorded
             .iter()
@@ -182,6 +186,17 @@ impl Source for Database {
 }
 
 impl Database {
+    /// A connection on which a single statement ends with the time limit.
+    fn connect(&self) -> Result<Client, Fault> {
+        let mut client = self.address.connect(PATIENCE).map_err(|e| self.unreachable(&e))?;
+        let limit = self.timeout.as_millis().min(2_000_000_000);
+        let set = format!(
+            "SET statement_timeout = {limit}; SET standard_conforming_strings = on; SET extra_float_digits = 1"
+        );
+        client.batch_execute(&set).map_err(|e| self.unreachable(&Unreachable::There(e)))?;
+        Ok(client)
+    }
+
     /// The dump command as data: the password is in the environment, never in the arguments.
     fn dump_order(&self, program: &Path, snapshot: &str) -> shell::Order {
         self.order(vec![
@@ -253,10 +268,10 @@ impl Database {
             .help("install the PostgreSQL client programs (postgresql-client), or name their folder in `with.bin`")
     }
 
-    fn unreachable(&self, error: &dyn std::error::Error) -> Fault {
+    fn unreachable(&self, error: &Unreachable) -> Fault {
         Fault::infrastructure(format!("source `{}`: the database cannot be reached", self.name))
             .place(&self.shown)
-            .cause(tables::chain(error))
+            .cause(error)
             .help("does it run, and do address, user and password fit?")
     }
 

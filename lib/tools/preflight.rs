@@ -4,13 +4,13 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::checks::{self, PARALLEL};
-use crate::evidence::{Counts, Finding, PreflightBody, Verdict, verdict_of};
+use crate::evidence::{Counts, PreflightBody, verdict_of};
 use crate::fault::{Exit, Fault};
 use crate::job::{Conclusion, Job};
-use crate::severity::Severity;
-use crate::units::show_duration;
 use crate::world::talk::{self, Mark, Talk};
 use crate::{judge, routers, sources};
+
+use super::tell;
 
 mod catalogue;
 mod schema;
@@ -80,22 +80,6 @@ fn validate_the_rest(job: &Job) -> Result<(), Fault> {
         checks::prepare(&section.checks, &job.loaded)?;
     }
     Ok(())
-}
-
-/// One line for one finding, as it comes.
-pub fn tell(talk: &Talk, finding: &Finding) {
-    let mark = match (finding.verdict, finding.severity) {
-        (Verdict::Pass, _) if finding.flaky => Mark::Warn,
-        (Verdict::Pass, _) => Mark::Good,
-        (_, Severity::Critical) => Mark::Bad,
-        (_, Severity::Warning | Severity::Info) => Mark::Warn,
-    };
-    let word = match finding.verdict {
-        Verdict::Pass => String::new(),
-        other => format!("{}: ", other.word().replace('_', " ")),
-    };
-    let time = show_duration(finding.duration_ms / 1e3);
-    talk.line(mark, &format!("{} · {word}{} [{time}]", finding.name, finding.message));
 }
 
 /// Writes the annotated plan; never over a file that is there.

@@ -9,10 +9,11 @@ use crate::evidence::{
 };
 use crate::fault::{Exit, Fault};
 use crate::job::{Conclusion, Job};
-use crate::severity::Severity;
 use crate::sources;
-use crate::units::{Span, show_duration};
-use crate::world::talk::{Mark, Talk};
+use crate::units::Span;
+use crate::world::talk::Mark;
+
+use super::tell;
 
 mod compare;
 mod live;
@@ -108,21 +109,6 @@ fn conclude<B: crate::evidence::Body>(job: &Job, conclusion: Conclusion<B>) -> R
     let exit = job.conclude(conclusion)?;
     job.talk().line(mark, &line);
     Ok(exit)
-}
-
-/// One line for one finding.
-fn tell(talk: &Talk, finding: &Finding) {
-    let mark = match (finding.verdict, finding.severity) {
-        (Verdict::Pass, _) => Mark::Good,
-        (_, Severity::Critical) => Mark::Bad,
-        _ => Mark::Warn,
-    };
-    let word = match finding.verdict {
-        Verdict::Pass => String::new(),
-        other => format!("{}: ", other.word().replace('_', " ")),
-    };
-    let time = show_duration(finding.duration_ms / 1e3);
-    talk.line(mark, &format!("{} · {word}{} [{time}]", finding.name, finding.message));
 }
 
 /// The documents that this gate consumes.

@@ -1,4 +1,4 @@
-//! PostgreSQL with TLS: what each `sslmode` lets through.
+//! PostgreSQL with TLS: what each `sslmode` lets through, and that check and source agree on an address.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -9,8 +9,8 @@ use trapkey::evidence::{Finding, Verdict};
 use trapkey::plan::Loaded;
 
 use super::servers::Authority;
-use crate::support::postgres::program;
-use crate::support::{folder, free_port, wait_until};
+use crate::support::postgres::{PASSWORD, program};
+use crate::support::{Ended, folder, free_port, run, tool, wait_until};
 
 /// A server of its own, with a certificate for `localhost`.
 struct Encrypted {
@@ -30,6 +30,7 @@ impl Encrypted {
         std::fs::write(at("server.crt"), certificate).unwrap();
         std::fs::write(at("server.key"), key).unwrap();
         std::fs::set_permissions(at("server.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::write(at("password"), PASSWORD).unwrap();
         std::fs::create_dir(at("data")).unwrap();
         if rustix::process::geteuid().is_root() {
             // The server refuses to run as root.
@@ -38,7 +39,9 @@ impl Encrypted {
             );
         }
         let made = unprivileged("initdb")
-            .args(["--no-sync", "--auth=trust", "--username=shop", "-D"])
+            .args(["--no-sync", "--auth=scram-sha-256", "--username=shop"])
+            .arg(format!("--pwfile={}", at("password").display()))
+            .arg("-D")
             .arg(at("data"))
             .output()
             .unwrap();
@@ -61,7 +64,7 @@ impl Encrypted {
             .spawn()
             .unwrap();
         let server = Self { folder, port, server };
-        let url = format!("postgres://shop@localhost:{port}/postgres");
+        let url = format!("postgres://shop:{PASSWORD}@localhost:{port}/postgres");
         wait_until("PostgreSQL with TLS", || postgres::Client::connect(&url, postgres::NoTls).is_ok());
         server
     }
@@ -71,7 +74,7 @@ impl Encrypted {
         let with = if ca.is_empty() { String::new() } else { format!("ca: {ca}, ") };
         let plan = format!(
             "version: 1\nservice: shop\nrelease: {{version: 1.0}}\npreflight:\n  checks:\n    - name: it\n      \
-             kind: postgres\n      target: postgres://shop@localhost:{}/postgres{options}\n      \
+             kind: postgres\n      target: postgres://shop:{PASSWORD}@localhost:{}/postgres{options}\n      \
              with: {{{with}query: \"SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()\"}}\n      \
              expect: {{value: t}}\n",
             self.port
@@ -111,6 +114,9 @@ fn sslmode_is_honoured_and_a_certificate_is_looked_at_where_asked() {
         ("?sslmode=require", "", Verdict::Pass, "value `t`"),
         ("?sslmode=require", "ca.pem", Verdict::Pass, "value `t`"),
         ("?sslmode=verify-full", "ca.pem", Verdict::Pass, "value `t`"),
+        ("?sslmode=verify-ca", "ca.pem", Verdict::Pass, "value `t`"),
+        ("?sslmode=prefer", "other-ca.pem", Verdict::Fail, "invalid peer certificate"),
+        ("?sslmode=verify-ca", "other-ca.pem", Verdict::Fail, "invalid peer certificate"),
         ("?sslmode=require", "other-ca.pem", Verdict::Fail, "invalid peer certificate"),
         // The system does not know our authority.
         ("?sslmode=verify-full", "", Verdict::Fail, "invalid peer certificate"),
@@ -120,5 +126,90 @@ fn sslmode_is_honoured_and_a_certificate_is_looked_at_where_asked() {
         let finding = server.check(options, ca);
         assert_eq!(finding.verdict, verdict, "{options} {ca}: {}", finding.message);
         assert!(finding.message.contains(words), "{options} {ca}: {}", finding.message);
+    }
+}
+
+/// An address, the variables that go with it, and words of the refusal where it is refused.
+type Case = (String, Vec<(&'static str, String)>, Option<&'static str>);
+
+fn addresses(server: &Encrypted) -> Vec<Case> {
+    let port = server.port;
+    let at = |name: &str| server.folder.path().join(name).display().to_string();
+    let (ca, other) = (at("ca.pem"), at("other-ca.pem"));
+    let named = format!("postgres://shop:{PASSWORD}@localhost:{port}/postgres");
+    let numbered = named.replace("localhost", "127.0.0.1");
+    let password = || ("PGPASSWORD", PASSWORD.to_owned());
+    let all = || {
+        vec![
+            ("PGHOST", "localhost".to_owned()),
+            ("PGPORT", port.to_string()),
+            ("PGUSER", "shop".to_owned()),
+            ("PGDATABASE", "postgres".to_owned()),
+            password(),
+        ]
+    };
+    let with = |more: [(&'static str, String); 2]| [all(), more.to_vec()].concat();
+    std::fs::write(at("pgpass"), format!("localhost:{port}:*:shop:{PASSWORD}\n")).unwrap();
+    std::fs::set_permissions(at("pgpass"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let bare = format!("host=localhost port={port} user=shop dbname=postgres");
+    let certificate = Some("invalid peer certificate");
+    vec![
+        (format!("{named}?sslmode=verify-full&sslrootcert={ca}"), vec![], None),
+        (format!("{named}?sslmode=verify-full&sslrootcert={other}"), vec![], certificate),
+        (format!("{named}?sslmode=verify-full&sslrootcert={ca}.none"), vec![], Some("cannot be read")),
+        (format!("{named}?sslrootcert=system"), vec![], certificate),
+        // The certificate is for `localhost`: only `verify-full` minds.
+        (format!("{numbered}?sslmode=verify-ca&sslrootcert={ca}"), vec![], None),
+        (format!("{numbered}?sslmode=require&sslrootcert={ca}"), vec![], None),
+        (format!("{numbered}?sslmode=require&sslrootcert={other}"), vec![], certificate),
+        (format!("{numbered}?sslmode=verify-full&sslrootcert={ca}"), vec![], certificate),
+        (format!("{bare} password={PASSWORD} sslmode='verify-ca' sslrootcert='{ca}'"), vec![], None),
+        (bare.clone(), vec![password()], None),
+        (bare.clone(), vec![("PGPASSFILE", at("pgpass"))], None),
+        (bare, vec![("PGPASSFILE", at("none"))], Some("password")),
+        ("postgres://".into(), all(), None),
+        ("sslmode=require".into(), all(), None),
+        ("postgres://".into(), with([("PGSSLMODE", "verify-full".into()), ("PGSSLROOTCERT", ca)]), None),
+        (
+            "postgres://".into(),
+            with([("PGSSLMODE", "verify-ca".into()), ("PGSSLROOTCERT", other)]),
+            certificate,
+        ),
+        (format!("{named}?sslmode=maybe"), vec![], Some("`sslmode=maybe` is not known")),
+        (format!("{named}?sslmode=require&sslrootcert=system"), vec![], Some("needs `sslmode=verify-full`")),
+        (format!("postgres://shop:{PASSWORD}@localhost:none/x"), vec![], Some("is not a connection URL")),
+    ]
+}
+
+#[test]
+fn the_check_accepts_what_the_source_accepts_and_refuses_what_it_refuses() {
+    let server = Encrypted::start();
+    let folder = folder();
+    let head = "version: 1\nservice: shop\nrelease: {version: 1.0}\n";
+    let database = "{name: db, kind: postgres, target: \"${DATABASE_URL}\"}";
+    let check = format!("{head}preflight:\n  checks:\n    - {database}\n");
+    let source = format!("{head}snapshot:\n  store: store\n  sources:\n    - {database}\n");
+    std::fs::write(folder.path().join("check.yaml"), check).unwrap();
+    std::fs::write(folder.path().join("source.yaml"), source).unwrap();
+    let ask = |binary: &str, words: &[&str], (address, variables, _): &Case| -> Ended {
+        let mut command = tool(binary, folder.path());
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("PG") {
+                command.env_remove(name);
+            }
+        }
+        // No password file of whoever runs the tests.
+        command.env("HOME", folder.path()).env("DATABASE_URL", address);
+        run(command.envs(variables.iter().map(|(name, value)| (name, value))).args(words))
+    };
+    for case in addresses(&server) {
+        let checked = ask("preflight", &["--plan", "check.yaml"], &case);
+        let stored = ask("snapshot", &["create", "--plan", "source.yaml"], &case);
+        for ended in [&checked, &stored] {
+            let (address, variables, refused) = &case;
+            assert_eq!(ended.code == 0, refused.is_none(), "{address} {variables:?}: {ended:?}");
+            assert!(ended.stderr.contains(refused.unwrap_or_default()), "{address}: {}", ended.stderr);
+            assert!(!ended.stderr.contains(PASSWORD), "{address}: {}", ended.stderr);
+        }
     }
 }

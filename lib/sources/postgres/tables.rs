@@ -7,6 +7,7 @@ use serde_json::json;
 use super::TableSpec;
 use crate::evidence::{Finding, TableRecord, Verdict};
 use crate::sources::data_finding;
+use crate::world::postgres::chain;
 
 /// What a table has now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,20 +97,6 @@ pub(super) fn is_gone(error: &::postgres::Error) -> bool {
 /// Why the database refused, in its own words.
 pub(super) fn why(error: &::postgres::Error) -> String {
     error.as_db_error().map_or_else(|| chain(error), |e| e.message().to_owned())
-}
-
-/// An error with all that is behind it, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(inner) = next {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        next = inner.source();
-    }
-    crate::redact::redact(&text)
 }
 
 /// The table's own name without its schema.
