@@ -205,8 +205,7 @@ impl Job {
         let bytes = evidence::to_bytes(&document)?;
         let path = self.evidence().join(B::FILE);
         files::write_atomic(&path, &bytes).map_err(|e| files::unwritable(&path, &e))?;
-        // An earlier refusal is over once there is a document again.
-        let _ = std::fs::remove_file(self.evidence().join(refusal_file::<B>()));
+        drop_earlier_refusal::<B>(&self.call);
         Ok(path)
     }
 
@@ -258,6 +257,18 @@ fn head<B: Body>(call: &Call, job: Option<&Job>) -> Head {
     }
 }
 
+/// An earlier refusal is over once there is a document again; one that came while this call worked
+/// is another call's, and stays.
+fn drop_earlier_refusal<B: Body>(call: &Call) {
+    let path = call.evidence.join(refusal_file::<B>());
+    let written = std::fs::metadata(&path).and_then(|m| m.modified()).ok();
+    let earlier = written.and_then(|at| Timestamp::try_from(at).ok()).is_some_and(|at| at < call.started_at);
+    if earlier {
+        // One that cannot be removed is told apart by its own time.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
 fn refusal_file<B: Body>() -> String {
     format!("{}.refused.json", B::NAME)
 }
@@ -296,10 +307,7 @@ pub fn record_fault<B: Body + Default>(call: &Call, job: Option<&Job>, fault: &F
                     &format!("the error below could not be put on record in {shown}: {second}"),
                 );
             }
-            // An earlier refusal is over once there is a document again.
-            Ok(()) if !set_aside => {
-                let _ = std::fs::remove_file(call.evidence.join(refusal_file::<B>()));
-            }
+            Ok(()) if !set_aside => drop_earlier_refusal::<B>(call),
             _ => {}
         }
         if call.json {

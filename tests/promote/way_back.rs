@@ -57,6 +57,20 @@ fn traffic_goes_back_although_nothing_can_be_written() {
 }
 
 #[test]
+fn a_step_that_cannot_be_put_on_record_does_not_stand_there_unwatched() {
+    let stage = Stage::new("[{weight: 10%, bake: 1s}, {weight: 100%}]", "");
+    let child = stage.spawn(&["run"]);
+    stage.wait_for_phase("baking");
+    std::fs::remove_file(stage.state()).unwrap();
+    std::fs::create_dir(stage.state()).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    stage.assert_all_blue();
+    assert_eq!(ended.status.code(), Some(4));
+    let reason = stage.promotion()["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("cannot be put on record"), "{reason}");
+}
+
+#[test]
 fn a_page_that_cannot_be_written_leaves_no_step_unwatched() {
     let stage = Stage::new("[{weight: 10%, bake: 500ms}, {weight: 50%, bake: 30s}, {weight: 100%}]", "");
     let child = stage.spawn(&["run"]);

@@ -160,7 +160,22 @@ impl<'a> Driver<'a> {
     }
 
     /// Goes on until it is finished, frozen, waiting (`Mode::Once`) or asked to stop.
+    ///
+    /// A step that cannot be put on record must not stand there with nobody who watches it: then
+    /// traffic goes back, and the end tells.
     pub(super) fn drive(&mut self) -> Result<(), Fault> {
+        match self.go_on() {
+            Err(fault) if fault.exit == Exit::Infrastructure && !self.record.state.finished() => {
+                let reason = format!("the promotion cannot be put on record: {}", fault.line());
+                self.unwritten.get_or_insert(fault);
+                self.apply(&Event::Aborted { reason })?;
+                self.go_on()
+            }
+            other => other,
+        }
+    }
+
+    fn go_on(&mut self) -> Result<(), Fault> {
         loop {
             if let Some(asked) = self.abort_asked() {
                 self.call_off(&asked)?;
