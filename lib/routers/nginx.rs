@@ -94,6 +94,8 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
 /// How many answers in a row must carry the new stamp before the old workers count as gone.
 const AGREEING: u32 = 12;
 const BETWEEN: Duration = Duration::from_millis(15);
+/// How long a reload by somebody else is waited for before what answers counts as what runs.
+const RELOAD_UNDER_WAY: Duration = Duration::from_millis(500);
 
 /// What the status location answers: `trapkey STAMP SHARE`.
 #[derive(Clone, Debug, PartialEq)]
@@ -265,21 +267,37 @@ impl Router for Nginx {
     }
 
     fn read(&mut self) -> Result<Live, Fault> {
-        let first = self.stamp()?;
-        for _ in 0..3 {
+        let text = std::fs::read_to_string(&self.file).map_err(|e| files::unwritable(&self.file, &e))?;
+        let in_file = |stamp: &Stamp| text.contains(&format!("trapkey {} ", stamp.id));
+        let until = Instant::now() + RELOAD_UNDER_WAY;
+        let mut agreeing = 0;
+        let mut last = self.stamp()?;
+        loop {
             let next = self.stamp()?;
-            if next.id != first.id {
-                // Old workers are still answering: wait for the one that the file names.
-                let text =
-                    std::fs::read_to_string(&self.file).map_err(|e| files::unwritable(&self.file, &e))?;
-                let named =
-                    [&first, &next].into_iter().find(|s| text.contains(&format!("trapkey {} ", s.id)));
-                let named = named.unwrap_or(&next).clone();
-                self.wait_for(&named.id)?;
-                return Ok(live(&named));
+            agreeing = if next.id == last.id { agreeing + 1 } else { 0 };
+            last = next;
+            if in_file(&last) && agreeing == 0 {
+                // Old workers are still answering: wait until they do not.
+                self.wait_for(&last.id)?;
+                return Ok(live(&last));
+            }
+            // What runs is not what lies on disk: somebody's reload may be under way.
+            if agreeing >= 3 && (in_file(&last) || Instant::now() >= until) {
+                return Ok(live(&last));
+            }
+            if Instant::now() >= until + self.settle() {
+                return Err(Fault::infrastructure("nginx answers with different splits")
+                    .place(&self.settings.status)
+                    .cause(format!(
+                        "no three answers in a row agree within {}",
+                        show_duration(self.settle().as_secs_f64())
+                    ))
+                    .help("does more than one nginx answer at that address?"));
+            }
+            if !in_file(&last) {
+                std::thread::sleep(BETWEEN);
             }
         }
-        Ok(live(&first))
     }
 
     fn retire(&mut self, _: Side, limit: Duration) -> Result<u64, Fault> {

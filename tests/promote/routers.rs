@@ -239,3 +239,61 @@ fn sticky_users_leave_the_bad_side_at_once() {
     router.set(Split { green: 0.0, close_idle_side: true }).unwrap();
     assert_eq!(version(), "1.0");
 }
+
+#[test]
+fn several_servers_a_side_share_what_the_side_has() {
+    let folder = folder();
+    let (blue, green) = (Side::start("1.0"), Side::start("1.1"));
+    let more = format!(
+        "  server blue2 127.0.0.1:{0} weight 100\n  server blue3 127.0.0.1:{0} weight 100\n  server green2 127.0.0.1:{1} weight 0",
+        blue.port, green.port
+    );
+    let haproxy = Haproxy::start(folder.path(), blue.port, green.port, &more);
+    let router = format!(
+        "{{kind: haproxy, target: haproxy.sock, entry: \"{}\", with: {{backend: shop, blue: [blue, blue2, blue3], green: [green, green2]}}}}",
+        haproxy.url()
+    );
+    std::fs::write(folder.path().join("release.yaml"), plan(&router, &blue, &green, SHORT, "")).unwrap();
+    let ended = call("promote", folder.path(), &["run"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let promotion = json(&folder.path().join("evidence/promote.json"))["promotion"].clone();
+    for shift in promotion["shifts"].as_array().unwrap() {
+        let (asked, read) = (shift["asked"].as_f64().unwrap(), shift["read_back"].as_f64().unwrap());
+        assert!((asked - read).abs() < 0.01, "{shift}");
+    }
+    for name in ["green", "green2"] {
+        assert!(haproxy.server(name).0 > 0 && haproxy.server(name).1 == 0, "{name}");
+    }
+    for name in ["blue", "blue2", "blue3"] {
+        assert_eq!(haproxy.server(name).0, 0, "{name}");
+    }
+}
+
+#[test]
+fn a_server_that_the_router_holds_for_down_stops_the_step() {
+    let folder = folder();
+    let (blue, green) = (Side::start("1.0"), Side::start("1.1"));
+    // A second green server that nothing listens on: HAProxy's own check takes it out.
+    let more = format!(
+        "  option httpchk GET /health\n  default-server check inter 50ms fall 1\n  server green2 127.0.0.1:{} weight 0",
+        crate::support::free_port()
+    );
+    let haproxy = Haproxy::start(folder.path(), blue.port, green.port, &more);
+    let router = format!(
+        "{{kind: haproxy, target: haproxy.sock, entry: \"{}\", with: {{backend: shop, blue: blue, green: [green, green2]}}}}",
+        haproxy.url()
+    );
+    std::fs::write(folder.path().join("release.yaml"), plan(&router, &blue, &green, SHORT, "")).unwrap();
+    wait_until("HAProxy to see it", || {
+        haproxy
+            .ask("show servers state shop")
+            .lines()
+            .any(|l| l.contains(" green2 ") && l.split(' ').nth(5) == Some("0"))
+    });
+    let ended = call("promote", folder.path(), &["run"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    let promotion = json(&folder.path().join("evidence/promote.json"))["promotion"].clone();
+    let reason = promotion["reason"].as_str().unwrap();
+    assert!(reason.contains("the router itself sends green"), "{reason}");
+    assert_eq!(haproxy.server("green").0, 0);
+}
