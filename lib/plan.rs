@@ -360,6 +360,41 @@ pub struct RouterSpec {
     /// Time for one answer of the router; 5 s when absent.
     #[serde(default)]
     pub timeout: Option<Span>,
+    /// How requests are told apart; each by itself when absent.
+    #[serde(default)]
+    pub split: SplitSpec,
+}
+
+/// How requests are told apart (A/B routing). Exactly one of `header` and `cookie` with the last two.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SplitSpec {
+    /// What a step's weight is a share of.
+    #[serde(default)]
+    pub by: SplitBy,
+    /// The request header that names the user, or that is matched.
+    #[serde(default)]
+    pub header: Option<String>,
+    /// The cookie that names the user, or that is matched.
+    #[serde(default)]
+    pub cookie: Option<String>,
+    /// With `by: match`: the value that takes a request to green.
+    #[serde(default)]
+    pub value: Option<String>,
+}
+
+/// What a step's weight is a share of.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum SplitBy {
+    /// Of requests, each by itself.
+    #[default]
+    Requests,
+    /// Of users, in stable buckets: a user stays on a side for as long as the weight stays.
+    User,
+    /// Requests that match go to green as soon as the weight is above 0, all others stay on blue
+    /// until it is 100 %.
+    Match,
 }
 
 /// The two sides.

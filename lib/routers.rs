@@ -11,7 +11,7 @@ use schemars::{Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
-use crate::plan::{Loaded, Raw, RouterSpec};
+use crate::plan::{Loaded, Raw, RouterSpec, SplitBy, SplitSpec};
 use crate::units::{Text, show_share};
 use crate::yaml::{self, Problem};
 
@@ -49,6 +49,83 @@ pub struct Order<'a> {
     pub folder: &'a Path,
     /// Time for one answer.
     pub timeout: Duration,
+    /// How requests are told apart.
+    pub split: &'a By,
+}
+
+/// How requests are told apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum By {
+    /// Each by itself: a weight is a share of requests.
+    Requests,
+    /// By user, in stable buckets: a weight is a share of the users that the key names. A request
+    /// without the key goes to blue until green has everything.
+    User(Key),
+    /// Requests whose key has this value go to green as soon as its share is above 0; all others stay
+    /// on blue until it is 1.
+    Match(Key, String),
+}
+
+/// What of a request tells it apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// A request header, in lowercase.
+    Header(String),
+    /// A cookie.
+    Cookie(String),
+}
+
+impl By {
+    /// What a plan says, checked: names and values are plain words, so that no router's configuration
+    /// can be broken out of.
+    ///
+    /// Errors: in words, what is missing, too much, or no plain word.
+    pub fn of(spec: &SplitSpec) -> Result<Self, String> {
+        let plain = |what: &str, text: &str| {
+            let fits = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+            if !text.is_empty() && text.chars().all(fits) {
+                return Ok(());
+            }
+            Err(format!("the {what} `{text}` of `split` must be of letters, digits, `-` and `_`"))
+        };
+        let key = match (&spec.header, &spec.cookie) {
+            (Some(name), None) => {
+                plain("header", name)?;
+                Some(Key::Header(name.to_ascii_lowercase()))
+            }
+            (None, Some(name)) => {
+                plain("cookie", name)?;
+                Some(Key::Cookie(name.clone()))
+            }
+            (None, None) => None,
+            (Some(_), Some(_)) => return Err("`split` takes a header or a cookie, not both".into()),
+        };
+        match (spec.by, key, &spec.value) {
+            (SplitBy::Requests, None, None) => Ok(Self::Requests),
+            (SplitBy::Requests, ..) => Err("`split` with a key needs `by: user` or `by: match`".into()),
+            (SplitBy::User, Some(key), None) => Ok(Self::User(key)),
+            (SplitBy::User, Some(_), Some(_)) => {
+                Err("`split` by user takes no `value`: every value is a user".into())
+            }
+            (SplitBy::Match, Some(key), Some(value)) => {
+                plain("value", value)?;
+                Ok(Self::Match(key, value.clone()))
+            }
+            (SplitBy::Match, Some(_), None) => Err("`split` by match needs the `value` to match".into()),
+            (_, None, _) => Err("`split` needs the `header` or the `cookie` to go by".into()),
+        }
+    }
+
+    /// The refusal of a router that can only weigh requests, for its `open`.
+    ///
+    /// Errors: in words, whenever it is anything else.
+    pub fn only_requests(&self, router: &str) -> Result<(), String> {
+        match self {
+            Self::Requests => Ok(()),
+            Self::User(_) => Err(format!("{router} cannot keep users in stable buckets by `split`")),
+            Self::Match(..) => Err(format!("{router} cannot tell requests apart by `split`")),
+        }
+    }
 }
 
 /// One of the two sides.
@@ -177,6 +254,12 @@ pub fn open(spec: &RouterSpec, loaded: &Loaded) -> Result<Box<dyn Router>, Fault
         variables: &loaded.variables,
         folder: &loaded.folder,
         timeout: spec.timeout.map_or(Duration::from_secs(5), |t| t.0),
+        split: &By::of(&spec.split).map_err(|why| {
+            Fault::usage("the router's `split` cannot be done")
+                .place(&loaded.reference.path)
+                .cause(why)
+                .help("see `promote.router.split` in the plan")
+        })?,
     };
     (kind.open)(&order).map_err(|problem| loaded.fault(problem))
 }

@@ -96,6 +96,7 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
     let settings: Settings = order.with.read(order.variables)?;
     let (blue, green) = (settings.blue.names(), settings.green.names());
     let place = order.with.0.as_ref().map(|n| n.place).unwrap_or_default();
+    order.split.only_requests("HAProxy").map_err(|why| Problem::at(place, why))?;
     for name in blue.iter().chain(&green).chain([&settings.backend]) {
         // Anything else could end the command and begin another one.
         if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.:".contains(c)) {

@@ -73,6 +73,7 @@ struct Nginx {
 fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
     let settings: Settings = order.with.read(order.variables)?;
     let place = order.with.0.as_ref().map(|n| n.place).unwrap_or_default();
+    order.split.only_requests("nginx").map_err(|why| Problem::at(place, why))?;
     for word in [&settings.upstream, &settings.blue, &settings.green] {
         // Anything else could end the directive and begin another one.
         if word.is_empty() || !word.chars().all(|c| c.is_ascii_alphanumeric() || "_-.:[]/".contains(c)) {
