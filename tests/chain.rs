@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::support::haproxy::Haproxy;
 use crate::support::postgres::Postgres;
+use crate::support::router::RealRouter;
 use crate::support::side::Side;
 use crate::support::{Ended, folder, json, run, tool};
 

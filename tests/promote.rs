@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::support::haproxy::Haproxy;
 use crate::support::nginx::Nginx;
+use crate::support::router::{self, RealRouter};
 use crate::support::side::Side;
 use crate::support::{Ended, call, folder, json, run, tool, wait_until};
 
@@ -462,11 +463,11 @@ fn nginx_takes_a_good_release_and_gives_a_bad_one_back() {
     green.answers.fail_every.store(3, Ordering::SeqCst);
     let ended = call("promote", folder.path(), &["run"]);
     assert_eq!(ended.code, 1, "{}", ended.stderr);
-    assert!(nginx.text().contains(&format!("server 127.0.0.1:{} down;", green.port)));
+    assert!(nginx.held().contains(&format!("server 127.0.0.1:{} down;", green.port)));
     green.answers.fail_every.store(0, Ordering::SeqCst);
     let ended = call("promote", folder.path(), &["run"]);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
-    assert!(nginx.text().contains(&format!("server 127.0.0.1:{} down;", blue.port)));
+    assert!(nginx.held().contains(&format!("server 127.0.0.1:{} down;", blue.port)));
     let promotion = json(&folder.path().join("evidence/promote.json"))["promotion"].clone();
     assert_eq!(promotion["epoch"], 2);
     let decisions = promotion["decisions"].to_string();

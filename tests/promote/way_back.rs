@@ -203,7 +203,7 @@ fn nginx_goes_back_after_a_signal_too() {
     wait_until("checking_blue", || phase() == "checking_blue");
     terminate(&child);
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
-    assert!(nginx.text().contains(&format!("server 127.0.0.1:{} down;", green.port)));
+    assert!(nginx.held().contains(&format!("server 127.0.0.1:{} down;", green.port)));
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn nginx_that_was_taken_back_by_hand_stays_back() {
     std::thread::sleep(Duration::from_millis(300));
     let stepped = call("promote", folder.path(), &["step"]);
     assert_eq!(stepped.code, 1, "{}", stepped.stderr);
-    assert!(nginx.text().contains(&format!("server 127.0.0.1:{} down;", green.port)));
+    assert!(nginx.held().contains(&format!("server 127.0.0.1:{} down;", green.port)));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use super::router::RealRouter;
 use super::{free_port, wait_until};
 
 /// A running HAProxy; it stops with the test.
@@ -53,11 +54,6 @@ impl Haproxy {
         });
     }
 
-    /// Where users' requests enter.
-    pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
     /// Asks the runtime API.
     pub(crate) fn ask(&self, command: &str) -> String {
         use std::io::{Read, Write};
@@ -76,18 +72,35 @@ impl Haproxy {
         (words[7].parse().unwrap(), words[6].parse().unwrap())
     }
 
-    /// Ends it and starts it again: runtime weights are lost, as after a careless restart.
-    pub(crate) fn restart(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        self.process = Self::spawn(&self.config);
-        self.wait();
-    }
-
     /// Ends it.
     pub(crate) fn stop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+impl RealRouter for Haproxy {
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    fn router(&self, _: u16, _: u16) -> String {
+        format!(
+            "{{kind: haproxy, target: {}, entry: \"{}\", with: {{backend: shop, blue: blue, green: green}}}}",
+            self.socket.display(),
+            self.url()
+        )
+    }
+
+    fn held(&self) -> String {
+        self.ask("show servers state shop")
+    }
+
+    /// Runtime weights are lost.
+    fn restart(&mut self) {
+        self.stop();
+        self.process = Self::spawn(&self.config);
+        self.wait();
     }
 }
 

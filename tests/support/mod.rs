@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 pub(crate) mod haproxy;
 pub(crate) mod nginx;
 pub(crate) mod postgres;
+pub(crate) mod router;
 pub(crate) mod side;
 
 /// A folder that goes away with the test.

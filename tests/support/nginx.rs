@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use super::router::RealRouter;
 use super::{free_port, wait_until};
 
 /// A running nginx; it stops with the test.
@@ -38,25 +39,46 @@ impl Nginx {
             include.display()
         );
         std::fs::write(&config, text).unwrap();
-        let process = Command::new("nginx")
-            .arg("-c")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("nginx must be installed: scripts/install-needs");
-        wait_until("nginx", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let process = spawn(&config);
+        wait(port);
         Self { port, include, config, process }
     }
 
-    /// Where users' requests enter.
-    pub(crate) fn url(&self) -> String {
+    /// Starts it on the configuration that lies in its folder.
+    fn spawn(&mut self) {
+        self.process = spawn(&self.config);
+        wait(self.port);
+    }
+
+    /// Ends it with all its workers.
+    fn stop(&mut self) {
+        // The master ends its workers; a kill would leave them behind.
+        let _ = Command::new("kill").arg("-TERM").arg(self.process.id().to_string()).status();
+        let _ = self.process.wait();
+    }
+}
+
+fn spawn(config: &Path) -> Child {
+    Command::new("nginx")
+        .arg("-c")
+        .arg(config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("nginx must be installed: scripts/install-needs")
+}
+
+fn wait(port: u16) {
+    wait_until("nginx", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+}
+
+impl RealRouter for Nginx {
+    fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// The `router:` block of a plan for it.
-    pub(crate) fn router(&self, blue: u16, green: u16) -> String {
+    fn router(&self, blue: u16, green: u16) -> String {
         let (config, port) = (self.config.display(), self.port);
         format!(
             "{{kind: nginx, target: {}, entry: \"{}\", with: {{upstream: shop, blue: \"127.0.0.1:{blue}\", green: \"127.0.0.1:{green}\", \
@@ -66,16 +88,18 @@ impl Nginx {
         )
     }
 
-    /// What lies in the include file.
-    pub(crate) fn text(&self) -> String {
+    fn held(&self) -> String {
         std::fs::read_to_string(&self.include).unwrap()
+    }
+
+    fn restart(&mut self) {
+        self.stop();
+        self.spawn();
     }
 }
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // The master ends its workers; a kill would leave them behind.
-        let _ = Command::new("kill").arg("-TERM").arg(self.process.id().to_string()).status();
-        let _ = self.process.wait();
+        self.stop();
     }
 }

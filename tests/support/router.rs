@@ -1,0 +1,28 @@
+//! What the contract suite of the routers needs of a real one, and one for each kind.
+
+use std::path::Path;
+
+use super::haproxy::Haproxy;
+use super::nginx::Nginx;
+
+/// A real router in front of two sides; it stops with the test.
+pub(crate) trait RealRouter {
+    /// Where users' requests enter.
+    fn url(&self) -> String;
+    /// The `router:` block of a plan for it, `entry` included.
+    fn router(&self, blue: u16, green: u16) -> String;
+    /// The split as the router itself holds it (a file, or what its control plane answers): it must
+    /// not change when a split is set that is in force already.
+    fn held(&self) -> String;
+    /// Ends it hard and starts it again on the configuration that lies on disk, as after a crash.
+    fn restart(&mut self);
+}
+
+/// Starts a router of a kind, all traffic on blue.
+pub(crate) fn start(kind: &str, folder: &Path, blue: u16, green: u16) -> Box<dyn RealRouter> {
+    match kind {
+        "haproxy" => Box::new(Haproxy::start(folder, blue, green, "")),
+        "nginx" => Box::new(Nginx::start(folder, blue, green)),
+        other => panic!("the router `{other}` has no fixture in this suite"),
+    }
+}
