@@ -15,11 +15,12 @@ use crate::plan::{Loaded, Raw, RouterSpec, SplitBy, SplitSpec};
 use crate::units::{Text, show_share};
 use crate::yaml::{self, Problem};
 
+mod envoy;
 mod haproxy;
 mod nginx;
 
 /// Every router that a plan may name.
-pub static ALL: &[&Kind] = &[&haproxy::KIND, &nginx::KIND];
+pub static ALL: &[&Kind] = &[&haproxy::KIND, &nginx::KIND, &envoy::KIND];
 
 /// One kind of router.
 pub struct Kind {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::envoy::Envoy;
 use super::haproxy::Haproxy;
 use super::nginx::Nginx;
 
@@ -22,6 +23,7 @@ pub(crate) trait RealRouter {
 pub(crate) fn start(kind: &str, folder: &Path, blue: u16, green: u16) -> Box<dyn RealRouter> {
     match kind {
         "haproxy" => Box::new(Haproxy::start(folder, blue, green, "")),
+        "envoy" => Box::new(Envoy::start(folder, blue, green)),
         "nginx" => Box::new(Nginx::start(folder, blue, green)),
         other => panic!("the router `{other}` has no fixture in this suite"),
     }
