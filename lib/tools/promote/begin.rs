@@ -13,7 +13,7 @@ use crate::judge;
 use crate::metrics::probe::{Connection, once};
 use crate::plan::{Promote, Side as SidePlan};
 use crate::redact::redact;
-use crate::routers::{self, Router, Side, same_share};
+use crate::routers::{self, By, Router, Side, same_share};
 use crate::units::show_share;
 use crate::world::http::{Client, join};
 
@@ -53,7 +53,7 @@ pub(super) fn entry(job: &Job) -> Result<Entry, Fault> {
             )
             .help(format!("give `promote.router.entry`, or `environments.{}.url`", job.release.environment))
     })?;
-    Ok(Entry::new(&url.value, &plan.probe))
+    Ok(Entry::new(&url.value, &plan.probe).by(&By::of(&plan.router.split).unwrap_or(By::Requests)))
 }
 
 /// The documents that must be there, and must have passed.
