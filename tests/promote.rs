@@ -13,7 +13,9 @@ use crate::support::router::{self, RealRouter};
 use crate::support::side::Side;
 use crate::support::{Ended, call, folder, json, run, tool, wait_until};
 
+mod ab;
 mod bad_input;
+mod connections;
 mod crashes;
 mod routers;
 mod way_back;
