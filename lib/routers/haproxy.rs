@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Counters, Kind, Live, Order, Router, Side, SideCount, Split};
+use super::{By, Counters, Kind, Live, Order, Router, Side, SideCount, Split};
 use crate::fault::Fault;
 use crate::yaml::Problem;
 
@@ -37,6 +37,9 @@ struct Settings {
     blue: Servers,
     /// The server, or the servers, of the new side.
     green: Servers,
+    /// With `split` by user or match: the map file whose key `green` holds green's parts of 10000.
+    #[serde(default)]
+    map: Option<String>,
 }
 
 #[derive(Clone, Debug, JsonSchema)]
@@ -89,6 +92,8 @@ struct Haproxy {
     backend: String,
     blue: Vec<String>,
     green: Vec<String>,
+    /// Where the split is by user or match.
+    map: Option<String>,
     timeout: Duration,
 }
 
@@ -96,7 +101,25 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
     let settings: Settings = order.with.read(order.variables)?;
     let (blue, green) = (settings.blue.names(), settings.green.names());
     let place = order.with.0.as_ref().map(|n| n.place).unwrap_or_default();
-    order.split.only_requests("HAProxy").map_err(|why| Problem::at(place, why))?;
+    let by_requests = *order.split == By::Requests;
+    match &settings.map {
+        None if !by_requests => {
+            let why = "HAProxy splits by user or match only through a map: `with.map` is missing";
+            return Err(Problem::at(place, why).help("docs/plan.md has the lines that HAProxy needs for it"));
+        }
+        Some(_) if by_requests => {
+            return Err(Problem::at(place, "`with.map` is for a `split` by user or match"));
+        }
+        // Anything else could end the command and begin another one.
+        Some(map) if !map.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c)) => {
+            return Err(Problem::at(place, format!("`{map}` is no plain path of a map file")));
+        }
+        // A rule that picks a server picks one.
+        Some(_) if blue.len() != 1 || green.len() != 1 => {
+            return Err(Problem::at(place, "a `split` by user or match takes one server on each side"));
+        }
+        _ => {}
+    }
     for name in blue.iter().chain(&green).chain([&settings.backend]) {
         // Anything else could end the command and begin another one.
         if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.:".contains(c)) {
@@ -112,7 +135,14 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
         None if target.contains('/') || !target.contains(':') => Address::Path(order.folder.join(target)),
         None => Address::Port(target.to_owned()),
     };
-    Ok(Box::new(Haproxy { address, backend: settings.backend, blue, green, timeout: order.timeout }))
+    Ok(Box::new(Haproxy {
+        address,
+        backend: settings.backend,
+        blue,
+        green,
+        map: settings.map,
+        timeout: order.timeout,
+    }))
 }
 
 /// The greatest reply that is read: `show stat` of some thousand servers is a few megabytes.
@@ -215,6 +245,85 @@ impl Haproxy {
         Ok(servers)
     }
 
+    /// Green's parts of [`PARTS`] in the map, as HAProxy has them in force.
+    fn parts(&self, map: &str) -> Result<u32, Fault> {
+        let command = format!("show map {map}");
+        let reply = self.ask(&command).map_err(|e| self.unreachable(&format!("answer `{command}`"), &e))?;
+        parts_of(&reply).ok_or_else(|| {
+            let said: String = reply.trim().chars().take(200).collect();
+            Fault::usage(format!("HAProxy has no number for `green` in the map {map}"))
+                .place(self.shown())
+                .cause(format!("it said: {}", if said.is_empty() { "nothing" } else { &said }))
+                .help("let a rule use that map, and put the line `green 0` into the file; docs/plan.md has both")
+        })
+    }
+
+    /// Puts a split by user or match into force: the map says how much, the servers' states whether.
+    fn set_parts(&self, map: &str, split: Split) -> Result<(), Fault> {
+        let parts = parts(split.green);
+        let servers = self.states()?;
+        let named = |side: Side| servers.iter().filter(move |s| self.names(side).contains(&s.name));
+        let backend = &self.backend;
+        let mut commands = Vec::new();
+        // What no rule takes aside goes by weight, and green has none of that.
+        for (side, weight) in [(Side::Blue, 100), (Side::Green, 0)] {
+            let other = named(side).filter(|s| s.weight != weight);
+            commands.extend(other.map(|s| format!("set server {backend}/{} weight {weight}", s.name)));
+        }
+        let admit = |side: Side| {
+            named(side)
+                .filter(|s| !s.admitted)
+                .map(|s| format!("set server {backend}/{} state ready", s.name))
+        };
+        // Somewhere to go first, then the requests.
+        if parts < PARTS {
+            commands.extend(admit(Side::Blue));
+        }
+        if parts > 0 {
+            commands.extend(admit(Side::Green));
+        }
+        if self.parts(map)? != parts {
+            commands.push(format!("set map {map} green {parts}"));
+        }
+        if parts == 0 && split.close_idle_side {
+            commands
+                .extend(named(Side::Green).map(|s| format!("set server {backend}/{} state maint", s.name)));
+        }
+        self.order(&commands, &format!("give green {}", crate::units::show_share(split.green)))
+    }
+
+    /// The split by user or match that is in force.
+    fn read_parts(&self, map: &str) -> Result<Live, Fault> {
+        let (parts, servers) = (self.parts(map)?, self.states()?);
+        let all = |side: Side, fits: fn(&Server) -> bool| {
+            servers.iter().filter(|s| self.names(side).contains(&s.name)).all(fits)
+        };
+        let raw = servers.iter().map(|s| (s.name.clone(), json!({"admitted": s.admitted, "up": s.up})));
+        let mut raw = serde_json::Value::Object(raw.collect());
+        raw["parts"] = parts.into();
+        // Requests for a server that is closed go by weight, and only blue has any.
+        let open = all(Side::Green, |s| s.admitted);
+        let green = if open { f64::from(parts) / f64::from(PARTS) } else { 0.0 };
+        if green < 1.0 && !all(Side::Blue, |s| s.admitted) {
+            return Err(Fault::infrastructure(format!(
+                "blue of `{}` is closed while it has a share",
+                self.backend
+            ))
+            .place(self.shown())
+            .cause(raw)
+            .help("somebody closed it: open it by hand"));
+        }
+        let (blue_up, green_up) = (all(Side::Blue, |s| s.up), all(Side::Green, |s| s.up));
+        let effective = match (blue_up, green_up) {
+            (true, true) => Some(green),
+            (true, false) => Some(0.0),
+            // The rest has nowhere to go, for green has no weight.
+            (false, true) => (green > 0.0).then_some(1.0),
+            (false, false) => None,
+        };
+        Ok(Live { green, effective, raw })
+    }
+
     fn names(&self, side: Side) -> &[String] {
         match side {
             Side::Blue => &self.blue,
@@ -248,6 +357,24 @@ impl Haproxy {
         }
         best.1
     }
+}
+
+/// All of a split by user or match.
+const PARTS: u32 = 10_000;
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 10000")]
+fn parts(green: f64) -> u32 {
+    (green.clamp(0.0, 1.0) * f64::from(PARTS)).round() as u32
+}
+
+/// The number of `green` in the answer to `show map`: `0x55fe7bb2b0b0 green 500`.
+fn parts_of(reply: &str) -> Option<u32> {
+    let mut found = reply.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        (words.len() == 3 && words[1] == "green").then(|| words[2].parse::<u32>().ok())
+    });
+    let parts = found.next()??;
+    (found.next().is_none() && parts <= PARTS).then_some(parts)
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 257")]
@@ -371,16 +498,25 @@ impl Router for Haproxy {
                 .cause("its weights cannot be changed while it runs, or mean nothing")
                 .help("use `balance roundrobin` or `balance leastconn`"));
         }
+        if let Some(map) = &self.map {
+            self.parts(map)?;
+        }
         Ok(())
     }
 
     fn nearest(&self, green: f64) -> f64 {
+        if self.map.is_some() {
+            return f64::from(parts(green)) / f64::from(PARTS);
+        }
         let (b, g) = self.weights(green);
         let (blues, greens) = (self.blue.len() as f64 * f64::from(b), self.green.len() as f64 * f64::from(g));
         greens / (greens + blues)
     }
 
     fn set(&mut self, split: Split) -> Result<(), Fault> {
+        if let Some(map) = &self.map {
+            return self.set_parts(map, split);
+        }
         let (blue, green) = self.weights(split.green);
         let servers = self.states()?;
         let now = |name: &String| servers.iter().find(|s| &s.name == name);
@@ -439,6 +575,9 @@ impl Router for Haproxy {
     }
 
     fn read(&mut self) -> Result<Live, Fault> {
+        if let Some(map) = &self.map {
+            return self.read_parts(map);
+        }
         let servers = self.states()?;
         let sum = |side: Side, only_up: bool| -> u32 {
             let of_side = servers.iter().filter(|s| self.names(side).contains(&s.name));
@@ -500,6 +639,9 @@ impl Router for Haproxy {
     fn by_hand(&self, side: Side) -> Vec<String> {
         let backend = &self.backend;
         let mut commands: Vec<String> = Vec::new();
+        if let Some(map) = &self.map {
+            commands.push(format!("set map {map} green {}", if side == Side::Green { PARTS } else { 0 }));
+        }
         for name in self.names(side) {
             commands.push(format!("set server {backend}/{name} weight 100"));
             commands.push(format!("set server {backend}/{name} state ready"));
@@ -581,6 +723,7 @@ mod tests {
             backend: "shop".into(),
             blue: names("b", blue),
             green: names("g", green),
+            map: None,
             timeout: Duration::from_millis(50),
         }
     }
@@ -607,6 +750,15 @@ mod tests {
         let reply = "# svname,last_chk,rtime\ngreen,\"no, \"\"later\"\", maybe\",7\n";
         let rows = parse_table(reply, ',').unwrap_or_default();
         assert_eq!(rows.first().and_then(|row| row.get("rtime")).map(String::as_str), Some("7"));
+    }
+
+    #[test]
+    fn reads_green_from_a_map_and_nothing_else() {
+        assert_eq!(parts_of("0x55fe7bb2b0b0 green 500\n\n"), Some(500));
+        for reply in ["", "\n", "Unknown map identifier.\n", "0x1 green banana\n", "0x1 green 10001\n"] {
+            assert_eq!(parts_of(reply), None, "{reply:?}");
+        }
+        assert_eq!(parts_of("0x1 green 1\n0x2 green 2\n"), None, "which of them counts?");
     }
 
     #[test]

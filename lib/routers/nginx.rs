@@ -171,23 +171,18 @@ fn render_named(settings: &Settings, by: &By, green: f64, stamp: &str) -> String
             "map $http_cookie $trapkey_key {{ default \"\"; \"~(?:^|; ?){name}=(?<trapkey_cookie>[^;]+)\" $trapkey_cookie; }}\n"
         ),
     };
-    match by {
-        By::Match(_, value) => {
-            let matching = if green > 0.0 { &green_name } else { &blue };
-            // A regular expression, because plain words are compared in any case.
-            text += &format!(
-                "map $trapkey_key $trapkey_upstream {{ default {others}; \"~^{value}$\" {matching}; }}\n"
-            );
-        }
-        _ => {
-            let bucket = bucket(green);
-            let own =
-                if green > 0.0 && green < 1.0 { format!("{bucket} {green_name}; ") } else { String::new() };
-            text += &format!("split_clients $trapkey_key $trapkey_bucket {{ {own}* {others}; }}\n");
-            text += &format!(
-                "map $trapkey_key $trapkey_upstream {{ default $trapkey_bucket; \"\" {others}; }}\n"
-            );
-        }
+    if let By::Match(_, value) = by {
+        let matching = if green > 0.0 { &green_name } else { &blue };
+        // A regular expression, because plain words are compared in any case.
+        text += &format!(
+            "map $trapkey_key $trapkey_upstream {{ default {others}; \"~^{value}$\" {matching}; }}\n"
+        );
+    } else {
+        let bucket = bucket(green);
+        let own = if green > 0.0 && green < 1.0 { format!("{bucket} {green_name}; ") } else { String::new() };
+        text += &format!("split_clients $trapkey_key $trapkey_bucket {{ {own}* {others}; }}\n");
+        text +=
+            &format!("map $trapkey_key $trapkey_upstream {{ default $trapkey_bucket; \"\" {others}; }}\n");
     }
     format!(
         "# Written by Trapkey; the next shift overwrites it. Green has {}.\n{}{}{text}map \"\" $trapkey_split {{ default \"trapkey {stamp} {green}\"; }}\n",

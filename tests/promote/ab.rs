@@ -33,6 +33,14 @@ impl By {
         }
     }
 
+    /// How HAProxy fetches it.
+    fn fetched(self) -> &'static str {
+        match self {
+            Self::Cookie => "req.cook(uid)",
+            Self::Header => "req.hdr(x-user)",
+        }
+    }
+
     fn user(self) -> String {
         format!("{{by: user, {}}}", self.key())
     }
@@ -50,7 +58,7 @@ struct Case {
     client: Client,
 }
 
-const KINDS: [&str; 2] = ["nginx", "envoy"];
+const KINDS: [&str; 3] = ["nginx", "envoy", "haproxy"];
 
 impl Case {
     fn user(kind: &str, by: By) -> Self {
@@ -65,7 +73,10 @@ impl Case {
             By::Header => json!({"header": {"header_name": "x-user"}}),
         };
         let first = json!({"use_hash_policy": true, "hash_policy": [policy]});
-        Self::new(kind, &by.user(), &present, &first)
+        let taken = "  http-request set-var(txn.tk_bucket) var(txn.tk_key),crc32(1),mod(10000)\n  \
+                     acl trapkey_key var(txn.tk_key) -m len gt 0\n  \
+                     acl trapkey_taken var(txn.tk_bucket),sub(txn.tk_green) -m int lt 0\n";
+        Self::new(kind, &by.user(), &present, &first, (by.fetched(), taken))
     }
 
     fn matching(kind: &str, by: By) -> Self {
@@ -75,14 +86,20 @@ impl Case {
             }
             By::Header => json!({"name": "x-user", "string_match": {"exact": "beta"}}),
         };
-        Self::new(kind, &by.matching(), &header, &json!({}))
+        let taken = "  acl trapkey_key var(txn.tk_key) -m str beta\n  \
+                     acl trapkey_taken var(txn.tk_green) -m int gt 0\n";
+        Self::new(kind, &by.matching(), &header, &json!({}), (by.fetched(), taken))
     }
 
-    fn new(kind: &str, split: &str, header: &Value, first: &Value) -> Self {
+    fn new(kind: &str, split: &str, header: &Value, first: &Value, haproxy: (&str, &str)) -> Self {
         let folder = folder();
         let (blue, green) = (Side::start("1.0"), Side::start("1.1"));
         let server: Box<dyn RealRouter> = match kind {
             "nginx" => Box::new(Nginx::splitting(folder.path(), blue.port, green.port, split)),
+            "haproxy" => {
+                let (key, taken) = haproxy;
+                Box::new(Haproxy::splitting(folder.path(), blue.port, green.port, split, key, taken))
+            }
             "envoy" => {
                 let matches = [json!({"prefix": "/", "headers": [header]}), json!({"prefix": "/"})];
                 Box::new(Envoy::splitting(folder.path(), blue.port, green.port, split, &matches, first))
@@ -294,7 +311,7 @@ fn a_router_that_cannot_split_so_is_refused_before_anything_moves() {
             .unwrap();
         let ended = stage.promote(&["run"]);
         assert_eq!(ended.code, 2, "{}", ended.stderr);
-        assert!(ended.stderr.contains("HAProxy cannot"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("`with.map` is missing"), "{}", ended.stderr);
         assert_eq!((stage.haproxy.server("blue").0, stage.haproxy.server("green")), (100, (0, 0)));
         assert!(!stage.path().join(".trapkey/production/state.json").exists());
     }

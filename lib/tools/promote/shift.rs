@@ -284,7 +284,7 @@ fn fits(met: &Met, by: &By, green: f64) -> Result<(), String> {
         By::Requests => return agrees(&met.split, green),
         By::User(_) => agrees(&met.split, green).map_err(|why| of("requests of users", why))?,
         By::Match(..) => {
-            agrees(&met.split, all_or_none(green > 0.0)).map_err(|why| of("requests that match", why))?
+            agrees(&met.split, all_or_none(green > 0.0)).map_err(|why| of("requests that match", why))?;
         }
     }
     agrees(&met.rest, all_or_none(green >= 1.0)).map_err(|why| of("requests without the key", why))?;
