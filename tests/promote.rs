@@ -17,6 +17,7 @@ mod ab;
 mod bad_input;
 mod connections;
 mod crashes;
+mod envoy;
 mod routers;
 mod way_back;
 

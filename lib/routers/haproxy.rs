@@ -20,7 +20,7 @@ use crate::yaml::Problem;
 
 pub(super) static KIND: Kind = Kind {
     name: "haproxy",
-    about: "HAProxy by its runtime API; counts requests, errors and times per side",
+    about: "HAProxy by its runtime API; splits by request, user or match; counts and times per side",
     target: "the admin socket: a path, or host:port",
     example: "{kind: haproxy, target: /run/haproxy/admin.sock, with: {backend: shop, blue: blue, green: green}}",
     settings: |generator| generator.subschema_for::<Settings>(),
@@ -487,11 +487,9 @@ impl Router for Haproxy {
                 .help("name them in `with.blue` or `with.green`, or set them to maint"));
         }
         let stat = self.table(&format!("show stat {} -1 -1", self.backend))?;
-        let algorithm = stat
-            .iter()
-            .find(|row| row.get("svname").is_some_and(|n| n == "BACKEND"))
-            .and_then(|row| row.get("algo"))
-            .map_or("", String::as_str);
+        let backend = stat.iter().find(|row| row.get("svname").is_some_and(|n| n == "BACKEND"));
+        let said = |column: &str| backend.and_then(|row| row.get(column)).map_or("", String::as_str);
+        let algorithm = said("algo");
         if algorithm == "static-rr" || algorithm == "first" {
             return Err(Fault::usage(format!("the backend `{}` balances by `{algorithm}`", self.backend))
                 .place(self.shown())
@@ -500,6 +498,14 @@ impl Router for Haproxy {
         }
         if let Some(map) = &self.map {
             self.parts(map)?;
+            if !said("cookie").is_empty() {
+                return Err(Fault::usage(format!("the backend `{}` holds users by a cookie", self.backend))
+                    .place(self.shown())
+                    .cause(format!("its cookie `{}` would overrule the `split` of the plan", said("cookie")))
+                    .help(
+                        "take the `cookie` line out of the backend: the split keeps users where they are",
+                    ));
+            }
         }
         Ok(())
     }

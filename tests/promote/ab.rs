@@ -318,6 +318,24 @@ fn a_router_that_cannot_split_so_is_refused_before_anything_moves() {
 }
 
 #[test]
+fn a_sticky_cookie_of_haproxy_is_no_match_for_a_split_by_user_and_refused() {
+    let case = Case::new(
+        "haproxy",
+        &By::Header.user(),
+        &json!({}),
+        &json!({}),
+        (
+            By::Header.fetched(),
+            "  cookie SIDE insert indirect nocache\n  acl trapkey_key always_false\n  acl trapkey_taken always_false\n",
+        ),
+    );
+    let ended = call("promote", case.folder.path(), &["run"]);
+    assert_eq!(ended.code, 2, "{}", ended.stderr);
+    assert!(ended.stderr.contains("its cookie `SIDE` would overrule the `split`"), "{}", ended.stderr);
+    assert_eq!(case.green.served(), 0);
+}
+
+#[test]
 fn a_configuration_that_does_not_fit_the_split_is_refused_with_what_to_write() {
     for (kind, words) in
         [("nginx", "proxy_pass http://$trapkey_upstream;"), ("envoy", "\"use_hash_policy\":true")]
