@@ -37,7 +37,7 @@ struct Settings {
     blue: Servers,
     /// The server, or the servers, of the new side.
     green: Servers,
-    /// With `split` by user or match: the map file whose key `green` holds green's parts of 10000.
+    /// With `split` by user or match: the map file that the backend's rules pick a server by.
     #[serde(default)]
     map: Option<String>,
 }
@@ -94,6 +94,7 @@ struct Haproxy {
     green: Vec<String>,
     /// Where the split is by user or match.
     map: Option<String>,
+    by: By,
     timeout: Duration,
 }
 
@@ -141,6 +142,7 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
         blue,
         green,
         map: settings.map,
+        by: order.split.clone(),
         timeout: order.timeout,
     }))
 }
@@ -245,16 +247,19 @@ impl Haproxy {
         Ok(servers)
     }
 
-    /// Green's parts of [`PARTS`] in the map, as HAProxy has them in force.
-    fn parts(&self, map: &str) -> Result<u32, Fault> {
+    /// The map's numbers, as HAProxy has them in force.
+    fn steering(&self, map: &str) -> Result<Steering, Fault> {
         let command = format!("show map {map}");
         let reply = self.ask(&command).map_err(|e| self.unreachable(&format!("answer `{command}`"), &e))?;
-        parts_of(&reply).ok_or_else(|| {
+        Steering::of(&reply, &self.blue[0], &self.green[0]).ok_or_else(|| {
             let said: String = reply.trim().chars().take(200).collect();
-            Fault::usage(format!("HAProxy has no number for `green` in the map {map}"))
+            Fault::usage(format!("HAProxy has not the lines in the map {map} that a split needs"))
                 .place(self.shown())
                 .cause(format!("it said: {}", if said.is_empty() { "nothing" } else { &said }))
-                .help("let a rule use that map, and put the line `green 0` into the file; docs/plan.md has both")
+                .help(format!(
+                    "let the backend's rules use that map, and put the lines `{0} 0`, `{0}-rest 0` and `share 0` into the file; docs/plan.md has both",
+                    self.green[0]
+                ))
         })
     }
 
@@ -282,9 +287,9 @@ impl Haproxy {
         if parts > 0 {
             commands.extend(admit(Side::Green));
         }
-        if self.parts(map)? != parts {
-            commands.push(format!("set map {map} green {parts}"));
-        }
+        let now = self.steering(map)?;
+        let wanted = Steering::wanted(&self.by, parts, now.picks);
+        commands.extend(wanted.lines(&now, &self.blue[0], &self.green[0], map));
         if parts == 0 && split.close_idle_side {
             commands
                 .extend(named(Side::Green).map(|s| format!("set server {backend}/{} state maint", s.name)));
@@ -294,27 +299,32 @@ impl Haproxy {
 
     /// The split by user or match that is in force.
     fn read_parts(&self, map: &str) -> Result<Live, Fault> {
-        let (parts, servers) = (self.parts(map)?, self.states()?);
+        let (steering, servers) = (self.steering(map)?, self.states()?);
         let all = |side: Side, fits: fn(&Server) -> bool| {
             servers.iter().filter(|s| self.names(side).contains(&s.name)).all(fits)
         };
         let raw = servers.iter().map(|s| (s.name.clone(), json!({"admitted": s.admitted, "up": s.up})));
         let mut raw = serde_json::Value::Object(raw.collect());
-        raw["parts"] = parts.into();
+        raw["map"] = json!({"keyed": steering.keyed, "rest": steering.rest, "share": steering.share});
+        let odd = |what: &str, help: &str| {
+            Fault::infrastructure(format!("{what} in `{}`", self.backend))
+                .place(self.shown())
+                .cause(&raw)
+                .help(help.to_owned())
+        };
+        let Some(parts) = steering.green(&self.by) else {
+            return Err(odd(
+                "the map's numbers do not fit each other",
+                "does something else steer this map as well?",
+            ));
+        };
         // Requests for a server that is closed go by weight, and only blue has any.
         let open = all(Side::Green, |s| s.admitted);
         let green = if open { f64::from(parts) / f64::from(PARTS) } else { 0.0 };
         if green < 1.0 && !all(Side::Blue, |s| s.admitted) {
-            return Err(Fault::infrastructure(format!(
-                "blue of `{}` is closed while it has a share",
-                self.backend
-            ))
-            .place(self.shown())
-            .cause(raw)
-            .help("somebody closed it: open it by hand"));
+            return Err(odd("blue is closed while it has a share", "somebody closed it: open it by hand"));
         }
-        let (blue_up, green_up) = (all(Side::Blue, |s| s.up), all(Side::Green, |s| s.up));
-        let effective = match (blue_up, green_up) {
+        let effective = match (all(Side::Blue, |s| s.up), all(Side::Green, |s| s.up)) {
             (true, true) => Some(green),
             (true, false) => Some(0.0),
             // The rest has nowhere to go, for green has no weight.
@@ -367,14 +377,72 @@ fn parts(green: f64) -> u32 {
     (green.clamp(0.0, 1.0) * f64::from(PARTS)).round() as u32
 }
 
-/// The number of `green` in the answer to `show map`: `0x55fe7bb2b0b0 green 500`.
-fn parts_of(reply: &str) -> Option<u32> {
-    let mut found = reply.lines().filter_map(|line| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        (words.len() == 3 && words[1] == "green").then(|| words[2].parse::<u32>().ok())
-    });
-    let parts = found.next()??;
-    (found.next().is_none() && parts <= PARTS).then_some(parts)
+/// What a map says to the rules that pick a server, in parts of [`PARTS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Steering {
+    /// The side whose server the rules pick by the map; the sides change places from release to
+    /// release, and the rules stay.
+    picks: Side,
+    /// How many of the requests with the key that server gets.
+    keyed: u32,
+    /// How many of the others: all or none.
+    rest: u32,
+    /// Green's share as it was asked.
+    share: u32,
+}
+
+impl Steering {
+    /// The answer to `show map`, in lines such as `0x55fe7bb2b0b0 green 500`.
+    fn of(reply: &str, blue: &str, green: &str) -> Option<Self> {
+        let number = |key: &str| {
+            let mut found = reply.lines().filter_map(|line| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                (words.len() == 3 && words[1] == key).then(|| words[2].parse::<u32>().ok())
+            });
+            let parts = found.next()??;
+            (found.next().is_none() && parts <= PARTS).then_some(parts)
+        };
+        let (picks, name) = match (number(green), number(blue)) {
+            (Some(_), None) => (Side::Green, green),
+            (None, Some(_)) => (Side::Blue, blue),
+            _ => return None,
+        };
+        let (keyed, rest) = (number(name)?, number(&format!("{name}-rest"))?);
+        Some(Self { picks, keyed, rest, share: number("share")? })
+    }
+
+    /// What green's parts ask of a map whose rules pick that side.
+    fn wanted(by: &By, parts: u32, picks: Side) -> Self {
+        let keyed = if matches!(by, By::Match(..)) { u32::from(parts > 0) * PARTS } else { parts };
+        let rest = u32::from(parts == PARTS) * PARTS;
+        let of = |green: u32| if picks == Side::Green { green } else { PARTS - green };
+        Self { picks, keyed: of(keyed), rest: of(rest), share: parts }
+    }
+
+    /// Green's parts; nothing when the numbers come from no split.
+    fn green(&self, by: &By) -> Option<u32> {
+        let keyed = if self.picks == Side::Green { self.keyed } else { PARTS - self.keyed };
+        let rest = if self.picks == Side::Green { self.rest } else { PARTS - self.rest };
+        let parts = match by {
+            // All that match are on green whatever the step is, and only the note knows it.
+            By::Match(..) if keyed == PARTS && rest == 0 => self.share.clamp(1, PARTS - 1),
+            _ => keyed,
+        };
+        let wanted = Self::wanted(by, parts, self.picks);
+        (wanted.keyed == self.keyed && wanted.rest == self.rest).then_some(parts)
+    }
+
+    /// The commands that lead here from what is in force.
+    fn lines(&self, now: &Self, blue: &str, green: &str, map: &str) -> Vec<String> {
+        let name = if self.picks == Side::Green { green } else { blue };
+        let numbers = [
+            (name.to_owned(), self.keyed, now.keyed),
+            (format!("{name}-rest"), self.rest, now.rest),
+            ("share".to_owned(), self.share, now.share),
+        ];
+        let changed = numbers.iter().filter(|(_, wanted, is)| wanted != is);
+        changed.map(|(key, wanted, _)| format!("set map {map} {key} {wanted}")).collect()
+    }
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 257")]
@@ -497,7 +565,7 @@ impl Router for Haproxy {
                 .help("use `balance roundrobin` or `balance leastconn`"));
         }
         if let Some(map) = &self.map {
-            self.parts(map)?;
+            self.steering(map)?;
             if !said("cookie").is_empty() {
                 return Err(Fault::usage(format!("the backend `{}` holds users by a cookie", self.backend))
                     .place(self.shown())
@@ -646,7 +714,11 @@ impl Router for Haproxy {
         let backend = &self.backend;
         let mut commands: Vec<String> = Vec::new();
         if let Some(map) = &self.map {
-            commands.push(format!("set map {map} green {}", if side == Side::Green { PARTS } else { 0 }));
+            // Whichever server the rules pick: a line that the map has not is an error, and no harm.
+            for (of, name) in [(Side::Blue, &self.blue[0]), (Side::Green, &self.green[0])] {
+                let parts = if of == side { PARTS } else { 0 };
+                commands.push(format!("set map {map} {name} {parts}; set map {map} {name}-rest {parts}"));
+            }
         }
         for name in self.names(side) {
             commands.push(format!("set server {backend}/{name} weight 100"));
@@ -730,6 +802,7 @@ mod tests {
             blue: names("b", blue),
             green: names("g", green),
             map: None,
+            by: By::Requests,
             timeout: Duration::from_millis(50),
         }
     }
@@ -759,12 +832,36 @@ mod tests {
     }
 
     #[test]
-    fn reads_green_from_a_map_and_nothing_else() {
-        assert_eq!(parts_of("0x55fe7bb2b0b0 green 500\n\n"), Some(500));
-        for reply in ["", "\n", "Unknown map identifier.\n", "0x1 green banana\n", "0x1 green 10001\n"] {
-            assert_eq!(parts_of(reply), None, "{reply:?}");
+    fn reads_a_map_and_nothing_else() {
+        let of = |reply: &str, blue: &str, green: &str| Steering::of(reply, blue, green);
+        let reply = "0x1 new 500\n0x2 new-rest 0\n0x3 share 500\n\n";
+        let seen = Steering { picks: Side::Green, keyed: 500, rest: 0, share: 500 };
+        assert_eq!(of(reply, "old", "new"), Some(seen));
+        assert_eq!(of(reply, "new", "old").map(|s| s.picks), Some(Side::Blue));
+        for reply in
+            ["", "Unknown map identifier.\n", "0x1 new 5\n", "0x1 new x\n0x2 new-rest 0\n0x3 share 0\n"]
+        {
+            assert_eq!(of(reply, "old", "new"), None, "{reply:?}");
         }
-        assert_eq!(parts_of("0x1 green 1\n0x2 green 2\n"), None, "which of them counts?");
+        assert_eq!(of(&format!("{reply}0x4 new 7\n"), "old", "new"), None, "which of them counts?");
+    }
+
+    #[test]
+    fn what_is_asked_of_a_map_is_what_is_read_from_it_whichever_side_its_rules_pick() {
+        let key = crate::routers::Key::Cookie("uid".into());
+        for by in [By::User(key.clone()), By::Match(key, "beta".into())] {
+            for picks in [Side::Blue, Side::Green] {
+                for parts in [0, 1, 500, 9_999, PARTS] {
+                    assert_eq!(
+                        Steering::wanted(&by, parts, picks).green(&by),
+                        Some(parts),
+                        "{by:?} {picks:?}"
+                    );
+                }
+                let torn = Steering { picks, keyed: 500, rest: PARTS / 2, share: 0 };
+                assert_eq!(torn.green(&by), None);
+            }
+        }
     }
 
     #[test]

@@ -319,6 +319,16 @@ impl Nginx {
         }
     }
 
+    /// What a stamp says of the split. The sides change places from release to release: a file that
+    /// was written with them the other way round speaks of the other one.
+    fn live(&self, stamp: &Stamp, text: &str) -> Live {
+        let Settings { blue, green, .. } = &self.settings;
+        let over = Settings { blue: green.clone(), green: blue.clone(), ..self.settings.clone() };
+        let wrote = |settings: &Settings| text == render(settings, &self.by, stamp.green, &stamp.id);
+        let share = if wrote(&over) && !wrote(&self.settings) { 1.0 - stamp.green } else { stamp.green };
+        Live { green: share, effective: None, raw: json!({"stamp": stamp.id, "green": share}) }
+    }
+
     fn swap(&self, text: &str) -> Result<(), Fault> {
         write_like(&self.file, text.as_bytes()).map_err(|e| files::unwritable(&self.file, &e))
     }
@@ -387,11 +397,11 @@ impl Router for Nginx {
             if in_file(&last) && agreeing == 0 {
                 // Old workers are still answering: wait until they do not.
                 self.wait_for(&last.id)?;
-                return Ok(live(&last));
+                return Ok(self.live(&last, &text));
             }
             // What runs is not what lies on disk: somebody's reload may be under way.
             if agreeing >= 3 && (in_file(&last) || Instant::now() >= until) {
-                return Ok(live(&last));
+                return Ok(self.live(&last, &text));
             }
             if Instant::now() >= until + self.settle() {
                 return Err(Fault::infrastructure("nginx answers with different splits")
@@ -459,10 +469,6 @@ impl Router for Nginx {
             reload,
         ]
     }
-}
-
-fn live(stamp: &Stamp) -> Live {
-    Live { green: stamp.green, effective: None, raw: json!({"stamp": stamp.id, "green": stamp.green}) }
 }
 
 #[cfg(test)]

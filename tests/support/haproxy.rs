@@ -48,13 +48,14 @@ impl Haproxy {
         taken: &str,
     ) -> Self {
         let map = folder.join("split.map");
-        std::fs::write(&map, "green 0\n").unwrap();
+        std::fs::write(&map, "green 0\ngreen-rest 0\nshare 0\n").unwrap();
         let more = format!(
             "  http-request set-var(txn.tk_key) {key}\n\
-             \x20 http-request set-var(txn.tk_green) str(green),map_str_int({},0)\n{taken}\
-             \x20 acl trapkey_all var(txn.tk_green) -m int ge 10000\n\
-             \x20 use-server green if trapkey_all or trapkey_key trapkey_taken\n\
-             \x20 use-server blue unless trapkey_all or trapkey_key trapkey_taken",
+             \x20 http-request set-var(txn.tk_keyed) str(green),map_str_int({0},0)\n\
+             \x20 http-request set-var(txn.tk_rest) str(green-rest),map_str_int({0},0)\n{taken}\
+             \x20 acl trapkey_rest var(txn.tk_rest) -m int gt 0\n\
+             \x20 use-server green if trapkey_key trapkey_taken or !trapkey_key trapkey_rest\n\
+             \x20 use-server blue unless trapkey_key trapkey_taken or !trapkey_key trapkey_rest",
             map.display()
         );
         let mut running = Self::start(folder, blue, green, &more);
