@@ -9,7 +9,7 @@ use super::*;
 
 struct Case {
     folder: tempfile::TempDir,
-    _blue: Side,
+    blue: Side,
     green: Side,
     server: Box<dyn RealRouter>,
 }
@@ -21,7 +21,7 @@ impl Case {
         let server = router::start(kind, folder.path(), blue.port, green.port);
         let text = plan(&server.router(blue.port, green.port), &blue, &green, SHORT, "");
         std::fs::write(folder.path().join("release.yaml"), text).unwrap();
-        Self { folder, _blue: blue, green, server }
+        Self { folder, blue, green, server }
     }
 
     fn open(&self) -> Box<dyn Router> {
@@ -255,4 +255,20 @@ fn a_server_that_the_router_holds_for_down_stops_the_step() {
     let reason = promotion["reason"].as_str().unwrap();
     assert!(reason.contains("the router itself sends green"), "{reason}");
     assert_eq!(haproxy.server("green").0, 0);
+}
+
+#[test]
+fn nginx_reads_the_split_right_when_the_sides_have_changed_places() {
+    let case = Case::new("nginx");
+    let mut before = case.open();
+    before.set(split(1.0)).unwrap();
+    // The next release: what was green serves now, and what was blue gets the new version.
+    let text = plan(&case.server.router(case.green.port, case.blue.port), &case.green, &case.blue, SHORT, "");
+    std::fs::write(case.folder.path().join("release.yaml"), text).unwrap();
+    let mut next = case.open();
+    assert!(same_share(next.read().unwrap().green, 0.0));
+    next.set(split(0.0)).unwrap();
+    assert_eq!(case.met_green(10), 10, "the server that served goes on");
+    next.set(split(1.0)).unwrap();
+    assert_eq!(case.met_green(10), 0);
 }
