@@ -11,11 +11,14 @@ mod orders;
 mod record;
 mod shift;
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use crate::evidence::{self, PromoteBody, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::routers::{Router, same_share};
-use crate::state::{Folder, Holder};
+use crate::state::{Held, Holder, Lease, Store};
 use crate::units::show_share;
 use crate::world::talk::Mark;
 use crate::world::{self, ci};
@@ -35,8 +38,17 @@ pub enum Call {
     GoOn,
 }
 
-fn folder(job: &Job) -> Folder {
-    Folder::new(&job.state_folder(), &job.release.environment)
+fn store(job: &Job) -> Result<Arc<Store>, Fault> {
+    Store::open(&job.state_folder(), &job.release.environment).map(Arc::new)
+}
+
+/// How long the lease on the state lasts when nobody renews it, unless the plan says otherwise.
+const LEASE: Duration = Duration::from_secs(30);
+
+/// Takes the lease on an environment's state.
+fn take(job: &Job, store: &Arc<Store>) -> Result<Held<Record>, Fault> {
+    let lasts = begin::section(job)?.lease.map_or(LEASE, |span| span.0);
+    Lease::take(store, &holder(job), lasts)
 }
 
 fn holder(job: &Job) -> Holder {
@@ -58,11 +70,8 @@ fn holder(job: &Job) -> Holder {
 pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
     begin::validate(job)?;
     let mut router = begin::router(job)?;
-    let folder = folder(job);
-    let lock = folder.lock(&holder(job))?;
-    let saved = folder.load::<Record>()?;
+    let Held { lease, saved } = take(job, &store(job)?)?;
     let epoch = saved.as_ref().map_or(0, |s| s.record.promotion.epoch);
-    let version = saved.as_ref().map_or(0, |s| s.version);
     let mut driver = match saved.map(|s| s.record) {
         Some(record) if record.state.finished() && goes_on(job, &record, call)? => {
             still_holds(job, &record, router.as_mut())?;
@@ -70,10 +79,10 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
                 return Ok(exit);
             }
             // This evidence folder has no document of it yet.
-            Driver::new(job, mode, router, folder, lock, version, record)?
+            Driver::new(job, mode, router, lease, record)?
         }
         Some(record) if goes_on(job, &record, call)? => {
-            let mut driver = Driver::new(job, mode, router, folder, lock, version, record)?;
+            let mut driver = Driver::new(job, mode, router, lease, record)?;
             driver.come_back()?;
             driver
         }
@@ -81,7 +90,7 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
         _ => {
             let needs = begin::evidence(job)?;
             let record = begin::record(job, needs, router.as_mut(), epoch + 1)?;
-            let mut driver = Driver::new(job, mode, router, folder, lock, version, record)?;
+            let mut driver = Driver::new(job, mode, router, lease, record)?;
             driver.begun()?;
             driver
         }

@@ -15,7 +15,7 @@ use crate::fault::{Exit, Fault};
 use crate::job::{Conclusion, Job};
 use crate::plan::Promote;
 use crate::routers::Router;
-use crate::state::{Ask, Asked, Folder, Lock};
+use crate::state::{Ask, Asked, Lease, Store};
 use crate::units::show_share;
 use crate::world::talk::{Mark, Ticker};
 use crate::world::{self, ci, signal};
@@ -41,9 +41,7 @@ pub(super) struct Driver<'a> {
     mode: Mode,
     entry: Entry,
     router: Box<dyn Router>,
-    folder: Folder,
-    _lock: Lock,
-    version: u64,
+    lease: Lease,
     record: Record,
     watch: Option<Watch>,
     ticker: Ticker,
@@ -76,14 +74,12 @@ impl Clock {
 }
 
 impl<'a> Driver<'a> {
-    /// Takes a record over. `version` is the one on disk, 0 when it was never written.
+    /// Takes a record over, under the lease that gives the right to.
     pub(super) fn new(
         job: &'a Job,
         mode: Mode,
         router: Box<dyn Router>,
-        folder: Folder,
-        lock: Lock,
-        version: u64,
+        lease: Lease,
         record: Record,
     ) -> Result<Self, Fault> {
         Ok(Self {
@@ -92,15 +88,17 @@ impl<'a> Driver<'a> {
             mode,
             entry: begin::entry(job)?,
             router,
-            folder,
-            _lock: lock,
-            version,
+            lease,
             record,
             watch: None,
             ticker: job.talk().ticker(),
             clock: Clock::start(),
             unwritten: None,
         })
+    }
+
+    fn store(&self) -> &Store {
+        self.lease.store()
     }
 
     /// Writes the first record of a promotion.
@@ -111,9 +109,9 @@ impl<'a> Driver<'a> {
             format!("began with {} steps", self.record.course.steps.len()),
         );
         for ask in [Ask::Abort, Ask::Pause] {
-            self.folder.forget(ask)?;
+            self.store().forget(ask)?;
         }
-        self.folder.journal(
+        self.lease.journal(
             &json!({"at": world::now(), "epoch": self.record.promotion.epoch, "begins": self.record.release}),
         )?;
         self.save()
@@ -156,7 +154,7 @@ impl<'a> Driver<'a> {
     fn abort_asked(&self) -> Option<Asked> {
         let state = &self.record.state;
         let over = going_back(state) || state.finished() || matches!(state, State::Frozen { .. });
-        if over { None } else { self.folder.asked(Ask::Abort, self.record.promotion.epoch) }
+        if over { None } else { self.store().asked(Ask::Abort, self.record.promotion.epoch) }
     }
 
     /// Goes on until it is finished, frozen, waiting (`Mode::Once`) or asked to stop.
@@ -289,8 +287,7 @@ impl<'a> Driver<'a> {
     }
 
     fn save(&mut self) -> Result<(), Fault> {
-        self.version = self.folder.swap(self.version, &self.record)?;
-        Ok(())
+        self.lease.swap(&self.record)
     }
 
     /// Takes an event in: journal, state, people.
@@ -304,7 +301,7 @@ impl<'a> Driver<'a> {
             return Ok(());
         }
         note(&mut self.record, &before, event, now);
-        let noted = self.folder.journal(&json!({
+        let noted = self.lease.journal(&json!({
             "at": now, "epoch": self.record.promotion.epoch, "did": event, "state": self.record.state,
         }));
         self.bear(noted)?;

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use super::begin;
 use super::drive::{Driver, Mode};
 use super::record::{Record, course_of, phase, strategy_word};
-use super::{folder, holder};
+use super::{store, take};
 use crate::evidence::{Outcome, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::routers;
-use crate::state::{Ask, Asked, Saved};
+use crate::state::{Ask, Asked, Held, Saved};
 use crate::units::{show_duration, show_share};
 use crate::world::talk::Mark;
 use crate::world::{self, ci, signal, talk};
@@ -30,7 +30,7 @@ fn pretty(value: &impl serde::Serialize) -> Result<String, Fault> {
 }
 
 fn newest(job: &Job) -> Result<Option<Saved<Record>>, Fault> {
-    folder(job).load::<Record>()
+    store(job)?.load::<Record>()
 }
 
 fn running(job: &Job) -> Result<Saved<Record>, Fault> {
@@ -62,7 +62,7 @@ pub fn status(job: &Job) -> Result<Exit, Fault> {
         show_share(record.promotion.weight),
         record.promotion.epoch
     ));
-    if folder(job).asked(Ask::Pause, record.promotion.epoch).is_some() {
+    if store(job)?.asked(Ask::Pause, record.promotion.epoch).is_some() {
         text.push_str("  paused: no further step until `promote resume`\n");
     }
     for decision in record.promotion.decisions.iter().rev().take(5).rev() {
@@ -128,7 +128,7 @@ pub fn pause(job: &Job) -> Result<Exit, Fault> {
     if record.state.finished() {
         return Err(finished(&record));
     }
-    folder(job).ask(Ask::Pause, &asked(record.promotion.epoch, None))?;
+    store(job)?.ask(Ask::Pause, &asked(record.promotion.epoch, None))?;
     job.talk().line(
         Mark::Good,
         &format!("{} is paused: no further step until `promote resume`", name_release(&record.release)),
@@ -139,7 +139,7 @@ pub fn pause(job: &Job) -> Result<Exit, Fault> {
 /// Lets a paused promotion go on.
 pub fn resume(job: &Job) -> Result<Exit, Fault> {
     let record = running(job)?.record;
-    folder(job).forget(Ask::Pause)?;
+    store(job)?.forget(Ask::Pause)?;
     job.talk().line(Mark::Good, &format!("{} may go on", name_release(&record.release)));
     Ok(Exit::Pass)
 }
@@ -152,13 +152,13 @@ pub fn abort(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
     if record.state.finished() && record.outcome().0 == Outcome::Promoted {
         return Err(finished(record));
     }
-    let folder = folder(job);
+    let store = store(job)?;
     same_router(job, record)?;
     let asked = asked(epoch, why);
     // It is left for the job that works now, and for every later one. Where it cannot be written, the
     // abort is carried out all the same as soon as nobody else works.
     if !record.state.finished()
-        && let Err(fault) = folder.ask(Ask::Abort, &asked)
+        && let Err(fault) = store.ask(Ask::Abort, &asked)
     {
         job.talk().line(Mark::Warn, &fault.line());
     }
@@ -166,10 +166,9 @@ pub fn abort(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
     let job = &Job { release: record.release.clone(), ..job.clone() };
     let until = Instant::now() + ABORT_PATIENCE;
     loop {
-        match folder.lock(&holder(job)) {
-            Ok(lock) => {
-                let Some(saved) = folder.load::<Record>()?.filter(|s| s.record.promotion.epoch == epoch)
-                else {
+        match take(job, &store) {
+            Ok(Held { lease, saved }) => {
+                let Some(saved) = saved.filter(|s| s.record.promotion.epoch == epoch) else {
                     return Err(Fault::refused("another promotion has begun meanwhile")
                         .help("look at `promote status`"));
                 };
@@ -177,8 +176,7 @@ pub fn abort(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
                     return Err(finished(&saved.record));
                 }
                 let router = begin::router(job)?;
-                let mut driver =
-                    Driver::new(job, Mode::Hold, router, folder, lock, saved.version, saved.record)?;
+                let mut driver = Driver::new(job, Mode::Hold, router, lease, saved.record)?;
                 driver.call_off(&asked)?;
                 driver.come_back()?;
                 driver.drive()?;

@@ -32,7 +32,7 @@ impl Driver<'_> {
         if !matches!(action, Action::Bake { .. }) {
             let epoch = self.record.promotion.epoch;
             let does = json!({"at": world::now(), "epoch": epoch, "does": describe(action)});
-            let noted = self.folder.journal(&does);
+            let noted = self.lease.journal(&does);
             self.bear(noted)?;
         }
         match action {
@@ -209,7 +209,7 @@ impl Driver<'_> {
             Some(last) => *last = looked.judgement,
             None => judgements.push(looked.judgement),
         }
-        let paused = self.folder.asked(Ask::Pause, self.record.promotion.epoch).is_some();
+        let paused = self.store().asked(Ask::Pause, self.record.promotion.epoch).is_some();
         Ok(Some(Event::Looked { look: looked.look, sentence, at_ms: now.as_millisecond(), paused }))
     }
 
@@ -234,7 +234,7 @@ impl Driver<'_> {
                 return true;
             }
             if !signal::sleep(left.min(Duration::from_millis(100)))
-                || self.folder.asked(Ask::Abort, self.record.promotion.epoch).is_some()
+                || self.store().asked(Ask::Abort, self.record.promotion.epoch).is_some()
             {
                 return false;
             }
