@@ -15,6 +15,7 @@ use crate::support::{Ended, call, folder, json, run, tool, wait_until};
 
 mod bad_input;
 mod crashes;
+mod gates;
 mod routers;
 mod way_back;
 
