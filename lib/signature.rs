@@ -369,3 +369,154 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     }
     (0..DIGITS).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
+
+#[cfg(test)]
+impl SigningKey {
+    /// A key from its 32 secret bytes.
+    pub(crate) fn of_seed(seed: [u8; 32]) -> Self {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
+        let id = id_of(pair.public_key().as_ref());
+        Self { pair: Arc::new(pair), id }
+    }
+}
+
+#[cfg(test)]
+impl Trust {
+    /// A trust of some keys; those of `approvers` count for approvals only.
+    pub(crate) fn of(keys: &[(&str, &SigningKey)], approvers: &[(&str, &SigningKey)]) -> Self {
+        let trusted = |(name, key): &(&str, &SigningKey), approver_only| {
+            let public = key.pair.public_key().as_ref().to_vec();
+            (key.id.clone(), Trusted { name: (*name).to_owned(), public, approver_only })
+        };
+        let all =
+            keys.iter().map(|key| trusted(key, false)).chain(approvers.iter().map(|k| trusted(k, true)));
+        Self { keys: all.collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(seed: u8) -> SigningKey {
+        SigningKey::of_seed([seed; 32])
+    }
+
+    fn signed(by: &SigningKey, text: &str) -> Vec<u8> {
+        by.sign(|signature| {
+            let value =
+                serde_json::json!({"text": text, "signature": signature, "more": {"zeros": "0".repeat(200)}});
+            Ok(serde_json::to_vec_pretty(&value).unwrap())
+        })
+        .unwrap()
+    }
+
+    fn verify(trust: &Trust, bytes: &[u8], purpose: Purpose) -> Result<Signer, Distrust> {
+        let value: Value = serde_json::from_slice(bytes).map_err(|_| Distrust::Changed)?;
+        trust.verify(bytes, value.get("signature"), purpose)
+    }
+
+    #[test]
+    fn signs_as_rfc_8032_says() {
+        let seed = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+        let bytes: Vec<u8> =
+            (0..64).step_by(2).map(|at| u8::from_str_radix(&seed[at..at + 2], 16).unwrap()).collect();
+        let key = SigningKey::of_seed(bytes.try_into().unwrap());
+        assert_eq!(
+            hex(key.pair.public_key().as_ref()),
+            "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+        );
+        assert_eq!(
+            hex(key.pair.sign(b"").as_ref()),
+            "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b"
+        );
+    }
+
+    #[test]
+    fn tells_who_signed() {
+        let (ci, alice) = (key(1), key(2));
+        let trust = Trust::of(&[("ci", &ci)], &[("alice", &alice)]);
+        // Texts that look like an empty signature do not confuse it.
+        let bytes = signed(&ci, &"0".repeat(DIGITS));
+        let signer = verify(&trust, &bytes, Purpose::Evidence).unwrap();
+        assert_eq!(signer, Signer { name: Some("ci".into()), key: ci.id.clone() });
+        assert_eq!(signer.to_string(), "signed by ci");
+        let bytes = signed(&alice, "yes");
+        assert_eq!(verify(&trust, &bytes, Purpose::Approval).unwrap().name.as_deref(), Some("alice"));
+        assert_eq!(verify(&trust, &bytes, Purpose::Evidence), Err(Distrust::ApproverOnly("alice".into())));
+        let value: Value = serde_json::from_slice(&bytes).unwrap();
+        let told = claimed(value.get("signature")).unwrap().to_string();
+        assert_eq!(told, format!("signed by key {}, not checked against a trust", alice.id));
+    }
+
+    #[test]
+    fn refuses_what_is_unsigned_or_signed_by_somebody_else() {
+        let trust = Trust::of(&[("ci", &key(1))], &[]);
+        for text in ["{}", r#"{"signature": null}"#] {
+            assert_eq!(verify(&trust, text.as_bytes(), Purpose::Evidence), Err(Distrust::Unsigned));
+        }
+        for text in [r#"{"signature": 1}"#, r#"{"signature": {}}"#] {
+            assert_eq!(verify(&trust, text.as_bytes(), Purpose::Evidence), Err(Distrust::Changed));
+        }
+        let stranger = key(9);
+        assert_eq!(
+            verify(&trust, &signed(&stranger, "x"), Purpose::Evidence),
+            Err(Distrust::Stranger(stranger.id.clone()))
+        );
+        // Somebody else's signature under a trusted key's id.
+        let text = String::from_utf8(signed(&stranger, "x")).unwrap().replace(&stranger.id, &key(1).id);
+        assert_eq!(verify(&trust, text.as_bytes(), Purpose::Evidence), Err(Distrust::Changed));
+    }
+
+    #[test]
+    fn refuses_a_change_of_any_byte_to_anything() {
+        let ci = key(1);
+        let trust = Trust::of(&[("ci", &ci)], &[]);
+        let bytes = signed(&ci, "a text");
+        for at in 0..bytes.len() {
+            for other in [bytes[at] ^ 1, bytes[at] ^ 0x20, bytes[at].to_ascii_uppercase(), b' ', b'0'] {
+                if other == bytes[at] {
+                    continue;
+                }
+                let mut changed = bytes.clone();
+                changed[at] = other;
+                let told = verify(&trust, &changed, Purpose::Evidence);
+                assert!(told.is_err(), "byte {at} as {other}: {told:?}");
+            }
+            let mut shorter = bytes.clone();
+            shorter.remove(at);
+            assert!(verify(&trust, &shorter, Purpose::Evidence).is_err(), "without byte {at}");
+            let mut longer = bytes.clone();
+            longer.insert(at, b' ');
+            assert!(verify(&trust, &longer, Purpose::Evidence).is_err(), "a space at {at}");
+        }
+    }
+
+    #[test]
+    fn refuses_a_value_that_stands_there_twice_or_is_written_otherwise() {
+        let ci = key(1);
+        let trust = Trust::of(&[("ci", &ci)], &[]);
+        let text = String::from_utf8(signed(&ci, "0")).unwrap();
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let digits = value["signature"]["value"].as_str().unwrap();
+        let (first, rest) = digits.split_at(1);
+        for changed in [
+            text.replacen(&"0".repeat(200), digits, 1),
+            text.replace(digits, &digits.to_uppercase()),
+            text.replace(digits, &format!("\\u00{:02x}{rest}", first.as_bytes()[0])),
+            text.replace("\"ed25519\"", "\"none\""),
+            text.replace(digits, &"0".repeat(DIGITS)),
+            text.replace(digits, ""),
+        ] {
+            assert_ne!(changed, text);
+            assert_eq!(verify(&trust, changed.as_bytes(), Purpose::Evidence), Err(Distrust::Changed));
+        }
+    }
+
+    #[test]
+    fn never_shows_the_key() {
+        let shown = format!("{:?}", key(7));
+        assert_eq!(shown, format!("SigningKey({})", key(7).id));
+        assert!(!shown.contains(&"07".repeat(8)));
+    }
+}
