@@ -226,6 +226,7 @@ fn a_twisted_document_is_refused_or_rendered_safely() {
             preflight: twisted::<PreflightBody>(path, &mut dice, &mut refused),
             snapshot: twisted::<SnapshotBody>(path, &mut dice, &mut refused),
             baseline: twisted::<BaselineBody>(path, &mut dice, &mut refused),
+            approvals: Vec::new(),
             promote: twisted::<PromoteBody>(path, &mut dice, &mut refused),
             verify: twisted::<VerifyBody>(path, &mut dice, &mut refused),
         };
