@@ -43,6 +43,19 @@ pub(super) fn validate(job: &Job) -> Result<(), Fault> {
     entry(job).map(drop)
 }
 
+/// Whether somebody could open the gates of the plan.
+///
+/// Errors (2): a step wants an approval, and nothing says whose keys count.
+pub(super) fn trusts_somebody(job: &Job) -> Result<(), Fault> {
+    let wants = section(job)?.steps.iter().any(|step| !step.approve.is_empty());
+    if !wants || job.call.trust.is_some() {
+        return Ok(());
+    }
+    Err(Fault::usage("a step wants an approval, but nothing says whose keys count")
+        .place(&job.loaded.reference.path)
+        .help("name the folder of public keys with --trust; see docs/signing.md"))
+}
+
 /// Where users' requests enter.
 pub(super) fn entry(job: &Job) -> Result<Entry, Fault> {
     let plan = section(job)?;

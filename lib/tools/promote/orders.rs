@@ -34,7 +34,7 @@ fn newest(job: &Job) -> Result<Option<Saved<Record>>, Fault> {
     store(job)?.load::<Record>()
 }
 
-fn running(job: &Job) -> Result<Saved<Record>, Fault> {
+pub(super) fn running(job: &Job) -> Result<Saved<Record>, Fault> {
     newest(job)?.ok_or_else(|| {
         Fault::refused(format!("nothing was ever promoted to {}", job.release.environment))
             .place(job.state_folder().display().to_string())
@@ -277,7 +277,7 @@ fn asked(epoch: u64, why: Option<String>) -> Asked {
     Asked { epoch, who: ci::actor(), at: world::now().to_string(), why }
 }
 
-fn finished(record: &Record) -> Fault {
+pub(super) fn finished(record: &Record) -> Fault {
     let mut fault = Fault::refused(format!(
         "{} is finished: {}",
         name_release(&record.release),
