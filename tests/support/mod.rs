@@ -3,11 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+pub(crate) mod caddy;
+pub(crate) mod command_router;
 pub(crate) mod haproxy;
 pub(crate) mod nginx;
 pub(crate) mod postgres;
 pub(crate) mod router;
 pub(crate) mod side;
+pub(crate) mod traefik;
 
 /// A folder that goes away with the test.
 pub(crate) fn folder() -> tempfile::TempDir {
