@@ -16,6 +16,7 @@ use crate::support::{Ended, call, folder, json, run, tool, wait_until};
 mod bad_input;
 mod crashes;
 mod routers;
+mod routers_http;
 mod way_back;
 
 /// Two sides behind a router, a plan, and a folder for all of it.

@@ -260,17 +260,18 @@ impl Caddy {
             (200, Some(object)) if object.is_object() => object,
             (200, Some(Value::Null)) => return Err(self.no_handler("nothing is there".into(), example)),
             (200, _) => return Err(odd("it answered 200 without a JSON object".into())),
-            (_, Some(object)) if missing(&object) => return Err(self.no_handler(reply.said(), example)),
+            (_, Some(error)) if missing(&error) => return Err(self.no_handler(reply.said(), example)),
             _ => return Err(odd(format!("it answered {}", reply.said()))),
         };
-        if object["handler"] != "reverse_proxy" {
-            return Err(self.no_handler(format!("its handler is {}", object["handler"]), example));
-        }
+        // Whatever else has a handler in its answers, this marks the configuration of Caddy.
         let Some(etag) = reply.etag.filter(|etag| etag.starts_with('"') && etag.is_ascii()) else {
             return Err(odd("it names no ETag of what it answers".into()).help(
                 "Caddy 2.6 or later does; without it, a change by somebody else would be overwritten",
             ));
         };
+        if object["handler"] != "reverse_proxy" {
+            return Err(self.no_handler(format!("its handler is {}", object["handler"]), example));
+        }
         let (mut blue, mut green) = (0, 0);
         for upstream in object["upstreams"].as_array().into_iter().flatten() {
             match upstream["dial"].as_str() {

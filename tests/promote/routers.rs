@@ -42,13 +42,20 @@ fn split(green: f64) -> Split {
     Split { green, close_idle_side: false }
 }
 
-fn every_kind(test: impl Fn(&Case, &mut dyn Router)) {
-    for kind in routers::ALL {
-        let case = Case::new(kind.name);
-        let mut router = case.open();
-        router.check().unwrap();
-        test(&case, router.as_mut());
-    }
+/// Runs a test over every kind, all at once.
+fn every_kind(test: impl Fn(&mut Case, &mut dyn Router) + Sync) {
+    std::thread::scope(|scope| {
+        for kind in routers::ALL {
+            let work = || {
+                let mut case = Case::new(kind.name);
+                let mut router = case.open();
+                router.check().unwrap();
+                test(&mut case, router.as_mut());
+            };
+            // A failed assertion names its thread.
+            std::thread::Builder::new().name(kind.name.into()).spawn_scoped(scope, work).unwrap();
+        }
+    });
 }
 
 #[test]
@@ -255,4 +262,56 @@ fn a_server_that_the_router_holds_for_down_stops_the_step() {
     let reason = promotion["reason"].as_str().unwrap();
     assert!(reason.contains("the router itself sends green"), "{reason}");
     assert_eq!(haproxy.server("green").0, 0);
+}
+
+#[test]
+fn a_restart_behind_our_back_is_told_truly_and_repaired() {
+    every_kind(|case, router| {
+        router.set(split(0.25)).unwrap();
+        case.server.restart();
+        let live = router.read().unwrap().green;
+        assert!(same_share(live, 0.0) || same_share(live, 0.25), "neither lost nor kept: {live}");
+        let met = case.met_green(40);
+        assert_eq!(met > 0, live > 0.0, "{live} was read, {met} of 40 requests met green");
+        router.set(split(0.25)).unwrap();
+        assert!(same_share(router.read().unwrap().green, 0.25));
+        let met = case.met_green(40);
+        assert!((4..=18).contains(&met), "{met} of 40");
+    });
+}
+
+#[test]
+fn who_comes_after_a_job_that_was_killed_behind_its_set_finds_it_in_force() {
+    every_kind(|case, router| {
+        router.set(split(0.5)).unwrap();
+        let held = case.server.held();
+        let mut next = case.open();
+        assert!(same_share(next.read().unwrap().green, 0.5));
+        next.set(split(0.5)).unwrap();
+        assert_eq!(case.server.held(), held, "it was in force already");
+        assert!(same_share(next.read().unwrap().green, 0.5));
+    });
+}
+
+#[test]
+fn every_kind_takes_a_good_release_all_the_way() {
+    every_kind(|case, _| {
+        let ended = call("promote", case.folder.path(), &["run"]);
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        let document = json(&case.folder.path().join("evidence/promote.json"));
+        assert_eq!(document["promotion"]["outcome"], "promoted");
+        assert_eq!(case.met_green(20), 20);
+    });
+}
+
+#[test]
+fn every_kind_takes_a_bad_release_all_the_way_back() {
+    every_kind(|case, _| {
+        case.green.answers.fail_every.store(2, Ordering::SeqCst);
+        let ended = call("promote", case.folder.path(), &["run"]);
+        assert_eq!(ended.code, 1, "{}", ended.stderr);
+        let document = json(&case.folder.path().join("evidence/promote.json"));
+        assert_eq!(document["promotion"]["outcome"], "rolled_back");
+        assert_eq!(case.met_green(20), 0);
+    });
 }
