@@ -24,11 +24,11 @@ pub(super) static KIND: Kind = Kind {
     open,
 };
 
-/// `with` of a router by commands. Commands are words, never given to a shell, and run in the plan's
-/// folder. In each word `{green}` and `{blue}` stand for percentages without a sign (`5`, `97.5`),
-/// `{green_share}` and `{blue_share}` for shares (`0.05`), `{idle}` for `close` when a side without share
-/// must be out of reach for sticky users too (a rollback), otherwise for `keep`, and `{side}` (in
-/// `retire`) for `blue` or `green`.
+/// `with` of a router by commands. They are words, never given to a shell, and run in the plan's folder.
+/// In each word `{green}` and `{blue}` stand for percentages without a sign (`5`, `97.5`), `{green_share}`
+/// and `{blue_share}` for shares (`0.05`), and `{idle}` for `close` when a side without share must be out
+/// of reach for sticky users too (a rollback), otherwise for `keep`. In `retire`, `{side}` stands for
+/// `blue` or `green` and `{drain}` for seconds.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Settings {
@@ -36,7 +36,8 @@ struct Settings {
     set: Vec<Text>,
     /// Prints green's share as it runs: `5%`, `0.05`, or `{"green": 0.05}`. Ask the router, not a file.
     get: Vec<Text>,
-    /// Ends the open requests of a side that has no share, within the time of `drain`; none when absent.
+    /// Ends the open requests of a side that has no share, once they had the time of `drain`; when absent,
+    /// they are given that time and nothing is ended.
     #[serde(default)]
     retire: Vec<Text>,
     /// Variables added to their environment; the place for secrets.
@@ -59,7 +60,8 @@ struct Command {
 }
 
 /// What may stand in braces.
-const HOLES: [&str; 6] = ["{green}", "{blue}", "{green_share}", "{blue_share}", "{idle}", "{side}"];
+const HOLES: [&str; 7] =
+    ["{green}", "{blue}", "{green_share}", "{blue_share}", "{idle}", "{side}", "{drain}"];
 /// Shares that are told apart when no step is given.
 const FINEST: f64 = 0.000_1;
 
@@ -107,7 +109,7 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
 }
 
 /// The words of a command for a split.
-fn filled(words: &[String], split: Split, side: Side) -> Vec<String> {
+fn filled(words: &[String], split: Split, side: Side, drain: Duration) -> Vec<String> {
     let percent = |share: f64| show_plain(share * 100.0);
     let values = [
         percent(split.green),
@@ -116,6 +118,7 @@ fn filled(words: &[String], split: Split, side: Side) -> Vec<String> {
         show_plain(1.0 - split.green),
         if split.close_idle_side { "close".into() } else { "keep".into() },
         side.word().to_owned(),
+        show_plain(drain.as_secs_f64()),
     ];
     let fill = |word: &String| {
         HOLES.iter().zip(&values).fold(word.clone(), |word, (hole, value)| word.replace(hole, value))
@@ -207,7 +210,7 @@ impl Router for Command {
         }
         // Half a change is worse than a late end, and a way back must work after a signal too.
         let what = format!("gives green {} %", show_number(split.green * 100.0));
-        self.run(&what, filled(&self.set, split, Side::Green), self.timeout, true).map(drop)
+        self.run(&what, filled(&self.set, split, Side::Green, Duration::ZERO), self.timeout, true).map(drop)
     }
 
     fn read(&mut self) -> Result<Live, Fault> {
@@ -221,7 +224,7 @@ impl Router for Command {
             return Ok(0);
         }
         let green = if side == Side::Green { 0.0 } else { 1.0 };
-        let words = filled(&self.retire, Split { green, close_idle_side: true }, side);
+        let words = filled(&self.retire, Split { green, close_idle_side: true }, side, limit);
         self.run("takes a side out", words, limit + self.timeout, false).map(|_| 0)
     }
 
@@ -239,7 +242,7 @@ impl Router for Command {
             let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
             format!("cd {} && {}", quoted(&self.folder.display().to_string()), words.join(" "))
         };
-        let set = filled(&self.set, Split { green, close_idle_side: true }, side);
+        let set = filled(&self.set, Split { green, close_idle_side: true }, side, Duration::ZERO);
         vec![line(&set), line(&self.get)]
     }
 }
@@ -262,11 +265,13 @@ mod tests {
         let words: Vec<String> =
             ["x", "{green}/{blue}", "{green_share}", "{blue_share}", "{idle}"].map(str::to_owned).to_vec();
         let split = |green| Split { green, close_idle_side: false };
-        assert_eq!(filled(&words, split(0.05), Side::Green), ["x", "5/95", "0.05", "0.95", "keep"]);
-        assert_eq!(filled(&words, split(0.025), Side::Green), ["x", "2.5/97.5", "0.025", "0.975", "keep"]);
-        assert_eq!(filled(&words, split(1.0 / 3.0), Side::Green)[1], "33.333333/66.666667");
+        let fill = |words: &[String], split| filled(words, split, Side::Green, Duration::from_millis(2500));
+        assert_eq!(fill(&words, split(0.05)), ["x", "5/95", "0.05", "0.95", "keep"]);
+        assert_eq!(fill(&words, split(0.025)), ["x", "2.5/97.5", "0.025", "0.975", "keep"]);
+        assert_eq!(fill(&words, split(1.0 / 3.0))[1], "33.333333/66.666667");
         let closed = Split { green: 0.0, close_idle_side: true };
-        assert_eq!(filled(&words, closed, Side::Green), ["x", "0/100", "0", "1", "close"]);
+        assert_eq!(fill(&words, closed), ["x", "0/100", "0", "1", "close"]);
+        assert_eq!(fill(&["{side} {drain}".to_owned()], closed), ["green 2.5"]);
     }
 
     #[test]

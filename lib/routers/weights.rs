@@ -13,13 +13,18 @@ pub(super) fn exact(green: f64) -> (u32, u32) {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and `most`")]
 pub(super) fn small(green: f64, most: u32) -> (u32, u32) {
     let green = green.clamp(0.0, 1.0);
-    let mut best = (f64::INFINITY, (1, 0));
-    for total in 1..=most.max(1) {
-        let g = (green * f64::from(total)).round() as u32;
-        let off = (f64::from(g) / f64::from(total) - green).abs();
+    if green <= 0.0 {
+        return (1, 0);
+    }
+    if green >= 1.0 {
+        return (0, 1);
+    }
+    let mut best = (f64::INFINITY, (1, 1));
+    for total in 2..=most.max(2) {
         // A share above 0 is never nothing, and one below 1 never everything.
-        let at_an_end = (g == 0 && green > 0.0) || (g == total && green < 1.0);
-        if !at_an_end && off < best.0 - 1e-9 {
+        let g = ((green * f64::from(total)).round() as u32).clamp(1, total - 1);
+        let off = (f64::from(g) / f64::from(total) - green).abs();
+        if off < best.0 - 1e-9 {
             best = (off, (total - g, g));
         }
     }
@@ -47,9 +52,9 @@ mod tests {
             assert_eq!((exact(green), small(green, 200)), (weights, weights), "{green}");
         }
         assert_eq!(exact(0.000_1), (9999, 1));
-        assert_eq!(small(0.333_3, 200), (2, 1));
+        assert_eq!(small(1.0 / 3.0, 200), (2, 1));
         assert_eq!(small(0.000_1, 200), (199, 1), "a share above 0 is never nothing");
-        assert_eq!(small(0.999_9, 200), (1, 199));
+        assert_eq!(small(0.999_9, 200), (1, 199), "one below 1 is never everything");
         for percent in 1..100 {
             let asked = f64::from(percent) / 100.0;
             let (b, g) = small(asked, 200);

@@ -315,3 +315,65 @@ fn every_kind_takes_a_bad_release_all_the_way_back() {
         assert_eq!(case.met_green(20), 0);
     });
 }
+
+#[test]
+fn a_connection_that_is_kept_alive_leaves_the_bad_side_with_its_next_request() {
+    use std::io::{BufRead, BufReader, Write};
+    /// The release that answers on an open connection; none when it was closed.
+    fn ask(stream: &mut BufReader<std::net::TcpStream>) -> Option<String> {
+        stream.get_mut().write_all(b"GET / HTTP/1.1\r\nhost: shop\r\n\r\n").ok()?;
+        let (mut release, mut line) = (None, String::new());
+        while line != "\r\n" {
+            line.clear();
+            if stream.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            let found = line.to_ascii_lowercase().strip_prefix("x-release: ").map(|v| v.trim().to_owned());
+            release = found.or(release);
+        }
+        std::io::Read::read_exact(stream, &mut [0; 2]).ok()?;
+        release
+    }
+    every_kind(|case, router| {
+        router.set(split(1.0)).unwrap();
+        let url = case.server.url();
+        let connect = || {
+            let stream = std::net::TcpStream::connect(url.trim_start_matches("http://")).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            BufReader::new(stream)
+        };
+        let mut kept: Vec<_> = (0..8).map(|_| connect()).collect();
+        for stream in &mut kept {
+            assert_eq!(ask(stream).as_deref(), Some("1.1"));
+        }
+        router.set(Split { green: 0.0, close_idle_side: true }).unwrap();
+        let after: Vec<Option<String>> = kept.iter_mut().map(ask).collect();
+        assert!(after.iter().flatten().all(|release| release == "1.0"), "{after:?}");
+        // Closed is as good as moved: the user comes again.
+        assert_eq!(ask(&mut connect()).as_deref(), Some("1.0"));
+        let kept = after.iter().flatten().count();
+        figure(&format!(
+            "{}: {kept} of 8 kept-alive connections lived on",
+            std::thread::current().name().unwrap()
+        ));
+    });
+}
+
+#[test]
+fn a_long_request_may_end_within_the_drain_while_others_are_on_the_other_side() {
+    every_kind(|case, router| {
+        router.set(split(1.0)).unwrap();
+        case.green.answers.delay_ms.store(1200, Ordering::SeqCst);
+        let (before, url) = (case.green.served(), case.server.url());
+        let long = std::thread::spawn(move || {
+            let client = trapkey::world::http::Client::new(Duration::from_secs(10), 0);
+            client.get(&url).map(|answer| answer.header("x-release").map(str::to_owned))
+        });
+        wait_until("the long request", || case.green.served() > before);
+        router.set(Split { green: 0.0, close_idle_side: true }).unwrap();
+        assert_eq!(case.met_green(10), 0);
+        assert_eq!(router.retire(Half::Green, Duration::from_secs(2)).unwrap(), 0, "nothing was cut");
+        assert!(long.is_finished(), "who is retired serves nobody any more");
+        assert_eq!(long.join().unwrap().unwrap().as_deref(), Some("1.1"));
+    });
+}

@@ -13,7 +13,7 @@ pub(crate) struct CommandRouter {
 }
 
 const SCRIPT: &str = r#"#!/bin/sh
-# set GREEN BLUE (percentages, whole) | get | retire SIDE
+# set GREEN BLUE (percentages, whole) | get | retire SIDE SECONDS
 ask() { echo "$1" | socat -t5 stdio "SOCKET"; }
 weight() { ask "get weight shop/$1" | sed -n 's/^\([0-9]*\) .*/\1/p'; }
 case "$1" in
@@ -24,7 +24,13 @@ case "$1" in
     green=$(weight green); blue=$(weight blue)
     if [ -z "$green" ] || [ -z "$blue" ]; then echo 'the router does not answer' >&2; exit 3; fi
     echo "{\"green\": $(awk "BEGIN { print $green / ($green + $blue) }")}" ;;
-  retire) ask "shutdown sessions server shop/$2" ;;
+  retire)
+    until=$(($(date +%s) + ${3%%.*} + 1))
+    # The fifth column of its row: sessions under way.
+    while [ "$(ask 'show stat shop 4 -1' | awk -F, -v s="$2" '$2 == s { print $5 }')" != 0 ] && [ "$(date +%s)" -lt "$until" ]; do
+      sleep 0.05
+    done
+    ask "shutdown sessions server shop/$2" ;;
   *) echo "unknown: $1" >&2; exit 64 ;;
 esac
 "#;
@@ -49,7 +55,7 @@ impl RealRouter for CommandRouter {
         let script = self.script.display();
         format!(
             "{{kind: command, target: edge, entry: \"{}\", with: {{set: [{script}, set, \"{{green}}\", \"{{blue}}\"], get: [{script}, get], \
-             retire: [{script}, retire, \"{{side}}\"], step: 1%}}}}",
+             retire: [{script}, retire, \"{{side}}\", \"{{drain}}\"], step: 1%}}}}",
             self.url()
         )
     }
