@@ -346,13 +346,16 @@ impl Router for Caddy {
                 "take `dynamic_upstreams` out of the handler and list the two sides",
             );
         }
-        let policy =
-            handler.object["load_balancing"]["selection_policy"]["policy"].as_str().unwrap_or("random");
-        if !FAIR.contains(&policy) {
-            return cannot(
-                format!("it balances by `{policy}`, which does not go by how often an upstream is listed"),
-                "use the selection policy `round_robin`, or `cookie` for sticky users",
-            );
+        let policy = &handler.object["load_balancing"]["selection_policy"];
+        // Users without a cookie are given one by the fallback.
+        for chosen in [policy, &policy["fallback"]] {
+            let name = chosen["policy"].as_str().unwrap_or("random");
+            if !FAIR.contains(&name) {
+                return cannot(
+                    format!("it balances by `{name}`, which does not go by how often an upstream is listed"),
+                    "use the selection policy `round_robin`, or `cookie` for sticky users",
+                );
+            }
         }
         if weights::share(handler.blue, handler.green).is_none() {
             return cannot("it has no upstream".into(), "list the old side among its `upstreams`");
