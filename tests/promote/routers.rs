@@ -377,3 +377,28 @@ fn a_long_request_may_end_within_the_drain_while_others_are_on_the_other_side() 
         assert_eq!(long.join().unwrap().unwrap().as_deref(), Some("1.1"));
     });
 }
+
+#[test]
+fn a_restart_in_the_middle_of_a_promotion_ends_on_one_side_and_never_between() {
+    every_kind(|case, router| {
+        let kind = std::thread::current().name().unwrap().to_owned();
+        let mut running = tool("promote", case.folder.path())
+            .arg("run")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_until("green's first share", || router.read().is_ok_and(|live| live.green > 0.05));
+        case.server.restart();
+        let code = running.wait().unwrap().code();
+        let document = json(&case.folder.path().join("evidence/promote.json"));
+        let told = format!("{kind}: {code:?}, {}", document["promotion"]["reason"]);
+        match code {
+            Some(0) => assert_eq!(case.met_green(20), 20, "{told}"),
+            Some(1) => assert_eq!(case.met_green(20), 0, "{told}"),
+            _ => panic!("{told}"),
+        }
+        figure(&told);
+    });
+}
