@@ -351,3 +351,39 @@ fn an_approval_of_one_step_opens_no_other_and_an_expired_one_none() {
     assert_eq!(promote(&["step"]).code, 1);
     stage.assert_all_blue();
 }
+
+#[test]
+fn a_release_that_serves_everything_is_not_taken_back_because_the_router_is_away() {
+    let mut stage = Stage::new("[{weight: 100%, bake: 200ms}]", "  keep_old: 1s\n");
+    assert_eq!(stage.promote(&["run"]).code, 0);
+    stage.haproxy.stop();
+    std::thread::sleep(Duration::from_millis(1100));
+    let step = stage.promote(&["step"]);
+    assert_eq!(step.code, 4, "{}", step.stderr);
+    assert_eq!(stage.phase(), "keeping_blue");
+}
+
+#[test]
+fn a_preview_that_cannot_be_meant_is_found_before_anything_happens() {
+    let stage = Stage::new(
+        SHORT,
+        "  preview: [{name: x, kind: http, target: \"http://127.0.0.1:1/\", expect: {stratus: 200}}]\n",
+    );
+    let ended = stage.promote(&["run"]);
+    assert_eq!(ended.code, 2, "{}", ended.stderr);
+    assert!(!stage.path().join(".trapkey").exists());
+}
+
+#[test]
+fn a_job_that_holds_says_to_others_what_it_waits_for() {
+    let steps = "[{weight: 10%, bake: 200ms}, {weight: 100%}]";
+    let stage = Stage::new(steps, "");
+    let job = stage.spawn(&["run"]);
+    stage.wait_for_phase("baking");
+    assert_eq!(stage.promote(&["pause"]).code, 0);
+    wait_until("the pause to show", || stage.promote(&["status"]).stdout.contains("paused it before step 2"));
+    assert_eq!(stage.promote(&["resume"]).code, 0);
+    assert_eq!(job.wait_with_output().unwrap().status.code(), Some(0));
+    assert!(stage.promotion()["waits_for"].is_null());
+    stage.assert_all_green();
+}

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::machine::State;
 use super::record::{Markers, Record, course_of, steps_of, strategy_word};
 use super::shift::{DATA_PLANE_LAG, Entry};
+use crate::checks;
 use crate::evidence::{Need, Outcome, PreflightBody, Promotion, RouterRecord, SideRecord, SnapshotBody};
 use crate::fault::Fault;
 use crate::job::Job;
@@ -40,6 +41,7 @@ pub(super) fn validate(job: &Job) -> Result<(), Fault> {
                 .help("see `promote.rollback_when` in the plan")
         })?;
     }
+    checks::prepare(&plan.preview, &job.loaded)?;
     entry(job).map(drop)
 }
 

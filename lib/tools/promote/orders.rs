@@ -209,7 +209,7 @@ pub fn abort(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
                 return driver.conclude();
             }
             Err(held) if Instant::now() >= until || signal::stop_asked() => return Err(held),
-            Err(held) if held.exit == Exit::Refused => std::thread::sleep(Duration::from_millis(50)),
+            Err(held) if held.exit == Exit::Refused => std::thread::sleep(store.patience()),
             Err(fault) => return Err(fault),
         }
     }
