@@ -9,12 +9,12 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use rustls::pki_types::pem::{PemObject as _, SectionKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::fault::Fault;
 use crate::redact::learn;
@@ -353,7 +353,7 @@ fn public_key(pem: &[u8]) -> Result<Vec<u8>, &'static str> {
 
 fn id_of(public: &[u8]) -> String {
     let whole = [&SPKI[..], public].concat();
-    hex(&digest(&SHA256, &whole).as_ref()[..8])
+    hex(&Sha256::digest(&whole)[..8])
 }
 
 /// Bytes in lowercase hexadecimal.
