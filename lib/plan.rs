@@ -13,6 +13,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::calendar::Calendar;
 use crate::evidence::{PlanRef, sha256_hex};
 use crate::expectation::Expectation;
 use crate::fault::Fault;
@@ -330,6 +331,26 @@ pub struct Promote {
     /// How long green may take to become healthy after its deploy; 60 s when absent.
     #[serde(default)]
     pub healthy_within: Option<Span>,
+    /// Checks of the idle side by its own address, after its health and before it gets any traffic.
+    #[serde(default)]
+    pub preview: Vec<CheckSpec>,
+    /// How long the whole way may take, from the beginning to all traffic on green; then it goes back.
+    #[serde(default)]
+    pub max_duration: Option<Span>,
+    /// How long the old side is kept after the last step, for `promote undo`; not at all when absent.
+    #[serde(default)]
+    pub keep_old: Option<Span>,
+    /// When traffic may move forward. A way back is never closed.
+    #[serde(default)]
+    pub calendar: Option<Calendar>,
+    /// Who may approve, by role: names of keys in the folder of `--trust`. A role that is not named
+    /// here is approved with the key of its own name.
+    #[serde(default)]
+    pub approvers: BTreeMap<String, Vec<String>>,
+    /// How long the lease on the promote state lasts when its holder does not renew it; 30 s when
+    /// absent. A job that died on another machine holds the environment for as long.
+    #[serde(default)]
+    pub lease: Option<Span>,
 }
 
 /// In steps, or at once.
@@ -484,6 +505,9 @@ pub struct Hooks {
     /// After traffic is back on blue.
     #[serde(default)]
     pub on_rollback: Vec<Text>,
+    /// When the old side is not kept any longer: takes it down.
+    #[serde(default)]
+    pub retire: Vec<Text>,
     /// Time for one hook; 10 min when absent.
     #[serde(default)]
     pub timeout: Option<Span>,
@@ -498,6 +522,9 @@ pub struct StepSpec {
     /// How long it is watched before the next step.
     #[serde(default)]
     pub bake: Option<Span>,
+    /// Roles that must approve before this step's weight is put in force.
+    #[serde(default)]
+    pub approve: Vec<String>,
 }
 
 /// What ends the release.
@@ -751,6 +778,20 @@ fn unique<'a>(names: impl Iterator<Item = &'a str>, place: yaml::Place, what: &s
 }
 
 fn check_steps(promote: &Promote, place: yaml::Place) -> Result<(), Problem> {
+    if let Some(wrong) = promote.calendar.as_ref().and_then(Calendar::wrong) {
+        return Err(Problem::at(place, wrong));
+    }
+    let roles = promote.steps.iter().flat_map(|s| &s.approve).chain(promote.approvers.keys());
+    for role in roles {
+        if role.is_empty() || !role.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) {
+            let message = format!("the role `{role}` must be of letters, digits, `-` and `_`");
+            return Err(Problem::at(place, message));
+        }
+    }
+    if promote.lease.is_some_and(|span| span.0 < Duration::from_secs(1)) {
+        return Err(Problem::at(place, "a `lease` lasts one second at least"));
+    }
+    unique(promote.preview.iter().map(|c| c.name.as_str()), place, "check")?;
     let mut before = 0.0;
     for step in &promote.steps {
         if step.weight.0 <= before {

@@ -1,58 +1,149 @@
-//! The promote state: one folder for each environment, one writer at a time, every write whole.
+//! The promote state: one place for each environment, one writer at a time, every change made only
+//! on top of what was read.
 //!
-//! | file | holds |
+//! A place keeps small objects and changes one only where it still is what the caller has read: a
+//! folder, or a bucket of an S3 store. Everything else stands on that, the same for all places:
+//!
+//! | object | holds |
 //! | --- | --- |
-//! | `lock` | who works now; locked by the kernel, so that it ends with its holder |
+//! | `lease.json` | who works now, under which fencing number, until when |
 //! | `state.json` | the record, with a version that rises with every write |
-//! | `journal.jsonl` | every action before and after it, one line each, synced |
 //! | `abort.json`, `pause.json` | what somebody asked for while another job works |
+//! | `approval.ROLE.EPOCH.json` | what somebody approved |
+//! | journal | every action before and after it |
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
-use crate::world::files::{self, unwritable, write_atomic};
 
-/// The state of one environment in a folder.
-#[derive(Clone, Debug)]
-pub struct Folder {
-    path: PathBuf,
-}
+mod folder;
+mod lease;
 
-/// Who works on an environment.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
-pub struct Holder {
-    /// What it releases: `shop 1.4.2 in production`.
-    pub release: String,
-    /// The machine.
-    pub host: String,
-    /// The process there.
-    pub pid: u32,
-    /// Since when.
-    pub since: String,
-    /// Who started it.
-    pub actor: String,
-    /// The page of the CI job, where there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-}
+pub use lease::{Held, Holder, Lease};
 
-/// The right to write, held until it is dropped or the process ends.
+/// The state of one environment.
 #[derive(Debug)]
-pub struct Lock {
-    _file: File,
+pub struct Store {
+    place: Box<dyn Place>,
+    /// What was asked for, as it was seen last: a place that is far away is not asked all the time.
+    seen: Mutex<[Option<(Instant, Option<Asked>)>; 2]>,
 }
 
-/// A record and its version.
+/// What tells one content of an object from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tag(pub(crate) String);
+
+/// An object as it was read.
+#[derive(Clone, Debug)]
+pub(crate) struct Object {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) tag: Tag,
+}
+
+/// When a write may happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// Whatever stands there.
+    Any,
+    /// Only where nothing stands yet.
+    New,
+    /// Only where that still stands.
+    Is(Tag),
+}
+
+/// What came of a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Put {
+    /// It stands there now, whole and for good.
+    Done(Tag),
+    /// The condition did not hold; nothing was changed.
+    Conflict,
+}
+
+/// Whether the holder of a lease is still there.
+#[derive(Debug)]
+pub(crate) enum Life {
+    /// It is gone for certain; with the guard nobody else can find the same.
+    Over(Guard),
+    /// It is there, at work or stopped.
+    Lives,
+    /// This place cannot tell.
+    Unknown,
+}
+
+/// What shows others that a holder lives, and ends with it.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    file: Option<std::fs::File>,
+    remove: Option<std::path::PathBuf>,
+}
+
+impl Guard {
+    pub(crate) fn none() -> Self {
+        Self { file: None, remove: None }
+    }
+
+    fn of(file: std::fs::File, remove: Option<std::path::PathBuf>) -> Self {
+        Self { file: Some(file), remove }
+    }
+
+    /// Whether it holds a lock of the kernel's.
+    fn locks(&self) -> bool {
+        self.file.is_some()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(path) = self.remove.take() {
+            // One that stays is locked by nobody, and means the same.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Where objects lie. A write is whole or not at all, and lasting when it has returned.
+///
+/// Errors of all: it cannot be reached, read or written (4), with the name of the object.
+pub(crate) trait Place: Send + Sync + std::fmt::Debug {
+    /// Where it is, for people; without secrets.
+    fn shown(&self) -> String;
+    /// Reads an object; nothing when there is none.
+    fn get(&self, name: &str) -> Result<Option<Object>, Fault>;
+    /// Writes an object where the condition holds. Of several writers on the same condition exactly
+    /// one is told `Done`. A reply that was lost must be cleared up before this returns.
+    fn put(&self, name: &str, bytes: &[u8], condition: &Condition) -> Result<Put, Fault>;
+    /// Removes an object; one that is not there is no error.
+    fn remove(&self, name: &str) -> Result<(), Fault>;
+    /// The names that begin like this, sorted.
+    fn list(&self, beginning: &str) -> Result<Vec<String>, Fault>;
+    /// Adds a line to the journal; `key` is unique and sorts by time.
+    fn journal(&self, line: &str, key: &str) -> Result<(), Fault>;
+    /// Whether the holder of a fencing number is still there.
+    fn life(&self, _fence: u64) -> Result<Life, Fault> {
+        Ok(Life::Unknown)
+    }
+    /// Shows others that the holder of a fencing number lives; nothing when another one does already.
+    fn guard(&self, _fence: u64) -> Result<Option<Guard>, Fault> {
+        Ok(Some(Guard::none()))
+    }
+    /// How often what others ask for is looked at.
+    fn between_looks(&self) -> Duration;
+}
+
+/// A record, its version, and the fencing number of its writer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Saved<T> {
     /// Rises by one with every write.
     pub version: u64,
+    /// The fencing number of the job that wrote it.
+    #[serde(default)]
+    pub fence: u64,
     /// The record.
     pub record: T,
 }
@@ -80,156 +171,8 @@ pub enum Ask {
     Pause,
 }
 
-impl Folder {
-    /// The state of `environment` below `root`. Touches nothing.
-    pub fn new(root: &Path, environment: &str) -> Self {
-        Self { path: root.join(folder_name(environment)) }
-    }
-
-    /// The right to write.
-    ///
-    /// Errors: another job holds it (5, the holder is named); the folder cannot be written (4).
-    pub fn lock(&self, holder: &Holder) -> Result<Lock, Fault> {
-        fs::create_dir_all(&self.path).map_err(|e| unwritable(&self.path, &e))?;
-        let path = self.path.join("lock");
-        let wrong = |e: io::Error| unwritable(&path, &e);
-        let mut options = OpenOptions::new();
-        options.read(true);
-        // On a file system that takes no writes any more the lock of before still locks.
-        let open = options.clone().write(true).create(true).truncate(false).open(&path);
-        let mut file = open.or_else(|e| options.open(&path).map_err(|_| e)).map_err(wrong)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(e) if e == rustix::io::Errno::WOULDBLOCK => return Err(self.held(&mut file)),
-            Err(e) => return Err(wrong(e.into())),
-        }
-        // The lock is what counts. A full disk must not keep anybody from calling a release off.
-        let text = serde_json::to_string(holder).map_err(|e| wrong(e.into()))?;
-        let _ = file
-            .set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| file.write_all(text.as_bytes()))
-            .and_then(|()| file.sync_all());
-        Ok(Lock { _file: file })
-    }
-
-    fn held(&self, file: &mut File) -> Fault {
-        let mut text = String::new();
-        let read = file.read_to_string(&mut text);
-        let holder = read.ok().and_then(|_| serde_json::from_str::<Holder>(&text).ok());
-        let cause = match holder {
-            Some(h) => {
-                let url = h.url.map(|u| format!(", {u}")).unwrap_or_default();
-                format!(
-                    "{} is being promoted by {} (process {} on {}, since {}{url})",
-                    h.release, h.actor, h.pid, h.host, h.since
-                )
-            }
-            None => "another job has just taken it".into(),
-        };
-        Fault::refused("another job holds this environment")
-            .place(self.path.display().to_string())
-            .cause(cause)
-            .help("wait for it, or call it off with `promote abort`")
-    }
-
-    /// The record, or nothing when there was never one.
-    ///
-    /// Errors (4): it cannot be read or is damaged; nothing was changed.
-    pub fn load<T: DeserializeOwned>(&self) -> Result<Option<Saved<T>>, Fault> {
-        let path = self.path.join("state.json");
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => {
-                return Err(Fault::infrastructure("the promote state cannot be read")
-                    .place(path.display().to_string())
-                    .cause(e)
-                    .help("give the job's user the right to read it"));
-            }
-        };
-        serde_json::from_slice(&bytes).map(Some).map_err(|e| {
-            Fault::infrastructure("the promote state is damaged")
-                .place(path.display().to_string())
-                .cause(e)
-                .help("nothing was touched; look at the router and at journal.jsonl beside it, then move the file away")
-        })
-    }
-
-    /// Writes the record when its version is still the expected one (0 for none yet).
-    ///
-    /// Errors: somebody else has written meanwhile (5); it cannot be written (4).
-    pub fn swap<T: Serialize>(&self, expected: u64, record: &T) -> Result<u64, Fault> {
-        let path = self.path.join("state.json");
-        let found = self.load::<serde::de::IgnoredAny>()?.map_or(0, |saved| saved.version);
-        if found != expected {
-            return Err(Fault::refused("the promote state was changed by somebody else")
-                .place(path.display().to_string())
-                .cause(format!("version {found} stands there, {expected} was expected"))
-                .help("look at `promote status`, and run it again"));
-        }
-        let saved = Saved { version: expected + 1, record };
-        let mut value = serde_json::to_value(&saved).map_err(|e| unwritable(&path, &e.into()))?;
-        crate::redact::redact_json(&mut value);
-        let bytes = serde_json::to_vec(&value).map_err(|e| unwritable(&path, &e.into()))?;
-        write_atomic(&path, &bytes).map_err(|e| unwritable(&path, &e))?;
-        Ok(expected + 1)
-    }
-
-    /// Adds a line to the journal and syncs it.
-    pub fn journal(&self, line: &serde_json::Value) -> Result<(), Fault> {
-        let path = self.path.join("journal.jsonl");
-        let mut line = line.clone();
-        crate::redact::redact_json(&mut line);
-        let mut text = line.to_string();
-        text.push('\n');
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_data()))
-            .map_err(|e| unwritable(&path, &e))
-    }
-
-    /// Leaves a request for the job that works, or for the next one.
-    pub fn ask(&self, ask: Ask, asked: &Asked) -> Result<(), Fault> {
-        let path = self.path.join(ask.file());
-        let bytes = serde_json::to_vec(asked).map_err(|e| unwritable(&path, &e.into()))?;
-        write_atomic(&path, &bytes).map_err(|e| unwritable(&path, &e))
-    }
-
-    /// The request that is open for an epoch. An unreadable one counts as asked: an abort is never
-    /// lost to a damaged file.
-    pub fn asked(&self, ask: Ask, epoch: u64) -> Option<Asked> {
-        let bytes = match fs::read(self.path.join(ask.file())) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
-            Err(_) => Vec::new(),
-        };
-        match serde_json::from_slice::<Asked>(&bytes) {
-            Ok(asked) => (asked.epoch == epoch).then_some(asked),
-            Err(_) => Some(Asked {
-                epoch,
-                who: "unknown".into(),
-                at: String::new(),
-                why: Some("the request is not readable".into()),
-            }),
-        }
-    }
-
-    /// Takes a request back.
-    pub fn forget(&self, ask: Ask) -> Result<(), Fault> {
-        let path = self.path.join(ask.file());
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(unwritable(&path, &e)),
-            Err(_) => Ok(()),
-            Ok(()) => files::sync_folder(&self.path).map_err(|e| unwritable(&path, &e)),
-        }
-    }
-}
-
 impl Ask {
-    fn file(self) -> &'static str {
+    fn object(self) -> &'static str {
         match self {
             Self::Abort => "abort.json",
             Self::Pause => "pause.json",
@@ -237,8 +180,122 @@ impl Ask {
     }
 }
 
-/// A name for the file system: letters, digits, `-`, `_` stay, everything else becomes `%xx`.
-fn folder_name(environment: &str) -> String {
+impl Store {
+    /// The state of `environment` below `root`, a folder. Touches nothing.
+    ///
+    /// Errors (2): the address is not understood.
+    pub fn open(root: &Path, environment: &str) -> Result<Self, Fault> {
+        Ok(Self::at(Box::new(folder::Folder::new(root, environment))))
+    }
+
+    fn at(place: Box<dyn Place>) -> Self {
+        Self { place, seen: Mutex::default() }
+    }
+
+    /// How long to wait before the lease is tried again.
+    pub fn patience(&self) -> Duration {
+        self.place.between_looks().max(Duration::from_millis(50))
+    }
+
+    /// Where it lies, for people.
+    pub fn shown(&self) -> String {
+        self.place.shown()
+    }
+
+    /// The record, or nothing when there was never one.
+    ///
+    /// Errors (4): it cannot be read or is damaged; nothing was changed.
+    pub fn load<T: DeserializeOwned>(&self) -> Result<Option<Saved<T>>, Fault> {
+        Ok(self.read()?.map(|(saved, _)| saved))
+    }
+
+    fn read<T: DeserializeOwned>(&self) -> Result<Option<(Saved<T>, Tag)>, Fault> {
+        let Some(object) = self.place.get(STATE)? else { return Ok(None) };
+        serde_json::from_slice(&object.bytes).map(|saved| Some((saved, object.tag))).map_err(|e| {
+            Fault::infrastructure("the promote state is damaged")
+                .place(format!("{}/{STATE}", self.shown()))
+                .cause(e)
+                .help("nothing was touched; look at the router and at the journal beside it, then move the file away")
+        })
+    }
+
+    /// Leaves a request for the job that works, or for the next one.
+    pub fn ask(&self, ask: Ask, asked: &Asked) -> Result<(), Fault> {
+        let bytes = serde_json::to_vec(asked).map_err(|e| self.unwritten(ask.object(), e))?;
+        self.place.put(ask.object(), &bytes, &Condition::Any).map(drop)
+    }
+
+    /// The request that is open for an epoch. An unreadable one counts as asked: an abort is never
+    /// lost to a damaged file. One that could not be fetched from afar is looked for again.
+    pub fn asked(&self, ask: Ask, epoch: u64) -> Option<Asked> {
+        let between = self.place.between_looks();
+        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let slot = &mut seen[usize::from(ask == Ask::Pause)];
+        let fresh = slot.as_ref().filter(|(at, _)| !between.is_zero() && at.elapsed() < between);
+        let found = match fresh {
+            Some((_, found)) => found.clone(),
+            None => {
+                let found = self.look_for(ask, epoch);
+                *slot = Some((Instant::now(), found.clone()));
+                found
+            }
+        };
+        found.filter(|asked| asked.epoch == epoch)
+    }
+
+    fn look_for(&self, ask: Ask, epoch: u64) -> Option<Asked> {
+        let unreadable = || {
+            Some(Asked {
+                epoch,
+                who: "unknown".into(),
+                at: String::new(),
+                why: Some("the request is not readable".into()),
+            })
+        };
+        match self.place.get(ask.object()) {
+            Ok(None) => None,
+            Ok(Some(object)) => serde_json::from_slice(&object.bytes).map_or_else(|_| unreadable(), Some),
+            // In a folder it is there and must not be read: it may be an abort.
+            Err(_) if self.place.between_looks().is_zero() => unreadable(),
+            Err(_) => None,
+        }
+    }
+
+    /// Takes a request back.
+    pub fn forget(&self, ask: Ask) -> Result<(), Fault> {
+        let done = self.place.remove(ask.object());
+        self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[usize::from(ask == Ask::Pause)] =
+            None;
+        done
+    }
+
+    /// Keeps a document beside the state, for jobs on other machines.
+    pub fn keep(&self, name: &str, bytes: &[u8]) -> Result<(), Fault> {
+        self.place.put(name, bytes, &Condition::Any).map(drop)
+    }
+
+    /// The documents whose names begin like this.
+    pub fn kept(&self, beginning: &str) -> Result<Vec<(String, Vec<u8>)>, Fault> {
+        let mut found = Vec::new();
+        for name in self.place.list(beginning)? {
+            if let Some(object) = self.place.get(&name)? {
+                found.push((name, object.bytes));
+            }
+        }
+        Ok(found)
+    }
+
+    fn unwritten(&self, name: &str, cause: impl std::fmt::Display) -> Fault {
+        Fault::infrastructure("the promote state cannot be written")
+            .place(format!("{}/{name}", self.shown()))
+            .cause(cause)
+    }
+}
+
+const STATE: &str = "state.json";
+
+/// A name for a file or an object: letters, digits, `-`, `_` stay, everything else becomes `%xx`.
+pub(crate) fn plain_name(environment: &str) -> String {
     use std::fmt::Write as _;
     environment.bytes().fold(String::new(), |mut name, byte| {
         if byte.is_ascii_alphanumeric() || b"-_".contains(&byte) {
@@ -252,67 +309,4 @@ fn folder_name(environment: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn holder(release: &str) -> Holder {
-        Holder {
-            release: release.into(),
-            host: "h".into(),
-            pid: 7,
-            since: "now".into(),
-            actor: "ci".into(),
-            url: None,
-        }
-    }
-
-    #[test]
-    fn a_second_holder_is_refused_and_told_who_the_first_is() {
-        let root = tempfile::tempdir().unwrap();
-        let folder = Folder::new(root.path(), "prod/eu");
-        let first = folder.lock(&holder("shop 1.4.2")).unwrap();
-        let refused = folder.lock(&holder("shop 1.4.3")).unwrap_err();
-        assert_eq!(refused.exit, crate::fault::Exit::Refused);
-        assert!(
-            refused.cause.unwrap_or_default().contains("shop 1.4.2 is being promoted by ci (process 7 on h")
-        );
-        drop(first);
-        assert!(folder.lock(&holder("shop 1.4.3")).is_ok());
-    }
-
-    #[test]
-    fn a_write_on_an_old_version_is_refused_and_changes_nothing() {
-        let root = tempfile::tempdir().unwrap();
-        let folder = Folder::new(root.path(), "production");
-        assert_eq!(folder.swap(0, &"a").unwrap(), 1);
-        assert_eq!(folder.swap(1, &"b").unwrap(), 2);
-        assert!(folder.swap(1, &"c").is_err());
-        assert_eq!(folder.load::<String>().unwrap().map(|s| (s.version, s.record)), Some((2, "b".into())));
-    }
-
-    #[test]
-    fn a_state_cut_short_is_named_and_left_alone() {
-        let root = tempfile::tempdir().unwrap();
-        let folder = Folder::new(root.path(), "production");
-        folder.swap(0, &"abcdef").unwrap();
-        let path = root.path().join("production/state.json");
-        fs::write(&path, "{\"version\": 1, \"rec").unwrap();
-        assert!(folder.load::<String>().unwrap_err().what.contains("damaged"));
-        assert!(folder.swap(1, &"x").is_err());
-        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"version\": 1, \"rec");
-    }
-
-    #[test]
-    fn an_abort_counts_for_its_own_epoch_only() {
-        let root = tempfile::tempdir().unwrap();
-        let folder = Folder::new(root.path(), "production");
-        let asked = Asked { epoch: 3, who: "ann".into(), at: "t".into(), why: None };
-        folder.ask(Ask::Abort, &asked).unwrap();
-        assert_eq!(folder.asked(Ask::Abort, 3), Some(asked));
-        assert_eq!(folder.asked(Ask::Abort, 4), None);
-        folder.forget(Ask::Abort).unwrap();
-        assert_eq!(folder.asked(Ask::Abort, 3), None);
-        fs::write(root.path().join("production/abort.json"), "{").unwrap();
-        assert!(folder.asked(Ask::Abort, 4).is_some());
-    }
-}
+mod tests;

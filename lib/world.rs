@@ -8,6 +8,9 @@ pub mod shell;
 pub mod signal;
 pub mod talk;
 
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
 use jiff::Timestamp;
 
 /// The moment, by the wall clock.
@@ -27,4 +30,48 @@ pub fn unique() -> u64 {
     hasher.write_u32(std::process::id());
     hasher.write_i128(Timestamp::now().as_nanosecond());
     hasher.finish()
+}
+
+/// Time since the machine was started, going on while this process or the machine is stopped. Where
+/// the system does not tell, time since this process first asked.
+pub fn uptime() -> Duration {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    let from_system = std::fs::read_to_string("/proc/uptime")
+        .ok()
+        .and_then(|text| text.split(' ').next()?.parse::<f64>().ok())
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    from_system.unwrap_or_else(|| FIRST.get_or_init(Instant::now).elapsed())
+}
+
+/// What tells this start of this machine from all others; empty where the system does not tell.
+pub fn boot() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// What tells this process from all others, for [`lives`].
+pub fn process() -> String {
+    let pid = std::process::id();
+    format!("{} {} {pid} {}", boot(), pid_space(), started(pid).unwrap_or_default())
+}
+
+/// Whether a process that [`process`] named still lives; none where that cannot be told from here:
+/// it runs on another machine, or in another container.
+pub fn lives(process: &str) -> Option<bool> {
+    let words: Vec<&str> = process.split(' ').collect();
+    let [boot_id, space, pid, start] = words[..] else { return None };
+    if boot_id.is_empty() || space.is_empty() || boot_id != boot() || space != pid_space() {
+        return None;
+    }
+    Some(started(pid.parse().ok()?).is_some_and(|now| now == start))
+}
+
+fn pid_space() -> String {
+    std::fs::read_link("/proc/self/ns/pid").map(|p| p.display().to_string()).unwrap_or_default()
+}
+
+/// When a process was started, in ticks since the machine was.
+fn started(pid: u32) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in brackets, with whatever is in it.
+    text.rsplit_once(')')?.1.split_whitespace().nth(19).map(str::to_owned)
 }

@@ -18,7 +18,10 @@ mod bad_input;
 mod connections;
 mod crashes;
 mod envoy;
+mod gates;
+mod load;
 mod routers;
+mod routers_http;
 mod way_back;
 
 /// Two sides behind a router, a plan, and a folder for all of it.

@@ -3,6 +3,8 @@
 //! [`machine`] decides, purely. `drive` acts. What lies between them is on disk before and after
 //! every action, so that a job that is killed at any moment is followed by one that goes on.
 
+pub mod approval;
+mod approve;
 mod bake;
 mod begin;
 mod drive;
@@ -11,19 +13,23 @@ mod orders;
 mod record;
 mod shift;
 
-use crate::evidence::{self, PromoteBody, name_release};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::evidence::{Need, PromoteBody, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::routers::{Router, same_share};
-use crate::state::{Folder, Holder};
+use crate::state::{Held, Holder, Lease, Store};
 use crate::units::show_share;
 use crate::world::talk::Mark;
 use crate::world::{self, ci};
 
+pub use approve::{Approve, approve};
 use drive::Driver;
 pub use drive::Mode;
-use machine::State;
-pub use orders::{abort, pause, plan, resume, status};
+use machine::{Event, State};
+pub use orders::{abort, pause, plan, resume, status, undo};
 use record::Record;
 
 /// What is called.
@@ -31,12 +37,23 @@ use record::Record;
 pub enum Call {
     /// Begin, or go on.
     Begin,
+    /// Begin; another release that is under way is called off and rolled back first.
+    Supersede,
     /// Go on; nothing begins.
     GoOn,
 }
 
-fn folder(job: &Job) -> Folder {
-    Folder::new(&job.state_folder(), &job.release.environment)
+fn store(job: &Job) -> Result<Arc<Store>, Fault> {
+    Store::open(&job.state_folder(), &job.release.environment).map(Arc::new)
+}
+
+/// How long the lease on the state lasts when nobody renews it, unless the plan says otherwise.
+const LEASE: Duration = Duration::from_secs(30);
+
+/// Takes the lease on an environment's state.
+fn take(job: &Job, store: &Arc<Store>) -> Result<Held<Record>, Fault> {
+    let lasts = begin::section(job)?.lease.map_or(LEASE, |span| span.0);
+    Lease::take(store, &holder(job), lasts)
 }
 
 fn holder(job: &Job) -> Holder {
@@ -57,31 +74,38 @@ fn holder(job: &Job) -> Holder {
 /// release or job has the environment.
 pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
     begin::validate(job)?;
+    begin::trusts_somebody(job)?;
     let mut router = begin::router(job)?;
-    let folder = folder(job);
-    let lock = folder.lock(&holder(job))?;
-    let saved = folder.load::<Record>()?;
-    let epoch = saved.as_ref().map_or(0, |s| s.record.promotion.epoch);
-    let version = saved.as_ref().map_or(0, |s| s.version);
-    let mut driver = match saved.map(|s| s.record) {
+    let Held { lease, saved } = take(job, &store(job)?)?;
+    let record = saved.map(|s| s.record);
+    let (lease, record) = match record {
+        Some(record) if call == Call::Supersede && in_the_way(job, &record) => supersede(job, lease, record)?,
+        record => (lease, record),
+    };
+    let epoch = record.as_ref().map_or(0, |r| r.promotion.epoch);
+    let mut driver = match record {
         Some(record) if record.state.finished() && goes_on(job, &record, call)? => {
             still_holds(job, &record, router.as_mut())?;
             if let Some(exit) = repeat(job, &record) {
                 return Ok(exit);
             }
             // This evidence folder has no document of it yet.
-            Driver::new(job, mode, router, folder, lock, version, record)?
+            Driver::new(job, mode, router, lease, record)?
         }
         Some(record) if goes_on(job, &record, call)? => {
-            let mut driver = Driver::new(job, mode, router, folder, lock, version, record)?;
+            let served = record.state.serves();
+            let mut driver = Driver::new(job, mode, router, lease, record)?;
             driver.come_back()?;
+            if served {
+                return keep_or_let_go(job, driver);
+            }
             driver
         }
         None if call == Call::GoOn => return Err(nothing_begun(job)),
         _ => {
             let needs = begin::evidence(job)?;
             let record = begin::record(job, needs, router.as_mut(), epoch + 1)?;
-            let mut driver = Driver::new(job, mode, router, folder, lock, version, record)?;
+            let mut driver = Driver::new(job, mode, router, lease, record)?;
             driver.begun()?;
             driver
         }
@@ -90,23 +114,63 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
     driver.conclude()
 }
 
+/// Whether a record is about another release that is not over.
+fn in_the_way(job: &Job, record: &Record) -> bool {
+    !record.state.finished() && !record.state.serves() && record.release != job.release
+}
+
+/// Calls the release that is under way off, for another one to begin.
+///
+/// Errors: it steers another router (5); it could not be rolled back (1).
+fn supersede(job: &Job, lease: Lease, record: Record) -> Result<(Lease, Option<Record>), Fault> {
+    orders::same_router(job, &record)?;
+    let old = Job { release: record.release.clone(), ..job.clone() };
+    let mut driver = Driver::new(&old, Mode::Hold, begin::router(job)?, lease, record)?;
+    driver.heed(&Event::Aborted {
+        reason: format!("superseded by {}, which {} began", name_release(&job.release), ci::actor()),
+    })?;
+    driver.come_back()?;
+    driver.drive()?;
+    let (lease, record) = driver.into_parts();
+    if matches!(record.state, State::RolledBack { .. }) {
+        return Ok((lease, Some(record)));
+    }
+    Err(Fault::closed(format!("{} could not be rolled back", name_release(&record.release)))
+        .place(job.state_folder().display().to_string())
+        .cause(record::phase(&record.state, &record.course))
+        .help(format!("{} was not begun; people must act first", name_release(&job.release))))
+}
+
+/// A release that serves everything already: what is left is how long the old side is kept.
+fn keep_or_let_go(job: &Job, mut driver: Driver<'_>) -> Result<Exit, Fault> {
+    driver.drive()?;
+    // The document stands, for later ones name it by digest, as long as it is still true.
+    if driver.serves()
+        && let Some(exit) = repeat(job, driver.record())
+    {
+        return Ok(exit);
+    }
+    driver.conclude()
+}
+
 /// Whether a call goes on with the promotion on record; if not, it begins a new one.
 ///
 /// Errors (5): another release is under way, or the plan was changed in the middle.
 fn goes_on(job: &Job, record: &Record, call: Call) -> Result<bool, Fault> {
     let same = record.release == job.release;
-    if record.state.finished() {
+    if record.state.finished() || record.state.serves() {
         if call == Call::GoOn {
             return if same { Ok(true) } else { Err(nothing_begun(job)) };
         }
         // The same release on the same evidence has nothing left to do; new evidence is a new start.
-        return Ok(same && begin::evidence(job).is_ok_and(|needs| needs == record.needs && !needs.is_empty()));
+        let same_evidence = |needs: Vec<Need>| !needs.is_empty() && record.needs.starts_with(&needs);
+        return Ok(same && begin::evidence(job).is_ok_and(same_evidence));
     }
     if !same {
         return Err(Fault::refused(format!("{} is still under way", name_release(&record.release)))
             .place(job.state_folder().display().to_string())
             .cause(record::phase(&record.state, &record.course))
-            .help("let it finish, or call it off with `promote abort` under its own plan"));
+            .help("let it finish, call it off with `promote abort` under its own plan, or begin this one with --supersede, which rolls it back first"));
     }
     if record.plan.sha256 != job.loaded.reference.sha256 {
         return Err(Fault::refused("the plan was changed in the middle of a promotion")
@@ -138,7 +202,7 @@ fn still_holds(job: &Job, record: &Record, router: &mut dyn Router) -> Result<()
 
 /// Says once more what the document of a finished promotion says, where this folder has it.
 fn repeat(job: &Job, record: &Record) -> Option<Exit> {
-    let found = evidence::read::<PromoteBody>(job.evidence()).ok()?;
+    let found = job.read::<PromoteBody>().ok()?;
     let told = found.document.body.promotion.as_ref().map(|p| (p.epoch, p.outcome));
     if told != Some((record.promotion.epoch, record.outcome().0))
         || found.document.head.release.as_ref() != Some(&record.release)
@@ -147,7 +211,7 @@ fn repeat(job: &Job, record: &Record) -> Option<Exit> {
     }
     let at = found.document.head.run.finished_at.strftime("%Y-%m-%d %H:%M:%S UTC");
     job.talk().line(Mark::Step, &format!("finished already, at {at}: {}", found.document.head.summary));
-    let state = if record.state == State::Promoted { "promoted" } else { "rolled_back" };
+    let state = if record.state.serves() { "promoted" } else { "rolled_back" };
     Some(job.repeat(&found, vec![("state", state.to_owned())]))
 }
 

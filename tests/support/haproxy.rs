@@ -124,9 +124,10 @@ impl RealRouter for Haproxy {
         )
     }
 
+    /// Weights and admin states; the whole table would also tell how long ago they changed.
     fn held(&self) -> String {
         let map = self.split.as_ref().map(|(_, map)| self.ask(&format!("show map {}", map.display())));
-        self.ask("show servers state shop") + &map.unwrap_or_default()
+        format!("{:?} {:?} {map:?}", self.server("blue"), self.server("green"))
     }
 
     /// Runtime weights are lost.

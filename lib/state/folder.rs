@@ -1,0 +1,196 @@
+//! The state in a folder: every write whole, a change only of what was read, and a lock of the
+//! kernel's that ends with its holder.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `lease.json`, `state.json`, `abort.json`, `pause.json`, … | the objects |
+//! | `journal.jsonl` | the journal, one line each, synced |
+//! | `lock.N` | locked by the kernel for as long as the holder of fencing number N lives |
+//! | `change` | locked for the moment of a conditional write |
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::{Condition, Guard, Life, Object, Place, Put, Tag};
+use crate::evidence::sha256_hex;
+use crate::fault::Fault;
+use crate::world::files::{self, unwritable, write_atomic};
+
+/// How long a conditional write waits for another one, which takes a few milliseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One environment's folder.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// The state of `environment` below `root`. Touches nothing.
+    pub(super) fn new(root: &Path, environment: &str) -> Self {
+        Self { path: root.join(super::plain_name(environment)) }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Fault> {
+        let path = self.file(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => Err(unwritable(&self.path, &e)),
+            Err(e) => Err(Fault::infrastructure("the promote state cannot be read")
+                .place(path.display().to_string())
+                .cause(e)
+                .help("give the job's user the right to read it")),
+        }
+    }
+
+    /// Whoever holds this writes alone. It is held for milliseconds; a process that is stopped just
+    /// then must not wedge the others.
+    fn alone(&self) -> Result<File, Fault> {
+        let path = self.file("change");
+        let file = open_to_lock(&path).map_err(|e| unwritable(&path, &e))?;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(file),
+                Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(Fault::infrastructure(
+                        "the promote state is locked for a change by another process",
+                    )
+                    .place(path.display().to_string())
+                    .cause("a change takes milliseconds, and this one has lasted for five seconds")
+                    .help("is a stopped process (state T) of `promote` about? end it, and run this again"));
+                }
+                Err(e) => return Err(unwritable(&path, &e.into())),
+            }
+        }
+    }
+
+    fn lock_file(&self, fence: u64) -> PathBuf {
+        self.file(&format!("lock.{fence}"))
+    }
+}
+
+/// Opens a file to lock it. On a file system that takes no writes any more the lock of before still
+/// locks.
+fn open_to_lock(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    let made = options.clone().write(true).create(true).truncate(false).open(path);
+    made.or_else(|e| options.open(path).map_err(|_| e))
+}
+
+fn tag(bytes: &[u8]) -> Tag {
+    Tag(sha256_hex(bytes))
+}
+
+impl Place for Folder {
+    fn shown(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn get(&self, name: &str) -> Result<Option<Object>, Fault> {
+        Ok(self.read(name)?.map(|bytes| Object { tag: tag(&bytes), bytes }))
+    }
+
+    fn put(&self, name: &str, bytes: &[u8], condition: &Condition) -> Result<Put, Fault> {
+        let path = self.file(name);
+        fs::create_dir_all(&self.path).map_err(|e| unwritable(&self.path, &e))?;
+        let _alone = match condition {
+            Condition::Any => None,
+            _ => Some(self.alone()?),
+        };
+        let found = match condition {
+            Condition::Any => true,
+            Condition::New => self.read(name)?.is_none(),
+            Condition::Is(expected) => self.read(name)?.is_some_and(|bytes| tag(&bytes) == *expected),
+        };
+        if !found {
+            return Ok(Put::Conflict);
+        }
+        write_atomic(&path, bytes).map_err(|e| unwritable(&path, &e))?;
+        Ok(Put::Done(tag(bytes)))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Fault> {
+        let path = self.file(name);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(unwritable(&path, &e)),
+            Err(_) => Ok(()),
+            Ok(()) => files::sync_folder(&self.path).map_err(|e| unwritable(&path, &e)),
+        }
+    }
+
+    fn list(&self, beginning: &str) -> Result<Vec<String>, Fault> {
+        let entries = match fs::read_dir(&self.path) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => {
+                return Err(Fault::infrastructure("the promote state cannot be read")
+                    .place(self.shown())
+                    .cause(e)
+                    .help("give the job's user the right to read it"));
+            }
+        };
+        let mut names: Vec<String> = entries
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|name| name.starts_with(beginning))
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn journal(&self, line: &str, _: &str) -> Result<(), Fault> {
+        let path = self.file("journal.jsonl");
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| {
+                file.write_all(format!("{line}\n").as_bytes()).and_then(|()| file.sync_data())
+            })
+            .map_err(|e| unwritable(&path, &e))
+    }
+
+    fn life(&self, fence: u64) -> Result<Life, Fault> {
+        let path = self.lock_file(fence);
+        let file = match OpenOptions::new().read(true).open(&path) {
+            Ok(file) => file,
+            // It is removed when its holder leaves.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Life::Over(Guard::none())),
+            Err(e) => return Err(unwritable(&path, &e)),
+        };
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Life::Over(Guard::of(file, None))),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(Life::Lives),
+            Err(e) => Err(unwritable(&path, &e.into())),
+        }
+    }
+
+    fn guard(&self, fence: u64) -> Result<Option<Guard>, Fault> {
+        fs::create_dir_all(&self.path).map_err(|e| unwritable(&self.path, &e))?;
+        let path = self.lock_file(fence);
+        let file = open_to_lock(&path).map_err(|e| unwritable(&path, &e))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Guard::of(file, Some(path)))),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(e) => Err(unwritable(&path, &e.into())),
+        }
+    }
+
+    fn between_looks(&self) -> Duration {
+        Duration::ZERO
+    }
+}
