@@ -20,7 +20,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
+use crate::world::s3::Access;
 
+mod bucket;
 mod folder;
 mod lease;
 
@@ -132,6 +134,14 @@ pub(crate) trait Place: Send + Sync + std::fmt::Debug {
     fn guard(&self, _fence: u64) -> Result<Option<Guard>, Fault> {
         Ok(Some(Guard::none()))
     }
+    /// Shows that the place keeps its conditions, before the first lease on it is trusted.
+    ///
+    /// Errors (2): it does not, and would give two writers the same right.
+    fn prove(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+    /// From now on a lease of that length hangs on it: nothing may take a large part of it.
+    fn hurry(&self, _lasts: Duration) {}
     /// How often what others ask for is looked at.
     fn between_looks(&self) -> Duration;
 }
@@ -181,10 +191,20 @@ impl Ask {
 }
 
 impl Store {
-    /// The state of `environment` below `root`, a folder. Touches nothing.
+    /// The state of `environment` below `root`: a folder, or `s3://BUCKET[/PREFIX]`. Touches nothing.
     ///
-    /// Errors (2): the address is not understood.
+    /// Errors (2): the address is not understood, or a variable that it needs is missing.
     pub fn open(root: &Path, environment: &str) -> Result<Self, Fault> {
+        let address = root.to_string_lossy();
+        if let Some(inside) = address.strip_prefix(bucket::SCHEME) {
+            let access = Access::from_environment()?;
+            return bucket::Bucket::new(inside, environment, &access).map(|place| Self::at(Box::new(place)));
+        }
+        if address.contains("://") {
+            return Err(Fault::usage("the place of the promote state is not understood")
+                .place(address)
+                .help("it is a folder, or s3://BUCKET/PREFIX"));
+        }
         Ok(Self::at(Box::new(folder::Folder::new(root, environment))))
     }
 
@@ -217,7 +237,9 @@ impl Store {
     /// Leaves a request for the job that works, or for the next one.
     pub fn ask(&self, ask: Ask, asked: &Asked) -> Result<(), Fault> {
         let bytes = serde_json::to_vec(asked).map_err(|e| self.unwritten(ask.object(), e))?;
-        self.place.put(ask.object(), &bytes, &Condition::Any).map(drop)
+        let done = self.place.put(ask.object(), &bytes, &Condition::Any).map(drop);
+        self.look_anew(ask);
+        done
     }
 
     /// The request that is open for an epoch. An unreadable one counts as asked: an abort is never
@@ -259,9 +281,13 @@ impl Store {
     /// Takes a request back.
     pub fn forget(&self, ask: Ask) -> Result<(), Fault> {
         let done = self.place.remove(ask.object());
-        self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[usize::from(ask == Ask::Pause)] =
-            None;
+        self.look_anew(ask);
         done
+    }
+
+    fn look_anew(&self, ask: Ask) {
+        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        seen[usize::from(ask == Ask::Pause)] = None;
     }
 
     /// Keeps a document beside the state, for jobs on other machines.
