@@ -39,7 +39,7 @@ pub enum Call {
 }
 
 fn store(job: &Job) -> Result<Arc<Store>, Fault> {
-    Store::open(&job.state_folder(), &job.release.environment).map(Arc::new)
+    Store::open(&job.state_place(), &job.release.environment).map(Arc::new)
 }
 
 /// How long the lease on the state lasts when nobody renews it, unless the plan says otherwise.
@@ -113,7 +113,7 @@ fn goes_on(job: &Job, record: &Record, call: Call) -> Result<bool, Fault> {
     }
     if !same {
         return Err(Fault::refused(format!("{} is still under way", name_release(&record.release)))
-            .place(job.state_folder().display().to_string())
+            .place(job.state_place().display().to_string())
             .cause(record::phase(&record.state, &record.course))
             .help("let it finish, or call it off with `promote abort` under its own plan"));
     }
@@ -140,7 +140,7 @@ fn still_holds(job: &Job, record: &Record, router: &mut dyn Router) -> Result<()
         name_release(&record.release),
         show_share(live.green)
     ))
-    .place(job.state_folder().display().to_string())
+    .place(job.state_place().display().to_string())
     .cause(live.raw)
     .help("somebody moved the traffic since; run `preflight` again and promote anew, or leave it as it is"))
 }
@@ -162,6 +162,6 @@ fn repeat(job: &Job, record: &Record) -> Option<Exit> {
 
 fn nothing_begun(job: &Job) -> Fault {
     Fault::refused(format!("{} was not begun", name_release(&job.release)))
-        .place(job.state_folder().display().to_string())
-        .help("`promote start` begins it; is this the right environment and state folder?")
+        .place(job.state_place().display().to_string())
+        .help("`promote start` begins it; is this the right environment and place of the state?")
 }
