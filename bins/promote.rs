@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::builder::BoolishValueParser;
+use clap::{Args, Parser, Subcommand};
 use trapkey::cli::{self, Shared};
 use trapkey::evidence::PromoteBody;
 use trapkey::tools::promote::{self, Call, Mode};
@@ -22,9 +23,9 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Take the release all the way, holding the job while it bakes
-    Run,
+    Run(Begin),
     /// Begin, and leave at the first wait
-    Start,
+    Start(Begin),
     /// Go on: look at the whole elapsed window, then move on, wait or go back
     Step,
     /// Say where the newest promotion stands
@@ -39,17 +40,36 @@ enum Command {
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
     },
+    /// Go back after a finished promotion, while the old side is kept
+    Undo {
+        /// Why; goes on record
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
     /// Print the steps and touch nothing
     Plan,
 }
 
+#[derive(Args)]
+struct Begin {
+    /// Call another release that is under way off, roll it back, and begin this one
+    #[arg(long, env = "TRAPKEY_SUPERSEDE", value_parser = BoolishValueParser::new())]
+    supersede: bool,
+}
+
+impl Begin {
+    fn call(&self) -> Call {
+        if self.supersede { Call::Supersede } else { Call::Begin }
+    }
+}
+
 fn main() -> ExitCode {
     cli::run(|Arguments { shared, command }| match command {
-        Command::Run => {
-            cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::run(job, Call::Begin, Mode::Hold))
+        Command::Run(begin) => {
+            cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::run(job, begin.call(), Mode::Hold))
         }
-        Command::Start => {
-            cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::run(job, Call::Begin, Mode::Once))
+        Command::Start(begin) => {
+            cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::run(job, begin.call(), Mode::Once))
         }
         Command::Step => {
             cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::run(job, Call::GoOn, Mode::Once))
@@ -57,6 +77,7 @@ fn main() -> ExitCode {
         Command::Abort { reason } => {
             cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::abort(job, reason))
         }
+        Command::Undo { reason } => cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::undo(job, reason)),
         Command::Status => cli::aside(&shared, TOOL, promote::status),
         Command::Pause => cli::aside(&shared, TOOL, promote::pause),
         Command::Resume => cli::aside(&shared, TOOL, promote::resume),

@@ -235,10 +235,40 @@ pub struct Promotion {
     pub rollback: Option<RollbackRecord>,
     /// Green's share of traffic at the end, asked.
     pub weight: f64,
-    /// When a waiting job should look again.
+    /// What stands before the next step, where only that is in the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
+    /// What the checks of the idle side saw before it got any traffic.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub preview: Vec<super::Finding>,
+    /// Every approval that opened a gate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<ApprovalRecord>,
+    /// When a waiting job should look again; after the promotion, until when the old side is kept.
     #[schemars(with = "Option<String>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_at: Option<Timestamp>,
+}
+
+/// An approval that opened a gate.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+pub struct ApprovalRecord {
+    /// The step, from 1.
+    pub step: usize,
+    /// The role that approved.
+    pub role: String,
+    /// Who: the name of the key that signed.
+    pub who: String,
+    /// When the approval was signed.
+    #[schemars(with = "String")]
+    pub at: Timestamp,
+    /// Why, where they said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The document, in the evidence folder.
+    pub document: String,
+    /// The SHA-256 of its bytes in hexadecimal.
+    pub sha256: String,
 }
 
 /// The router.

@@ -14,7 +14,7 @@ mod shift;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::evidence::{self, PromoteBody, name_release};
+use crate::evidence::{self, Need, PromoteBody, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::routers::{Router, same_share};
@@ -25,8 +25,8 @@ use crate::world::{self, ci};
 
 use drive::Driver;
 pub use drive::Mode;
-use machine::State;
-pub use orders::{abort, pause, plan, resume, status};
+use machine::{Event, State};
+pub use orders::{abort, pause, plan, resume, status, undo};
 use record::Record;
 
 /// What is called.
@@ -34,6 +34,8 @@ use record::Record;
 pub enum Call {
     /// Begin, or go on.
     Begin,
+    /// Begin; another release that is under way is called off and rolled back first.
+    Supersede,
     /// Go on; nothing begins.
     GoOn,
 }
@@ -71,8 +73,13 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
     begin::validate(job)?;
     let mut router = begin::router(job)?;
     let Held { lease, saved } = take(job, &store(job)?)?;
-    let epoch = saved.as_ref().map_or(0, |s| s.record.promotion.epoch);
-    let mut driver = match saved.map(|s| s.record) {
+    let record = saved.map(|s| s.record);
+    let (lease, record) = match record {
+        Some(record) if call == Call::Supersede && in_the_way(job, &record) => supersede(job, lease, record)?,
+        record => (lease, record),
+    };
+    let epoch = record.as_ref().map_or(0, |r| r.promotion.epoch);
+    let mut driver = match record {
         Some(record) if record.state.finished() && goes_on(job, &record, call)? => {
             still_holds(job, &record, router.as_mut())?;
             if let Some(exit) = repeat(job, &record) {
@@ -82,8 +89,12 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
             Driver::new(job, mode, router, lease, record)?
         }
         Some(record) if goes_on(job, &record, call)? => {
+            let served = record.state.serves();
             let mut driver = Driver::new(job, mode, router, lease, record)?;
             driver.come_back()?;
+            if served {
+                return keep_or_let_go(job, driver);
+            }
             driver
         }
         None if call == Call::GoOn => return Err(nothing_begun(job)),
@@ -99,23 +110,63 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
     driver.conclude()
 }
 
+/// Whether a record is about another release that is not over.
+fn in_the_way(job: &Job, record: &Record) -> bool {
+    !record.state.finished() && !record.state.serves() && record.release != job.release
+}
+
+/// Calls the release that is under way off, for another one to begin.
+///
+/// Errors: it steers another router (5); it could not be rolled back (1).
+fn supersede(job: &Job, lease: Lease, record: Record) -> Result<(Lease, Option<Record>), Fault> {
+    orders::same_router(job, &record)?;
+    let old = Job { release: record.release.clone(), ..job.clone() };
+    let mut driver = Driver::new(&old, Mode::Hold, begin::router(job)?, lease, record)?;
+    driver.heed(&Event::Aborted {
+        reason: format!("superseded by {}, which {} began", name_release(&job.release), ci::actor()),
+    })?;
+    driver.come_back()?;
+    driver.drive()?;
+    let (lease, record) = driver.into_parts();
+    if matches!(record.state, State::RolledBack { .. }) {
+        return Ok((lease, Some(record)));
+    }
+    Err(Fault::closed(format!("{} could not be rolled back", name_release(&record.release)))
+        .place(job.state_folder().display().to_string())
+        .cause(record::phase(&record.state, &record.course))
+        .help(format!("{} was not begun; people must act first", name_release(&job.release))))
+}
+
+/// A release that serves everything already: what is left is how long the old side is kept.
+fn keep_or_let_go(job: &Job, mut driver: Driver<'_>) -> Result<Exit, Fault> {
+    driver.drive()?;
+    // The document stands, for later ones name it by digest, as long as it is still true.
+    if driver.serves()
+        && let Some(exit) = repeat(job, driver.record())
+    {
+        return Ok(exit);
+    }
+    driver.conclude()
+}
+
 /// Whether a call goes on with the promotion on record; if not, it begins a new one.
 ///
 /// Errors (5): another release is under way, or the plan was changed in the middle.
 fn goes_on(job: &Job, record: &Record, call: Call) -> Result<bool, Fault> {
     let same = record.release == job.release;
-    if record.state.finished() {
+    if record.state.finished() || record.state.serves() {
         if call == Call::GoOn {
             return if same { Ok(true) } else { Err(nothing_begun(job)) };
         }
         // The same release on the same evidence has nothing left to do; new evidence is a new start.
-        return Ok(same && begin::evidence(job).is_ok_and(|needs| needs == record.needs && !needs.is_empty()));
+        let same_evidence = |needs: Vec<Need>| !needs.is_empty() && record.needs.starts_with(&needs);
+        return Ok(same && begin::evidence(job).is_ok_and(same_evidence));
     }
     if !same {
         return Err(Fault::refused(format!("{} is still under way", name_release(&record.release)))
             .place(job.state_place().display().to_string())
             .cause(record::phase(&record.state, &record.course))
-            .help("let it finish, or call it off with `promote abort` under its own plan"));
+            .help("let it finish, call it off with `promote abort` under its own plan, or begin this one with --supersede, which rolls it back first"));
     }
     if record.plan.sha256 != job.loaded.reference.sha256 {
         return Err(Fault::refused("the plan was changed in the middle of a promotion")
@@ -156,7 +207,7 @@ fn repeat(job: &Job, record: &Record) -> Option<Exit> {
     }
     let at = found.document.head.run.finished_at.strftime("%Y-%m-%d %H:%M:%S UTC");
     job.talk().line(Mark::Step, &format!("finished already, at {at}: {}", found.document.head.summary));
-    let state = if record.state == State::Promoted { "promoted" } else { "rolled_back" };
+    let state = if record.state.serves() { "promoted" } else { "rolled_back" };
     Some(job.repeat(&found, vec![("state", state.to_owned())]))
 }
 

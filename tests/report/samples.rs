@@ -438,6 +438,9 @@ impl Sample {
             hooks: vec![hook],
             rollback,
             weight,
+            waits_for: None,
+            preview: Vec::new(),
+            approvals: Vec::new(),
             next_at: None,
         }
     }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::machine::Look;
 use super::record::Record;
@@ -19,17 +20,15 @@ pub(super) struct Watch {
     sampler: Sampler,
     /// By how much the driver's clock is ahead of the one that the samples carry, in ms.
     ahead_ms: i64,
-    /// Blue and green, since the step began.
-    window: [Window; 2],
-    /// The same, since the last interval that was put on record.
+    /// Blue and green, since the last interval that was put on record.
     recent: [Window; 2],
     recorded_at: i64,
 }
 
 /// What was seen of one side. Requests and errors are all counted; of the latencies a bounded number
 /// is kept, evenly spread, so that days of watching fit into memory.
-#[derive(Debug)]
-struct Window {
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Window {
     requests: u64,
     errors: u64,
     latencies: Vec<f64>,
@@ -40,6 +39,9 @@ struct Window {
 /// The greatest number of latencies that are kept for each side.
 const KEPT: usize = 1 << 16;
 
+/// The greatest number of latencies that are saved for each side.
+const SAVED: usize = 1 << 11;
+
 impl Default for Window {
     fn default() -> Self {
         Self { requests: 0, errors: 0, latencies: Vec::new(), stride: 1 }
@@ -47,6 +49,33 @@ impl Default for Window {
 }
 
 impl Window {
+    /// Requests so far.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// The same in less space, for the state on disk.
+    pub(super) fn packed(&self) -> Self {
+        let mut packed = self.clone();
+        while packed.latencies.len() > SAVED {
+            packed.thin_out();
+        }
+        for latency in &mut packed.latencies {
+            *latency = (*latency * 1e3).round() / 1e3;
+        }
+        packed
+    }
+
+    /// Every other latency is dropped.
+    fn thin_out(&mut self) {
+        let mut keep = false;
+        self.latencies.retain(|_| {
+            keep = !keep;
+            keep
+        });
+        self.stride *= 2;
+    }
+
     fn add(&mut self, latency_ms: f64, ok: bool) {
         self.requests += 1;
         if !ok {
@@ -55,12 +84,7 @@ impl Window {
             self.latencies.push(latency_ms);
         }
         if self.latencies.len() >= KEPT {
-            let mut keep = false;
-            self.latencies.retain(|_| {
-                keep = !keep;
-                keep
-            });
-            self.stride *= 2;
+            self.thin_out();
         }
     }
 
@@ -85,7 +109,6 @@ impl Watch {
         Self {
             sampler: Sampler::start(&urls, plan.probe.rate.0, timeout, &plan.probe.header),
             ahead_ms: now.as_millisecond() - crate::world::now().as_millisecond(),
-            window: Default::default(),
             recent: Default::default(),
             recorded_at,
         }
@@ -93,16 +116,15 @@ impl Watch {
 
     /// A new step: what was seen before does not count for it.
     pub(super) fn next_step(&mut self, since_ms: i64) {
-        self.window = Default::default();
         self.recent = Default::default();
         self.recorded_at = since_ms;
     }
 
-    fn gather(&mut self, since_ms: i64) {
+    fn gather(&mut self, since_ms: i64, watched: &mut [Window; 2]) {
         for (side, samples) in self.sampler.take().into_iter().enumerate().take(2) {
             for Sample { at, latency_ms, ok, .. } in samples {
                 if at.as_millisecond().saturating_add(self.ahead_ms) >= since_ms {
-                    self.window[side].add(latency_ms, ok);
+                    watched[side].add(latency_ms, ok);
                     self.recent[side].add(latency_ms, ok);
                 }
             }
@@ -140,7 +162,7 @@ pub(super) struct Scene<'a> {
 
 /// Looks at the whole window since the step began, and puts the newest interval on record.
 pub(super) fn look(watch: &mut Watch, record: &mut Record, scene: &Scene<'_>) -> Looked {
-    watch.gather(scene.since_ms);
+    watch.gather(scene.since_ms, &mut record.watched);
     // Without a base the counters since the router's start would be judged: releases of long ago.
     let mut unjudged =
         scene.lost.as_ref().map(|why| format!("the router does not say what it counted: {why}"));
@@ -152,7 +174,7 @@ pub(super) fn look(watch: &mut Watch, record: &mut Record, scene: &Scene<'_>) ->
     }
     let base = record.base.clone().filter(|b| same_instance(b, scene.counters.as_ref())).unwrap_or_default();
     let min = scene.plan.min_samples.unwrap_or(50).max(1);
-    let probes = [0, 1].map(|side| watch.window[side].figures());
+    let probes = [0, 1].map(|side| record.watched[side].figures());
     let window_ms = (scene.now.as_millisecond() - scene.since_ms) as f64;
     let open = watch.sampler.overdue(OVERDUE);
     let open = [0, 1].map(|side| open.get(side).map_or(&[][..], Vec::as_slice));

@@ -15,6 +15,7 @@ use crate::plan::{Promote, Side as SidePlan};
 use crate::redact::redact;
 use crate::routers::{self, Router, Side, same_share};
 use crate::units::show_share;
+use crate::world;
 use crate::world::http::{Client, join};
 
 /// The promote section of the plan.
@@ -128,6 +129,9 @@ pub(super) fn record(
         plan: job.loaded.reference.clone(),
         needs,
         state: State::first(&course),
+        began_at: world::now(),
+        clocks: None,
+        watched: Default::default(),
         base: None,
         counted: None,
         promotion: Promotion {
@@ -150,6 +154,9 @@ pub(super) fn record(
             hooks: Vec::new(),
             rollback: None,
             weight: 0.0,
+            waits_for: None,
+            preview: Vec::new(),
+            approvals: Vec::new(),
             next_at: None,
         },
         markers,

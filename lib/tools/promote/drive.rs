@@ -1,14 +1,12 @@
 //! Carries out what the machine asks for, one action after another, each on disk before and after.
 
-use std::time::Instant;
-
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use super::bake::Watch;
 use super::begin::{self};
 use super::machine::{Action, Event, State, next};
-use super::record::{Record, phase};
+use super::record::{Clocks, Record, phase};
 use super::shift::Entry;
 use crate::evidence::PromoteBody;
 use crate::fault::{Exit, Fault};
@@ -16,13 +14,17 @@ use crate::job::{Conclusion, Job};
 use crate::plan::Promote;
 use crate::routers::Router;
 use crate::state::{Ask, Asked, Lease, Store};
-use crate::units::show_share;
+use crate::units::{show_duration, show_share};
 use crate::world::talk::{Mark, Ticker};
 use crate::world::{self, ci, signal};
 
 mod acts;
+mod clock;
+mod gates;
 mod notes;
 
+use clock::Clock;
+use gates::Gate;
 use notes::note;
 
 /// Whether the job stays while a step is watched.
@@ -48,29 +50,6 @@ pub(super) struct Driver<'a> {
     clock: Clock,
     /// The first thing that could not be written while traffic had to move back.
     unwritten: Option<Fault>,
-}
-
-/// The wall clock of the start, and the time that has passed since: a clock that is set in the middle
-/// of a bake makes it neither shorter nor longer.
-#[derive(Clone, Copy, Debug)]
-struct Clock {
-    began: Timestamp,
-    from: Instant,
-}
-
-impl Clock {
-    fn start() -> Self {
-        Self { began: world::now(), from: Instant::now() }
-    }
-
-    fn now(&self) -> Timestamp {
-        let passed = SignedDuration::try_from(self.from.elapsed()).unwrap_or(SignedDuration::MAX);
-        self.began.checked_add(passed).unwrap_or(Timestamp::MAX)
-    }
-
-    fn ms(&self) -> i64 {
-        self.now().as_millisecond()
-    }
 }
 
 impl<'a> Driver<'a> {
@@ -101,6 +80,26 @@ impl<'a> Driver<'a> {
         self.lease.store()
     }
 
+    /// Whether green serves everything for good.
+    pub(super) fn serves(&self) -> bool {
+        self.record.state.serves()
+    }
+
+    /// The record as it stands.
+    pub(super) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Gives the lease on, and the record as it stands.
+    pub(super) fn into_parts(self) -> (Lease, Record) {
+        (self.lease, self.record)
+    }
+
+    /// Takes an event in that somebody outside has caused.
+    pub(super) fn heed(&mut self, event: &Event) -> Result<(), Fault> {
+        self.apply(event)
+    }
+
     /// Writes the first record of a promotion.
     pub(super) fn begun(&mut self) -> Result<(), Fault> {
         self.record.decided(
@@ -127,11 +126,7 @@ impl<'a> Driver<'a> {
         if self.abort_asked().is_some() {
             return Ok(());
         }
-        if let State::Baking { since_ms, .. } = self.record.state
-            && self.clock.ms() < since_ms
-        {
-            self.apply(&Event::ClockWentBack { at_ms: self.clock.ms() })?;
-        }
+        self.heed_the_clock()?;
         if let Some(event) = self.reconcile()? {
             return self.apply(&event);
         }
@@ -139,6 +134,33 @@ impl<'a> Driver<'a> {
             State::Deploying { begun: true }
             | State::RunningAfter { begun: true }
             | State::RunningOnRollback { begun: true, .. } => self.apply(&Event::HookLost),
+            _ => Ok(()),
+        }
+    }
+
+    /// Only time that has really passed counts for a bake, and what was judged long ago for no shift.
+    fn heed_the_clock(&mut self) -> Result<(), Fault> {
+        let now = Clocks::read();
+        let before = self.record.clocks.clone();
+        if let Some(by_ms) = before.as_ref().and_then(|before| before.set_by(&now)) {
+            let by = SignedDuration::from_millis(by_ms);
+            let how = show_duration(by.as_secs_f64().abs());
+            let way = if by_ms > 0 { "forward" } else { "back" };
+            let what =
+                format!("this machine's clock was set {way} by {how}: only time that has passed counts");
+            self.job.talk().line(Mark::Warn, &what);
+            self.record.decided(world::now(), "trapkey", what);
+            self.record.began_at = self.record.began_at.checked_add(by).unwrap_or(self.record.began_at);
+            return self.apply(&Event::ClockWasSet { by_ms });
+        }
+        let at_ms = self.clock.ms();
+        match self.record.state {
+            State::Baking { since_ms, .. } if at_ms < since_ms => self.apply(&Event::ClockWentBack { at_ms }),
+            State::Shifting { step: 1.. }
+                if before.is_some_and(|before| at_ms - before.wall_ms > JUDGED_FOR.as_millis() as i64) =>
+            {
+                self.apply(&Event::LookAgain { at_ms })
+            }
             _ => Ok(()),
         }
     }
@@ -178,7 +200,14 @@ impl<'a> Driver<'a> {
             if let Some(asked) = self.abort_asked() {
                 self.call_off(&asked)?;
             }
+            if !going_back(&self.record.state) {
+                self.lease.renewed()?;
+                self.heed_the_limit()?;
+            }
             let Some(action) = self.record.state.action(&self.record.course) else { return Ok(()) };
+            if self.may_leave(action) {
+                return Ok(());
+            }
             // On the way back nothing stops half way.
             if signal::stop_asked() && !going_back(&self.record.state) {
                 return self.write_document();
@@ -203,25 +232,70 @@ impl<'a> Driver<'a> {
         }
     }
 
+    /// Whether nothing is left to do for this call, although the promotion is not over.
+    fn may_leave(&mut self, action: Action) -> bool {
+        match action {
+            Action::Keep { until_ms: Some(until) } => self.clock.ms() < until,
+            Action::Wait => self.mode == Mode::Once && self.gate(0).is_some(),
+            _ => false,
+        }
+    }
+
+    /// Goes back when the way takes longer than the plan allows.
+    fn heed_the_limit(&mut self) -> Result<(), Fault> {
+        let Some(limit) = self.plan.max_duration else { return Ok(()) };
+        let passed = self.clock.now().duration_since(self.record.began_at);
+        if passed.as_secs_f64() <= limit.0.as_secs_f64() {
+            return Ok(());
+        }
+        let event = Event::TooLong { why: format!("it takes longer than `max_duration` allows, {limit}") };
+        if next(&self.record.state, &event, &self.record.course) == self.record.state {
+            return Ok(());
+        }
+        self.apply(&event)
+    }
+
+    /// What a call that leaves early waits for: the moment to look again, and the gate where one is
+    /// all that stands in the way.
+    fn waits_for(&mut self) -> Option<(i64, Option<Gate>)> {
+        let interval = i64::try_from(self.interval().as_millis()).unwrap_or(i64::MAX);
+        let soon = self.clock.ms().saturating_add(interval);
+        let at = |gate: &Gate| gate.opens_at.map_or(soon, |at| at.as_millisecond().max(soon));
+        match self.record.state.action(&self.record.course)? {
+            Action::Keep { until_ms: Some(until) } => Some((until, None)),
+            _ if self.mode == Mode::Hold => None,
+            Action::Wait => self.gate(0).map(|gate| (at(&gate), Some(gate))),
+            Action::Bake { step, until_ms, .. } if until_ms <= self.clock.ms() => {
+                let gate = self.gate(step + 1);
+                Some((gate.as_ref().map_or(soon, at), gate))
+            }
+            Action::Bake { until_ms, .. } => Some((until_ms.max(soon), None)),
+            _ => None,
+        }
+    }
+
     /// Writes the document and says how it ended.
     pub(super) fn conclude(&mut self) -> Result<Exit, Fault> {
-        let waiting = match self.record.state.action(&self.record.course) {
-            Some(Action::Bake { until_ms, .. }) if self.mode == Mode::Once => Some(until_ms),
-            _ => None,
-        };
-        let interval = i64::try_from(self.interval().as_millis()).unwrap_or(i64::MAX);
-        self.record.promotion.next_at = waiting
-            .map(|until| until.max(self.clock.ms().saturating_add(interval)))
-            .and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        let waits = self.waits_for();
+        let waiting = waits.is_some() && !self.record.state.serves();
+        self.record.promotion.next_at =
+            waits.as_ref().and_then(|(ms, _)| Timestamp::from_millisecond(*ms).ok());
+        let gate = waits.and_then(|(_, gate)| gate);
+        self.record.promotion.waits_for = gate.as_ref().map(|gate| gate.why.clone());
         let mut conclusion = self.conclusion();
-        let state = match (&self.record.state, waiting) {
-            (_, Some(_)) => "waiting",
-            (State::Promoted, _) => "promoted",
-            (State::RolledBack { .. }, _) => "rolled_back",
-            (State::Frozen { .. }, _) => "frozen",
+        let state = match &self.record.state {
+            _ if waiting => "waiting",
+            state if state.serves() => "promoted",
+            State::RolledBack { .. } => "rolled_back",
+            State::Frozen { .. } => "frozen",
             _ => "in_progress",
         };
         conclusion.outputs.push(("state", state.to_owned()));
+        conclusion.outputs.push(("epoch", self.record.promotion.epoch.to_string()));
+        let missing = gate.map(|gate| gate.missing).unwrap_or_default();
+        if !missing.is_empty() {
+            conclusion.outputs.push(("waits_for_approval", missing.join(",")));
+        }
         conclusion.outputs.push(("weight", show_share(self.record.promotion.weight)));
         if let Some(next_at) = self.record.promotion.next_at {
             conclusion.outputs.push(("next_at", next_at.to_string()));
@@ -232,7 +306,7 @@ impl<'a> Driver<'a> {
         let concluded = self.job.conclude(conclusion);
         let exit = self.bear(concluded)?;
         let mark = match self.record.state {
-            State::Promoted => Mark::Good,
+            _ if self.record.state.serves() => Mark::Good,
             State::RolledBack { .. } | State::Frozen { .. } => Mark::Bad,
             _ => Mark::Step,
         };
@@ -241,7 +315,9 @@ impl<'a> Driver<'a> {
             self.job.talk().error(&format!("that is so, but not all of it is on record\n{fault}"));
             return Ok(Exit::Infrastructure);
         }
-        Ok(if waiting.is_some() { Exit::Pass } else { exit.unwrap_or(Exit::Infrastructure) })
+        // Waiting for time is nothing to worry about; waiting for people is theirs to know.
+        let patient = waiting && missing.is_empty() && exit == Some(Exit::Undecided);
+        Ok(if patient { Exit::Pass } else { exit.unwrap_or(Exit::Infrastructure) })
     }
 
     /// Takes a failed write upon itself while traffic is on its way back or back already: first the
@@ -249,7 +325,8 @@ impl<'a> Driver<'a> {
     fn bear<T>(&mut self, done: Result<T, Fault>) -> Result<Option<T>, Fault> {
         match done {
             Ok(done) => Ok(Some(done)),
-            Err(fault) if went_back(&self.record.state) => {
+            // A lease that is lost is another job's: it writes now, and this one must not.
+            Err(fault) if went_back(&self.record.state) && fault.exit == Exit::Infrastructure => {
                 self.job.talk().line(Mark::Warn, &fault.line());
                 self.unwritten.get_or_insert(fault);
                 Ok(None)
@@ -287,7 +364,20 @@ impl<'a> Driver<'a> {
     }
 
     fn save(&mut self) -> Result<(), Fault> {
-        self.lease.swap(&self.record)
+        // By the clock of this call: a clock that was set since it began is found out by the next one.
+        self.record.clocks = Some(Clocks { wall_ms: self.clock.ms(), ..Clocks::read() });
+        let packed = [0, 1].map(|side| self.record.watched[side].packed());
+        let whole = std::mem::replace(&mut self.record.watched, packed);
+        let saved = self.lease.swap(&self.record);
+        self.record.watched = whole;
+        saved
+    }
+
+    /// Whether a write would only hold up the way back: one has failed already, and traffic is not
+    /// back yet.
+    fn traffic_first(&self) -> bool {
+        let back = matches!(self.record.state, State::CheckingBlue { .. } | State::RollingBack { .. });
+        back && self.unwritten.is_some()
     }
 
     /// Takes an event in: journal, state, people.
@@ -301,17 +391,22 @@ impl<'a> Driver<'a> {
             return Ok(());
         }
         note(&mut self.record, &before, event, now);
-        let noted = self.lease.journal(&json!({
-            "at": now, "epoch": self.record.promotion.epoch, "did": event, "state": self.record.state,
-        }));
-        self.bear(noted)?;
-        let saved = self.save();
-        self.bear(saved)?;
+        if !self.traffic_first() {
+            let noted = self.lease.journal(&json!({
+                "at": now, "epoch": self.record.promotion.epoch, "did": event, "state": self.record.state,
+            }));
+            self.bear(noted)?;
+        }
+        if !self.traffic_first() {
+            let saved = self.save();
+            self.bear(saved)?;
+        }
         if changed {
             self.tell(&before);
         }
-        // The way back is short and must not wait for a page that nobody reads yet.
-        if changed && !going_back(&self.record.state) {
+        // The way back is short and must not wait for a page that nobody reads yet; and the document
+        // of a release that is done stands, for later ones name it by digest.
+        if changed && !going_back(&self.record.state) && !before.serves() {
             self.show_progress();
         }
         Ok(())
@@ -330,6 +425,9 @@ impl<'a> Driver<'a> {
         }
     }
 }
+
+/// How long a judgement lets the next step be taken when nobody was there in between.
+const JUDGED_FOR: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Why, in words, somebody called it off.
 fn called_off(asked: &Asked) -> String {

@@ -18,6 +18,9 @@ pub struct Step {
     pub weight: f64,
     /// How long it is watched, in ms.
     pub bake_ms: i64,
+    /// Whether a gate stands before it: an approval, or the calendar.
+    #[serde(default)]
+    pub gated: bool,
 }
 
 /// What does not change during a promotion.
@@ -27,6 +30,9 @@ pub struct Course {
     pub steps: Vec<Step>,
     /// How long a bake may stay undecided beyond its end, in ms.
     pub undecided_ms: i64,
+    /// How long the old side is kept after the last step, in ms.
+    #[serde(default)]
+    pub keep_ms: i64,
     /// Which hooks the plan has.
     pub hooks: Vec<Hook>,
 }
@@ -41,6 +47,8 @@ pub enum Hook {
     After,
     /// After traffic is back on blue.
     OnRollback,
+    /// When the old side is not kept any longer.
+    Retire,
 }
 
 impl Hook {
@@ -50,6 +58,7 @@ impl Hook {
             Self::Deploy => "deploy",
             Self::After => "after",
             Self::OnRollback => "on_rollback",
+            Self::Retire => "retire",
         }
     }
 }
@@ -73,6 +82,8 @@ pub enum State {
         /// Whether it may have started.
         begun: bool,
     },
+    /// A gate stands before the first step; green has nothing yet.
+    Holding,
     /// Green's health is due.
     CheckingGreen,
     /// The weight of a step (from 0) is due.
@@ -91,6 +102,16 @@ pub enum State {
     RetiringBlue,
     /// The after hook is due; `begun` once it may have started.
     RunningAfter {
+        /// Whether it may have started.
+        begun: bool,
+    },
+    /// Green serves everything, and blue is kept for a while: from here one can still go back.
+    KeepingBlue {
+        /// Until when, in ms of the wall clock; not known before its beginning is on record.
+        until_ms: Option<i64>,
+    },
+    /// The retire hook is due, which takes the old side down; `begun` once it may have started.
+    RunningRetire {
         /// Whether it may have started.
         begun: bool,
     },
@@ -137,6 +158,13 @@ pub enum State {
 pub enum Action {
     /// Run a hook.
     Run(Hook),
+    /// Wait for the gate before the first step.
+    Wait,
+    /// Keep the old side, until then where it is known.
+    Keep {
+        /// Until when, in ms.
+        until_ms: Option<i64>,
+    },
     /// Look whether a side is healthy.
     CheckHealth(Side),
     /// Give green this share; in a rollback close green at once.
@@ -195,10 +223,20 @@ pub enum Event {
         /// What was seen.
         seen: String,
     },
+    /// The gate before the first step is open.
+    GateOpened,
+    /// What was judged before the shift that is due does not hold any more: a gate has closed, or too
+    /// much time has passed.
+    LookAgain {
+        /// The moment, in ms.
+        at_ms: i64,
+    },
     /// A weight is in force, read back and probed.
     Shifted {
         /// When, in ms.
         at_ms: i64,
+        /// Whether a gate stands before the next step, or somebody asked to hold.
+        held: bool,
     },
     /// A weight is not in force.
     ShiftFailed {
@@ -213,8 +251,8 @@ pub enum Event {
         sentence: String,
         /// When, in ms.
         at_ms: i64,
-        /// Whether somebody asked to hold.
-        paused: bool,
+        /// Whether a gate stands before the next step, or somebody asked to hold.
+        held: bool,
     },
     /// A side is out of service.
     Retired,
@@ -228,12 +266,34 @@ pub enum Event {
         /// Who, and why.
         reason: String,
     },
+    /// The way has taken longer than the plan allows.
+    TooLong {
+        /// How long, in words.
+        why: String,
+    },
+    /// Keeping the old side begins.
+    KeepBegins {
+        /// The moment, in ms.
+        at_ms: i64,
+    },
+    /// The old side was kept for as long as the plan says.
+    KeepOver,
+    /// Somebody goes back after the promotion, while the old side is kept.
+    Undone {
+        /// Who, and why.
+        reason: String,
+    },
     /// Somebody asks a frozen promotion to look again.
     Woken,
     /// The wall clock stands before the beginning of the bake: it was set back in between.
     ClockWentBack {
         /// The moment, in ms.
         at_ms: i64,
+    },
+    /// The wall clock was set while nobody watched: forward by so much, or back where it is negative.
+    ClockWasSet {
+        /// By how much, in ms.
+        by_ms: i64,
     },
 }
 
@@ -243,8 +303,19 @@ impl State {
         if course.hooks.contains(&Hook::Deploy) {
             Self::Deploying { begun: false }
         } else {
-            Self::CheckingGreen
+            before_first(course)
         }
+    }
+
+    /// Whether green serves everything for good, as far as the release is concerned; what is left is
+    /// how long the old side is kept.
+    pub fn serves(&self) -> bool {
+        matches!(self, Self::Promoted | Self::KeepingBlue { .. } | Self::RunningRetire { .. })
+    }
+
+    /// Whether it may still be undone: the old side is there and nothing is taking it down.
+    pub fn can_be_undone(&self) -> bool {
+        matches!(self, Self::KeepingBlue { .. } | Self::RunningRetire { begun: false })
     }
 
     /// Whether nothing is left to do, ever.
@@ -256,6 +327,7 @@ impl State {
     pub fn action(&self, course: &Course) -> Option<Action> {
         Some(match self {
             Self::Deploying { .. } => Action::Run(Hook::Deploy),
+            Self::Holding => Action::Wait,
             Self::CheckingGreen => Action::CheckHealth(Side::Green),
             Self::Shifting { step } => Action::Shift { weight: course.weight(*step), rollback: false },
             Self::Baking { step, since_ms } => {
@@ -269,6 +341,8 @@ impl State {
             }
             Self::RetiringBlue => Action::Retire(Side::Blue),
             Self::RunningAfter { .. } => Action::Run(Hook::After),
+            Self::KeepingBlue { until_ms } => Action::Keep { until_ms: *until_ms },
+            Self::RunningRetire { .. } => Action::Run(Hook::Retire),
             Self::CheckingBlue { .. } => Action::CheckHealth(Side::Blue),
             Self::RollingBack { .. } => Action::Shift { weight: 0.0, rollback: true },
             Self::RetiringGreen { .. } => Action::Retire(Side::Green),
@@ -281,6 +355,7 @@ impl State {
     pub fn allowed(&self, course: &Course) -> f64 {
         match self {
             Self::Deploying { .. }
+            | Self::Holding
             | Self::CheckingGreen
             | Self::RetiringGreen { .. }
             | Self::RunningOnRollback { .. }
@@ -291,6 +366,8 @@ impl State {
             | Self::Frozen { .. }
             | Self::RetiringBlue
             | Self::RunningAfter { .. }
+            | Self::KeepingBlue { .. }
+            | Self::RunningRetire { .. }
             | Self::Promoted => 1.0,
         }
     }
@@ -299,11 +376,15 @@ impl State {
     pub fn settled(&self, course: &Course) -> Option<f64> {
         match self {
             Self::Deploying { .. }
+            | Self::Holding
             | Self::CheckingGreen
             | Self::RetiringGreen { .. }
             | Self::RunningOnRollback { .. } => Some(0.0),
             Self::Baking { step, .. } => Some(course.weight(*step)),
-            Self::RetiringBlue | Self::RunningAfter { .. } => Some(1.0),
+            Self::RetiringBlue
+            | Self::RunningAfter { .. }
+            | Self::KeepingBlue { .. }
+            | Self::RunningRetire { begun: false } => Some(1.0),
             _ => None,
         }
     }
@@ -329,28 +410,41 @@ pub fn next(state: &State, event: &Event, course: &Course) -> State {
         // An abort wins every race, except against a rollback that is already under way.
         (S::CheckingBlue { .. } | S::RollingBack { .. } | S::RetiringGreen { .. }, Event::Aborted { .. })
         | (S::RunningOnRollback { .. }, Event::Aborted { .. }) => state.clone(),
+        // The old side is being taken down already: there is nothing to go back to.
+        (S::RunningRetire { begun: true }, Event::Aborted { .. }) => state.clone(),
         (_, Event::Aborted { reason }) => S::CheckingBlue { reason: reason.clone() },
 
         (S::Deploying { .. }, Event::HookBegins) => S::Deploying { begun: true },
-        (S::Deploying { .. }, Event::HookEnded { ok: true, .. }) => S::CheckingGreen,
+        (S::Deploying { .. }, Event::HookEnded { ok: true, .. }) => before_first(course),
         (S::Deploying { .. }, Event::HookEnded { how, .. }) => back(format!("the deploy hook failed: {how}")),
         (S::Deploying { begun: true }, Event::HookLost) => {
             back("the job was ended while the deploy hook ran, and how the hook ended is not known".into())
         }
 
+        (
+            S::Deploying { .. } | S::Holding | S::CheckingGreen | S::Shifting { .. } | S::Baking { .. },
+            Event::TooLong { why },
+        ) => back(why.clone()),
+
+        (S::Holding, Event::GateOpened) => S::CheckingGreen,
         (S::CheckingGreen, Event::Health { ok: true, .. }) => S::Shifting { step: 0 },
         (S::CheckingGreen, Event::Health { seen, .. }) => back(format!("green is not healthy: {seen}")),
 
-        (S::Shifting { step }, Event::Shifted { at_ms }) => settled(*step, *at_ms, course),
+        (S::Shifting { step: 0 }, Event::LookAgain { .. }) => before_first(course),
+        // Its bake is over, so that one good look at the time up to now is enough.
+        (S::Shifting { step }, Event::LookAgain { at_ms }) => {
+            S::Baking { step: step - 1, since_ms: at_ms.saturating_sub(course.bake_ms(step - 1)) }
+        }
+        (S::Shifting { step }, Event::Shifted { at_ms, held }) => settled(*step, *at_ms, *held, course),
         (S::Shifting { step }, Event::ShiftFailed { why }) => {
             back(format!("the weight of step {} could not be put in force: {why}", step + 1))
         }
 
-        (S::Baking { step, since_ms }, Event::Looked { look, sentence, at_ms, paused }) => {
+        (S::Baking { step, since_ms }, Event::Looked { look, sentence, at_ms, held }) => {
             let until = since_ms.saturating_add(course.bake_ms(*step));
             match look {
                 Look::Bad => back(format!("step {}: {sentence}", step + 1)),
-                Look::Good if *at_ms >= until && !*paused => after_bake(*step, course),
+                Look::Good if *at_ms >= until && !*held => after_bake(*step, course),
                 Look::Unknown if *at_ms >= until.saturating_add(course.undecided_ms) => {
                     back(format!("step {} stayed undecided: {sentence}", step + 1))
                 }
@@ -364,14 +458,25 @@ pub fn next(state: &State, event: &Event, course: &Course) -> State {
         (S::Baking { step, since_ms }, Event::ClockWentBack { at_ms }) if at_ms < since_ms => {
             S::Baking { step: *step, since_ms: *at_ms }
         }
+        // Only time that has really passed counts.
+        (S::Baking { step, since_ms }, Event::ClockWasSet { by_ms }) => {
+            S::Baking { step: *step, since_ms: since_ms.saturating_add(*by_ms) }
+        }
+        (S::KeepingBlue { until_ms: Some(until) }, Event::ClockWasSet { by_ms }) => {
+            S::KeepingBlue { until_ms: Some(until.saturating_add(*by_ms)) }
+        }
 
         // A job that came back found another split than it had left, and could not repair it.
-        (S::Deploying { .. } | S::CheckingGreen, Event::ShiftFailed { why }) => {
+        (S::Deploying { .. } | S::Holding | S::CheckingGreen, Event::ShiftFailed { why }) => {
             back(format!("blue did not keep all the traffic: {why}"))
         }
-        (S::RetiringBlue | S::RunningAfter { .. }, Event::ShiftFailed { why }) => {
-            back(format!("green did not keep all the traffic: {why}"))
-        }
+        (
+            S::RetiringBlue
+            | S::RunningAfter { .. }
+            | S::KeepingBlue { .. }
+            | S::RunningRetire { begun: false },
+            Event::ShiftFailed { why },
+        ) => back(format!("green did not keep all the traffic: {why}")),
         // People are called again once it is back for good: that is better than not at all.
         (S::RetiringGreen { reason } | S::RunningOnRollback { reason, .. }, Event::ShiftFailed { .. }) => {
             S::Frozen { reason: reason.clone(), stuck: Stuck::RouterLost }
@@ -379,11 +484,26 @@ pub fn next(state: &State, event: &Event, course: &Course) -> State {
 
         // Users are already on green; a side that does not close is shown, not a reason to go back.
         (S::RetiringBlue, Event::Retired | Event::RetireFailed { .. }) => {
-            if course.hooks.contains(&Hook::After) { S::RunningAfter { begun: false } } else { S::Promoted }
+            if course.hooks.contains(&Hook::After) {
+                S::RunningAfter { begun: false }
+            } else {
+                after_all(course)
+            }
         }
         (S::RunningAfter { .. }, Event::HookBegins) => S::RunningAfter { begun: true },
         (S::RunningAfter { .. }, Event::HookEnded { .. })
-        | (S::RunningAfter { begun: true }, Event::HookLost) => S::Promoted,
+        | (S::RunningAfter { begun: true }, Event::HookLost) => after_all(course),
+
+        (S::KeepingBlue { until_ms: None }, Event::KeepBegins { at_ms }) => {
+            S::KeepingBlue { until_ms: Some(at_ms.saturating_add(course.keep_ms)) }
+        }
+        (S::KeepingBlue { .. }, Event::KeepOver) => without_blue(course),
+        (S::KeepingBlue { .. } | S::RunningRetire { begun: false }, Event::Undone { reason }) => {
+            back(reason.clone())
+        }
+        (S::RunningRetire { .. }, Event::HookBegins) => S::RunningRetire { begun: true },
+        (S::RunningRetire { .. }, Event::HookEnded { .. })
+        | (S::RunningRetire { begun: true }, Event::HookLost) => S::Promoted,
 
         (S::CheckingBlue { reason }, Event::Health { ok: true, .. }) => {
             S::RollingBack { reason: reason.clone() }
@@ -419,13 +539,31 @@ fn back(reason: String) -> State {
     State::CheckingBlue { reason }
 }
 
-/// The weight is in force: watch it, or go on at once where the step has no bake.
-fn settled(step: usize, at_ms: i64, course: &Course) -> State {
-    if course.bake_ms(step) > 0 { State::Baking { step, since_ms: at_ms } } else { after_bake(step, course) }
+fn before_first(course: &Course) -> State {
+    if course.steps.first().is_some_and(|step| step.gated) { State::Holding } else { State::CheckingGreen }
+}
+
+/// The weight is in force: watch it, or go on at once where the step has no bake and nothing holds.
+fn settled(step: usize, at_ms: i64, held: bool, course: &Course) -> State {
+    let more = step + 1 < course.steps.len();
+    if course.bake_ms(step) > 0 || (held && more) {
+        State::Baking { step, since_ms: at_ms }
+    } else {
+        after_bake(step, course)
+    }
 }
 
 fn after_bake(step: usize, course: &Course) -> State {
     if step + 1 < course.steps.len() { State::Shifting { step: step + 1 } } else { State::RetiringBlue }
+}
+
+/// Green has everything and the after hook has run.
+fn after_all(course: &Course) -> State {
+    if course.keep_ms > 0 { State::KeepingBlue { until_ms: None } } else { without_blue(course) }
+}
+
+fn without_blue(course: &Course) -> State {
+    if course.hooks.contains(&Hook::Retire) { State::RunningRetire { begun: false } } else { State::Promoted }
 }
 
 #[cfg(test)]
@@ -434,15 +572,16 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn course(hooks: &[Hook]) -> Course {
-        let step = |weight, bake_ms| Step { weight, bake_ms };
+        let step = |weight, bake_ms| Step { weight, bake_ms, gated: !hooks.is_empty() };
         Course {
-            steps: vec![step(0.05, 10), step(0.5, 10), step(1.0, 0)],
+            steps: vec![step(0.05, 10), step(0.2, 0), step(0.5, 10), step(1.0, 0)],
             undecided_ms: 20,
+            keep_ms: if hooks.is_empty() { 0 } else { 50 },
             hooks: hooks.to_vec(),
         }
     }
 
-    const ALL_HOOKS: &[Hook] = &[Hook::Deploy, Hook::After, Hook::OnRollback];
+    const ALL_HOOKS: &[Hook] = &[Hook::Deploy, Hook::After, Hook::OnRollback, Hook::Retire];
 
     /// What the world may answer to an action, a crash and an abort always among it.
     fn answers(state: &State, course: &Course) -> Vec<Event> {
@@ -454,6 +593,7 @@ mod tests {
                     state,
                     State::Deploying { begun: true }
                         | State::RunningAfter { begun: true }
+                        | State::RunningRetire { begun: true }
                         | State::RunningOnRollback { begun: true, .. }
                 );
                 if begun {
@@ -467,13 +607,19 @@ mod tests {
                 events.extend([true, false].map(|ok| Event::Health { ok, seen: text() }));
             }
             Some(Action::Shift { .. }) => {
-                events.extend([Event::Shifted { at_ms: 0 }, Event::ShiftFailed { why: text() }]);
+                events.extend([true, false].map(|held| Event::Shifted { at_ms: 0, held }));
+                events.extend([Event::LookAgain { at_ms: 7 }, Event::ShiftFailed { why: text() }]);
+            }
+            Some(Action::Wait) => events.push(Event::GateOpened),
+            Some(Action::Keep { until_ms: None }) => events.push(Event::KeepBegins { at_ms: 0 }),
+            Some(Action::Keep { .. }) => {
+                events.extend([Event::KeepOver, Event::Undone { reason: "undone".into() }]);
             }
             Some(Action::Bake { .. }) => {
                 for look in [Look::Good, Look::Bad, Look::Unknown] {
                     for at_ms in [5, 10, 30] {
-                        for paused in [false, true] {
-                            events.push(Event::Looked { look, sentence: text(), at_ms, paused });
+                        for held in [false, true] {
+                            events.push(Event::Looked { look, sentence: text(), at_ms, held });
                         }
                     }
                 }
@@ -485,6 +631,7 @@ mod tests {
         if state.settled(course).is_some() {
             events.push(Event::ShiftFailed { why: text() });
         }
+        events.push(Event::TooLong { why: "took too long".into() });
         events
     }
 
@@ -549,8 +696,9 @@ mod tests {
                 continue;
             };
             assert_eq!(*after, step + 1);
+            let bake_ms = course.steps[*step].bake_ms;
             assert!(
-                matches!(event, Event::Looked { look: Look::Good, at_ms, paused: false, .. } if at_ms - since_ms >= 10),
+                matches!(event, Event::Looked { look: Look::Good, at_ms, held: false, .. } if at_ms - since_ms >= bake_ms),
                 "{event:?}"
             );
         }
@@ -560,7 +708,8 @@ mod tests {
     fn an_abort_ends_with_the_old_side_or_stands_still_for_a_named_reason() {
         let course = course(ALL_HOOKS);
         for (from, event, to) in explore(&course) {
-            if matches!(event, Event::Aborted { .. }) && !from.finished() {
+            let no_way_back = from == (State::RunningRetire { begun: true });
+            if matches!(event, Event::Aborted { .. }) && !from.finished() && !no_way_back {
                 let on_the_way_back = matches!(
                     to,
                     State::CheckingBlue { .. }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::begin;
 use super::drive::{Driver, Mode};
+use super::machine::Event;
 use super::record::{Record, course_of, phase, strategy_word};
 use super::{store, take};
 use crate::evidence::{Outcome, name_release};
@@ -62,6 +63,9 @@ pub fn status(job: &Job) -> Result<Exit, Fault> {
         show_share(record.promotion.weight),
         record.promotion.epoch
     ));
+    if let Some(why) = &record.promotion.waits_for {
+        text.push_str(&format!("  {why}\n"));
+    }
     if store(job)?.asked(Ask::Pause, record.promotion.epoch).is_some() {
         text.push_str("  paused: no further step until `promote resume`\n");
     }
@@ -101,7 +105,17 @@ pub fn plan(job: &Job) -> Result<Exit, Fault> {
         } else {
             "not watched".into()
         };
-        text.push_str(&format!("  step {}: {} on green, {bake}\n", number + 1, show_share(step.weight)));
+        let roles = section.steps.get(number).map_or(&[][..], |s| s.approve.as_slice());
+        let gate = if roles.is_empty() {
+            String::new()
+        } else {
+            format!(", after the approval of {}", roles.join(" and "))
+        };
+        text.push_str(&format!(
+            "  step {}: {} on green{gate}, {bake}\n",
+            number + 1,
+            show_share(step.weight)
+        ));
     }
     for trigger in &section.rollback_when {
         let condition = match (&trigger.is, trigger.worse_than_baseline_by) {
@@ -110,6 +124,18 @@ pub fn plan(job: &Job) -> Result<Exit, Fault> {
             (None, None) => String::new(),
         };
         text.push_str(&format!("  goes back when {} {condition}\n", trigger.metric));
+    }
+    if let Some(closed) = section.calendar.as_ref().and_then(|c| c.closed(world::now())) {
+        let opens = closed
+            .opens_at
+            .map_or("not within a month".into(), |at| at.strftime("%Y-%m-%d %H:%M UTC").to_string());
+        text.push_str(&format!("  no step now: {}; the next may be taken {opens}\n", closed.why));
+    }
+    if let Some(limit) = section.max_duration {
+        text.push_str(&format!("  goes back when it takes longer than {limit}\n"));
+    }
+    if let Some(keep) = section.keep_old {
+        text.push_str(&format!("  keeps blue for {keep} afterwards, for `promote undo`\n"));
     }
     let samples = section.min_samples.unwrap_or(50) as f64;
     text.push_str(&format!(
@@ -125,7 +151,7 @@ pub fn plan(job: &Job) -> Result<Exit, Fault> {
 /// Holds a promotion before its next step. It is still judged, and still goes back when it must.
 pub fn pause(job: &Job) -> Result<Exit, Fault> {
     let record = running(job)?.record;
-    if record.state.finished() {
+    if record.state.finished() || record.state.serves() {
         return Err(finished(&record));
     }
     store(job)?.ask(Ask::Pause, &asked(record.promotion.epoch, None))?;
@@ -149,7 +175,7 @@ pub fn resume(job: &Job) -> Result<Exit, Fault> {
 pub fn abort(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
     let saved = running(job)?;
     let (record, epoch) = (&saved.record, saved.record.promotion.epoch);
-    if record.state.finished() && record.outcome().0 == Outcome::Promoted {
+    if record.state.serves() {
         return Err(finished(record));
     }
     let store = store(job)?;
@@ -172,7 +198,7 @@ pub fn abort(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
                     return Err(Fault::refused("another promotion has begun meanwhile")
                         .help("look at `promote status`"));
                 };
-                if saved.record.state.finished() && saved.record.outcome().0 == Outcome::Promoted {
+                if saved.record.state.serves() && !saved.record.state.can_be_undone() {
                     return Err(finished(&saved.record));
                 }
                 let router = begin::router(job)?;
@@ -189,8 +215,51 @@ pub fn abort(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
     }
 }
 
+/// Goes back after a promotion, while the old side is kept: all traffic to the old side.
+///
+/// Exit 1: it was rolled back. Errors (5): it is still under way, or the old side is not kept any more.
+pub fn undo(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
+    begin::validate(job)?;
+    let Held { lease, saved } = take(job, &store(job)?)?;
+    let Some(record) = saved.map(|saved| saved.record) else {
+        drop(lease);
+        return running(job).map(|_| Exit::Pass);
+    };
+    if !record.state.serves() {
+        return Err(not_to_undo(
+            &record,
+            "it did not end with all traffic on green",
+            "`promote abort` calls off what is under way",
+        ));
+    }
+    if !record.state.can_be_undone() {
+        let help = format!(
+            "with `keep_old` in the plan it could have been; by hand:\n{}",
+            record.promotion.router.by_hand.join("\n")
+        );
+        return Err(not_to_undo(&record, "its old side is not kept any more", &help));
+    }
+    same_router(job, &record)?;
+    let job = &Job { release: record.release.clone(), ..job.clone() };
+    let asked = asked(record.promotion.epoch, why);
+    let reason = match &asked.why {
+        Some(why) => format!("undone by {}: {why}", asked.who),
+        None => format!("undone by {}", asked.who),
+    };
+    let mut driver = Driver::new(job, Mode::Hold, begin::router(job)?, lease, record)?;
+    driver.heed(&Event::Undone { reason })?;
+    driver.drive()?;
+    driver.conclude()
+}
+
+fn not_to_undo(record: &Record, cause: &str, help: &str) -> Fault {
+    Fault::refused(format!("{} cannot be undone", name_release(&record.release)))
+        .cause(format!("{cause}: {}", phase(&record.state, &record.course)))
+        .help(help)
+}
+
 /// Refuses (5) to call a promotion off at another router than the one that it moved.
-fn same_router(job: &Job, record: &Record) -> Result<(), Fault> {
+pub(super) fn same_router(job: &Job, record: &Record) -> Result<(), Fault> {
     let (now, then) = (&begin::section(job)?.router, &record.promotion.router);
     if now.kind == then.kind && now.target.shown == then.target {
         return Ok(());
@@ -214,7 +283,9 @@ fn finished(record: &Record) -> Fault {
         name_release(&record.release),
         phase(&record.state, &record.course)
     ));
-    if record.outcome().0 == Outcome::Promoted {
+    if record.state.can_be_undone() {
+        fault = fault.help("the old side is kept: `promote undo` goes back to it");
+    } else if record.outcome().0 == Outcome::Promoted {
         fault = fault.help(format!("to go back by hand:\n{}", record.promotion.router.by_hand.join("\n")));
     }
     fault

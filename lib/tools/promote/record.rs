@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::bake::Window;
 use super::machine::{Course, Hook, State, Step, Stuck};
 use crate::evidence::{
     Decision, DocumentVerdict, Finding, Need, Outcome, PlanRef, Promotion, Release, StepRecord, Verdict,
@@ -11,6 +12,7 @@ use crate::evidence::{
 use crate::plan::{Promote, Strategy};
 use crate::routers::Counters;
 use crate::units::{show_duration, show_share};
+use crate::world;
 
 /// The record of an environment's newest promotion.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,6 +34,14 @@ pub(super) struct Record {
     pub counted: Option<Counters>,
     /// What the release header says on blue and on green.
     pub markers: Markers,
+    /// When the promotion began.
+    pub began_at: Timestamp,
+    /// The clocks when this was written.
+    #[serde(default)]
+    pub clocks: Option<Clocks>,
+    /// What was seen of both sides since the watched step began.
+    #[serde(default)]
+    pub watched: [Window; 2],
     /// The evidence so far.
     pub promotion: Promotion,
 }
@@ -45,29 +55,71 @@ pub(super) struct Markers {
     pub green: Option<String>,
 }
 
+/// The clocks of the machine that wrote a record: what has passed since tells whether the wall clock
+/// was set meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Clocks {
+    /// Which start of which machine.
+    pub boot: String,
+    /// How long it had run, in ms.
+    pub uptime_ms: i64,
+    /// Its wall clock, in ms.
+    pub wall_ms: i64,
+}
+
+/// A difference between the clocks that is no setting of one of them, in ms.
+const CLOCKS_DRIFT_MS: i64 = 2_000;
+
+impl Clocks {
+    /// The clocks of this machine, now.
+    pub(super) fn read() -> Self {
+        Self {
+            boot: world::boot(),
+            uptime_ms: millis(world::uptime()),
+            wall_ms: world::now().as_millisecond(),
+        }
+    }
+
+    /// By how much the wall clock was set between two readings on the same machine, in ms; none when
+    /// it was not, or when that cannot be told.
+    pub(super) fn set_by(&self, now: &Self) -> Option<i64> {
+        if self.boot.is_empty() || self.boot != now.boot {
+            return None;
+        }
+        let by = (now.wall_ms - self.wall_ms) - (now.uptime_ms - self.uptime_ms);
+        (by.abs() > CLOCKS_DRIFT_MS).then_some(by)
+    }
+}
+
 /// The course that a plan describes.
 pub(super) fn course_of(plan: &Promote) -> Course {
     let mut steps: Vec<Step> = plan
         .steps
         .iter()
-        .map(|step| Step { weight: step.weight.0, bake_ms: step.bake.map_or(0, |b| millis(b.0)) })
+        .map(|step| Step {
+            weight: step.weight.0,
+            bake_ms: step.bake.map_or(0, |b| millis(b.0)),
+            gated: plan.calendar.is_some() || !step.approve.is_empty(),
+        })
         .collect();
     if steps.is_empty() && plan.strategy == Strategy::BlueGreen {
-        steps.push(Step { weight: 1.0, bake_ms: 0 });
+        steps.push(Step { weight: 1.0, bake_ms: 0, gated: plan.calendar.is_some() });
     }
     let hooks = [
         (Hook::Deploy, &plan.hooks.deploy),
         (Hook::After, &plan.hooks.after),
         (Hook::OnRollback, &plan.hooks.on_rollback),
+        (Hook::Retire, &plan.hooks.retire),
     ];
     Course {
         steps,
+        keep_ms: plan.keep_old.map_or(0, |s| millis(s.0)),
         undecided_ms: plan.undecided_for.map_or(600_000, |s| millis(s.0)),
         hooks: hooks.iter().filter(|(_, argv)| !argv.is_empty()).map(|(hook, _)| *hook).collect(),
     }
 }
 
-fn millis(duration: std::time::Duration) -> i64 {
+pub(super) fn millis(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -100,7 +152,7 @@ impl Record {
     /// How it stands, for the document and the people.
     pub(super) fn outcome(&self) -> (Outcome, Option<String>) {
         match &self.state {
-            State::Promoted => (Outcome::Promoted, None),
+            state if state.serves() => (Outcome::Promoted, None),
             State::RolledBack { reason } => (Outcome::RolledBack, Some(reason.clone())),
             State::Frozen { reason, stuck } => {
                 let why = match stuck {
@@ -191,6 +243,7 @@ pub(super) fn phase(state: &State, course: &Course) -> String {
     let share = |step: &usize| course.steps.get(*step).map_or(String::new(), |s| show_share(s.weight));
     match state {
         State::Deploying { .. } => "green is being deployed".into(),
+        State::Holding => "waits for the gate before step 1".into(),
         State::CheckingGreen => "green's health is looked at".into(),
         State::Shifting { step } => format!("step {} puts {} on green", step + 1, share(step)),
         State::Baking { step, .. } => {
@@ -204,6 +257,12 @@ pub(super) fn phase(state: &State, course: &Course) -> String {
         }
         State::RetiringBlue => "green has everything, blue is drained".into(),
         State::RunningAfter { .. } => "green has everything, the after hook runs".into(),
+        State::KeepingBlue { until_ms } => {
+            let until = until_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
+            let until = until.map(|at| at.strftime(" until %Y-%m-%d %H:%M:%S UTC").to_string());
+            format!("green serves everything, blue is kept{}", until.unwrap_or_default())
+        }
+        State::RunningRetire { .. } => "green serves everything, the retire hook runs".into(),
         State::CheckingBlue { reason } => format!("going back ({reason}): blue's health is looked at"),
         State::RollingBack { reason } => format!("going back ({reason}): all traffic to blue"),
         State::RetiringGreen { reason } => format!("went back ({reason}): green is drained"),

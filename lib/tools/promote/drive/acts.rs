@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::super::bake::{Scene, Watch, look};
+use super::super::bake::{Scene, Watch, Window, look};
 use super::super::begin::{self, look_at};
 use super::super::machine::{Action, Event, Hook, State};
 use super::super::record::phase;
 use super::super::shift::shift;
 use super::notes::note_rollback;
 use super::{Driver, Mode};
+use crate::checks;
 use crate::evidence::HookRecord;
 use crate::fault::Fault;
 use crate::routers::{Side, Split, same_share};
@@ -24,12 +25,18 @@ use crate::world::{self, signal};
 const FORWARD_TRIES: u32 = 3;
 /// How often a rollback is tried before people are called.
 const BACK_TRIES: u32 = 5;
+/// How many probes of a side every short call makes at least.
+const FRESH: u64 = 10;
+/// How many preview checks run at once.
+const PREVIEWS_AT_ONCE: usize = 8;
 /// How long blue may take to answer before a rollback is held back.
 const BLUE_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Driver<'_> {
     pub(super) fn perform(&mut self, action: Action) -> Result<Option<Event>, Fault> {
-        if !matches!(action, Action::Bake { .. }) {
+        if !matches!(action, Action::Bake { .. } | Action::Wait | Action::Keep { .. })
+            && !self.traffic_first()
+        {
             let epoch = self.record.promotion.epoch;
             let does = json!({"at": world::now(), "epoch": epoch, "does": describe(action)});
             let noted = self.lease.journal(&does);
@@ -37,20 +44,46 @@ impl Driver<'_> {
         }
         match action {
             Action::Run(hook) => self.run_hook(hook).map(Some),
-            Action::CheckHealth(side) => Ok(Some(self.check_health(side))),
-            Action::Shift { weight, rollback } => Ok(Some(self.shift(weight, rollback))),
+            Action::Wait => Ok(self.wait_for_gate()),
+            Action::Keep { until_ms } => self.keep(until_ms),
+            Action::CheckHealth(side) => self.check_health(side).map(Some),
+            Action::Shift { weight, rollback } => self.shift(weight, rollback).map(Some),
             Action::Bake { step, since_ms, until_ms, .. } => self.bake(step, since_ms, until_ms),
-            Action::Retire(side) => Ok(Some(self.retire(side))),
+            Action::Retire(side) => self.retire(side).map(Some),
         }
     }
 
+    /// Looks at the gate before the first step, and a little later again.
+    fn wait_for_gate(&mut self) -> Option<Event> {
+        let Some(gate) = self.gate(0) else { return Some(Event::GateOpened) };
+        self.ticker.set(&gate.why);
+        signal::sleep(self.interval().min(Duration::from_secs(1)));
+        None
+    }
+
+    /// Begins to keep the old side, or ends it.
+    fn keep(&mut self, until_ms: Option<i64>) -> Result<Option<Event>, Fault> {
+        if until_ms.is_none() {
+            return Ok(Some(Event::KeepBegins { at_ms: self.clock.ms() }));
+        }
+        // The old side is about to be taken down: nobody may be on it.
+        Ok(Some(self.reconcile()?.unwrap_or(Event::KeepOver)))
+    }
+
     fn run_hook(&mut self, hook: Hook) -> Result<Event, Fault> {
+        self.lease.still_mine()?;
+        if hook == Hook::Retire
+            && let Some(event) = self.reconcile()?
+        {
+            return Ok(event);
+        }
         self.apply(&Event::HookBegins)?;
         let hooks = &self.plan.hooks;
         let words: &[Text] = match hook {
             Hook::Deploy => &hooks.deploy,
             Hook::After => &hooks.after,
             Hook::OnRollback => &hooks.on_rollback,
+            Hook::Retire => &hooks.retire,
         };
         let command = words.iter().map(|w| w.shown.as_str()).collect::<Vec<_>>().join(" ");
         let mut order =
@@ -99,7 +132,7 @@ impl Driver<'_> {
         Ok(Event::HookEnded { ok, how })
     }
 
-    fn check_health(&mut self, side: Side) -> Event {
+    fn check_health(&mut self, side: Side) -> Result<Event, Fault> {
         let plan = self.plan;
         let (spec, patience) = match side {
             Side::Blue => (&plan.sides.blue, BLUE_PATIENCE),
@@ -107,7 +140,7 @@ impl Driver<'_> {
         };
         let seen = look_at(spec, plan, patience, side == Side::Blue);
         if side == Side::Blue {
-            return health(seen);
+            return Ok(health(seen));
         }
         let marked = seen.and_then(|seen| {
             let marker = begin::marker(Side::Green, spec, plan).map_err(|fault| fault.line())?;
@@ -118,24 +151,52 @@ impl Driver<'_> {
             }
             Ok((seen, marker))
         });
-        health(marked.map(|(seen, marker)| {
-            let sentence = format!("{seen}, it is {marker}");
-            self.record.promotion.green.version = Some(marker.clone());
-            self.record.markers.green = Some(marker);
-            sentence
-        }))
+        let (seen, marker) = match marked {
+            Ok(both) => both,
+            Err(seen) => return Ok(Event::Health { ok: false, seen }),
+        };
+        self.record.promotion.green.version = Some(marker.clone());
+        self.record.markers.green = Some(marker.clone());
+        self.preview()
+            .map(|seen_too| health(seen_too.map(|seen_too| format!("{seen}, it is {marker}{seen_too}"))))
+    }
+
+    /// Looks at the idle side by the plan's own checks. What does not pass is told.
+    fn preview(&mut self) -> Result<Result<String, String>, Fault> {
+        let specs = &self.plan.preview;
+        if specs.is_empty() {
+            return Ok(Ok(String::new()));
+        }
+        let prepared = checks::prepare(specs, &self.job.loaded)?;
+        let findings = checks::run(&prepared, PREVIEWS_AT_ONCE, &|_| ());
+        let closing: Vec<String> =
+            findings.iter().filter(|f| f.closes()).map(|f| format!("{}: {}", f.name, f.message)).collect();
+        let all = findings.len();
+        self.record.promotion.preview = findings;
+        Ok(if closing.is_empty() {
+            Ok(format!(", {all} preview checks are well"))
+        } else {
+            Err(format!("the preview does not pass: {}", closing.join("; ")))
+        })
     }
 
     /// Puts a weight into force, and tries again a few times where the router did not follow.
-    fn shift(&mut self, weight: f64, rollback: bool) -> Event {
-        let why = match &self.record.state {
-            State::Shifting { step } => format!("step {}", step + 1),
-            _ => "rollback".into(),
+    fn shift(&mut self, weight: f64, rollback: bool) -> Result<Event, Fault> {
+        let step = match self.record.state {
+            State::Shifting { step } => Some(step),
+            _ => None,
         };
+        // A gate may have closed since the step was judged.
+        if let Some(gate) = step.and_then(|step| self.gate(step)) {
+            self.job.talk().line(Mark::Step, &gate.why);
+            return Ok(Event::LookAgain { at_ms: self.clock.ms() });
+        }
+        let why = step.map_or_else(|| "rollback".into(), |step| format!("step {}", step + 1));
         let split = Split { green: weight, close_idle_side: rollback };
         let tries = if rollback { BACK_TRIES } else { FORWARD_TRIES };
         let mut last = String::new();
         for attempt in 1..=tries {
+            self.lease.still_mine()?;
             match shift(self.router.as_mut(), &self.entry, &self.record.markers, split, &why) {
                 Ok(done) => {
                     if rollback {
@@ -145,7 +206,8 @@ impl Driver<'_> {
                     self.record.promotion.shifts.push(done);
                     // Counters from here on belong to the new weight; without them the probes judge.
                     self.count_anew();
-                    return Event::Shifted { at_ms: self.clock.ms() };
+                    let held = step.is_some_and(|step| self.gate(step + 1).is_some());
+                    return Ok(Event::Shifted { at_ms: self.clock.ms(), held });
                 }
                 Err(not) => {
                     last = not.fault.line();
@@ -161,13 +223,14 @@ impl Driver<'_> {
                 std::thread::sleep(Duration::from_millis(200));
             }
         }
-        Event::ShiftFailed { why: last }
+        Ok(Event::ShiftFailed { why: last })
     }
 
     /// Counters from here on belong to the weight that is in force now.
     fn count_anew(&mut self) {
         self.record.base = self.router.counters().ok().flatten();
         self.record.counted = None;
+        self.record.watched = Default::default();
     }
 
     pub(super) fn interval(&self) -> Duration {
@@ -209,8 +272,8 @@ impl Driver<'_> {
             Some(last) => *last = looked.judgement,
             None => judgements.push(looked.judgement),
         }
-        let paused = self.store().asked(Ask::Pause, self.record.promotion.epoch).is_some();
-        Ok(Some(Event::Looked { look: looked.look, sentence, at_ms: now.as_millisecond(), paused }))
+        let held = now.as_millisecond() >= until_ms && self.gate(step + 1).is_some();
+        Ok(Some(Event::Looked { look: looked.look, sentence, at_ms: now.as_millisecond(), held }))
     }
 
     /// Waits one interval, or until the end of the bake when that comes first; `Mode::Once` waits
@@ -221,10 +284,11 @@ impl Driver<'_> {
             Mode::Hold if left == 0 => self.interval(),
             Mode::Hold => self.interval().min(Duration::from_millis(left + 1)),
             Mode::Once => {
-                let samples = self.plan.min_samples.unwrap_or(50).max(1) as f64;
-                // Without enough of them no step would ever be judged good, so it is as long as it is.
-                let needed = samples / self.plan.probe.rate.0 * 1.1 + 0.1;
-                Duration::from_secs_f64(needed.clamp(0.1, 86_400.0))
+                // What earlier calls have seen counts as well; some fresh ones are needed in any case.
+                let seen = self.record.watched.iter().map(Window::requests).min().unwrap_or(0);
+                let missing = self.plan.min_samples.unwrap_or(50).max(1).saturating_sub(seen).max(FRESH);
+                let needed = missing as f64 / self.plan.probe.rate.0 * 1.1 + 0.02;
+                Duration::from_secs_f64(needed.clamp(0.02, 86_400.0))
             }
         };
         let until = Instant::now() + wait;
@@ -265,6 +329,7 @@ impl Driver<'_> {
         let what = format!("{found}, and put it back");
         self.job.talk().line(Mark::Warn, &what);
         let split = Split { green: weight, close_idle_side: weight == 0.0 };
+        self.lease.still_mine()?;
         match shift(self.router.as_mut(), &self.entry, &self.record.markers, split, "reconcile") {
             Ok(done) => {
                 self.record.promotion.shifts.push(done);
@@ -286,12 +351,13 @@ impl Driver<'_> {
         matches!((before, now), (Some(before), Some(now)) if before != now)
     }
 
-    fn retire(&mut self, side: Side) -> Event {
+    fn retire(&mut self, side: Side) -> Result<Event, Fault> {
+        self.lease.still_mine()?;
         let limit = self.plan.drain.map_or(Duration::from_secs(10), |s| s.0);
         // Nobody is watched any more.
         self.watch = None;
         let started = Instant::now();
-        match self.router.retire(side, limit) {
+        Ok(match self.router.retire(side, limit) {
             Ok(cut) => {
                 let took = show_duration(started.elapsed().as_secs_f64());
                 let what = match cut {
@@ -314,7 +380,7 @@ impl Driver<'_> {
                     .line(Mark::Warn, &format!("{} was not taken out of service: {why}", side.word()));
                 Event::RetireFailed { why }
             }
-        }
+        })
     }
 }
 
@@ -328,6 +394,8 @@ fn health(seen: Result<String, String>) -> Event {
 fn describe(action: Action) -> serde_json::Value {
     match action {
         Action::Run(hook) => json!({"run": hook}),
+        Action::Wait => json!({"wait": "gate"}),
+        Action::Keep { until_ms } => json!({"keep_blue_until_ms": until_ms}),
         Action::CheckHealth(side) => json!({"check_health": side}),
         Action::Shift { weight, rollback } => json!({"shift": weight, "rollback": rollback}),
         Action::Bake { step, until_ms, .. } => json!({"bake": step + 1, "until_ms": until_ms}),
