@@ -15,6 +15,8 @@ use crate::support::{Ended, call, folder, json, run, tool, wait_until};
 
 mod bad_input;
 mod crashes;
+mod gates;
+mod load;
 mod routers;
 mod way_back;
 

@@ -216,7 +216,7 @@ impl Lease {
     ///
     /// Errors: somebody else has written meanwhile (5); it cannot be written (4).
     pub fn swap<T: Serialize>(&mut self, record: &T) -> Result<(), Fault> {
-        self.inner.not_lost()?;
+        self.inner.in_time()?;
         if self.write(record)? || (self.find_own_write()? && self.write(record)?) {
             return Ok(());
         }
@@ -253,7 +253,7 @@ impl Lease {
 
     /// Adds a line to the journal, with the fencing number in it.
     pub fn journal(&mut self, line: &Value) -> Result<(), Fault> {
-        self.inner.not_lost()?;
+        self.inner.in_time()?;
         let mut line = line.clone();
         let fence = self.fence();
         if let Value::Object(entries) = &mut line {
@@ -277,7 +277,7 @@ impl Lease {
     ///
     /// Errors: another job has it (5); it could not be renewed for half its length (4).
     pub fn renewed(&self) -> Result<(), Fault> {
-        self.inner.not_lost()?;
+        self.inner.in_time()?;
         let kept = self.inner.kept();
         let since = world::uptime().saturating_sub(kept.at);
         if since < self.inner.lasts / 2 {
@@ -365,10 +365,6 @@ impl Inner {
         }
     }
 
-    fn not_lost(&self) -> Result<(), Fault> {
-        if self.kept().lost { Err(self.lost()) } else { Ok(()) }
-    }
-
     fn lost(&self) -> Fault {
         let fault = Fault::refused("this job has lost its lease on the environment");
         let fault = fault.place(self.store.shown());
@@ -384,7 +380,7 @@ impl Inner {
     }
 
     fn still_mine(&self) -> Result<(), Fault> {
-        self.not_lost()?;
+        self.in_time()?;
         let (fence, seen, unwritten) = {
             let kept = self.kept();
             (kept.written.fence, kept.seen, kept.tag.is_none())
@@ -392,7 +388,6 @@ impl Inner {
         if unwritten {
             return Ok(());
         }
-        self.in_time()?;
         // What was seen a moment ago need not be fetched from afar again.
         let now = world::uptime();
         if now.saturating_sub(seen) < self.store.place.between_looks() {
@@ -411,13 +406,14 @@ impl Inner {
         self.in_time()
     }
 
-    /// Errors (5): it was not renewed for as long as it lasts.
+    /// Errors (5): another holder has it, or it was not renewed for as long as it lasts.
     fn in_time(&self) -> Result<(), Fault> {
         let mut kept = self.kept();
-        if world::uptime().saturating_sub(kept.at) < self.lasts {
+        let over = kept.tag.is_some() && world::uptime().saturating_sub(kept.at) >= self.lasts;
+        kept.lost |= over;
+        if !kept.lost {
             return Ok(());
         }
-        kept.lost = true;
         drop(kept);
         Err(self.lost())
     }

@@ -3,6 +3,7 @@
 //! [`machine`] decides, purely. `drive` acts. What lies between them is on disk before and after
 //! every action, so that a job that is killed at any moment is followed by one that goes on.
 
+pub mod approval;
 mod bake;
 mod begin;
 mod drive;
@@ -14,7 +15,7 @@ mod shift;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::evidence::{self, Need, PromoteBody, name_release};
+use crate::evidence::{Need, PromoteBody, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::routers::{Router, same_share};
@@ -132,7 +133,7 @@ fn supersede(job: &Job, lease: Lease, record: Record) -> Result<(Lease, Option<R
         return Ok((lease, Some(record)));
     }
     Err(Fault::closed(format!("{} could not be rolled back", name_release(&record.release)))
-        .place(job.state_folder().display().to_string())
+        .place(job.state_place().display().to_string())
         .cause(record::phase(&record.state, &record.course))
         .help(format!("{} was not begun; people must act first", name_release(&job.release))))
 }
@@ -198,7 +199,7 @@ fn still_holds(job: &Job, record: &Record, router: &mut dyn Router) -> Result<()
 
 /// Says once more what the document of a finished promotion says, where this folder has it.
 fn repeat(job: &Job, record: &Record) -> Option<Exit> {
-    let found = evidence::read::<PromoteBody>(job.evidence()).ok()?;
+    let found = job.read::<PromoteBody>().ok()?;
     let told = found.document.body.promotion.as_ref().map(|p| (p.epoch, p.outcome));
     if told != Some((record.promotion.epoch, record.outcome().0))
         || found.document.head.release.as_ref() != Some(&record.release)

@@ -259,6 +259,9 @@ impl Driver<'_> {
             Ok(counters) => (counters, None),
             Err(fault) => (None, Some(fault.line())),
         };
+        if self.mode == Mode::Once && counters.is_none() && lost.is_none() {
+            self.note_blind_spots();
+        }
         let Some(watch) = self.watch.as_mut() else { return Ok(None) };
         let weight = self.record.course.steps.get(step).map_or(0.0, |s| s.weight);
         let now = self.clock.now();
@@ -274,6 +277,18 @@ impl Driver<'_> {
         }
         let held = now.as_millisecond() >= until_ms && self.gate(step + 1).is_some();
         Ok(Some(Event::Looked { look: looked.look, sentence, at_ms: now.as_millisecond(), held }))
+    }
+
+    /// Between two short calls only the router's own counters see anything.
+    fn note_blind_spots(&mut self) {
+        let what = format!(
+            "{} counts nothing for each side: between two calls of `promote step` nobody watches, and what is judged are the probes of the calls",
+            self.plan.router.kind
+        );
+        if self.record.promotion.decisions.iter().all(|d| d.what != what) {
+            self.job.talk().line(Mark::Warn, &what);
+            self.record.decided(world::now(), "trapkey", what);
+        }
     }
 
     /// Waits one interval, or until the end of the bake when that comes first; `Mode::Once` waits
@@ -298,6 +313,7 @@ impl Driver<'_> {
                 return true;
             }
             if !signal::sleep(left.min(Duration::from_millis(100)))
+                || self.lease.renewed().is_err()
                 || self.store().asked(Ask::Abort, self.record.promotion.epoch).is_some()
             {
                 return false;

@@ -1,0 +1,246 @@
+//! What stands before a step, and what comes after the last one: calendars, limits, previews, a kept
+//! old side, a release that takes another one's place.
+
+use super::*;
+
+const KEPT: &str = "  keep_old: 1h\n";
+
+#[test]
+fn in_a_freeze_nothing_moves_and_the_next_opening_is_told() {
+    let freeze = "  calendar: {time_zone: Europe/Berlin, freeze: [{from: 2020-01-01, to: 2099-12-31, because: audit}]}\n";
+    let stage = Stage::new(SHORT, freeze);
+    let output = stage.path().join("outputs");
+    let started = run(tool("promote", stage.path()).arg("start").env("GITHUB_OUTPUT", &output));
+    assert_eq!(started.code, 0, "{}", started.stderr);
+    assert_eq!(stage.phase(), "holding");
+    assert_eq!((stage.haproxy.server("green"), stage.green.served()), ((0, 0), 0));
+    assert!(std::fs::read_to_string(&output).unwrap().contains("state=waiting\n"));
+    let waits_for = stage.promotion()["waits_for"].as_str().unwrap().to_owned();
+    assert!(waits_for.contains("step 1 (10 % on green) waits: changes are frozen (audit)"), "{waits_for}");
+    // A way back is never closed.
+    assert_eq!(stage.promote(&["abort"]).code, 1);
+    stage.assert_all_blue();
+}
+
+#[test]
+fn a_gate_that_opens_soon_lets_the_release_on_by_itself() {
+    let now = jiff::Timestamp::now();
+    let to = (now + jiff::SignedDuration::from_secs(2)).strftime("%Y-%m-%dT%H:%M:%S").to_string();
+    let freeze = format!("  calendar: {{time_zone: UTC, freeze: [{{from: 2020-01-01T00:00, to: {to}}}]}}\n");
+    let stage = Stage::new(SHORT, &freeze);
+    let ended = stage.promote(&["run"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    stage.assert_all_green();
+    let first = &stage.promotion()["shifts"][0]["at"];
+    let first: jiff::Timestamp = first.as_str().unwrap().parse().unwrap();
+    assert!(
+        first.duration_since(now) >= jiff::SignedDuration::from_millis(900),
+        "it moved inside of the freeze"
+    );
+}
+
+#[test]
+fn hours_for_changes_that_are_over_hold_the_next_step_and_not_the_judge() {
+    // The hours are over a second after the first step.
+    let now = jiff::Timestamp::now();
+    let from = (now + jiff::SignedDuration::from_millis(900)).strftime("%Y-%m-%dT%H:%M:%S%.f").to_string();
+    let freeze = format!("  calendar: {{time_zone: UTC, freeze: [{{from: {from}, to: 2099-01-01}}]}}\n");
+    let stage = Stage::new("[{weight: 10%, bake: 1s}, {weight: 100%}]", &freeze);
+    let job = stage.spawn(&["run"]);
+    stage.wait_for_phase("baking");
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!((stage.phase(), stage.haproxy.server("green").0), ("baking".into(), 10));
+    stage.green.answers.fail_every.store(2, Ordering::SeqCst);
+    assert_eq!(job.wait_with_output().unwrap().status.code(), Some(1));
+    stage.assert_all_blue();
+    assert!(stage.promotion()["reason"].as_str().unwrap().contains("error_rate"));
+}
+
+#[test]
+fn a_way_that_takes_too_long_goes_back() {
+    let stage = Stage::new("[{weight: 10%, bake: 10m}, {weight: 100%}]", "  max_duration: 1s\n");
+    let ended = stage.promote(&["run"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    stage.assert_all_blue();
+    let reason = stage.promotion()["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("it takes longer than `max_duration` allows, 1 s"), "{reason}");
+}
+
+#[test]
+fn a_preview_that_does_not_pass_gives_green_nothing() {
+    let preview = |port: u16, status: u16| {
+        format!(
+            "  preview: [{{name: front page, kind: http, target: \"http://127.0.0.1:{port}/\", expect: {{status: {status}}}}}]\n"
+        )
+    };
+    let stage = Stage::new(SHORT, "");
+    stage.write(SHORT, &preview(stage.green.port, 418));
+    let ended = stage.promote(&["run"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("the preview does not pass: front page"), "{}", ended.stderr);
+    stage.assert_all_blue();
+    assert_eq!(stage.promotion()["preview"][0]["verdict"], "fail");
+    assert!(stage.promotion()["shifts"].as_array().unwrap().iter().all(|s| s["why"] == "rollback"));
+    stage.write(SHORT, &preview(stage.green.port, 200));
+    let ended = stage.promote(&["run"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert_eq!(stage.promotion()["preview"][0]["verdict"], "pass");
+}
+
+#[test]
+fn a_kept_old_side_can_be_gone_back_to_and_a_finished_release_stays_finished() {
+    let stage = Stage::new("[{weight: 100%, bake: 200ms}]", KEPT);
+    let ended = stage.promote(&["run"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    stage.assert_all_green();
+    assert_eq!((stage.phase().as_str(), &stage.promotion()["outcome"]), ("keeping_blue", &"promoted".into()));
+    assert!(stage.promotion()["next_at"].is_string(), "until when it is kept");
+    // A step changes nothing, the document stays byte for byte.
+    let document = || std::fs::read(stage.path().join("evidence/promote.json")).unwrap();
+    let before = document();
+    let step = stage.promote(&["step"]);
+    assert_eq!(step.code, 0, "{}", step.stderr);
+    assert_eq!(document(), before);
+    let refused = stage.promote(&["abort"]);
+    assert_eq!(refused.code, 5);
+    assert!(refused.stderr.contains("`promote undo` goes back to it"), "{}", refused.stderr);
+    let undone = stage.promote(&["undo", "--reason", "support is called"]);
+    assert_eq!(undone.code, 1, "{}", undone.stderr);
+    stage.assert_all_blue();
+    let promotion = stage.promotion();
+    assert_eq!(promotion["outcome"], "rolled_back");
+    assert!(promotion["reason"].as_str().unwrap().contains("support is called"), "{}", promotion["reason"]);
+    assert_eq!(stage.promote(&["undo"]).code, 5);
+    stage.assert_all_blue();
+}
+
+#[test]
+fn an_old_side_that_is_sick_is_not_gone_back_to() {
+    let stage = Stage::new("[{weight: 100%, bake: 200ms}]", KEPT);
+    assert_eq!(stage.promote(&["run"]).code, 0);
+    stage.blue.answers.health.store(503, Ordering::SeqCst);
+    let undone = stage.promote(&["undo"]);
+    assert_eq!(undone.code, 1, "{}", undone.stderr);
+    assert_eq!(stage.promotion()["outcome"], "frozen");
+    assert!(stage.haproxy.server("green").0 > 0, "users stay where they are served");
+}
+
+#[test]
+fn the_retire_hook_runs_once_when_the_old_side_was_kept_for_long_enough() {
+    let hook = "  hooks: {retire: [sh, -c, \"echo down >> retired.txt\"]}\n  keep_old: 1s\n";
+    let stage = Stage::new("[{weight: 100%, bake: 200ms}]", hook);
+    assert_eq!(stage.promote(&["run"]).code, 0);
+    let retired = || std::fs::read_to_string(stage.path().join("retired.txt")).unwrap_or_default();
+    assert_eq!(stage.promote(&["step"]).code, 0);
+    assert_eq!(retired(), "", "it is kept for a second");
+    let before = std::fs::read(stage.path().join("evidence/promote.json")).unwrap();
+    std::thread::sleep(Duration::from_millis(1100));
+    for _ in 0..2 {
+        let step = stage.promote(&["step"]);
+        assert_eq!(step.code, 0, "{}", step.stderr);
+    }
+    assert_eq!((retired().as_str(), stage.phase().as_str()), ("down\n", "promoted"));
+    assert_eq!(std::fs::read(stage.path().join("evidence/promote.json")).unwrap(), before);
+    let undo = stage.promote(&["undo"]);
+    assert_eq!(undo.code, 5);
+    assert!(undo.stderr.contains("its old side is not kept any more"), "{}", undo.stderr);
+    stage.assert_all_green();
+}
+
+#[test]
+fn an_old_side_that_serves_again_is_not_taken_down() {
+    let hook = "  hooks: {retire: [sh, -c, \"echo down >> retired.txt\"]}\n  keep_old: 1s\n";
+    let stage = Stage::new("[{weight: 100%, bake: 200ms}]", hook);
+    assert_eq!(stage.promote(&["run"]).code, 0);
+    // Somebody goes back by hand.
+    stage.haproxy.ask(
+        "set server shop/blue state ready; set server shop/blue weight 100; set server shop/green weight 0",
+    );
+    std::thread::sleep(Duration::from_millis(1100));
+    let step = stage.promote(&["step"]);
+    assert_eq!(step.code, 1, "{}", step.stderr);
+    assert!(!stage.path().join("retired.txt").exists());
+    stage.assert_all_blue();
+}
+
+#[test]
+fn a_new_release_takes_the_place_of_one_under_way_only_when_told_and_rolls_it_back_first() {
+    let stage = Stage::new(
+        "[{weight: 10%, bake: 300ms}, {weight: 100%}]",
+        "  hooks: {on_rollback: [sh, -c, \"echo $TRAPKEY_VERSION >> back.txt\"]}\n",
+    );
+    std::fs::write(
+        stage.path().join("release.yaml"),
+        std::fs::read_to_string(stage.path().join("release.yaml"))
+            .unwrap()
+            .replace("bake: 300ms", "bake: \"${BAKE:-30s}\""),
+    )
+    .unwrap();
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    let refused = stage.promote(&["run", "--set", "VERSION=2.0"]);
+    assert_eq!(refused.code, 5);
+    assert!(refused.stderr.contains("shop 1.1 in production is still under way"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--supersede"), "{}", refused.stderr);
+    let ended = stage.promote(&["run", "--supersede", "--set", "VERSION=2.0", "--set", "BAKE=300ms"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    stage.assert_all_green();
+    assert_eq!(
+        (&stage.promotion()["epoch"], stage.promotion()["outcome"].as_str()),
+        (&2.into(), Some("promoted"))
+    );
+    assert_eq!(
+        std::fs::read_to_string(stage.path().join("back.txt")).unwrap(),
+        "1.1\n",
+        "it was rolled back first"
+    );
+    let back = stage.journal().iter().any(|l| {
+        l["epoch"] == 1
+            && l["did"]["event"] == "aborted"
+            && l["did"]["reason"].as_str().unwrap().contains("superseded by shop 2.0")
+    });
+    assert!(back);
+}
+
+#[test]
+fn a_release_that_cannot_be_rolled_back_is_not_superseded() {
+    let stage = Stage::new("[{weight: 50%, bake: 30s}, {weight: 100%}]", "");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    stage.blue.answers.health.store(503, Ordering::SeqCst);
+    let ended = stage.promote(&["run", "--supersede", "--set", "VERSION=2.0"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("shop 1.1 in production could not be rolled back"), "{}", ended.stderr);
+    assert_eq!((stage.haproxy.server("blue").0, stage.haproxy.server("green").0), (50, 50));
+}
+
+#[test]
+fn steps_judge_what_earlier_steps_have_seen_as_well() {
+    let stage = Stage::new("[{weight: 10%, bake: 10m}, {weight: 100%}]", "");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    let probes = || {
+        let judgements = stage.promotion()["judgements"].clone();
+        judgements[judgements.as_array().unwrap().len() - 1]["metrics"][0]["green_samples"].as_u64().unwrap()
+    };
+    let first = probes();
+    assert!(first >= 20, "{first}");
+    let started = Instant::now();
+    assert_eq!(stage.promote(&["step"]).code, 0);
+    let took = started.elapsed();
+    let second = probes();
+    assert!(second >= first + 10, "{first} and then {second}");
+    assert!(took < Duration::from_secs(1), "{took:?}: only a few fresh probes are needed");
+    // What happened between two steps is counted by the router, and judged.
+    let client = trapkey::world::http::Client::new(Duration::from_secs(2), 0);
+    stage.green.answers.fail_every.store(1, Ordering::SeqCst);
+    for _ in 0..400 {
+        let _ = client.get(&stage.haproxy.url());
+    }
+    stage.green.answers.fail_every.store(0, Ordering::SeqCst);
+    let ended = stage.promote(&["step"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert!(
+        stage.promotion()["reason"].as_str().unwrap().contains("haproxy"),
+        "{}",
+        stage.promotion()["reason"]
+    );
+    stage.assert_all_blue();
+}
