@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 pub(crate) mod haproxy;
+pub(crate) mod meddler;
 pub(crate) mod nginx;
 pub(crate) mod postgres;
 pub(crate) mod router;
+pub(crate) mod s3;
 pub(crate) mod side;
 
 /// A folder that goes away with the test.
