@@ -215,7 +215,7 @@ fn the_lease_of_a_killed_job_on_this_machine_is_taken_at_once() {
 
 #[test]
 fn the_lease_of_a_job_lost_on_another_machine_is_taken_when_it_is_over_not_before() {
-    let fleet = Fleet::new("[{weight: 50%, bake: 1s}, {weight: 100%}]", "  lease: 2s\n");
+    let fleet = Fleet::new("[{weight: 50%, bake: 60s}, {weight: 100%}]", "  lease: 2s\n");
     let (first, second) = (fleet.runner(), fleet.runner());
     let mut child = fleet.spawn(first.path(), &["run"]);
     fleet.wait_for_phase("baking");
@@ -225,16 +225,18 @@ fn the_lease_of_a_job_lost_on_another_machine_is_taken_when_it_is_over_not_befor
     let mut lease: Value = serde_json::from_slice(&fleet.bucket.get(key).unwrap()).unwrap();
     lease["process"] = "another-machine pid:[1] 7 7".into();
     fleet.bucket.put(key, lease.to_string().as_bytes());
-    let early = fleet.promote(second.path(), &["run"]);
+    let early = fleet.promote(second.path(), &["step"]);
     assert_eq!(early.code, 5, "{}", early.stderr);
     assert!(early.stderr.contains("its lease is renewed, or ends at"), "{}", early.stderr);
     let until = lease["until_ms"].as_i64().unwrap();
     let now = || jiff::Timestamp::now().as_millisecond();
     std::thread::sleep(Duration::from_millis(u64::try_from(until - now()).unwrap_or(0) + 50));
-    let ended = fleet.promote(second.path(), &["run"]);
+    let ended = fleet.promote(second.path(), &["step"]);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     assert!(now() - until >= 2000, "it is watched for its whole length");
-    fleet.stage.assert_all_green();
+    let taken: Value = serde_json::from_slice(&fleet.bucket.get(key).unwrap()).unwrap();
+    assert_eq!((&taken["fence"], &taken["released"]), (&2.into(), &true.into()));
+    assert_eq!((fleet.phase().as_str(), fleet.stage.haproxy.server("green").0), ("baking", 50));
 }
 
 /// A job is stopped in a bake; another one calls the release off once the lease is over; the first one
@@ -299,11 +301,12 @@ fn a_store_that_is_busy_for_a_while_is_nobodys_trouble() {
     let meddler = Meddler::start(fleet.port);
     let fleet = fleet.behind(&meddler);
     let runner = fleet.runner();
-    // Every other request is told to slow down.
-    let mut number = 0;
+    // Every third request is told to slow down, and for a second and a half all of them.
+    let (began, mut number) = (Instant::now(), 0);
     meddler.now(move |_| {
         number += 1;
-        if number % 2 == 0 { Deed::Busy } else { Deed::Pass }
+        let all = (1000..2500).contains(&began.elapsed().as_millis());
+        if all || number % 3 == 0 { Deed::Busy } else { Deed::Pass }
     });
     let ended = fleet.promote(runner.path(), &["run"]);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
@@ -311,7 +314,7 @@ fn a_store_that_is_busy_for_a_while_is_nobodys_trouble() {
     fleet.stage.assert_all_green();
     fleet.assert_no_step_twice();
     figure(&format!(
-        "{} requests to S3 in a run of three steps, every other one answered 503",
+        "{} requests to S3 in a run of three steps, a third of them answered 503",
         meddler.requests()
     ));
 }
