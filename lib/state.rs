@@ -33,8 +33,11 @@ pub use lease::{Held, Holder, Lease};
 pub struct Store {
     place: Box<dyn Place>,
     /// What was asked for, as it was seen last: a place that is far away is not asked all the time.
-    seen: Mutex<[Option<(Instant, Option<Asked>)>; 2]>,
+    seen: Mutex<[Option<Seen>; 2]>,
 }
+
+/// A request as it was seen, and when.
+type Seen = (Instant, Option<Asked>);
 
 /// What tells one content of an object from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -249,13 +252,12 @@ impl Store {
         let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let slot = &mut seen[usize::from(ask == Ask::Pause)];
         let fresh = slot.as_ref().filter(|(at, _)| !between.is_zero() && at.elapsed() < between);
-        let found = match fresh {
-            Some((_, found)) => found.clone(),
-            None => {
-                let found = self.look_for(ask, epoch);
-                *slot = Some((Instant::now(), found.clone()));
-                found
-            }
+        let found = if let Some((_, found)) = fresh {
+            found.clone()
+        } else {
+            let found = self.look_for(ask, epoch);
+            *slot = Some((Instant::now(), found.clone()));
+            found
         };
         found.filter(|asked| asked.epoch == epoch)
     }
@@ -270,11 +272,10 @@ impl Store {
             })
         };
         match self.place.get(ask.object()) {
-            Ok(None) => None,
             Ok(Some(object)) => serde_json::from_slice(&object.bytes).map_or_else(|_| unreadable(), Some),
             // In a folder it is there and must not be read: it may be an abort.
             Err(_) if self.place.between_looks().is_zero() => unreadable(),
-            Err(_) => None,
+            Ok(None) | Err(_) => None,
         }
     }
 

@@ -10,7 +10,8 @@ fn access(more: &[(&str, &str)]) -> Result<Access, Fault> {
 
 #[test]
 fn a_bucket_is_addressed_as_its_store_wants_it() {
-    let cases: &[(&[(&str, &str)], &str, &str)] = &[
+    type Case = (&'static [(&'static str, &'static str)], &'static str, &'static str);
+    let cases: &[Case] = &[
         (&[("AWS_REGION", "eu-central-1")], "state", "https://state.s3.eu-central-1.amazonaws.com/"),
         (&[("AWS_REGION", "eu-central-1")], "a.state", "https://s3.eu-central-1.amazonaws.com/a.state/"),
         (&[("AWS_DEFAULT_REGION", "cn-north-1")], "state", "https://state.s3.cn-north-1.amazonaws.com.cn/"),
@@ -44,7 +45,7 @@ fn a_store_that_hangs_is_given_up_in_time_and_then_asked_briefly() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", silent.local_addr().unwrap());
     let bucket = access(&[("AWS_ENDPOINT_URL", &address)]).unwrap().bucket("state").unwrap();
-    bucket.hurry(Duration::from_millis(1000));
+    bucket.hurry(Duration::from_secs(1));
     let began = Instant::now();
     let fault = bucket.get("key").unwrap_err();
     assert!(fault.what.contains("cannot be reached") && !fault.to_string().contains("X-Amz"), "{fault}");
