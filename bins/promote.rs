@@ -1,12 +1,14 @@
 //! `promote`: moves traffic to a new version, step by step, and back when it must.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 use trapkey::cli::{self, Shared};
 use trapkey::evidence::PromoteBody;
-use trapkey::tools::promote::{self, Call, Mode};
+use trapkey::tools::promote::{self, Approve, Call, Mode};
+use trapkey::units::Span;
 
 const TOOL: &str = "promote";
 
@@ -39,6 +41,24 @@ enum Command {
         /// Why; goes on record
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
+    },
+    /// Sign the approval that a step waits for
+    Approve {
+        /// The role that approves
+        #[arg(long, value_name = "ROLE")]
+        role: String,
+        /// The private key (Ed25519, PEM) that signs; the one of --sign-key when absent
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+        /// The step, from 1; the next one that asks the role when absent
+        #[arg(long, value_name = "NUMBER")]
+        step: Option<usize>,
+        /// Why; goes on record
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// How long it counts, such as 4h
+        #[arg(long, value_name = "DURATION")]
+        expires_in: Option<Span>,
     },
     /// Go back after a finished promotion, while the old side is kept
     Undo {
@@ -77,6 +97,11 @@ fn main() -> ExitCode {
         Command::Abort { reason } => {
             cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::abort(job, reason))
         }
+        Command::Approve { role, key, step, reason, expires_in } => cli::aside(&shared, TOOL, |job| {
+            let asked =
+                Approve { role: &role, step, key: key.as_deref(), reason: reason.clone(), expires_in };
+            promote::approve(job, asked)
+        }),
         Command::Undo { reason } => cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::undo(job, reason)),
         Command::Status => cli::aside(&shared, TOOL, promote::status),
         Command::Pause => cli::aside(&shared, TOOL, promote::pause),

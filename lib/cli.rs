@@ -43,8 +43,8 @@ pub struct Shared {
     /// A variable of the plan; may be given several times [env: TRAPKEY_SET, pairs parted by `;`]
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// The private key (Ed25519, PEM) that signs every document [env: TRAPKEY_SIGN_KEY_PEM, the key itself]
-    #[arg(long, global = true, env = "TRAPKEY_SIGN_KEY", hide_env = true, value_name = "FILE")]
+    /// The private key (Ed25519, PEM) that signs every document; TRAPKEY_SIGN_KEY_PEM holds the key itself
+    #[arg(long, global = true, env = "TRAPKEY_SIGN_KEY", hide_env_values = true, value_name = "FILE")]
     pub sign_key: Option<PathBuf>,
     /// The public keys that count, NAME.pem each; a document that none of them signed is refused
     #[arg(long, global = true, env = "TRAPKEY_TRUST", value_name = "FOLDER")]

@@ -448,7 +448,9 @@ pub fn parse<B: Body>(bytes: &[u8], file: &str, trust: Option<&Trust>) -> Result
     if schema != B::schema() {
         return Err(garbled(&format!("its schema is `{schema}`; known here is `{}`", B::schema())));
     }
-    let document: Document<B> = serde_json::from_value(value).map_err(|e| garbled(&e))?;
+    // One after the other, so that the head is read by the same code for every kind of document.
+    let head = Head::deserialize(&value).map_err(|e| garbled(&e))?;
+    let document = Document { head, body: B::deserialize(&value).map_err(|e| garbled(&e))? };
     let need = Need { path: file.into(), schema: B::schema(), sha256: sha256_hex(bytes) };
     Ok(Found { document, need, signer })
 }

@@ -15,11 +15,15 @@ use crate::plan::{Loaded, Raw, RouterSpec, SplitBy, SplitSpec};
 use crate::units::{Text, show_share};
 use crate::yaml::{self, Problem};
 
+mod caddy;
+mod command;
 mod haproxy;
 mod nginx;
+mod traefik;
+mod weights;
 
 /// Every router that a plan may name.
-pub static ALL: &[&Kind] = &[&haproxy::KIND, &nginx::KIND];
+pub static ALL: &[&Kind] = &[&haproxy::KIND, &nginx::KIND, &traefik::KIND, &caddy::KIND, &command::KIND];
 
 /// One kind of router.
 pub struct Kind {

@@ -9,12 +9,12 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use rustls::pki_types::pem::{PemObject as _, SectionKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::fault::Fault;
 use crate::redact::learn;
@@ -27,6 +27,9 @@ const DIGITS: usize = 128;
 
 /// What stands before the 32 bytes of an Ed25519 public key in its SubjectPublicKeyInfo (RFC 8410).
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+/// How every Ed25519 private key in PKCS#8 begins, in base64.
+const PKCS8: &str = "MC4CAQAwBQYDK2Vw";
 
 /// The largest key file in bytes that is read.
 const MAX_KEY: u64 = 64 * 1024;
@@ -103,7 +106,9 @@ impl SigningKey {
     ///
     /// Errors (2): the file cannot be read, or is not such a key.
     pub fn read(path: &Path) -> Result<Self, Fault> {
-        if path.to_string_lossy().contains("-----BEGIN") {
+        let text = path.to_string_lossy();
+        // By mistake, and then it must not be shown as a path that cannot be read.
+        if text.contains("-----BEGIN") || text.contains(PKCS8) {
             return Err(Fault::usage(
                 "--sign-key or TRAPKEY_SIGN_KEY holds a key, and wants the path of its file",
             )
@@ -348,7 +353,7 @@ fn public_key(pem: &[u8]) -> Result<Vec<u8>, &'static str> {
 
 fn id_of(public: &[u8]) -> String {
     let whole = [&SPKI[..], public].concat();
-    hex(&digest(&SHA256, &whole).as_ref()[..8])
+    hex(&Sha256::digest(&whole)[..8])
 }
 
 /// Bytes in lowercase hexadecimal.

@@ -19,6 +19,7 @@ mod crashes;
 mod gates;
 mod load;
 mod routers;
+mod routers_http;
 mod way_back;
 
 /// Two sides behind a router, a plan, and a folder for all of it.

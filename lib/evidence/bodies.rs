@@ -467,7 +467,7 @@ pub struct RollbackRecord {
     pub took_ms: Option<f64>,
 }
 
-/// approval.ROLE.json: what somebody in a role approved; it counts only when it is signed.
+/// approval.ROLE.STEP.json: what somebody in a role approved; it counts only when it is signed.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ApprovalBody {
     /// The approval; null when there was none.
@@ -477,20 +477,21 @@ pub struct ApprovalBody {
 impl Body for ApprovalBody {
     const NAME: &'static str = "approval";
     const TOOL: &'static str = "promote approve";
-    /// One file for each role: [`ApprovalBody::file`].
-    const FILE: &'static str = "approval.ROLE.json";
+    /// One file for each role and step: [`ApprovalBody::file`].
+    const FILE: &'static str = "approval.ROLE.STEP.json";
     const SIGNED_FOR: Purpose = Purpose::Approval;
 }
 
 impl ApprovalBody {
-    /// The file in the evidence folder for a role.
-    pub fn file(role: &str) -> String {
-        format!("approval.{role}.json")
+    /// The file in the evidence folder for a role and a step, from 1.
+    pub fn file(role: &str, step: usize) -> String {
+        format!("approval.{role}.{step}.json")
     }
 
     /// The role of a file in the evidence folder; none where it is not an approval's.
     pub fn role_of(file: &str) -> Option<&str> {
-        file.strip_prefix("approval.")?.strip_suffix(".json").filter(|role| is_role(role))
+        let (role, step) = file.strip_prefix("approval.")?.strip_suffix(".json")?.rsplit_once('.')?;
+        (is_role(role) && step.parse::<usize>().is_ok()).then_some(role)
     }
 }
 

@@ -5,8 +5,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::evidence::{
-    ApprovalBody, BaselineBody, Body, Found, PlanRef, PreflightBody, PromoteBody, Release, SnapshotBody,
-    VerifyBody,
+    ApprovalBody, BaselineBody, Body, Document, Found, PlanRef, PreflightBody, PromoteBody, Release,
+    SnapshotBody, VerifyBody,
 };
 use crate::fault::Fault;
 use crate::plan::{Contact, Contingency};
@@ -68,12 +68,16 @@ impl Documents {
 }
 
 fn hide_found<B: Body>(found: Option<Found<B>>) -> Result<Option<Found<B>>, Fault> {
-    found.map(|f| Ok(Found { document: hide(&f.document)?, need: f.need, signer: f.signer })).transpose()
+    let hide_document = |d: &Document<B>| Ok(Document { head: hide(&d.head)?, body: hide(&d.body)? });
+    found
+        .map(|f| Ok(Found { document: hide_document(&f.document)?, need: f.need, signer: f.signer }))
+        .transpose()
 }
 
 fn hide<T: Serialize + DeserializeOwned>(value: &T) -> Result<T, Fault> {
     let broken = |e: serde_json::Error| Fault::infrastructure("the evidence cannot be redacted").cause(e);
     let mut json = serde_json::to_value(value).map_err(broken)?;
     redact_json(&mut json);
-    serde_json::from_value(json).map_err(broken)
+    // From a reference, as documents are read: the same code then serves both.
+    T::deserialize(&json).map_err(broken)
 }

@@ -4,6 +4,7 @@
 //! every action, so that a job that is killed at any moment is followed by one that goes on.
 
 pub mod approval;
+mod approve;
 mod bake;
 mod begin;
 mod drive;
@@ -24,6 +25,7 @@ use crate::units::show_share;
 use crate::world::talk::Mark;
 use crate::world::{self, ci};
 
+pub use approve::{Approve, approve};
 use drive::Driver;
 pub use drive::Mode;
 use machine::{Event, State};
@@ -72,6 +74,7 @@ fn holder(job: &Job) -> Holder {
 /// release or job has the environment.
 pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
     begin::validate(job)?;
+    begin::trusts_somebody(job)?;
     let mut router = begin::router(job)?;
     let Held { lease, saved } = take(job, &store(job)?)?;
     let record = saved.map(|s| s.record);

@@ -299,6 +299,23 @@ fn refuses_every_byte_that_was_changed() {
 }
 
 #[test]
+fn a_secret_that_looks_like_a_part_of_a_signature_does_not_spoil_it() {
+    let (place, keys) = (small(), Keys::new());
+    let der = keys.text("public.der");
+    openssl(&["pkey", "-pubin", "-in", &keys.text("trust/ci.pem"), "-outform", "DER", "-out", &der]);
+    let id = trapkey::evidence::sha256_hex(&std::fs::read(der).unwrap());
+    for secret in ["00000000", "signature", "\"value\"", &id[..16]] {
+        let sign = ["--sign-key", &keys.private("ci")].map(str::to_owned);
+        let ended = run(tool("preflight", place.path()).args(&sign).env("SHOP_TOKEN", secret));
+        assert_eq!(ended.code, 0, "{secret}: {}", ended.stderr);
+        openssl_agrees(&place.path().join("evidence/preflight.json"), &keys.text("trust/ci.pem"), &keys);
+        let arguments = ["check", "--trust", &keys.trust()].map(str::to_owned);
+        let ended = run(tool("report", place.path()).args(&arguments).env("SHOP_TOKEN", secret));
+        assert_eq!(ended.code, 0, "{secret}: {}", ended.stderr);
+    }
+}
+
+#[test]
 fn a_refusal_is_signed_too_and_passes_for_nothing_else() {
     let (place, keys) = (small(), Keys::new());
     let sign = ["--trust", &keys.trust(), "--sign-key", &keys.private("ci")].map(str::to_owned);
@@ -343,13 +360,17 @@ fn a_signing_key_that_is_none_stops_everything_before_it_begins() {
     ]
     .map(|(name, word)| (keys.text(name), word))
     .into();
-    for (path, word) in
-        files.iter().map(|(p, w)| (p.as_str(), *w)).chain([(pem.as_str(), "TRAPKEY_SIGN_KEY_PEM")])
+    for (path, word) in files
+        .iter()
+        .map(|(p, w)| (p.as_str(), *w))
+        .chain([(pem.as_str(), "TRAPKEY_SIGN_KEY_PEM"), (keys.secret("ci").as_str(), "TRAPKEY_SIGN_KEY_PEM")])
     {
         let ended = run(tool("preflight", place.path()).env("TRAPKEY_SIGN_KEY", path));
         assert_eq!(ended.code, 2, "{path}: {}", ended.stderr);
         assert!(ended.stderr.contains(word), "{path}: {}", ended.stderr);
         hides(&keys, path, &says(&ended));
+        let ended = run(tool("preflight", place.path()).env("TRAPKEY_SIGN_KEY", path).arg("--help"));
+        hides(&keys, "the help", &says(&ended));
     }
     for (pem, word) in [("hello", "TRAPKEY_SIGN_KEY_PEM"), (&pem[..80], "TRAPKEY_SIGN_KEY_PEM")] {
         let ended = run(tool("preflight", place.path()).env("TRAPKEY_SIGN_KEY_PEM", pem));

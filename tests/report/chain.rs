@@ -215,12 +215,12 @@ fn approved() -> Sample {
     approval["findings"] = Value::Array(vec![]);
     approval["approval"] = serde_json::json!({"epoch": 1, "role": "product_owner", "who": "olga"});
     let bytes = serde_json::to_vec_pretty(&approval).unwrap();
-    std::fs::write(sample.file("approval.product_owner.json"), &bytes).unwrap();
+    std::fs::write(sample.file("approval.product_owner.2.json"), &bytes).unwrap();
     // One that the promotion was not made from has no say.
-    std::fs::write(sample.file("approval.somebody.json"), b"nonsense").unwrap();
+    std::fs::write(sample.file("approval.somebody.2.json"), b"nonsense").unwrap();
     sample.promote(End::Promoted);
     let need = Need {
-        path: "approval.product_owner.json".into(),
+        path: "approval.product_owner.2.json".into(),
         schema: ApprovalBody::schema(),
         sha256: sha256_hex(&bytes),
     };
@@ -236,30 +236,31 @@ fn an_approval_is_a_document_of_the_chain() {
     let sample = approved();
     let ended = call("report", sample.folder.path(), &["check"]);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
-    for link in ["approval.product_owner.json -> release.yaml", "promote.json -> approval.product_owner.json"]
+    for link in
+        ["approval.product_owner.2.json -> release.yaml", "promote.json -> approval.product_owner.2.json"]
     {
         assert!(ended.stdout.contains(link), "`{link}` is missing: {}", ended.stdout);
     }
     assert_eq!(sample.render().code, 0);
     let needs = support::json(&sample.file("report.json"))["needs"].to_string();
-    assert!(needs.contains("approval.product_owner.json") && !needs.contains("somebody"), "{needs}");
+    assert!(needs.contains("approval.product_owner.2.json") && !needs.contains("somebody"), "{needs}");
     for page in ["report.html", "runbook.md"] {
         // Markdown has its underscores escaped.
         let text = sample.text(page).replace('\\', "");
-        assert!(text.contains("approval.product_owner.json") && text.contains("not signed"), "{page}");
+        assert!(text.contains("approval.product_owner.2.json") && text.contains("not signed"), "{page}");
     }
 }
 
 #[test]
 fn an_approval_that_is_gone_changed_or_of_another_release_is_refused() {
-    let file = "approval.product_owner.json";
+    let file = "approval.product_owner.2.json";
     let sample = approved();
     change(&sample, file, |d| d["approval"]["epoch"] = 2.into());
-    refused(&sample, &["promote.json -> approval.product_owner.json", "is broken"]);
+    refused(&sample, &["promote.json -> approval.product_owner.2.json", "is broken"]);
     let sample = approved();
     change(&sample, file, |d| d["release"]["version"] = "9.9.9".into());
     refused(&sample, &[file, "another release"]);
     let sample = approved();
     std::fs::remove_file(sample.file(file)).unwrap();
-    refused(&sample, &["promote.json -> approval.product_owner.json", "not in the folder"]);
+    refused(&sample, &["promote.json -> approval.product_owner.2.json", "not in the folder"]);
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::evidence::{self, Approval, ApprovalBody, DocumentVerdict, Found, Release, name_release};
+use crate::evidence::{self, Approval, ApprovalBody, DocumentVerdict, Found, Need, Release, name_release};
 use crate::fault::Fault;
 use crate::job::{Conclusion, Job};
 use crate::signature::{SigningKey, Trust};
@@ -59,8 +59,10 @@ pub struct Approved {
     pub key: String,
     /// Why, in their words.
     pub reason: Option<String>,
-    /// The SHA-256 of the document in hexadecimal.
-    pub sha256: String,
+    /// When it was signed.
+    pub at: Timestamp,
+    /// How the promotion names it.
+    pub need: Need,
 }
 
 /// The bytes of an approval, signed.
@@ -95,7 +97,7 @@ pub fn write(job: &Job, order: Order, key: &SigningKey) -> Result<Vec<u8>, Fault
 ///
 /// Errors: why they are not, in one sentence.
 pub fn check(bytes: &[u8], trust: &Trust, wanted: &Wanted<'_>) -> Result<Approved, String> {
-    let file = ApprovalBody::file(wanted.role);
+    let file = ApprovalBody::file(wanted.role, wanted.step);
     let found = evidence::parse::<ApprovalBody>(bytes, &file, Some(trust)).map_err(|fault| fault.line())?;
     let approval = fits(&found, wanted)?;
     let signer = found.signer.as_ref().and_then(|signer| Some((signer.name.clone()?, signer.key.clone())));
@@ -106,7 +108,8 @@ pub fn check(bytes: &[u8], trust: &Trust, wanted: &Wanted<'_>) -> Result<Approve
         who,
         key,
         reason: approval.reason.clone(),
-        sha256: found.need.sha256.clone(),
+        at: found.document.head.run.finished_at,
+        need: Need { path: file, ..found.need.clone() },
     })
 }
 

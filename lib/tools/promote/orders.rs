@@ -34,7 +34,7 @@ fn newest(job: &Job) -> Result<Option<Saved<Record>>, Fault> {
     store(job)?.load::<Record>()
 }
 
-fn running(job: &Job) -> Result<Saved<Record>, Fault> {
+pub(super) fn running(job: &Job) -> Result<Saved<Record>, Fault> {
     newest(job)?.ok_or_else(|| {
         Fault::refused(format!("nothing was ever promoted to {}", job.release.environment))
             .place(job.state_place().display().to_string())
@@ -209,7 +209,7 @@ pub fn abort(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
                 return driver.conclude();
             }
             Err(held) if Instant::now() >= until || signal::stop_asked() => return Err(held),
-            Err(held) if held.exit == Exit::Refused => std::thread::sleep(Duration::from_millis(50)),
+            Err(held) if held.exit == Exit::Refused => std::thread::sleep(store.patience()),
             Err(fault) => return Err(fault),
         }
     }
@@ -277,7 +277,7 @@ fn asked(epoch: u64, why: Option<String>) -> Asked {
     Asked { epoch, who: ci::actor(), at: world::now().to_string(), why }
 }
 
-fn finished(record: &Record) -> Fault {
+pub(super) fn finished(record: &Record) -> Fault {
     let mut fault = Fault::refused(format!(
         "{} is finished: {}",
         name_release(&record.release),

@@ -106,7 +106,7 @@ fn counts_by_the_name_of_the_key_and_not_by_what_it_says_of_itself() {
         ("olga", "product_owner", Some("figures are fine"))
     );
     assert_eq!(approved.key, key(2).id());
-    assert_eq!(approved.sha256, evidence::sha256_hex(&bytes));
+    assert_eq!(approved.need.sha256, evidence::sha256_hex(&bytes));
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl Driver<'_> {
         }
         match action {
             Action::Run(hook) => self.run_hook(hook).map(Some),
-            Action::Wait => Ok(self.wait_for_gate()),
+            Action::Wait => self.wait_for_gate(),
             Action::Keep { until_ms } => self.keep(until_ms),
             Action::CheckHealth(side) => self.check_health(side).map(Some),
             Action::Shift { weight, rollback } => self.shift(weight, rollback).map(Some),
@@ -54,11 +54,13 @@ impl Driver<'_> {
     }
 
     /// Looks at the gate before the first step, and a little later again.
-    fn wait_for_gate(&mut self) -> Option<Event> {
-        let Some(gate) = self.gate(0) else { return Some(Event::GateOpened) };
+    fn wait_for_gate(&mut self) -> Result<Option<Event>, Fault> {
+        let gate = self.gate(0);
+        self.show_gate(gate.as_ref())?;
+        let Some(gate) = gate else { return Ok(Some(Event::GateOpened)) };
         self.ticker.set(&gate.why);
         signal::sleep(self.interval().min(Duration::from_secs(1)));
-        None
+        Ok(None)
     }
 
     /// Begins to keep the old side, or ends it.
@@ -275,7 +277,9 @@ impl Driver<'_> {
             Some(last) => *last = looked.judgement,
             None => judgements.push(looked.judgement),
         }
-        let held = now.as_millisecond() >= until_ms && self.gate(step + 1).is_some();
+        let gate = if now.as_millisecond() >= until_ms { self.gate(step + 1) } else { None };
+        self.show_gate(gate.as_ref())?;
+        let held = gate.is_some();
         Ok(Some(Event::Looked { look: looked.look, sentence, at_ms: now.as_millisecond(), held }))
     }
 
