@@ -37,8 +37,8 @@ pub struct Shared {
     /// The evidence folder
     #[arg(long, global = true, env = "TRAPKEY_EVIDENCE", default_value = "evidence", value_name = "FOLDER")]
     pub evidence: PathBuf,
-    /// The folder of the promote state [default: .trapkey beside the plan]
-    #[arg(long, global = true, env = "TRAPKEY_STATE", value_name = "FOLDER")]
+    /// The place of the promote state: a folder, or s3://BUCKET/PREFIX [default: .trapkey beside the plan]
+    #[arg(long, global = true, env = "TRAPKEY_STATE", value_name = "PLACE")]
     pub state: Option<PathBuf>,
     /// A variable of the plan; may be given several times [env: TRAPKEY_SET, pairs parted by `;`]
     #[arg(long, global = true, value_name = "KEY=VALUE")]

@@ -28,7 +28,8 @@ pub struct Call {
     pub environment: Option<String>,
     /// The evidence folder.
     pub evidence: PathBuf,
-    /// The folder of the promote state; `.trapkey` beside the plan when absent.
+    /// The place of the promote state, a folder or an `s3://` address; `.trapkey` beside the plan when
+    /// absent.
     pub state: Option<PathBuf>,
     /// Variables of the plan.
     pub set: BTreeMap<String, String>,
@@ -125,8 +126,8 @@ impl Job {
         &self.call.evidence
     }
 
-    /// The folder of the promote state.
-    pub fn state_folder(&self) -> PathBuf {
+    /// The place of the promote state: a folder, or an `s3://` address.
+    pub fn state_place(&self) -> PathBuf {
         self.call.state.clone().unwrap_or_else(|| self.loaded.at(".trapkey"))
     }
 

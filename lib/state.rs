@@ -20,7 +20,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
+use crate::world::s3::Access;
 
+mod bucket;
 mod folder;
 mod lease;
 
@@ -31,8 +33,11 @@ pub use lease::{Held, Holder, Lease};
 pub struct Store {
     place: Box<dyn Place>,
     /// What was asked for, as it was seen last: a place that is far away is not asked all the time.
-    seen: Mutex<[Option<(Instant, Option<Asked>)>; 2]>,
+    seen: Mutex<[Option<Seen>; 2]>,
 }
+
+/// A request as it was seen, and when.
+type Seen = (Instant, Option<Asked>);
 
 /// What tells one content of an object from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,6 +137,14 @@ pub(crate) trait Place: Send + Sync + std::fmt::Debug {
     fn guard(&self, _fence: u64) -> Result<Option<Guard>, Fault> {
         Ok(Some(Guard::none()))
     }
+    /// Shows that the place keeps its conditions, before the first lease on it is trusted.
+    ///
+    /// Errors (2): it does not, and would give two writers the same right.
+    fn prove(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+    /// From now on a lease of that length hangs on it: nothing may take a large part of it.
+    fn hurry(&self, _lasts: Duration) {}
     /// How often what others ask for is looked at.
     fn between_looks(&self) -> Duration;
 }
@@ -181,10 +194,20 @@ impl Ask {
 }
 
 impl Store {
-    /// The state of `environment` below `root`, a folder. Touches nothing.
+    /// The state of `environment` below `root`: a folder, or `s3://BUCKET[/PREFIX]`. Touches nothing.
     ///
-    /// Errors (2): the address is not understood.
+    /// Errors (2): the address is not understood, or a variable that it needs is missing.
     pub fn open(root: &Path, environment: &str) -> Result<Self, Fault> {
+        let address = root.to_string_lossy();
+        if let Some(inside) = address.strip_prefix(bucket::SCHEME) {
+            let access = Access::from_environment()?;
+            return bucket::Bucket::new(inside, environment, &access).map(|place| Self::at(Box::new(place)));
+        }
+        if address.contains("://") {
+            return Err(Fault::usage("the place of the promote state is not understood")
+                .place(address)
+                .help("it is a folder, or s3://BUCKET/PREFIX"));
+        }
         Ok(Self::at(Box::new(folder::Folder::new(root, environment))))
     }
 
@@ -222,7 +245,9 @@ impl Store {
     /// Leaves a request for the job that works, or for the next one.
     pub fn ask(&self, ask: Ask, asked: &Asked) -> Result<(), Fault> {
         let bytes = serde_json::to_vec(asked).map_err(|e| self.unwritten(ask.object(), e))?;
-        self.place.put(ask.object(), &bytes, &Condition::Any).map(drop)
+        let done = self.place.put(ask.object(), &bytes, &Condition::Any).map(drop);
+        self.look_anew(ask);
+        done
     }
 
     /// The request that is open for an epoch. An unreadable one counts as asked: an abort is never
@@ -232,13 +257,12 @@ impl Store {
         let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let slot = &mut seen[usize::from(ask == Ask::Pause)];
         let fresh = slot.as_ref().filter(|(at, _)| !between.is_zero() && at.elapsed() < between);
-        let found = match fresh {
-            Some((_, found)) => found.clone(),
-            None => {
-                let found = self.look_for(ask, epoch);
-                *slot = Some((Instant::now(), found.clone()));
-                found
-            }
+        let found = if let Some((_, found)) = fresh {
+            found.clone()
+        } else {
+            let found = self.look_for(ask, epoch);
+            *slot = Some((Instant::now(), found.clone()));
+            found
         };
         found.filter(|asked| asked.epoch == epoch)
     }
@@ -253,20 +277,23 @@ impl Store {
             })
         };
         match self.place.get(ask.object()) {
-            Ok(None) => None,
             Ok(Some(object)) => serde_json::from_slice(&object.bytes).map_or_else(|_| unreadable(), Some),
             // In a folder it is there and must not be read: it may be an abort.
             Err(_) if self.place.between_looks().is_zero() => unreadable(),
-            Err(_) => None,
+            Ok(None) | Err(_) => None,
         }
     }
 
     /// Takes a request back.
     pub fn forget(&self, ask: Ask) -> Result<(), Fault> {
         let done = self.place.remove(ask.object());
-        self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[usize::from(ask == Ask::Pause)] =
-            None;
+        self.look_anew(ask);
         done
+    }
+
+    fn look_anew(&self, ask: Ask) {
+        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        seen[usize::from(ask == Ask::Pause)] = None;
     }
 
     /// Keeps a document beside the state, for jobs on other machines.

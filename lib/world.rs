@@ -1,9 +1,10 @@
-//! The only doors to the outside: HTTP, PostgreSQL, commands, files, signals, the CI system, the terminal.
+//! The only doors to the outside: HTTP, PostgreSQL, S3, commands, files, signals, the CI system, the terminal.
 
 pub mod ci;
 pub mod files;
 pub mod http;
 pub mod postgres;
+pub mod s3;
 pub mod shell;
 pub mod signal;
 pub mod talk;

@@ -25,7 +25,12 @@ use support::{call, folder, json, router, wait_until};
 fn main() {
     let short = std::env::var_os("TRAPKEY_BENCH_SHORT").is_some();
     for kind in routers::ALL {
-        set_and_read_back(kind.name, if short { 4 } else { if kind.name == "haproxy" { 500 } else { 40 } });
+        let times = match kind.name {
+            _ if short => 4,
+            "haproxy" => 500,
+            _ => 40,
+        };
+        set_and_read_back(kind.name, times);
     }
     rollback(if short { 1 } else { 15 });
     step(if short { 2 } else { 30 });
@@ -121,7 +126,9 @@ fn rollback(times: u32) {
         green.answers.fail_every.store(1, Ordering::SeqCst);
         assert_eq!(job.join().unwrap().code, 1);
         stop.store(true, Ordering::SeqCst);
-        users.into_iter().for_each(|user| user.join().unwrap());
+        for user in users {
+            user.join().unwrap();
+        }
         let rollback = json(&at.path().join("evidence/promote.json"))["promotion"]["rollback"].clone();
         read_back.push(rollback["took_ms"].as_f64().unwrap());
         let decided: jiff::Timestamp = rollback["decided_at"].as_str().unwrap().parse().unwrap();

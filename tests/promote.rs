@@ -15,6 +15,7 @@ use crate::support::{Ended, call, folder, json, run, tool, wait_until};
 
 mod ab;
 mod bad_input;
+mod bucket;
 mod connections;
 mod crashes;
 mod envoy;
@@ -131,6 +132,11 @@ impl Stage {
         assert!(weight > 0 && admin == 0, "blue: weight {weight}, admin {admin}");
         let (weight, admin) = self.haproxy.server("green");
         assert!(weight == 0 && admin & 1 == 1, "green: weight {weight}, admin {admin}");
+    }
+
+    /// The router is as it was started.
+    pub(crate) fn assert_all_blue_untouched(&self) {
+        assert_eq!((self.haproxy.server("blue"), self.haproxy.server("green")), ((100, 0), (0, 0)));
     }
 
     /// Everything is on green.

@@ -5,7 +5,7 @@
 //! finds that out before it touches a router: its time is over by a clock that runs on while it is
 //! stopped, and the lease bears another number.
 //!
-//! No clock of another machine is believed: a lease that seems to be over is watched for most of its
+//! No clock of another machine is believed: a lease that seems to be over is watched for its whole
 //! length first, and only one that nobody renews is taken. Where the place can tell that the holder
 //! is gone (a folder: its lock of the kernel's is free) nobody waits.
 
@@ -50,6 +50,9 @@ struct Written {
     holder: Holder,
     /// Which process that is, for others on the same machine.
     process: String,
+    /// By chance: no two holders write the same, wherever they run.
+    #[serde(default)]
+    own: u64,
     /// How long it lasts without being renewed, in ms.
     lasts_ms: u64,
     /// Until when it lasts, by the holder's wall clock, in ms.
@@ -113,7 +116,11 @@ impl Lease {
         lasts: Duration,
     ) -> Result<Held<T>, Fault> {
         let place = store.place.as_ref();
+        place.hurry(lasts);
         let found = read(place)?;
+        if found.is_none() {
+            place.prove()?;
+        }
         let gone = match &found {
             Some((Some(lease), tag)) if !lease.released => match place.life(lease.fence)? {
                 Life::Over(guard) => Some(guard),
@@ -140,20 +147,22 @@ impl Lease {
             fence,
             holder: holder.clone(),
             process: world::process(),
+            own: world::unique(),
             lasts_ms: millis(lasts),
             until_ms: until(lasts),
             renewed: 0,
             released: false,
         };
         let condition = found.map_or(Condition::New, |(_, tag)| Condition::Is(tag));
+        // Others count from when it is written, so its holder counts from before that.
+        let asked = world::uptime();
         let tag = match put(place, &written, &condition) {
             Ok(Put::Done(tag)) => Some(tag),
             Ok(Put::Conflict) => return Err(held(place)),
             Err(_) if guard.locks() => None,
             Err(fault) => return Err(fault),
         };
-        let now = world::uptime();
-        let kept = Kept { written, tag, at: now, seen: now, lost: false };
+        let kept = Kept { written, tag, at: asked, seen: asked, lost: false };
         let inner = Arc::new(Inner {
             store: Arc::clone(store),
             lasts,
@@ -165,7 +174,7 @@ impl Lease {
             let inner = Arc::clone(&inner);
             std::thread::Builder::new().name("lease".into()).spawn(move || inner.beat()).ok()
         };
-        let mut lease = Self { inner, beat, version: 0, state: None, lines: 0, guard: guard };
+        let mut lease = Self { inner, beat, version: 0, state: None, lines: 0, guard };
         let saved = lease.claim(saved)?;
         Ok(Held { lease, saved })
     }
@@ -207,29 +216,44 @@ impl Lease {
     ///
     /// Errors: somebody else has written meanwhile (5); it cannot be written (4).
     pub fn swap<T: Serialize>(&mut self, record: &T) -> Result<(), Fault> {
-        self.inner.not_lost()?;
+        self.inner.in_time()?;
+        if self.write(record)? || (self.find_own_write()? && self.write(record)?) {
+            return Ok(());
+        }
+        Err(Fault::refused("the promote state was changed by somebody else")
+            .place(self.inner.store.shown())
+            .cause(format!("it is not version {} any more, which this job has read", self.version))
+            .help("look at `promote status`, and run it again"))
+    }
+
+    /// Writes the record; false where something else stands there than this holder knows.
+    fn write<T: Serialize>(&mut self, record: &T) -> Result<bool, Fault> {
         let store = &self.inner.store;
         let saved = Saved { version: self.version + 1, fence: self.fence(), record };
         let mut value = serde_json::to_value(&saved).map_err(|e| store.unwritten(STATE, e))?;
         crate::redact::redact_json(&mut value);
         let bytes = serde_json::to_vec(&value).map_err(|e| store.unwritten(STATE, e))?;
         let condition = self.state.clone().map_or(Condition::New, Condition::Is);
-        match store.place.put(STATE, &bytes, &condition)? {
-            Put::Done(tag) => {
-                self.state = Some(tag);
-                self.version += 1;
-                Ok(())
-            }
-            Put::Conflict => Err(Fault::refused("the promote state was changed by somebody else")
-                .place(store.shown())
-                .cause(format!("it is not version {} any more, which this job has read", self.version))
-                .help("look at `promote status`, and run it again")),
+        let Put::Done(tag) = store.place.put(STATE, &bytes, &condition)? else { return Ok(false) };
+        self.state = Some(tag);
+        self.version += 1;
+        Ok(true)
+    }
+
+    /// Whether what stands there is a write of this holder that was given up without an answer, and
+    /// was done all the same. Then the next one goes on top of it.
+    fn find_own_write(&mut self) -> Result<bool, Fault> {
+        let Some((saved, tag)) = self.inner.store.read::<Value>()? else { return Ok(false) };
+        if saved.fence != self.fence() || self.state.as_ref() == Some(&tag) {
+            return Ok(false);
         }
+        (self.version, self.state) = (saved.version, Some(tag));
+        Ok(true)
     }
 
     /// Adds a line to the journal, with the fencing number in it.
     pub fn journal(&mut self, line: &Value) -> Result<(), Fault> {
-        self.inner.not_lost()?;
+        self.inner.in_time()?;
         let mut line = line.clone();
         let fence = self.fence();
         if let Value::Object(entries) = &mut line {
@@ -253,7 +277,7 @@ impl Lease {
     ///
     /// Errors: another job has it (5); it could not be renewed for half its length (4).
     pub fn renewed(&self) -> Result<(), Fault> {
-        self.inner.not_lost()?;
+        self.inner.in_time()?;
         let kept = self.inner.kept();
         let since = world::uptime().saturating_sub(kept.at);
         if since < self.inner.lasts / 2 {
@@ -287,7 +311,7 @@ impl Drop for Lease {
         let (Some(tag), false) = (kept.tag.clone(), kept.lost) else { return };
         kept.written.released = true;
         // One that stays ends by itself.
-        let _ = put(self.inner.store.place.as_ref(), &kept.written, &Condition::Is(tag));
+        let _ = self.inner.rewrite(&kept.written, tag);
     }
 }
 
@@ -312,12 +336,12 @@ impl Inner {
             next.renewed += 1;
             next.until_ms = until(self.lasts);
             let Some(tag) = tag else { continue };
-            let done = put(self.store.place.as_ref(), &next, &Condition::Is(tag));
+            let asked = world::uptime();
+            let done = self.rewrite(&next, tag);
             let mut kept = self.kept();
             match done {
                 Ok(Put::Done(tag)) => {
-                    let now = world::uptime();
-                    (kept.written, kept.tag, kept.at, kept.seen) = (next, Some(tag), now, now);
+                    (kept.written, kept.tag, kept.at, kept.seen) = (next, Some(tag), asked, asked);
                 }
                 Ok(Put::Conflict) => kept.lost = true,
                 // It is tried again, and the holder sees by the time that it did not work.
@@ -326,8 +350,19 @@ impl Inner {
         }
     }
 
-    fn not_lost(&self) -> Result<(), Fault> {
-        if self.kept().lost { Err(self.lost()) } else { Ok(()) }
+    /// Writes the lease on top of what this holder wrote last; also where that was a write that was
+    /// given up without an answer, and was done all the same.
+    fn rewrite(&self, next: &Written, tag: Tag) -> Result<Put, Fault> {
+        let place = self.store.place.as_ref();
+        match put(place, next, &Condition::Is(tag))? {
+            Put::Conflict => match read(place)? {
+                Some((Some(found), tag)) if (found.fence, found.own) == (next.fence, next.own) => {
+                    put(place, next, &Condition::Is(tag))
+                }
+                _ => Ok(Put::Conflict),
+            },
+            done @ Put::Done(_) => Ok(done),
+        }
     }
 
     fn lost(&self) -> Fault {
@@ -345,35 +380,42 @@ impl Inner {
     }
 
     fn still_mine(&self) -> Result<(), Fault> {
-        self.not_lost()?;
-        let (fence, at, seen, unwritten) = {
+        self.in_time()?;
+        let (fence, seen, unwritten) = {
             let kept = self.kept();
-            (kept.written.fence, kept.at, kept.seen, kept.tag.is_none())
+            (kept.written.fence, kept.seen, kept.tag.is_none())
         };
-        let now = world::uptime();
         if unwritten {
             return Ok(());
         }
-        if now.saturating_sub(at) >= self.lasts {
-            self.kept().lost = true;
-            return Err(self.lost());
-        }
         // What was seen a moment ago need not be fetched from afar again.
+        let now = world::uptime();
         if now.saturating_sub(seen) < self.store.place.between_looks() {
             return Ok(());
         }
         match read(self.store.place.as_ref()) {
-            Ok(Some((Some(lease), _))) if lease.fence == fence => {
-                self.kept().seen = now;
-                Ok(())
-            }
-            // It cannot be looked up, but by the clock it is ours.
-            Err(fault) if fault.exit == Exit::Infrastructure => Ok(()),
+            Ok(Some((Some(lease), _))) if lease.fence == fence => self.kept().seen = now,
+            // It cannot be looked up, but by the clock it may be ours.
+            Err(fault) if fault.exit == Exit::Infrastructure => {}
             _ => {
                 self.kept().lost = true;
-                Err(self.lost())
+                return Err(self.lost());
             }
         }
+        // The look may have taken long, or this process was stopped in it.
+        self.in_time()
+    }
+
+    /// Errors (5): another holder has it, or it was not renewed for as long as it lasts.
+    fn in_time(&self) -> Result<(), Fault> {
+        let mut kept = self.kept();
+        let over = kept.tag.is_some() && world::uptime().saturating_sub(kept.at) >= self.lasts;
+        kept.lost |= over;
+        if !kept.lost {
+            return Ok(());
+        }
+        drop(kept);
+        Err(self.lost())
     }
 }
 
@@ -389,17 +431,18 @@ fn put(place: &dyn Place, written: &Written, condition: &Condition) -> Result<Pu
     place.put(LEASE, &bytes, condition)
 }
 
-/// Waits whether a lease that seems to be over is renewed.
+/// Waits whether a lease that seems to be over is renewed, for its whole length: then its holder knows
+/// by its own clock as well that its time is over.
 ///
 /// Errors (5): it is not over, or was renewed.
 fn watch(place: &dyn Place, lease: &Written, tag: &Tag) -> Result<(), Fault> {
     let left = lease.until_ms.saturating_sub(world::now().as_millisecond());
     let lasts = Duration::from_millis(lease.lasts_ms);
     // A lease that ends far in the future was written by a clock that is wrong, or ours is.
-    if left > 0 && left <= 2 * i64::try_from(lease.lasts_ms).unwrap_or(i64::MAX / 2) {
+    if left > 0 && left <= i64::try_from(lease.lasts_ms).unwrap_or(i64::MAX).saturating_mul(2) {
         return Err(held(place));
     }
-    let until = Instant::now() + lasts * 6 / 10;
+    let Some(until) = Instant::now().checked_add(lasts) else { return Err(held(place)) };
     while Instant::now() < until {
         if !world::signal::sleep((lasts / 20).clamp(Duration::from_millis(5), Duration::from_millis(500))) {
             return Err(held(place));

@@ -1,12 +1,80 @@
-//! The rules of the state, over a folder.
+//! The rules of the state, the same over a folder and over a bucket of a real S3 server.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
 use crate::fault::Exit;
+
+#[path = "../../tests/support/s3.rs"]
+#[expect(dead_code, reason = "the tests of the binaries use more of it")]
+mod server;
+
+/// A place, and how a test looks into it past the rules.
+enum Spot {
+    Folder(tempfile::TempDir),
+    Bucket(server::Bucket),
+}
+
+impl Spot {
+    fn place(&self) -> Box<dyn Place> {
+        match self {
+            Self::Folder(root) => Box::new(folder::Folder::new(root.path(), "production")),
+            Self::Bucket(bucket) => {
+                let variables = server::Bucket::variables(bucket.port());
+                let variable =
+                    |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| v.clone());
+                let inside = format!("{}/a/b", bucket.name);
+                let access = Access::read(variable).unwrap();
+                Box::new(bucket::Bucket::new(&inside, "production", &access).unwrap())
+            }
+        }
+    }
+
+    fn store(&self) -> Arc<Store> {
+        Arc::new(Store::at(self.place()))
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        match self {
+            Self::Folder(root) => fs::write(root.path().join("production").join(name), text).unwrap(),
+            Self::Bucket(bucket) => bucket.put(&format!("a/b/production/{name}"), text.as_bytes()),
+        }
+    }
+
+    fn read(&self, name: &str) -> String {
+        let bytes = match self {
+            Self::Folder(root) => fs::read(root.path().join("production").join(name)).unwrap(),
+            Self::Bucket(bucket) => bucket.get(&format!("a/b/production/{name}")).unwrap(),
+        };
+        String::from_utf8(bytes).unwrap()
+    }
+}
+
+/// Every rule over every place.
+macro_rules! over_all {
+    ($($rule:ident)*) => {
+        mod in_a_folder {
+            $(#[test] fn $rule() { super::$rule(&super::Spot::Folder(tempfile::tempdir().unwrap())); })*
+        }
+        mod in_a_bucket {
+            $(#[test] fn $rule() { super::$rule(&super::Spot::Bucket(super::server::Bucket::new())); })*
+        }
+    };
+}
+
+over_all! {
+    a_second_holder_is_refused_and_told_who_the_first_is
+    a_write_on_an_old_version_is_refused_and_changes_nothing
+    a_holder_that_was_stopped_can_do_nothing_when_it_wakes_up_late
+    a_lease_that_is_renewed_is_not_taken_by_a_clock_that_runs_ahead
+    a_state_cut_short_is_named_and_left_alone
+    an_abort_counts_for_its_own_epoch_only
+    of_racing_writers_one_wins
+    an_own_write_whose_answer_was_lost_is_built_upon
+    documents_are_kept_and_listed
+}
 
 const LASTS: Duration = Duration::from_millis(400);
 
@@ -21,18 +89,12 @@ fn holder(release: &str) -> Holder {
     }
 }
 
-fn store(root: &Path) -> Arc<Store> {
-    Arc::new(Store::open(root, "production").unwrap())
-}
-
 fn take(store: &Arc<Store>, release: &str) -> Result<Held<String>, crate::fault::Fault> {
     Lease::take::<String>(store, &holder(release), LASTS)
 }
 
-#[test]
-fn a_second_holder_is_refused_and_told_who_the_first_is() {
-    let root = tempfile::tempdir().unwrap();
-    let store = store(root.path());
+fn a_second_holder_is_refused_and_told_who_the_first_is(spot: &Spot) {
+    let store = spot.store();
     let first = take(&store, "shop 1.4.2").unwrap();
     let refused = take(&store, "shop 1.4.3").unwrap_err();
     assert_eq!(refused.exit, Exit::Refused);
@@ -49,15 +111,13 @@ fn a_second_holder_is_refused_and_told_who_the_first_is() {
     assert_eq!(second.lease.fence(), 2);
 }
 
-#[test]
-fn a_write_on_an_old_version_is_refused_and_changes_nothing() {
-    let root = tempfile::tempdir().unwrap();
-    let store = store(root.path());
+fn a_write_on_an_old_version_is_refused_and_changes_nothing(spot: &Spot) {
+    let store = spot.store();
     let mut lease = take(&store, "a").unwrap().lease;
     lease.swap(&"a").unwrap();
     lease.swap(&"b").unwrap();
     assert_eq!(store.load::<String>().unwrap().map(|s| (s.version, s.record)), Some((2, "b".into())));
-    fs::write(root.path().join("production/state.json"), "{\"version\": 9, \"record\": \"c\"}").unwrap();
+    spot.write("state.json", "{\"version\": 9, \"record\": \"c\"}");
     assert_eq!(lease.swap(&"d").unwrap_err().exit, Exit::Refused);
     assert_eq!(store.load::<String>().unwrap().map(|s| s.record), Some("c".into()));
 }
@@ -69,10 +129,8 @@ fn stopped(store: &Arc<Store>) -> Lease {
     lease
 }
 
-#[test]
-fn a_holder_that_was_stopped_can_do_nothing_when_it_wakes_up_late() {
-    let root = tempfile::tempdir().unwrap();
-    let store = store(root.path());
+fn a_holder_that_was_stopped_can_do_nothing_when_it_wakes_up_late(spot: &Spot) {
+    let store = spot.store();
     let mut old = stopped(&store);
     old.swap(&"old").unwrap();
     assert_eq!(take(&store, "new").unwrap_err().exit, Exit::Refused, "its lease is not over yet");
@@ -89,45 +147,102 @@ fn a_holder_that_was_stopped_can_do_nothing_when_it_wakes_up_late() {
     assert!(take(&store, "third").is_err(), "the late one must not give back what is not its own");
 }
 
-#[test]
-fn a_lease_that_is_renewed_is_not_taken_by_a_clock_that_runs_ahead() {
-    let root = tempfile::tempdir().unwrap();
-    let store = store(root.path());
+fn a_lease_that_is_renewed_is_not_taken_by_a_clock_that_runs_ahead(spot: &Spot) {
+    let store = spot.store();
     let _first = take(&store, "first").unwrap();
     // By the clock of somebody else it was over long ago.
-    let place = folder::Folder::new(root.path(), "production");
+    let place = spot.place();
     let started = Instant::now();
-    let watched = super::lease::watch_as_if_over(&place);
+    let watched = super::lease::watch_as_if_over(place.as_ref());
     assert_eq!(watched.unwrap_err().exit, Exit::Refused);
     assert!(started.elapsed() < LASTS, "the first renewal is enough");
 }
 
-#[test]
-fn a_state_cut_short_is_named_and_left_alone() {
-    let root = tempfile::tempdir().unwrap();
-    let store = store(root.path());
+fn a_state_cut_short_is_named_and_left_alone(spot: &Spot) {
+    let store = spot.store();
     take(&store, "a").unwrap().lease.swap(&"abcdef").unwrap();
-    let path = root.path().join("production/state.json");
-    fs::write(&path, "{\"version\": 1, \"rec").unwrap();
+    spot.write("state.json", "{\"version\": 1, \"rec");
     assert!(store.load::<String>().unwrap_err().what.contains("damaged"));
     assert!(take(&store, "b").unwrap_err().what.contains("damaged"));
-    assert_eq!(fs::read_to_string(&path).unwrap(), "{\"version\": 1, \"rec");
+    assert_eq!(spot.read("state.json"), "{\"version\": 1, \"rec");
     // A lease that is cut short holds nobody up, for its holder is gone.
-    fs::write(&path, "{\"version\": 1, \"fence\": 4, \"record\": \"x\"}").unwrap();
-    fs::write(root.path().join("production/lease.json"), "{\"fence\"").unwrap();
+    spot.write("state.json", "{\"version\": 1, \"fence\": 4, \"record\": \"x\"}");
+    spot.write("lease.json", "{\"fence\"");
     assert_eq!(take(&store, "c").unwrap().lease.fence(), 5);
 }
 
-#[test]
-fn an_abort_counts_for_its_own_epoch_only() {
-    let root = tempfile::tempdir().unwrap();
-    let store = store(root.path());
+fn an_abort_counts_for_its_own_epoch_only(spot: &Spot) {
+    let store = spot.store();
     let asked = Asked { epoch: 3, who: "ann".into(), at: "t".into(), why: None };
     store.ask(Ask::Abort, &asked).unwrap();
     assert_eq!(store.asked(Ask::Abort, 3), Some(asked));
     assert_eq!(store.asked(Ask::Abort, 4), None);
     store.forget(Ask::Abort).unwrap();
     assert_eq!(store.asked(Ask::Abort, 3), None);
-    fs::write(root.path().join("production/abort.json"), "{").unwrap();
-    assert!(store.asked(Ask::Abort, 4).is_some());
+    spot.write("abort.json", "{");
+    assert!(spot.store().asked(Ask::Abort, 4).is_some());
+}
+
+fn of_racing_writers_one_wins(spot: &Spot) {
+    spot.store().keep("anything", b"the folder is there").unwrap();
+    for round in 0..10 {
+        let name = format!("race-{round}.json");
+        for condition in [Condition::New, Condition::Is(Tag(String::new()))] {
+            let condition = match condition {
+                Condition::Is(_) => Condition::Is(spot.place().get(&name).unwrap().unwrap().tag),
+                other => other,
+            };
+            let together = std::sync::Barrier::new(8);
+            let write = |number: usize| {
+                let (place, bytes) = (spot.place(), format!("{condition:?} {number}"));
+                together.wait();
+                place.put(&name, bytes.as_bytes(), &condition).unwrap() != Put::Conflict
+            };
+            let write = &write;
+            let won = std::thread::scope(|scope| {
+                let all: Vec<_> = (0..8).map(|number| scope.spawn(move || write(number))).collect();
+                all.into_iter().map(|one| usize::from(one.join().unwrap())).sum::<usize>()
+            });
+            assert_eq!(won, 1, "{condition:?}");
+        }
+    }
+}
+
+fn an_own_write_whose_answer_was_lost_is_built_upon(spot: &Spot) {
+    let store = spot.store();
+    let mut lease = Lease::take::<String>(&store, &holder("a"), Duration::from_secs(30)).unwrap().lease;
+    lease.swap(&"first").unwrap();
+    // What this holder wrote, and was never told that it was done.
+    spot.write("state.json", "{\"version\": 2, \"fence\": 1, \"record\": \"unanswered\"}");
+    lease.swap(&"next").unwrap();
+    assert_eq!(store.load::<String>().unwrap().map(|s| (s.version, s.record)), Some((3, "next".into())));
+    // The same for a renewal: the lease is given back on top of it.
+    let written = spot.read("lease.json").replace("\"renewed\":0", "\"renewed\":1");
+    assert!(written.contains("\"renewed\":1"), "{written}");
+    spot.write("lease.json", &written);
+    drop(lease);
+    assert!(spot.read("lease.json").contains("\"released\":true"));
+}
+
+fn documents_are_kept_and_listed(spot: &Spot) {
+    let store = spot.store();
+    assert_eq!(store.kept("approval.").unwrap(), []);
+    store.keep("approval.sre.2.json", b"two").unwrap();
+    store.keep("approval.sre.1.json", b"one").unwrap();
+    store.keep("other.json", b"else").unwrap();
+    let mut lease = take(&store, "a").unwrap().lease;
+    lease.journal(&serde_json::json!({"a": 1})).unwrap();
+    let found = store.kept("approval.").unwrap();
+    let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["approval.sre.1.json", "approval.sre.2.json"]);
+    assert_eq!(found[1].1, b"two");
+}
+
+#[test]
+fn an_address_of_another_kind_is_refused_by_name() {
+    for address in ["gs://bucket/x", "file:///tmp/x", "S3://bucket"] {
+        let refused = Store::open(Path::new(address), "production").unwrap_err();
+        assert_eq!(refused.exit, Exit::Usage);
+        assert!(refused.to_string().contains("s3://BUCKET/PREFIX"), "{refused}");
+    }
 }

@@ -44,7 +44,7 @@ pub enum Call {
 }
 
 fn store(job: &Job) -> Result<Arc<Store>, Fault> {
-    Store::open(&job.state_folder(), &job.release.environment).map(Arc::new)
+    Store::open(&job.state_place(), &job.release.environment).map(Arc::new)
 }
 
 /// How long the lease on the state lasts when nobody renews it, unless the plan says otherwise.
@@ -136,7 +136,7 @@ fn supersede(job: &Job, lease: Lease, record: Record) -> Result<(Lease, Option<R
         return Ok((lease, Some(record)));
     }
     Err(Fault::closed(format!("{} could not be rolled back", name_release(&record.release)))
-        .place(job.state_folder().display().to_string())
+        .place(job.state_place().display().to_string())
         .cause(record::phase(&record.state, &record.course))
         .help(format!("{} was not begun; people must act first", name_release(&job.release))))
 }
@@ -168,7 +168,7 @@ fn goes_on(job: &Job, record: &Record, call: Call) -> Result<bool, Fault> {
     }
     if !same {
         return Err(Fault::refused(format!("{} is still under way", name_release(&record.release)))
-            .place(job.state_folder().display().to_string())
+            .place(job.state_place().display().to_string())
             .cause(record::phase(&record.state, &record.course))
             .help("let it finish, call it off with `promote abort` under its own plan, or begin this one with --supersede, which rolls it back first"));
     }
@@ -195,7 +195,7 @@ fn still_holds(job: &Job, record: &Record, router: &mut dyn Router) -> Result<()
         name_release(&record.release),
         show_share(live.green)
     ))
-    .place(job.state_folder().display().to_string())
+    .place(job.state_place().display().to_string())
     .cause(live.raw)
     .help("somebody moved the traffic since; run `preflight` again and promote anew, or leave it as it is"))
 }
@@ -217,6 +217,6 @@ fn repeat(job: &Job, record: &Record) -> Option<Exit> {
 
 fn nothing_begun(job: &Job) -> Fault {
     Fault::refused(format!("{} was not begun", name_release(&job.release)))
-        .place(job.state_folder().display().to_string())
-        .help("`promote start` begins it; is this the right environment and state folder?")
+        .place(job.state_place().display().to_string())
+        .help("`promote start` begins it; is this the right environment and place of the state?")
 }

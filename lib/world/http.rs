@@ -74,6 +74,11 @@ impl Client {
 
     /// Sends a request and reads the answer.
     pub fn send(&self, request: &Request) -> Result<Answer, NoAnswer> {
+        self.send_within(request, self.timeout)
+    }
+
+    /// The same, with a time limit of its own.
+    pub fn send_within(&self, request: &Request, limit: Duration) -> Result<Answer, NoAnswer> {
         let started = Instant::now();
         let failed = |e: &ureq::Error| NoAnswer {
             why: crate::redact::redact(&e.to_string()),
@@ -89,11 +94,10 @@ impl Client {
         for (name, value) in &request.headers {
             builder = builder.header(name, value);
         }
+        let agent = self.agent(&request.url);
         let response = match &request.body {
-            Some(body) => {
-                self.agent(&request.url).run(builder.body(body.as_slice()).map_err(|e| refused(&e))?)
-            }
-            None => self.agent(&request.url).run(builder.body(()).map_err(|e| refused(&e))?),
+            Some(body) => run(agent, builder.body(body.as_slice()).map_err(|e| refused(&e))?, limit),
+            None => run(agent, builder.body(()).map_err(|e| refused(&e))?, limit),
         };
         let mut response = response.map_err(|e| failed(&e))?;
         let status = response.status().as_u16();
@@ -136,6 +140,14 @@ impl Answer {
     pub fn good(&self) -> bool {
         (200..400).contains(&self.status)
     }
+}
+
+fn run<B: ureq::AsSendBody>(
+    agent: &Agent,
+    request: ureq::http::Request<B>,
+    limit: Duration,
+) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
+    agent.run(agent.configure_request(request).timeout_global(Some(limit)).build())
 }
 
 fn agent(timeout: Duration, redirects: u32, tls: TlsConfig) -> Agent {

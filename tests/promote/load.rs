@@ -1,5 +1,6 @@
 //! Releases in a row under a steady load: no user may notice one.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -107,14 +108,13 @@ enum Broken {
 
 fn ask(address: &str, kept: &mut Option<BufReader<TcpStream>>) -> Result<u16, Broken> {
     let failed = |e: std::io::Error| Broken::Failed(e.to_string());
-    let mut reader = match kept.take() {
-        Some(reader) => reader,
-        None => {
-            let stream = TcpStream::connect(address).map_err(failed)?;
-            stream.set_nodelay(true).map_err(failed)?;
-            stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(failed)?;
-            BufReader::new(stream)
-        }
+    let mut reader = if let Some(reader) = kept.take() {
+        reader
+    } else {
+        let stream = TcpStream::connect(address).map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(failed)?;
+        BufReader::new(stream)
     };
     if reader.get_mut().write_all(b"GET / HTTP/1.1\r\nhost: shop\r\n\r\n").is_err() {
         return Err(Broken::Idle);
@@ -163,8 +163,7 @@ fn releases_in_a_row(kind: &str, releases: u64) {
         plan(&server.router(blue.port, green.port), &blue, &green, "[{weight: 25%}, {weight: 100%}]", more)
             .replace("drain: 1s", "drain: 200ms");
     std::fs::write(folder.path().join("release.yaml"), text).unwrap();
-    let loaded =
-        trapkey::plan::Loaded::read(&folder.path().join("release.yaml"), Default::default()).unwrap();
+    let loaded = trapkey::plan::Loaded::read(&folder.path().join("release.yaml"), BTreeMap::new()).unwrap();
     let mut live = trapkey::routers::open(&loaded.plan.promote.as_ref().unwrap().router, &loaded).unwrap();
     let users = Users::start(&server.url());
     for number in 0..releases {

@@ -7,9 +7,11 @@ pub(crate) mod caddy;
 pub(crate) mod command_router;
 pub(crate) mod envoy;
 pub(crate) mod haproxy;
+pub(crate) mod meddler;
 pub(crate) mod nginx;
 pub(crate) mod postgres;
 pub(crate) mod router;
+pub(crate) mod s3;
 pub(crate) mod side;
 pub(crate) mod traefik;
 

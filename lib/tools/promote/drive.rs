@@ -157,7 +157,7 @@ impl<'a> Driver<'a> {
         match self.record.state {
             State::Baking { since_ms, .. } if at_ms < since_ms => self.apply(&Event::ClockWentBack { at_ms }),
             State::Shifting { step: 1.. }
-                if before.is_some_and(|before| at_ms - before.wall_ms > JUDGED_FOR.as_millis() as i64) =>
+                if before.is_some_and(|before| at_ms - before.wall_ms > JUDGED_FOR_MS) =>
             {
                 self.apply(&Event::LookAgain { at_ms })
             }
@@ -446,8 +446,8 @@ impl<'a> Driver<'a> {
     }
 }
 
-/// How long a judgement lets the next step be taken when nobody was there in between.
-const JUDGED_FOR: std::time::Duration = std::time::Duration::from_secs(60);
+/// How long a judgement lets the next step be taken when nobody was there in between, in ms.
+const JUDGED_FOR_MS: i64 = 60_000;
 
 /// Why, in words, somebody called it off.
 fn called_off(asked: &Asked) -> String {

@@ -37,8 +37,8 @@ fn newest(job: &Job) -> Result<Option<Saved<Record>>, Fault> {
 pub(super) fn running(job: &Job) -> Result<Saved<Record>, Fault> {
     newest(job)?.ok_or_else(|| {
         Fault::refused(format!("nothing was ever promoted to {}", job.release.environment))
-            .place(job.state_folder().display().to_string())
-            .help("is this the right plan, environment and state folder? `promote start` begins one")
+            .place(job.state_place().display().to_string())
+            .help("is this the right plan, environment and place of the state? `promote start` begins one")
     })
 }
 
