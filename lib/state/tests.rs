@@ -76,7 +76,7 @@ over_all! {
     documents_are_kept_and_listed
 }
 
-const LASTS: Duration = Duration::from_millis(400);
+const LASTS: Duration = Duration::from_millis(1500);
 
 fn holder(release: &str) -> Holder {
     Holder {
