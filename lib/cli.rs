@@ -142,8 +142,27 @@ pub fn gate<B: Body + Default>(
     tool: &'static str,
     work: impl FnOnce(&Job) -> Result<Exit, Fault>,
 ) -> Result<Exit, Fault> {
+    gate_on::<B>(Job::open, shared, tool, work)
+}
+
+/// The same for what is asked of a release that was begun elsewhere: its artifacts need not be here,
+/// or a way back would hang on a file that nobody needs for it.
+pub fn recall<B: Body + Default>(
+    shared: &Shared,
+    tool: &'static str,
+    work: impl FnOnce(&Job) -> Result<Exit, Fault>,
+) -> Result<Exit, Fault> {
+    gate_on::<B>(Job::open_without_artifacts, shared, tool, work)
+}
+
+fn gate_on<B: Body + Default>(
+    open: fn(Call) -> Result<Job, Fault>,
+    shared: &Shared,
+    tool: &'static str,
+    work: impl FnOnce(&Job) -> Result<Exit, Fault>,
+) -> Result<Exit, Fault> {
     let call = shared.call(tool)?;
-    let job = match Job::open(call.clone()) {
+    let job = match open(call.clone()) {
         Ok(job) => job,
         Err(fault) => {
             job::record_fault::<B>(&call, None, &fault);
@@ -162,4 +181,13 @@ pub fn aside(
     work: impl FnOnce(&Job) -> Result<Exit, Fault>,
 ) -> Result<Exit, Fault> {
     work(&Job::open(shared.call(tool)?)?)
+}
+
+/// The same without looking at the plan's artifacts.
+pub fn order(
+    shared: &Shared,
+    tool: &'static str,
+    work: impl FnOnce(&Job) -> Result<Exit, Fault>,
+) -> Result<Exit, Fault> {
+    work(&Job::open_without_artifacts(shared.call(tool)?)?)
 }

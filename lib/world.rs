@@ -1,9 +1,10 @@
-//! The only doors to the outside: HTTP, PostgreSQL, commands, files, signals, the CI system, the terminal.
+//! The only doors to the outside: HTTP, asked and answered, PostgreSQL, commands, files, signals, the CI system, the terminal.
 
 pub mod ci;
 pub mod files;
 pub mod http;
 pub mod postgres;
+pub mod serve;
 pub mod shell;
 pub mod signal;
 pub mod talk;

@@ -131,3 +131,56 @@ fn an_abort_counts_for_its_own_epoch_only() {
     fs::write(root.path().join("production/abort.json"), "{").unwrap();
     assert!(store.asked(Ask::Abort, 4).is_some());
 }
+
+#[test]
+fn changes_of_a_small_document_from_many_sides_are_all_there_in_the_end() {
+    let root = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let root = root.path();
+            scope.spawn(move || {
+                let store = store(root);
+                for number in 0..10 {
+                    store
+                        .revise::<Vec<u32>>("small.json", |found| {
+                            let mut next = found.unwrap_or_default();
+                            next.push(writer * 100 + number);
+                            Ok(Some(next))
+                        })
+                        .unwrap();
+                }
+            });
+        }
+    });
+    let mut found = store(root.path()).document::<Vec<u32>>("small.json").unwrap().unwrap();
+    found.sort_unstable();
+    let expected: Vec<u32> = (0..4).flat_map(|w| (0..10).map(move |n| w * 100 + n)).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_damaged_small_document_is_named_and_left_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let store = store(root.path());
+    store.keep("small.json", b"{\"cut").unwrap();
+    let fault = store.revise::<Vec<u32>>("small.json", |_| Ok(Some(vec![1]))).unwrap_err();
+    assert_eq!(fault.exit, Exit::Infrastructure);
+    assert!(fault.place.unwrap().ends_with("production/small.json"));
+    assert_eq!(fs::read(root.path().join("production/small.json")).unwrap(), b"{\"cut");
+}
+
+#[test]
+fn a_request_is_taken_back_only_where_it_still_is_the_one_that_was_meant() {
+    let root = tempfile::tempdir().unwrap();
+    let store = store(root.path());
+    let asked = |epoch, who: &str| Asked { epoch, who: who.into(), at: String::new(), why: None };
+    let withdraw = |who: &str| {
+        let is_mine = |found: &Option<Asked>| found.as_ref().is_some_and(|f| f.who == who);
+        store.revise_asked(Ask::Pause, |found| is_mine(&found).then(|| asked(0, who))).unwrap();
+    };
+    store.ask(Ask::Pause, &asked(3, "alice")).unwrap();
+    withdraw("an alert");
+    assert_eq!(store.asked(Ask::Pause, 3).unwrap().who, "alice");
+    withdraw("alice");
+    assert_eq!(store.asked(Ask::Pause, 3), None);
+}

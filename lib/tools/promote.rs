@@ -6,6 +6,8 @@
 mod bake;
 mod begin;
 mod drive;
+pub mod flags;
+mod listen;
 pub mod machine;
 mod orders;
 mod record;
@@ -26,6 +28,7 @@ use crate::world::{self, ci};
 use drive::Driver;
 pub use drive::Mode;
 use machine::{Event, State};
+pub use listen::listen;
 pub use orders::{abort, pause, plan, resume, status, undo};
 use record::Record;
 

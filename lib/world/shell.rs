@@ -68,6 +68,8 @@ impl Order {
         Command::new(program)
             .args(arguments)
             .current_dir(&self.folder)
+            // It opens the control calls of `promote listen`, and is nothing for hooks.
+            .env_remove("TRAPKEY_TOKEN")
             .envs(self.env.iter().map(|(k, v)| (k, v)))
             .stdin(stdin)
             .stdout(Stdio::piped())
