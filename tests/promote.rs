@@ -14,6 +14,7 @@ use crate::support::side::Side;
 use crate::support::{Ended, call, folder, json, run, tool, wait_until};
 
 mod bad_input;
+mod control;
 mod crashes;
 mod gates;
 mod routers;

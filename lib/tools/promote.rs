@@ -27,8 +27,8 @@ use crate::world::{self, ci};
 
 use drive::Driver;
 pub use drive::Mode;
-use machine::{Event, State};
 pub use listen::listen;
+use machine::{Event, State};
 pub use orders::{abort, pause, plan, resume, status, undo};
 use record::Record;
 

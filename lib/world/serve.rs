@@ -99,8 +99,7 @@ pub trait Desk: Sync {
 ///
 /// Errors (4): nothing can be accepted any more.
 pub fn serve(listener: &TcpListener, limits: Limits, desk: &dyn Desk) -> Result<(), Fault> {
-    let broken =
-        |e: io::Error| Fault::infrastructure("no connection can be accepted any more").cause(e);
+    let broken = |e: io::Error| Fault::infrastructure("no connection can be accepted any more").cause(e);
     // Somebody may be gone again between the look and the accept.
     listener.set_nonblocking(true).map_err(broken)?;
     let open = AtomicUsize::new(0);

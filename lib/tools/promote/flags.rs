@@ -98,7 +98,13 @@ impl Flags {
         let after = flag.shown();
         self.flags.insert(name.to_owned(), flag);
         self.version += 1;
-        self.history.push_back(Changed { at: now, who: who.to_owned(), flag: name.to_owned(), before, after });
+        self.history.push_back(Changed {
+            at: now,
+            who: who.to_owned(),
+            flag: name.to_owned(),
+            before,
+            after,
+        });
         while self.history.len() > KEPT {
             self.history.pop_front();
         }

@@ -21,9 +21,9 @@ use crate::fault::{Exit, Fault};
 use crate::job::{self, Job};
 use crate::redact;
 use crate::state::{Ask, Asked, Store};
+use crate::world;
 use crate::world::serve::{Answer, Desk, Head, Limits, serve};
 use crate::world::talk::Mark;
-use crate::world;
 
 mod alerts;
 
@@ -66,7 +66,8 @@ pub fn listen(job: &Job, on: SocketAddr) -> Result<Exit, Fault> {
         );
     }
     job.talk().line(Mark::Step, &format!("listening on http://{at} for {}", job.release.environment));
-    let counter = Counter { job: Mutex::new(job.clone()), token, turn: Mutex::new(()), abort: Mutex::new(None) };
+    let counter =
+        Counter { job: Mutex::new(job.clone()), token, turn: Mutex::new(()), abort: Mutex::new(None) };
     let done = serve(&listener, LIMITS, &counter);
     counter.wait_for_abort();
     done.map(|()| Exit::Pass)
@@ -97,8 +98,9 @@ impl Token {
         };
         let text = text.trim();
         if text.len() < SHORTEST_TOKEN {
-            return Err(Fault::usage(format!("the token is shorter than {SHORTEST_TOKEN} characters"))
-                .help(help));
+            return Err(
+                Fault::usage(format!("the token is shorter than {SHORTEST_TOKEN} characters")).help(help)
+            );
         }
         redact::learn(text);
         Ok(Self(digest(text)))
@@ -107,7 +109,8 @@ impl Token {
     /// Whether an `Authorization` header shows it. Digests are compared, and in constant time, so that
     /// neither its length nor its beginning shows in how long this takes.
     fn is_shown_by(&self, header: Option<&str>) -> bool {
-        let shown = header.and_then(|text| text.split_once(' ')).filter(|(s, _)| s.eq_ignore_ascii_case("bearer"));
+        let shown =
+            header.and_then(|text| text.split_once(' ')).filter(|(s, _)| s.eq_ignore_ascii_case("bearer"));
         shown.is_some_and(|(_, token)| digest(token.trim()).ct_eq(&self.0).into())
     }
 }
@@ -161,7 +164,8 @@ impl Desk for Counter {
         }
         match CALLS.iter().find(|(path, _)| *path == head.path) {
             None => {
-                let known: Vec<String> = CALLS.iter().map(|(path, method)| format!("{method} {path}")).collect();
+                let known: Vec<String> =
+                    CALLS.iter().map(|(path, method)| format!("{method} {path}")).collect();
                 Err(Answer::refusal(404, format!("there is only {}", known.join(", "))))
             }
             Some((_, method)) if *method != head.method => {
@@ -293,11 +297,13 @@ impl Counter {
                 job.talk().line(Mark::Warn, &fault.line());
             }
             let job = job.clone();
-            let spawned = std::thread::Builder::new().name("abort".into()).spawn(move || carry_out(&job, &record, &asked));
+            let spawned = std::thread::Builder::new()
+                .name("abort".into())
+                .spawn(move || carry_out(&job, &record, &asked));
             *under_way = Some(spawned.map_err(|e| {
-                Fault::infrastructure("the abort cannot be carried out from here").cause(e).help(
-                    "it is left for the job that works; `promote abort` does it where there is none",
-                )
+                Fault::infrastructure("the abort cannot be carried out from here")
+                    .cause(e)
+                    .help("it is left for the job that works; `promote abort` does it where there is none")
             })?);
         }
         Ok(Answer { status: 202, ..answer })
@@ -362,11 +368,7 @@ impl Counter {
         pausing.retain(|p| p.epoch == epoch);
         let held_before = !pausing.is_empty();
         for (alert, wish, _) in wishes {
-            let this = Pausing {
-                epoch,
-                fingerprint: fingerprint(alert),
-                since: plain(&alert.starts_at, 64),
-            };
+            let this = Pausing { epoch, fingerprint: fingerprint(alert), since: plain(&alert.starts_at, 64) };
             let known = pausing.contains(&this);
             pausing.retain(|p| p.fingerprint != this.fingerprint);
             let (who, did) = (asks(alert).who, if *wish == Wish::Pause { "pause" } else { "over" });
@@ -377,7 +379,9 @@ impl Counter {
                     place.revise_asked(Ask::Pause, |found| unless_asked(found.as_ref(), &asked))?;
                 }
             }
-            said.push(json!({"alert": alert.name(), "did": if known && did == "pause" { "nothing" } else { did }}));
+            said.push(
+                json!({"alert": alert.name(), "did": if known && did == "pause" { "nothing" } else { did }}),
+            );
             if !(known && did == "pause") {
                 let what = with_reason(did, record, alert.says().as_deref());
                 let now = pausing.clone();
@@ -510,7 +514,9 @@ fn reason_in(body: &[u8]) -> Result<Option<String>, Fault> {
         return Ok(None);
     }
     let said: Said = serde_json::from_slice(body).map_err(|e| {
-        Fault::usage("the body is not understood").cause(e).help("leave it empty, or send {\"reason\": \"…\"}")
+        Fault::usage("the body is not understood")
+            .cause(e)
+            .help("leave it empty, or send {\"reason\": \"…\"}")
     })?;
     Ok(said.reason.map(|why| plain(&why, 300)).filter(|why| !why.is_empty()))
 }

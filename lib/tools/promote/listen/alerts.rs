@@ -167,10 +167,18 @@ mod tests {
 
     #[test]
     fn another_version_and_garbage_are_refused() {
-        for wrong in ["", "[]", "{}", "{\"version\":\"4\"}", "{\"version\":\"5\",\"alerts\":[]}", "{\"version\":4,\"alerts\":[]}"] {
+        for wrong in [
+            "",
+            "[]",
+            "{}",
+            "{\"version\":\"4\"}",
+            "{\"version\":\"5\",\"alerts\":[]}",
+            "{\"version\":4,\"alerts\":[]}",
+        ] {
             assert!(Payload::read(wrong.as_bytes()).is_err(), "{wrong}");
         }
-        let right = Payload::read(b"{\"version\":\"4\",\"alerts\":[{\"status\":\"firing\",\"labels\":{}}],\"x\":1}");
+        let right =
+            Payload::read(b"{\"version\":\"4\",\"alerts\":[{\"status\":\"firing\",\"labels\":{}}],\"x\":1}");
         assert_eq!(right.unwrap().alerts.len(), 1);
     }
 
