@@ -1,16 +1,12 @@
 //! The control calls over HTTP, for hosts that no CI system calls: Alertmanager's webhook, and people's.
 
-use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
 use super::machine::State;
 use super::orders;
@@ -19,15 +15,18 @@ use super::store;
 use crate::evidence::{PromoteBody, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::{self, Job};
-use crate::redact;
-use crate::state::{Ask, Asked, Store};
+use crate::state::{Ask, Asked};
 use crate::world;
 use crate::world::serve::{Answer, Desk, Head, Limits, serve};
 use crate::world::talk::Mark;
 
 mod alerts;
+mod ledger;
+mod token;
 
 use alerts::{Alert, Payload, Wish, plain};
+use ledger::Turn;
+use token::Token;
 
 const LIMITS: Limits = Limits { body: 64 * 1024, time: Duration::from_secs(5), at_once: 64 };
 
@@ -43,10 +42,6 @@ const CALLS: &[(&str, &str)] = &[
 
 /// The header by which a caller says who it is.
 const ACTOR: &str = "trapkey-actor";
-
-/// The document of what was called for.
-const RECORD: &str = "calls.json";
-const RECORDED: usize = 100;
 
 /// Listens for control calls until a signal asks to stop. An abort that is under way is carried out.
 ///
@@ -71,78 +66,6 @@ pub fn listen(job: &Job, on: SocketAddr) -> Result<Exit, Fault> {
     let done = serve(&listener, LIMITS, &counter);
     counter.wait_for_abort();
     done.map(|()| Exit::Pass)
-}
-
-/// The secret that callers share with us; only its digest is kept.
-struct Token([u8; 32]);
-
-/// Fewer could be guessed.
-const SHORTEST_TOKEN: usize = 16;
-
-impl Token {
-    /// The token of `TRAPKEY_TOKEN`, or of the file that `TRAPKEY_TOKEN_FILE` names.
-    ///
-    /// Errors (2): neither is set, the file cannot be read, or the token is too short.
-    fn read() -> Result<Self, Fault> {
-        let help = "make one with `openssl rand -hex 32`";
-        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let text = match (set("TRAPKEY_TOKEN"), set("TRAPKEY_TOKEN_FILE")) {
-            (Some(token), _) => token,
-            (None, Some(path)) => std::fs::read_to_string(&path).map_err(|e| {
-                Fault::usage("the file of the token cannot be read").place(path).cause(e).help(help)
-            })?,
-            (None, None) => {
-                return Err(Fault::usage("whoever calls must show a token, and there is none")
-                    .help(format!("set TRAPKEY_TOKEN, or TRAPKEY_TOKEN_FILE; {help}")));
-            }
-        };
-        let text = text.trim();
-        if text.len() < SHORTEST_TOKEN {
-            return Err(
-                Fault::usage(format!("the token is shorter than {SHORTEST_TOKEN} characters")).help(help)
-            );
-        }
-        redact::learn(text);
-        Ok(Self(digest(text)))
-    }
-
-    /// Whether an `Authorization` header shows it. Digests are compared, and in constant time, so that
-    /// neither its length nor its beginning shows in how long this takes.
-    fn is_shown_by(&self, header: Option<&str>) -> bool {
-        let shown =
-            header.and_then(|text| text.split_once(' ')).filter(|(s, _)| s.eq_ignore_ascii_case("bearer"));
-        shown.is_some_and(|(_, token)| digest(token.trim()).ct_eq(&self.0).into())
-    }
-}
-
-fn digest(text: &str) -> [u8; 32] {
-    Sha256::digest(text.as_bytes()).into()
-}
-
-/// What was called for, and which alerts hold the release.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Calls {
-    /// The alerts that asked for a pause and are not over.
-    #[serde(default)]
-    pausing: Vec<Pausing>,
-    /// The newest calls, the last one last.
-    calls: VecDeque<Called>,
-}
-
-/// An alert that asked for a pause.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Pausing {
-    epoch: u64,
-    fingerprint: String,
-    since: String,
-}
-
-/// A call that was accepted.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Called {
-    at: Timestamp,
-    who: String,
-    what: String,
 }
 
 /// Who answers the calls.
@@ -255,7 +178,8 @@ impl Counter {
         let place = store(&job)?;
         let asked = asks.about(record.promotion.epoch);
         place.revise_asked(Ask::Pause, |found| unless_asked(found.as_ref(), &asked))?;
-        self.note(&job, &place, &asks.who, &with_reason("pause", &record, asks.why.as_deref()), |_| {})?;
+        let what = with_reason("pause", &record, asks.why.as_deref());
+        ledger::note(&job, &place, &asks.who, &what, None)?;
         Ok(did("pause", &record, "it holds before its next step, and is still judged"))
     }
 
@@ -264,7 +188,8 @@ impl Counter {
         let record = under_way(&job)?;
         let place = store(&job)?;
         place.forget(Ask::Pause)?;
-        self.note(&job, &place, &asks.who, &with_reason("resume", &record, asks.why.as_deref()), |_| {})?;
+        let what = with_reason("resume", &record, asks.why.as_deref());
+        ledger::note(&job, &place, &asks.who, &what, None)?;
         Ok(did("resume", &record, "it may go on"))
     }
 
@@ -293,7 +218,7 @@ impl Counter {
         let what = with_reason("abort", &record, asks.why.as_deref());
         let mut under_way = locked(&self.abort);
         if under_way.as_ref().is_none_or(JoinHandle::is_finished) {
-            if let Err(fault) = self.note(job, &place, &asks.who, &what, |_| {}) {
+            if let Err(fault) = ledger::note(job, &place, &asks.who, &what, None) {
                 job.talk().line(Mark::Warn, &fault.line());
             }
             let job = job.clone();
@@ -327,96 +252,74 @@ impl Counter {
             let line = format!("{} alerts were left out of a webhook: raise `max_alerts`", payload.left_out);
             job.talk().line(Mark::Warn, &line);
         }
-        let (mut said, mut wishes) = (Vec::new(), Vec::new());
         let found = newest(&job)?;
+        let (mut said, mut aborts, mut rest) = (Vec::new(), Vec::new(), Vec::new());
         for alert in &payload.alerts {
-            match (wish(alert, &job, found.as_ref()), &found) {
-                (Wish::Nothing(why), _) => said.push(ignored(&job, alert, &why)),
-                (wish, Some(record)) => wishes.push((alert, wish, record)),
-                (_, None) => said.push(ignored(&job, alert, "nothing was ever promoted")),
+            match wish(alert, &job, found.as_ref()) {
+                Wish::Nothing(why) => said.push(ignored(&job, alert, &why)),
+                Wish::Abort => aborts.push(alert),
+                wish => rest.push((alert, wish)),
             }
         }
         let mut status = 200;
-        for (alert, _, record) in wishes.iter().filter(|(_, wish, _)| *wish == Wish::Abort) {
-            match orders::may_be_called_off(&job, record) {
-                Ok(()) => {
-                    self.call_off(&job, (*record).clone(), &asks(alert))?;
-                    status = 202;
-                    said.push(json!({"alert": alert.name(), "did": "abort"}));
+        if let Some(record) = &found {
+            for alert in aborts {
+                match orders::may_be_called_off(&job, record) {
+                    Ok(()) => {
+                        status = self.call_off(&job, record.clone(), &asks(alert))?.status;
+                        said.push(json!({"alert": alert.name(), "did": "abort"}));
+                    }
+                    // Alertmanager counts what it was refused, so that people hear of it.
+                    Err(fault) => {
+                        status = 409;
+                        said.push(ignored(&job, alert, &fault.line()));
+                    }
                 }
-                Err(fault) => said.push(ignored(&job, alert, &fault.line())),
             }
-        }
-        let rest: Vec<_> = wishes.into_iter().filter(|(_, wish, _)| *wish != Wish::Abort).collect();
-        if let Some((_, _, record)) = rest.first() {
-            self.hold_or_let_go(&job, record, &rest, &mut said)?;
+            if !rest.is_empty() {
+                hold_or_let_go(&job, record, &rest, &mut said)?;
+            }
         }
         Ok(Answer::new(status, json!({"alerts": said})))
     }
+}
 
-    /// Pauses for every alert that is new, and goes on when the last one that paused is over. A pause
-    /// of somebody else stays, and what a person has let go on is not held again by the same alert.
-    fn hold_or_let_go(
-        &self,
-        job: &Job,
-        record: &Record,
-        wishes: &[(&Alert, Wish, &Record)],
-        said: &mut Vec<Value>,
-    ) -> Result<(), Fault> {
-        let (place, epoch) = (store(job)?, record.promotion.epoch);
-        let mut pausing = place.document::<Calls>(RECORD)?.unwrap_or_default().pausing;
-        pausing.retain(|p| p.epoch == epoch);
-        let held_before = !pausing.is_empty();
-        for (alert, wish, _) in wishes {
-            let this = Pausing { epoch, fingerprint: fingerprint(alert), since: plain(&alert.starts_at, 64) };
-            let known = pausing.contains(&this);
-            pausing.retain(|p| p.fingerprint != this.fingerprint);
-            let (who, did) = (asks(alert).who, if *wish == Wish::Pause { "pause" } else { "over" });
-            if *wish == Wish::Pause {
-                pausing.push(this);
-                if !known {
-                    let asked = asks(alert).about(epoch);
-                    place.revise_asked(Ask::Pause, |found| unless_asked(found.as_ref(), &asked))?;
-                }
-            }
-            said.push(
-                json!({"alert": alert.name(), "did": if known && did == "pause" { "nothing" } else { did }}),
-            );
-            if !(known && did == "pause") {
-                let what = with_reason(did, record, alert.says().as_deref());
-                let now = pausing.clone();
-                self.note(job, &place, &who, &what, |calls| calls.pausing.clone_from(&now))?;
-            }
+/// Pauses for every alert that is new, and goes on when the last one that paused is over. A pause of
+/// somebody else stays, and what a person has let go on is not held again by the same alert.
+fn hold_or_let_go(
+    job: &Job,
+    record: &Record,
+    wishes: &[(&Alert, Wish)],
+    said: &mut Vec<Value>,
+) -> Result<(), Fault> {
+    let (place, epoch) = (store(job)?, record.promotion.epoch);
+    let mut pausing = ledger::pausing(&place, epoch)?;
+    let mut let_go = false;
+    for (alert, wish) in wishes {
+        let did = match ledger::heed(&mut pausing, epoch, alert, wish) {
+            Turn::Known => "nothing",
+            Turn::Holds => "pause",
+            Turn::LetsGo => "over",
+        };
+        said.push(json!({"alert": alert.name(), "did": did}));
+        let asks = asks(alert);
+        if did == "pause" {
+            let asked = asks.about(epoch);
+            place.revise_asked(Ask::Pause, |found| unless_asked(found.as_ref(), &asked))?;
         }
-        if held_before && pausing.is_empty() {
-            let ours = |asked: &&Asked| asked.epoch == epoch && asked.who.starts_with(ALERTMANAGER);
-            place.revise_asked(Ask::Pause, |found| {
-                found.as_ref().filter(ours).map(|asked| Asked { epoch: 0, ..asked.clone() })
-            })?;
+        if did != "nothing" {
+            let what = with_reason(did, record, asks.why.as_deref());
+            ledger::note(job, &place, &asks.who, &what, Some(&pausing))?;
         }
-        Ok(())
+        let_go |= *wish == Wish::Over;
     }
-
-    /// Puts an accepted call on record, and says it.
-    fn note(
-        &self,
-        job: &Job,
-        place: &Store,
-        who: &str,
-        what: &str,
-        also: impl Fn(&mut Calls),
-    ) -> Result<(), Fault> {
-        job.talk().line(Mark::Step, &format!("{who}: {what}"));
-        place.revise::<Calls>(RECORD, |found| {
-            let mut calls = found.unwrap_or_default();
-            also(&mut calls);
-            calls.calls.push_back(Called { at: world::now(), who: who.to_owned(), what: what.to_owned() });
-            while calls.calls.len() > RECORDED {
-                calls.calls.pop_front();
-            }
-            Ok(Some(calls))
-        })
+    if let_go && pausing.is_empty() {
+        let ours = |asked: &&Asked| asked.epoch == epoch && asked.who.starts_with(ALERTMANAGER);
+        place.revise_asked(Ask::Pause, |found| {
+            found.as_ref().filter(ours).map(|asked| Asked { epoch: 0, ..asked.clone() })
+        })?;
     }
+    Ok(())
 }
 
 /// How those are named who ask by an alert.
@@ -426,28 +329,16 @@ fn asks(alert: &Alert) -> Asks {
     Asks { who: format!("{ALERTMANAGER}{}", alert.name()), why: alert.says() }
 }
 
-/// What tells an alert from others: its fingerprint, or its labels where it has none.
-fn fingerprint(alert: &Alert) -> String {
-    if alert.fingerprint.is_empty() {
-        crate::evidence::sha256_hex(format!("{:?}", alert.labels).as_bytes())
-    } else {
-        plain(&alert.fingerprint, 64)
-    }
-}
-
-/// What an alert asks for of the release that is under way.
+/// What an alert asks for of the release that is under way, where there is one.
 fn wish(alert: &Alert, job: &Job, record: Option<&Record>) -> Wish {
     let over = |r: &Record| r.state.finished() || r.state.serves();
-    match alert.wish(record.map_or(&job.release, |r| &r.release)) {
-        Wish::Nothing(why) => Wish::Nothing(why),
-        wish => match record.filter(|r| over(r)) {
-            Some(r) => Wish::Nothing(format!(
-                "{} is finished: {}",
-                name_release(&r.release),
-                phase(&r.state, &r.course)
-            )),
-            None => wish,
-        },
+    match (alert.wish(record.map_or(&job.release, |r| &r.release)), record) {
+        (Wish::Nothing(why), _) => Wish::Nothing(why),
+        (_, None) => Wish::Nothing("nothing was ever promoted".into()),
+        (_, Some(r)) if over(r) => {
+            Wish::Nothing(format!("{} is finished: {}", name_release(&r.release), phase(&r.state, &r.course)))
+        }
+        (wish, Some(_)) => wish,
     }
 }
 

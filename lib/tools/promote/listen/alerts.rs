@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::evidence::Release;
+use crate::evidence::{Release, sha256_hex};
 
 /// A webhook of Alertmanager, version 4; what is not read here may stand in it all the same.
 #[derive(Clone, Debug, Deserialize)]
@@ -78,6 +78,20 @@ impl Alert {
     pub(super) fn says(&self) -> Option<String> {
         let said = ["summary", "description"].iter().find_map(|key| self.annotations.get(*key));
         said.map(|text| plain(text, 300)).filter(|text| !text.is_empty())
+    }
+
+    /// What tells it from others: its fingerprint, or its labels where it has none.
+    pub(super) fn fingerprint(&self) -> String {
+        if self.fingerprint.is_empty() {
+            sha256_hex(format!("{:?}", self.labels).as_bytes())
+        } else {
+            plain(&self.fingerprint, 64)
+        }
+    }
+
+    /// Since when it fires, as it says.
+    pub(super) fn since(&self) -> String {
+        plain(&self.starts_at, 64)
     }
 
     /// What it asks for, of this release.
