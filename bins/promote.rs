@@ -86,6 +86,7 @@ enum Flag {
 }
 
 #[derive(Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 struct Set {
     /// The flag
     name: String,

@@ -161,6 +161,29 @@ fn a_signal_during_an_abort_lets_it_end() {
 }
 
 #[test]
+fn an_abort_over_http_works_on_a_full_disk() {
+    let stage = Stage::new(LONG, "");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    let port = free_port();
+    let child = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" listen --on \"$1\""])
+        .arg(crate::support::binary("promote"))
+        .arg(format!("127.0.0.1:{port}"))
+        .current_dir(stage.path())
+        .env("TRAPKEY_TOKEN", TOKEN)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let listening = Listening { port, child, log: stage.path().join("none") };
+    wait_until("promote listen", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    assert_eq!(listening.post("/abort", "").0, 202);
+    wait_until("the way back", || stage.haproxy.server("green").0 == 0);
+    stage.assert_all_blue();
+    assert_eq!(listening.get("/status").0, 200);
+}
+
+#[test]
 fn pause_resume_and_status_over_http_do_what_they_do_on_the_command_line() {
     let stage = Stage::new("[{weight: 10%, bake: 300ms}, {weight: 100%}]", "");
     let listening = Listening::start(&stage);
@@ -300,4 +323,24 @@ fn answer_of(stage: &Stage, user: &str) -> String {
     stage
         .promote(&["--environment", "production", "--quiet", "flag", "eval", "checkout", "--user", user])
         .stdout
+}
+
+#[test]
+fn what_the_guide_shows_of_alertmanager_and_of_the_calls_is_so() {
+    let guide =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/control.md")).unwrap();
+    let example = guide.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    assert!(example.contains("/alertmanager") && example.contains("credentials_file"));
+    let folder = folder();
+    let path = folder.path().join("alertmanager.yml");
+    std::fs::write(&path, example).unwrap();
+    let checked = run(Command::new("amtool").arg("check-config").arg(&path));
+    assert_eq!(checked.code, 0, "{}{}", checked.stdout, checked.stderr);
+    let stage = Stage::new(LONG, "");
+    let (_, known) = Listening::start(&stage).get("/");
+    let known = known["error"].as_str().unwrap().trim_start_matches("there is only ").to_owned();
+    assert_eq!(known.split(", ").count(), 6);
+    for call in known.split(", ") {
+        assert!(guide.contains(&format!("`{call}`")), "{call}");
+    }
 }
