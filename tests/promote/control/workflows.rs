@@ -211,25 +211,10 @@ fn the_scheduled_workflow_takes_a_release_to_its_end_with_the_real_tool() {
     let stage = Stage::new("[{weight: 10%, bake: 600ms}, {weight: 100%}]", "");
     let text = workflow("promote-step.yml");
     let (look, step) = (script(&text, "Is a release under way?"), script(&text, "Look, and go on or back"));
-    let bin = binary("promote").parent().unwrap().to_path_buf();
-    let file = stage.path().join("script.sh");
-    let output = stage.path().join("output");
     let round = |script: &str, version: &str, commit: &str| {
-        std::fs::write(&file, script).unwrap();
-        std::fs::write(&output, "").unwrap();
-        let mut bash = Command::new("bash");
-        let ended = run(bash
-            .arg("-e")
-            .arg(&file)
-            .current_dir(stage.path())
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap())
-            .env("BIN_DIR", &bin)
-            .env("VERSION", version)
-            .env("COMMIT", commit)
-            .env("GITHUB_SHA", "the-commit-of-the-schedule")
-            .env("GITHUB_OUTPUT", &output));
-        let outputs = std::fs::read_to_string(&output).unwrap();
+        let variables =
+            [("VERSION", version), ("COMMIT", commit), ("GITHUB_SHA", "the-commit-of-the-schedule")];
+        let (ended, outputs) = for_real(&stage, script, &variables);
         let get = |name: &str| {
             let line = outputs.lines().rev().find_map(|l| l.strip_prefix(&format!("{name}=")));
             line.unwrap_or_default().to_owned()
@@ -256,4 +241,48 @@ fn the_scheduled_workflow_takes_a_release_to_its_end_with_the_real_tool() {
     }
     assert_eq!(states.last().map(String::as_str), Some("promoted"), "{states:?}");
     stage.assert_all_green();
+}
+
+#[test]
+fn an_abort_by_workflow_takes_traffic_back_with_the_real_tool() {
+    let stage = Stage::new(LONG, "");
+    let script = script(&workflow("promote-control.yml"), "Look or stop");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    let call = |command: &str, environments: &str| {
+        let variables = [
+            ("COMMAND", command),
+            ("REASON", "orders drop"),
+            ("VERSION", "unknown"),
+            ("ENVIRONMENTS", environments),
+            ("TRAPKEY_ENVIRONMENT", "production"),
+        ];
+        for_real(&stage, &script, &variables).0
+    };
+    assert_eq!(call("trapkey-abort", "staging").code, 2);
+    assert_eq!(stage.phase(), "baking");
+    let validated = call("trapkey-validate", "production");
+    assert!(validated.code == 0 && validated.stdout.contains("50 % on green"), "{}", validated.stdout);
+    assert_eq!(call("trapkey-pause", "production").code, 0);
+    assert!(call("trapkey-status", "production").stdout.contains("paused"));
+    let aborted = call("trapkey-abort", "production");
+    assert_eq!(aborted.code, 0, "{}", aborted.stderr);
+    stage.assert_all_blue();
+    assert!(stage.promotion()["reason"].as_str().unwrap().ends_with(": orders drop"));
+}
+
+/// Runs a script with the real tools; returns how it ended and the step outputs.
+fn for_real(stage: &Stage, script: &str, variables: &[(&str, &str)]) -> (Ended, String) {
+    let (file, output) = (stage.path().join("script.sh"), stage.path().join("output"));
+    std::fs::write(&file, script).unwrap();
+    std::fs::write(&output, "").unwrap();
+    let ended = run(Command::new("bash")
+        .arg("-e")
+        .arg(&file)
+        .current_dir(stage.path())
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("BIN_DIR", binary("promote").parent().unwrap())
+        .env("GITHUB_OUTPUT", &output)
+        .envs(variables.iter().copied()));
+    (ended, std::fs::read_to_string(&output).unwrap())
 }
