@@ -1,6 +1,7 @@
 //! `promote`: moves traffic to a new version, step by step, and back when it must.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::BoolishValueParser;
@@ -9,8 +10,8 @@ use jiff::Timestamp;
 use trapkey::cli::{self, Shared};
 use trapkey::evidence::PromoteBody;
 use trapkey::tools::promote::flags::{self, Change, Serves};
-use trapkey::tools::promote::{self, Call, Mode};
-use trapkey::units::parse_share;
+use trapkey::tools::promote::{self, Approve, Call, Mode};
+use trapkey::units::{Span, parse_share};
 
 const TOOL: &str = "promote";
 
@@ -43,6 +44,24 @@ enum Command {
         /// Why; goes on record
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
+    },
+    /// Sign the approval that a step waits for
+    Approve {
+        /// The role that approves
+        #[arg(long, value_name = "ROLE")]
+        role: String,
+        /// The private key (Ed25519, PEM) that signs; the one of --sign-key when absent
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+        /// The step, from 1; the next one that asks the role when absent
+        #[arg(long, value_name = "NUMBER")]
+        step: Option<usize>,
+        /// Why; goes on record
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// How long it counts, such as 4h
+        #[arg(long, value_name = "DURATION")]
+        expires_in: Option<Span>,
     },
     /// Go back after a finished promotion, while the old side is kept
     Undo {
@@ -157,6 +176,11 @@ fn main() -> ExitCode {
         Command::Abort { reason } => {
             cli::recall::<PromoteBody>(&shared, TOOL, |job| promote::abort(job, reason))
         }
+        Command::Approve { role, key, step, reason, expires_in } => cli::order(&shared, TOOL, |job| {
+            let asked =
+                Approve { role: &role, step, key: key.as_deref(), reason: reason.clone(), expires_in };
+            promote::approve(job, asked)
+        }),
         Command::Undo { reason } => {
             cli::recall::<PromoteBody>(&shared, TOOL, |job| promote::undo(job, reason))
         }

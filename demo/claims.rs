@@ -174,9 +174,9 @@ fn left(site: &Path, name: &str, began_us: i64, ended_us: i64, timings: &[String
         })
         .collect();
     Ok(Left {
-        promote: evidence::read(&folder).map_err(|e| e.to_string())?.document,
-        verify: evidence::read(&folder).map_err(|e| e.to_string())?.document,
-        report: evidence::read(&folder).map_err(|e| e.to_string())?.document,
+        promote: evidence::read(&folder, None).map_err(|e| e.to_string())?.document,
+        verify: evidence::read(&folder, None).map_err(|e| e.to_string())?.document,
+        report: evidence::read(&folder, None).map_err(|e| e.to_string())?.document,
         began_us,
         ended_us,
         took,

@@ -18,8 +18,12 @@ use clap::{Arg, Args, Command, Parser, ValueEnum};
 use crate::evidence::Body;
 use crate::fault::{Exit, Fault};
 use crate::job::{self, Call, Job};
-use crate::world::talk::{Color, Talk};
-use crate::world::{self, signal};
+use crate::signature::{SigningKey, Trust};
+use crate::world::talk::{Color, Mark, Talk};
+use crate::world::{self, shell, signal};
+
+/// The variable that holds the signing key itself.
+const SIGN_KEY_PEM: &str = shell::KEPT_BACK;
 
 /// The flags that all five tools share.
 #[derive(Clone, Debug, Args)]
@@ -39,6 +43,12 @@ pub struct Shared {
     /// A variable of the plan; may be given several times [env: TRAPKEY_SET, pairs parted by `;`]
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// The private key (Ed25519, PEM) that signs every document; TRAPKEY_SIGN_KEY_PEM holds the key itself
+    #[arg(long, global = true, env = "TRAPKEY_SIGN_KEY", hide_env_values = true, value_name = "FILE")]
+    pub sign_key: Option<PathBuf>,
+    /// The public keys that count, NAME.pem each; a document that none of them signed is refused
+    #[arg(long, global = true, env = "TRAPKEY_TRUST", value_name = "FOLDER")]
+    pub trust: Option<PathBuf>,
     /// Write the document to stdout
     #[arg(long, global = true, env = "TRAPKEY_JSON", value_parser = BoolishValueParser::new())]
     pub json: bool,
@@ -64,8 +74,40 @@ pub enum When {
 impl Shared {
     /// The call that these flags ask for.
     ///
-    /// Errors (2): a `--set`, or a pair of `TRAPKEY_SET`, without `=`.
+    /// Errors (2): a `--set`, or a pair of `TRAPKEY_SET`, without `=`; a key that is none.
     pub fn call(&self, tool: &'static str) -> Result<Call, Fault> {
+        let mut call = self.call_without_keys(tool)?;
+        self.read_keys(&mut call)?;
+        Ok(call)
+    }
+
+    /// Reads the key that signs and the keys that count, before anything is done.
+    ///
+    /// Errors (2): a key that is none, or a signing key given twice.
+    fn read_keys(&self, call: &mut Call) -> Result<(), Fault> {
+        let pem = std::env::var(SIGN_KEY_PEM).ok().filter(|pem| !pem.trim().is_empty());
+        call.sign = match (&self.sign_key, pem) {
+            (Some(_), Some(_)) => {
+                return Err(Fault::usage(format!(
+                    "the signing key is given twice, by --sign-key or TRAPKEY_SIGN_KEY and by {SIGN_KEY_PEM}"
+                ))
+                .help("leave one of them out"));
+            }
+            (Some(path), None) => Some(SigningKey::read(path)?),
+            (None, Some(pem)) => Some(SigningKey::from_pem(pem.as_bytes(), SIGN_KEY_PEM)?),
+            (None, None) => None,
+        };
+        call.trust = self.trust.as_deref().map(Trust::read).transpose()?;
+        if let (Some(key), Some(trust)) = (&call.sign, &call.trust)
+            && !trust.knows(key)
+        {
+            let note = format!("the signing key {} is not among those of --trust", key.id());
+            call.talk.line(Mark::Warn, &note);
+        }
+        Ok(())
+    }
+
+    fn call_without_keys(&self, tool: &'static str) -> Result<Call, Fault> {
         // The command line comes last, and wins.
         let ambient = std::env::var("TRAPKEY_SET").unwrap_or_default();
         let ambient = ambient.split(';').filter(|pair| !pair.trim().is_empty()).map(|p| ("TRAPKEY_SET", p));
@@ -86,6 +128,8 @@ impl Shared {
             state: self.state.clone(),
             set,
             json: self.json,
+            sign: None,
+            trust: None,
             talk: self.talk(),
             started_at: world::now(),
         })
@@ -161,7 +205,11 @@ fn gate_on<B: Body + Default>(
     tool: &'static str,
     work: impl FnOnce(&Job) -> Result<Exit, Fault>,
 ) -> Result<Exit, Fault> {
-    let call = shared.call(tool)?;
+    let mut call = shared.call_without_keys(tool)?;
+    if let Err(fault) = shared.read_keys(&mut call) {
+        job::record_fault::<B>(&call, None, &fault);
+        return Err(fault);
+    }
     let job = match open(call.clone()) {
         Ok(job) => job,
         Err(fault) => {

@@ -14,9 +14,12 @@ use sha2::{Digest, Sha256};
 
 use crate::fault::{Exit, Fault};
 use crate::severity::Severity;
+use crate::signature::{self, Distrust, Purpose, Signature, Signer, SigningKey, Trust};
 
 mod bodies;
 pub use bodies::*;
+
+pub use crate::signature::hex;
 
 /// The largest document in bytes that is read.
 pub const MAX_DOCUMENT: u64 = 64 * 1024 * 1024;
@@ -45,6 +48,9 @@ pub struct Head {
     pub summary: String,
     /// Every single observation.
     pub findings: Vec<Finding>,
+    /// Who signed it, where it is signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
 }
 
 /// A document: the head, and what one tool alone has to say.
@@ -66,6 +72,8 @@ pub trait Body: Serialize + DeserializeOwned + JsonSchema + Clone {
     const TOOL: &'static str;
     /// The file in the evidence folder.
     const FILE: &'static str;
+    /// Whose signature counts.
+    const SIGNED_FOR: Purpose = Purpose::Evidence;
 
     /// The schema's name.
     fn schema() -> String {
@@ -337,25 +345,31 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// Bytes in lowercase hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
-        // Writing into a string cannot fail.
-        let _ = write!(out, "{b:02x}");
-        out
-    })
-}
-
-/// The bytes of a document as they go to disk, redacted, with a newline at the end.
-pub fn to_bytes<B: Body>(document: &Document<B>) -> Result<Vec<u8>, Fault> {
+/// The bytes of a document as they go to disk: redacted, signed where there is a key, with a newline
+/// at the end.
+pub fn to_bytes<B: Body>(document: &Document<B>, key: Option<&SigningKey>) -> Result<Vec<u8>, Fault> {
     let broken =
         |e: serde_json::Error| Fault::infrastructure("the evidence document cannot be written").cause(e);
     let mut value = serde_json::to_value(document).map_err(broken)?;
+    if let Value::Object(keys) = &mut value {
+        // A document that was read and is written again is no longer what was signed.
+        keys.shift_remove("signature");
+    }
     crate::redact::redact_json(&mut value);
-    let mut bytes = serde_json::to_vec_pretty(&value).map_err(broken)?;
-    bytes.push(b'\n');
-    Ok(bytes)
+    let write = |signature: Option<&Signature>| {
+        let mut value = value.clone();
+        if let (Value::Object(keys), Some(signature)) = (&mut value, signature) {
+            keys.insert("signature".into(), serde_json::to_value(signature).map_err(broken)?);
+        }
+        let mut bytes = serde_json::to_vec_pretty(&value).map_err(broken)?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    };
+    match key {
+        // What is signed is what was redacted before, to the byte.
+        Some(key) => key.sign(|signature| write(Some(signature))),
+        None => write(None),
+    }
 }
 
 /// A document that was read from the folder, with the digest of its bytes.
@@ -365,6 +379,8 @@ pub struct Found<B> {
     pub document: Document<B>,
     /// How the next document names it.
     pub need: Need,
+    /// Who signed it, where it is signed.
+    pub signer: Option<Signer>,
 }
 
 /// What a consumer asks of a document before it uses it.
@@ -381,75 +397,125 @@ pub struct Asked<'a> {
 
 /// Reads a document from the evidence folder.
 ///
-/// Errors: refused (5) when it is missing, over 64 MiB, not JSON, or of another schema.
-pub fn read<B: Body>(folder: &Path) -> Result<Found<B>, Fault> {
-    let path = folder.join(B::FILE);
+/// Errors: refused (5) when it is missing, over 64 MiB, not JSON, of another schema, or, with a trust,
+/// not signed by a key that counts.
+pub fn read<B: Body>(folder: &Path, trust: Option<&Trust>) -> Result<Found<B>, Fault> {
+    read_file(folder, B::FILE, trust)
+}
+
+/// Reads a document that lies in the evidence folder under a name of its own.
+///
+/// Errors: as [`read`].
+pub fn read_file<B: Body>(folder: &Path, file: &str, trust: Option<&Trust>) -> Result<Found<B>, Fault> {
+    let path = folder.join(file);
     let place = path.display().to_string();
-    let help = format!("run `{}` first, and pass the evidence folder on between jobs", B::TOOL);
     let missing = |e: std::io::Error| {
         let what = if e.kind() == std::io::ErrorKind::NotFound {
-            format!("the evidence `{}` is missing", B::FILE)
+            format!("the evidence `{file}` is missing")
         } else {
-            format!("the evidence `{}` cannot be read", B::FILE)
+            format!("the evidence `{file}` cannot be read")
         };
-        Fault::refused(what).place(&place).cause(e).help(&help)
+        Fault::refused(what).place(&place).cause(e).help(run_first::<B>())
     };
     let size = std::fs::metadata(&path).map_err(missing)?.len();
     if size > MAX_DOCUMENT {
-        return Err(Fault::refused(format!("the evidence `{}` is larger than 64 MiB", B::FILE)).place(&place));
+        return Err(Fault::refused(format!("the evidence `{file}` is larger than 64 MiB")).place(&place));
     }
     let bytes = std::fs::read(&path).map_err(missing)?;
+    parse(&bytes, file, trust).map_err(|fault| fault.place(place))
+}
+
+/// Takes a document from its bytes; `file` is the name that it has in the evidence folder.
+///
+/// Errors: refused (5) as in [`read`], with that name as its place.
+pub fn parse<B: Body>(bytes: &[u8], file: &str, trust: Option<&Trust>) -> Result<Found<B>, Fault> {
     let garbled = |e: &dyn std::fmt::Display| {
-        Fault::refused(format!("the evidence `{}` is not a document of `{}`", B::FILE, B::schema()))
-            .place(&place)
+        Fault::refused(format!("the evidence `{file}` is not a document of `{}`", B::schema()))
+            .place(file)
             .cause(e)
-            .help(&help)
+            .help(run_first::<B>())
     };
-    let value: Value = serde_json::from_slice(&bytes).map_err(|e| garbled(&e))?;
+    let value: Value = serde_json::from_slice(bytes).map_err(|e| garbled(&e))?;
+    let signer = match trust {
+        Some(trust) => Some(
+            trust
+                .verify(bytes, value.get("signature"), B::SIGNED_FOR)
+                .map_err(|why| distrusted(&why, file, trust).place(file))?,
+        ),
+        None => signature::claimed(value.get("signature")),
+    };
     let schema = value.get("schema").and_then(Value::as_str).unwrap_or("none");
     if schema != B::schema() {
         return Err(garbled(&format!("its schema is `{schema}`; known here is `{}`", B::schema())));
     }
-    let document: Document<B> = serde_json::from_value(value).map_err(|e| garbled(&e))?;
-    let need = Need { path: B::FILE.into(), schema: B::schema(), sha256: sha256_hex(&bytes) };
-    Ok(Found { document, need })
+    // One after the other, so that the head is read by the same code for every kind of document.
+    let head = Head::deserialize(&value).map_err(|e| garbled(&e))?;
+    let document = Document { head, body: B::deserialize(&value).map_err(|e| garbled(&e))? };
+    let need = Need { path: file.into(), schema: B::schema(), sha256: sha256_hex(bytes) };
+    Ok(Found { document, need, signer })
+}
+
+fn run_first<B: Body>() -> String {
+    format!("run `{}` first, and pass the evidence folder on between jobs", B::TOOL)
+}
+
+/// The refusal of a document whose signature does not count.
+fn distrusted(why: &Distrust, file: &str, trust: &Trust) -> Fault {
+    let trusted = || format!("trusted are {}", trust.names().join(", "));
+    match why {
+        Distrust::Unsigned => Fault::refused(format!("the evidence `{file}` is not signed"))
+            .help("run the tool that writes it with --sign-key, or leave --trust out"),
+        Distrust::Changed => Fault::refused(format!("the evidence `{file}` was changed after it was signed"))
+            .cause("the signature does not fit the bytes of the file")
+            .help("find out who changed it; then run the tool that writes it again"),
+        Distrust::Stranger(key) => {
+            Fault::refused(format!("the evidence `{file}` is signed by a key that is not trusted"))
+                .cause(format!("it names the key {}; {}", crate::redact::redact(key), trusted()))
+                .help("sign with a key whose public part is in the folder of --trust, or put it there")
+        }
+        Distrust::ApproverOnly(name) => Fault::refused(format!(
+            "the evidence `{file}` is signed by a key that is not trusted with evidence"
+        ))
+        .cause(format!("the key of {name} is in `approvers`, and counts for approvals only"))
+        .help("sign with the key of the CI job"),
+    }
 }
 
 impl<B: Body> Found<B> {
     /// Refuses (5) a document of another plan, another release, or too old.
     pub fn fits(&self, asked: &Asked<'_>) -> Result<(), Fault> {
-        let head = &self.document.head;
+        let (head, file) = (&self.document.head, &self.need.path);
         let again = format!("run `{}` again for this release", B::TOOL);
-        let refuse = |what: String| Fault::refused(what).place(B::FILE).help(&again);
+        let refuse = |what: String| Fault::refused(what).place(file).help(&again);
         match &head.plan {
             Some(plan) if plan.sha256 == asked.plan.sha256 => {}
             Some(plan) => {
-                return Err(refuse(format!("`{}` was made under another plan", B::FILE)).cause(format!(
+                return Err(refuse(format!("`{file}` was made under another plan")).cause(format!(
                     "its plan has sha256 {}, the plan in force {}",
                     short(&plan.sha256),
                     short(&asked.plan.sha256)
                 )));
             }
-            None => return Err(refuse(format!("`{}` names no plan", B::FILE))),
+            None => return Err(refuse(format!("`{file}` names no plan"))),
         }
         match &head.release {
             Some(release) if same_release(release, asked.release) => {}
             Some(release) => {
-                return Err(refuse(format!("`{}` is about another release", B::FILE)).cause(format!(
+                return Err(refuse(format!("`{file}` is about another release")).cause(format!(
                     "it speaks of {}, this is {}",
                     name_release(release),
                     name_release(asked.release)
                 )));
             }
-            None => return Err(refuse(format!("`{}` names no release", B::FILE))),
+            None => return Err(refuse(format!("`{file}` names no release"))),
         }
         let age = (asked.now.as_millisecond() - head.run.finished_at.as_millisecond()) as f64 / 1e3;
         if age < -300.0 {
-            return Err(refuse(format!("`{}` comes from the future", B::FILE))
+            return Err(refuse(format!("`{file}` comes from the future"))
                 .cause(format!("it was finished at {}, it is {} now", head.run.finished_at, asked.now)));
         }
         if let Some(limit) = asked.max_age.filter(|limit| age > *limit) {
-            return Err(refuse(format!("`{}` is stale", B::FILE)).cause(format!(
+            return Err(refuse(format!("`{file}` is stale")).cause(format!(
                 "it is {} old, the plan allows {}",
                 crate::units::show_duration(age),
                 crate::units::show_duration(limit)
@@ -460,12 +526,12 @@ impl<B: Body> Found<B> {
 
     /// Refuses (5) a document that did not pass.
     pub fn passed(&self) -> Result<(), Fault> {
-        let head = &self.document.head;
+        let (head, file) = (&self.document.head, &self.need.path);
         if head.verdict == DocumentVerdict::Pass {
             return Ok(());
         }
-        Err(Fault::refused(format!("`{}` did not pass: its verdict is `{}`", B::FILE, head.verdict.word()))
-            .place(B::FILE)
+        Err(Fault::refused(format!("`{file}` did not pass: its verdict is `{}`", head.verdict.word()))
+            .place(file)
             .cause(&head.summary)
             .help(format!("mend what it names and run `{}` again", B::TOOL)))
     }
@@ -473,21 +539,21 @@ impl<B: Body> Found<B> {
     /// Refuses (5) when this document was not made from exactly that parent.
     pub fn comes_from(&self, parent: &Need) -> Result<(), Fault> {
         let again = format!("run `{}` again, on the evidence that stands in the folder now", B::TOOL);
+        let file = &self.need.path;
         match self.document.head.needs.iter().find(|need| need.path == parent.path) {
             Some(need) if need.sha256 == parent.sha256 => Ok(()),
-            Some(need) => Err(Fault::refused(format!("the link {} -> {} is broken", B::FILE, parent.path))
+            Some(need) => Err(Fault::refused(format!("the link {file} -> {} is broken", parent.path))
                 .place(&parent.path)
                 .cause(format!(
-                    "`{}` was made from a `{}` with sha256 {}, the one in the folder has {}",
-                    B::FILE,
+                    "`{file}` was made from a `{}` with sha256 {}, the one in the folder has {}",
                     parent.path,
                     short(&need.sha256),
                     short(&parent.sha256)
                 ))
                 .help(again)),
-            None => Err(Fault::refused(format!("the link {} -> {} is missing", B::FILE, parent.path))
-                .place(B::FILE)
-                .cause(format!("`{}` does not name `{}` among its needs", B::FILE, parent.path))
+            None => Err(Fault::refused(format!("the link {file} -> {} is missing", parent.path))
+                .place(file)
+                .cause(format!("`{file}` does not name `{}` among its needs", parent.path))
                 .help(again)),
         }
     }
@@ -503,7 +569,8 @@ pub fn name_release(release: &Release) -> String {
     format!("{} {} in {}", release.service, release.version, release.environment)
 }
 
-fn same_release(a: &Release, b: &Release) -> bool {
+/// Whether two documents are about the same release; a tool that is called by hand knows no commit.
+pub fn same_release(a: &Release, b: &Release) -> bool {
     a.service == b.service
         && a.version == b.version
         && a.environment == b.environment
@@ -588,9 +655,10 @@ mod tests {
             verdict: DocumentVerdict::Pass,
             summary: String::new(),
             findings: Vec::new(),
+            signature: None,
         };
         let need = Need { path: PreflightBody::FILE.into(), schema: String::new(), sha256: String::new() };
-        Found { document: Document { head, body: PreflightBody::default() }, need }
+        Found { document: Document { head, body: PreflightBody::default() }, need, signer: None }
     }
 
     #[test]

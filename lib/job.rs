@@ -13,6 +13,7 @@ use crate::evidence::{
 use crate::fault::{Exit, Fault};
 use crate::plan::Loaded;
 use crate::severity::Severity;
+use crate::signature::{SigningKey, Trust};
 use crate::world::talk::{Mark, Talk};
 use crate::world::{self, ci, files};
 
@@ -33,6 +34,10 @@ pub struct Call {
     pub set: BTreeMap<String, String>,
     /// Whether the document goes to stdout.
     pub json: bool,
+    /// The key that signs what is written.
+    pub sign: Option<SigningKey>,
+    /// The keys whose documents count; every one counts when absent.
+    pub trust: Option<Trust>,
     /// The voice.
     pub talk: Talk,
     /// When it began.
@@ -123,9 +128,19 @@ impl Job {
         self.loaded.plan.environments.get(&self.release.environment)?.url.as_ref()
     }
 
+    /// Reads a document and refuses it (5) unless it is one, signed by a key that counts.
+    pub fn read<B: Body>(&self) -> Result<Found<B>, Fault> {
+        evidence::read(self.evidence(), self.call.trust.as_ref())
+    }
+
+    /// The same for one that lies there under a name of its own.
+    pub fn read_file<B: Body>(&self, file: &str) -> Result<Found<B>, Fault> {
+        evidence::read_file(self.evidence(), file, self.call.trust.as_ref())
+    }
+
     /// Reads a document and refuses it (5) unless it fits this plan and release and is young enough.
     pub fn need<B: Body>(&self, max_age: Option<Duration>) -> Result<Found<B>, Fault> {
-        let found = evidence::read::<B>(self.evidence())?;
+        let found = self.read::<B>()?;
         found.fits(&Asked {
             plan: &self.loaded.reference,
             release: &self.release,
@@ -187,15 +202,19 @@ impl Job {
         }
     }
 
-    /// Writes the document alone: for one that is still growing.
-    pub fn write<B: Body>(&self, conclusion: &Conclusion<B>) -> Result<PathBuf, Fault> {
+    /// A document as it is written, not yet signed.
+    pub fn document<B: Body>(&self, conclusion: &Conclusion<B>) -> Document<B> {
         let mut head = self.head::<B>();
         head.needs.clone_from(&conclusion.needs);
         head.verdict = conclusion.verdict;
         head.summary.clone_from(&conclusion.summary);
         head.findings.clone_from(&conclusion.findings);
-        let document = Document { head, body: conclusion.body.clone() };
-        let bytes = evidence::to_bytes(&document)?;
+        Document { head, body: conclusion.body.clone() }
+    }
+
+    /// Writes the document alone: for one that is still growing.
+    pub fn write<B: Body>(&self, conclusion: &Conclusion<B>) -> Result<PathBuf, Fault> {
+        let bytes = evidence::to_bytes(&self.document(conclusion), self.call.sign.as_ref())?;
         let path = self.evidence().join(B::FILE);
         files::write_atomic(&path, &bytes).map_err(|e| files::unwritable(&path, &e))?;
         drop_earlier_refusal::<B>(&self.call);
@@ -262,6 +281,7 @@ fn head<B: Body>(call: &Call, job: Option<&Job>) -> Head {
         verdict: DocumentVerdict::Error,
         summary: String::new(),
         findings: Vec::new(),
+        signature: None,
     }
 }
 
@@ -306,7 +326,7 @@ pub fn record_fault<B: Body + Default>(call: &Call, job: Option<&Job>, fault: &F
     let name = if set_aside { refusal_file::<B>() } else { B::FILE.to_owned() };
     let path = call.evidence.join(name);
     // The error itself is about to be shown; a second one about its record must not hide it.
-    if let Ok(bytes) = evidence::to_bytes(&document) {
+    if let Ok(bytes) = evidence::to_bytes(&document, call.sign.as_ref()) {
         let shown = path.display().to_string();
         match files::write_atomic(&path, &bytes) {
             Err(second) if fault.place.as_ref() != Some(&shown) => {

@@ -9,7 +9,7 @@
 //!
 //! | floor | modules |
 //! | --- | --- |
-//! | 1 words | [`redact`], [`severity`], [`fault`], [`yaml`], [`units`], [`expectation`], [`calendar`] |
+//! | 1 words | [`redact`], [`severity`], [`fault`], [`yaml`], [`units`], [`expectation`], [`calendar`], [`signature`] |
 //! | 2 shapes | [`evidence`], [`plan`] |
 //! | 3 doors | [`world`] (HTTP, PostgreSQL, commands, files, the clock: the only doors to the outside) |
 //! | 4 shelves | [`checks`], [`sources`], [`repository`], [`routers`], [`metrics`], [`judge`], [`renderers`], [`state`] |
@@ -46,6 +46,7 @@ pub mod renderers;
 pub mod repository;
 pub mod routers;
 pub mod severity;
+pub mod signature;
 pub mod sources;
 pub mod state;
 pub mod tools;

@@ -15,11 +15,17 @@ use crate::plan::{Loaded, Raw, RouterSpec, SplitBy, SplitSpec};
 use crate::units::{Text, show_share};
 use crate::yaml::{self, Problem};
 
+mod caddy;
+mod command;
+mod envoy;
 mod haproxy;
 mod nginx;
+mod traefik;
+mod weights;
 
 /// Every router that a plan may name.
-pub static ALL: &[&Kind] = &[&haproxy::KIND, &nginx::KIND];
+pub static ALL: &[&Kind] =
+    &[&haproxy::KIND, &nginx::KIND, &envoy::KIND, &traefik::KIND, &caddy::KIND, &command::KIND];
 
 /// One kind of router.
 pub struct Kind {

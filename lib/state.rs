@@ -193,6 +193,11 @@ impl Store {
         Self { place, seen: Mutex::default() }
     }
 
+    /// How long to wait before the lease is tried again.
+    pub fn patience(&self) -> Duration {
+        self.place.between_looks().max(Duration::from_millis(50))
+    }
+
     /// Where it lies, for people.
     pub fn shown(&self) -> String {
         self.place.shown()

@@ -204,6 +204,14 @@ from_text!(
     r"^[0-9.]+\s*/(s|m|min|h)$|\$\{"
 );
 
+impl std::str::FromStr for Span {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let seconds = parse_duration(text)?;
+        Duration::try_from_secs_f64(seconds).map(Self).map_err(|e| e.to_string())
+    }
+}
+
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&show_duration(self.0.as_secs_f64()))

@@ -17,6 +17,7 @@ use crate::support::{Ended, folder, json, run, tool};
 mod hostile;
 mod refusals;
 mod secrets;
+mod signed;
 
 /// What a release needs: two sides, a router, a database, and a folder with the plan.
 pub(crate) struct Chain {

@@ -13,11 +13,16 @@ use crate::support::router::{self, RealRouter};
 use crate::support::side::Side;
 use crate::support::{Ended, call, folder, json, run, tool, wait_until};
 
+mod ab;
 mod bad_input;
+mod connections;
 mod control;
 mod crashes;
+mod envoy;
 mod gates;
+mod load;
 mod routers;
+mod routers_http;
 mod way_back;
 
 /// Two sides behind a router, a plan, and a folder for all of it.

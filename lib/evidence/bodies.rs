@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Body, Verdict};
+use crate::signature::Purpose;
 
 macro_rules! body {
     ($type:ty, $name:literal, $tool:literal) => {
@@ -464,6 +465,60 @@ pub struct RollbackRecord {
     pub drained_at: Option<Timestamp>,
     /// From the decision to the read-back, in ms.
     pub took_ms: Option<f64>,
+}
+
+/// approval.ROLE.STEP.json: what somebody in a role approved; it counts only when it is signed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct ApprovalBody {
+    /// The approval; null when there was none.
+    pub approval: Option<Approval>,
+}
+
+impl Body for ApprovalBody {
+    const NAME: &'static str = "approval";
+    const TOOL: &'static str = "promote approve";
+    /// One file for each role and step: [`ApprovalBody::file`].
+    const FILE: &'static str = "approval.ROLE.STEP.json";
+    const SIGNED_FOR: Purpose = Purpose::Approval;
+}
+
+impl ApprovalBody {
+    /// The file in the evidence folder for a role and a step, from 1.
+    pub fn file(role: &str, step: usize) -> String {
+        format!("approval.{role}.{step}.json")
+    }
+
+    /// The role of a file in the evidence folder; none where it is not an approval's.
+    pub fn role_of(file: &str) -> Option<&str> {
+        let (role, step) = file.strip_prefix("approval.")?.strip_suffix(".json")?.rsplit_once('.')?;
+        (is_role(role) && step.parse::<usize>().is_ok()).then_some(role)
+    }
+}
+
+/// Whether a text can be the name of a role: letters, digits, `_` and `-`.
+pub fn is_role(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+}
+
+/// What somebody in a role approved.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+pub struct Approval {
+    /// The promotion: its number in the environment.
+    pub epoch: u64,
+    /// The step, from 1; null for every step of this promotion that asks the role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<usize>,
+    /// The role.
+    pub role: String,
+    /// Who approved, as the calling job or shell says; what counts is whose key signed.
+    pub who: String,
+    /// Why, in their words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Until when it counts; null for as long as the promotion lasts.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
 }
 
 /// verify.json: whether it held.

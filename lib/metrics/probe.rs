@@ -298,7 +298,8 @@ impl Side {
             }
             self.counts.sent.fetch_add(1, Ordering::SeqCst);
             lock(&self.state).under_way.push(due);
-            let sample = send(&client, &self.url, &self.header, Connection::Kept, due, self.timeout);
+            let sample =
+                send(&client, Request::get(&self.url), &self.header, Connection::Kept, due, self.timeout);
             let mut state = lock(&self.state);
             state.under_way.retain(|other| other.moment != due.moment);
             state.done.push(sample);
@@ -336,19 +337,31 @@ impl Side {
 ///
 /// With [`Connection::New`] the client should be one that sends no others with [`Connection::Kept`].
 pub fn once(client: &Client, url: &str, header: &str, connection: Connection) -> Sample {
+    once_as(client, url, header, connection, None)
+}
+
+/// The same with a request header, name and value: a user's, or one that takes the request aside.
+pub fn once_as(
+    client: &Client,
+    url: &str,
+    header: &str,
+    connection: Connection,
+    sent: Option<(&str, &str)>,
+) -> Sample {
     let due = Due { at: now(), moment: Instant::now() };
-    send(client, url, &header.to_ascii_lowercase(), connection, due, Duration::MAX)
+    let mut request = Request::get(url);
+    request.headers.extend(sent.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    send(client, request, &header.to_ascii_lowercase(), connection, due, Duration::MAX)
 }
 
 fn send(
     client: &Client,
-    url: &str,
+    mut request: Request,
     header: &str,
     connection: Connection,
     due: Due,
     limit: Duration,
 ) -> Sample {
-    let mut request = Request::get(url);
     request.keep = MAX_ANSWER;
     if connection == Connection::New {
         request.headers.push(("connection".into(), "close".into()));

@@ -5,7 +5,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::evidence::{
-    BaselineBody, Body, Found, PlanRef, PreflightBody, PromoteBody, Release, SnapshotBody, VerifyBody,
+    ApprovalBody, BaselineBody, Body, Document, Found, PlanRef, PreflightBody, PromoteBody, Release,
+    SnapshotBody, VerifyBody,
 };
 use crate::fault::Fault;
 use crate::plan::{Contact, Contingency};
@@ -32,6 +33,8 @@ pub struct Documents {
     pub snapshot: Option<Found<SnapshotBody>>,
     /// baseline.json.
     pub baseline: Option<Found<BaselineBody>>,
+    /// The approvals that promote.json was made from.
+    pub approvals: Vec<Found<ApprovalBody>>,
     /// promote.json.
     pub promote: Option<Found<PromoteBody>>,
     /// verify.json.
@@ -53,6 +56,11 @@ impl Documents {
             preflight: hide_found(self.preflight)?,
             snapshot: hide_found(self.snapshot)?,
             baseline: hide_found(self.baseline)?,
+            approvals: self
+                .approvals
+                .into_iter()
+                .filter_map(|found| hide_found(Some(found)).transpose())
+                .collect::<Result<_, Fault>>()?,
             promote: hide_found(self.promote)?,
             verify: hide_found(self.verify)?,
         })
@@ -60,12 +68,16 @@ impl Documents {
 }
 
 fn hide_found<B: Body>(found: Option<Found<B>>) -> Result<Option<Found<B>>, Fault> {
-    found.map(|f| Ok(Found { document: hide(&f.document)?, need: f.need })).transpose()
+    let hide_document = |d: &Document<B>| Ok(Document { head: hide(&d.head)?, body: hide(&d.body)? });
+    found
+        .map(|f| Ok(Found { document: hide_document(&f.document)?, need: f.need, signer: f.signer }))
+        .transpose()
 }
 
 fn hide<T: Serialize + DeserializeOwned>(value: &T) -> Result<T, Fault> {
     let broken = |e: serde_json::Error| Fault::infrastructure("the evidence cannot be redacted").cause(e);
     let mut json = serde_json::to_value(value).map_err(broken)?;
     redact_json(&mut json);
-    serde_json::from_value(json).map_err(broken)
+    // From a reference, as documents are read: the same code then serves both.
+    T::deserialize(&json).map_err(broken)
 }

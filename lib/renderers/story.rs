@@ -9,8 +9,8 @@ use super::figures::{self, Course, JudgementRow, MetricRow, StepRow};
 use super::opening::{Opening, clip_commit, counts, heads, old_side, opening, promotion};
 use super::words::{Mark, clock, count, date, day, lasted, many, metric, ms};
 use crate::evidence::{
-    Body, Comparison, Document, Finding, Found, Judgement, Outcome, Promotion, SnapshotRecord, VERSION,
-    Verdict, short,
+    ApprovalBody, Body, Comparison, Document, Finding, Found, Judgement, Outcome, Promotion, SnapshotRecord,
+    VERSION, Verdict, short,
 };
 use crate::fault::Fault;
 use crate::severity::Severity;
@@ -175,12 +175,14 @@ pub(super) struct ContactRow {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Link {
     name: &'static str,
-    file: &'static str,
+    file: String,
     sha256: String,
     short: String,
     note: String,
     mark: Mark,
     needs: Vec<String>,
+    /// `signed by ci`, `not signed`.
+    signed: String,
 }
 
 impl Story {
@@ -671,7 +673,12 @@ fn contacts(documents: &Documents) -> Vec<ContactRow> {
 }
 
 fn chain(documents: &Documents) -> Vec<Link> {
-    [
+    let approvals = documents.approvals.iter().map(|f| {
+        let role =
+            |d: &Document<ApprovalBody>| d.body.approval.as_ref().map_or_else(String::new, |a| text(&a.role));
+        Some(chain_link(f, "approval", role))
+    });
+    let before = [
         documents.preflight.as_ref().map(|f| chain_link(f, "preflight", |d| findings_note(d, "check"))),
         documents.snapshot.as_ref().map(|f| {
             chain_link(f, "snapshot", |d| {
@@ -682,6 +689,8 @@ fn chain(documents: &Documents) -> Vec<Link> {
             .baseline
             .as_ref()
             .map(|f| chain_link(f, "baseline", |d| many(d.body.probes.len() as u64, "probe"))),
+    ];
+    let after = [
         documents.promote.as_ref().map(|f| {
             chain_link(f, "promote", |d| {
                 d.body
@@ -691,10 +700,8 @@ fn chain(documents: &Documents) -> Vec<Link> {
             })
         }),
         documents.verify.as_ref().map(|f| chain_link(f, "verify", |d| findings_note(d, "check"))),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    ];
+    before.into_iter().chain(approvals).chain(after).flatten().collect()
 }
 
 fn findings_note<B>(document: &Document<B>, one: &str) -> String {
@@ -705,12 +712,13 @@ fn chain_link<B: Body>(found: &Found<B>, name: &'static str, note: impl Fn(&Docu
     let head = &found.document.head;
     Link {
         name,
-        file: B::FILE,
+        file: text(&found.need.path),
         sha256: found.need.sha256.clone(),
         short: short(&found.need.sha256),
         note: format!("{}, {}", note(&found.document), lasted(head.run.started_at, head.run.finished_at)),
         mark: Mark::of_document(head.verdict),
         needs: head.needs.iter().map(|n| text(&n.path)).collect(),
+        signed: found.signer.as_ref().map_or_else(|| "not signed".into(), |signer| text(&signer.to_string())),
     }
 }
 

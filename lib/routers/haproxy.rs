@@ -14,13 +14,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Counters, Kind, Live, Order, Router, Side, SideCount, Split};
+use super::{By, Counters, Kind, Live, Order, Router, Side, SideCount, Split};
 use crate::fault::Fault;
 use crate::yaml::Problem;
 
 pub(super) static KIND: Kind = Kind {
     name: "haproxy",
-    about: "HAProxy by its runtime API; counts requests, errors and times per side",
+    about: "HAProxy by its runtime API; splits by request, user or match; counts and times per side",
     target: "the admin socket: a path, or host:port",
     example: "{kind: haproxy, target: /run/haproxy/admin.sock, with: {backend: shop, blue: blue, green: green}}",
     settings: |generator| generator.subschema_for::<Settings>(),
@@ -37,6 +37,9 @@ struct Settings {
     blue: Servers,
     /// The server, or the servers, of the new side.
     green: Servers,
+    /// With `split` by user or match: the map file that the backend's rules pick a server by.
+    #[serde(default)]
+    map: Option<String>,
 }
 
 #[derive(Clone, Debug, JsonSchema)]
@@ -89,6 +92,9 @@ struct Haproxy {
     backend: String,
     blue: Vec<String>,
     green: Vec<String>,
+    /// Where the split is by user or match.
+    map: Option<String>,
+    by: By,
     timeout: Duration,
 }
 
@@ -96,7 +102,25 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
     let settings: Settings = order.with.read(order.variables)?;
     let (blue, green) = (settings.blue.names(), settings.green.names());
     let place = order.with.0.as_ref().map(|n| n.place).unwrap_or_default();
-    order.split.only_requests("HAProxy").map_err(|why| Problem::at(place, why))?;
+    let by_requests = *order.split == By::Requests;
+    match &settings.map {
+        None if !by_requests => {
+            let why = "HAProxy splits by user or match only through a map: `with.map` is missing";
+            return Err(Problem::at(place, why).help("docs/plan.md has the lines that HAProxy needs for it"));
+        }
+        Some(_) if by_requests => {
+            return Err(Problem::at(place, "`with.map` is for a `split` by user or match"));
+        }
+        // Anything else could end the command and begin another one.
+        Some(map) if !map.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c)) => {
+            return Err(Problem::at(place, format!("`{map}` is no plain path of a map file")));
+        }
+        // A rule that picks a server picks one.
+        Some(_) if blue.len() != 1 || green.len() != 1 => {
+            return Err(Problem::at(place, "a `split` by user or match takes one server on each side"));
+        }
+        _ => {}
+    }
     for name in blue.iter().chain(&green).chain([&settings.backend]) {
         // Anything else could end the command and begin another one.
         if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.:".contains(c)) {
@@ -112,7 +136,15 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
         None if target.contains('/') || !target.contains(':') => Address::Path(order.folder.join(target)),
         None => Address::Port(target.to_owned()),
     };
-    Ok(Box::new(Haproxy { address, backend: settings.backend, blue, green, timeout: order.timeout }))
+    Ok(Box::new(Haproxy {
+        address,
+        backend: settings.backend,
+        blue,
+        green,
+        map: settings.map,
+        by: order.split.clone(),
+        timeout: order.timeout,
+    }))
 }
 
 /// The greatest reply that is read: `show stat` of some thousand servers is a few megabytes.
@@ -215,6 +247,93 @@ impl Haproxy {
         Ok(servers)
     }
 
+    /// The map's numbers, as HAProxy has them in force.
+    fn steering(&self, map: &str) -> Result<Steering, Fault> {
+        let command = format!("show map {map}");
+        let reply = self.ask(&command).map_err(|e| self.unreachable(&format!("answer `{command}`"), &e))?;
+        Steering::of(&reply, &self.blue[0], &self.green[0]).ok_or_else(|| {
+            let said: String = reply.trim().chars().take(200).collect();
+            Fault::usage(format!("HAProxy has not the lines in the map {map} that a split needs"))
+                .place(self.shown())
+                .cause(format!("it said: {}", if said.is_empty() { "nothing" } else { &said }))
+                .help(format!(
+                    "let the backend's rules use that map, and put the lines `{0} 0`, `{0}-rest 0` and `share 0` into the file; docs/plan.md has both",
+                    self.green[0]
+                ))
+        })
+    }
+
+    /// Puts a split by user or match into force: the map says how much, the servers' states whether.
+    fn set_parts(&self, map: &str, split: Split) -> Result<(), Fault> {
+        let parts = parts(split.green);
+        let servers = self.states()?;
+        let named = |side: Side| servers.iter().filter(move |s| self.names(side).contains(&s.name));
+        let backend = &self.backend;
+        let mut commands = Vec::new();
+        // What no rule takes aside goes by weight, and green has none of that.
+        for (side, weight) in [(Side::Blue, 100), (Side::Green, 0)] {
+            let other = named(side).filter(|s| s.weight != weight);
+            commands.extend(other.map(|s| format!("set server {backend}/{} weight {weight}", s.name)));
+        }
+        let admit = |side: Side| {
+            named(side)
+                .filter(|s| !s.admitted)
+                .map(|s| format!("set server {backend}/{} state ready", s.name))
+        };
+        // Somewhere to go first, then the requests.
+        if parts < PARTS {
+            commands.extend(admit(Side::Blue));
+        }
+        if parts > 0 {
+            commands.extend(admit(Side::Green));
+        }
+        let now = self.steering(map)?;
+        let wanted = Steering::wanted(&self.by, parts, now.picks);
+        commands.extend(wanted.lines(&now, &self.blue[0], &self.green[0], map));
+        if parts == 0 && split.close_idle_side {
+            commands
+                .extend(named(Side::Green).map(|s| format!("set server {backend}/{} state maint", s.name)));
+        }
+        self.order(&commands, &format!("give green {}", crate::units::show_share(split.green)))
+    }
+
+    /// The split by user or match that is in force.
+    fn read_parts(&self, map: &str) -> Result<Live, Fault> {
+        let (steering, servers) = (self.steering(map)?, self.states()?);
+        let all = |side: Side, fits: fn(&Server) -> bool| {
+            servers.iter().filter(|s| self.names(side).contains(&s.name)).all(fits)
+        };
+        let raw = servers.iter().map(|s| (s.name.clone(), json!({"admitted": s.admitted, "up": s.up})));
+        let mut raw = serde_json::Value::Object(raw.collect());
+        raw["map"] = json!({"keyed": steering.keyed, "rest": steering.rest, "share": steering.share});
+        let odd = |what: &str, help: &str| {
+            Fault::infrastructure(format!("{what} in `{}`", self.backend))
+                .place(self.shown())
+                .cause(&raw)
+                .help(help.to_owned())
+        };
+        let Some(parts) = steering.green(&self.by) else {
+            return Err(odd(
+                "the map's numbers do not fit each other",
+                "does something else steer this map as well?",
+            ));
+        };
+        // Requests for a server that is closed go by weight, and only blue has any.
+        let open = all(Side::Green, |s| s.admitted);
+        let green = if open { f64::from(parts) / f64::from(PARTS) } else { 0.0 };
+        if green < 1.0 && !all(Side::Blue, |s| s.admitted) {
+            return Err(odd("blue is closed while it has a share", "somebody closed it: open it by hand"));
+        }
+        let effective = match (all(Side::Blue, |s| s.up), all(Side::Green, |s| s.up)) {
+            (true, true) => Some(green),
+            (true, false) => Some(0.0),
+            // The rest has nowhere to go, for green has no weight.
+            (false, true) => (green > 0.0).then_some(1.0),
+            (false, false) => None,
+        };
+        Ok(Live { green, effective, raw })
+    }
+
     fn names(&self, side: Side) -> &[String] {
         match side {
             Side::Blue => &self.blue,
@@ -247,6 +366,82 @@ impl Haproxy {
             }
         }
         best.1
+    }
+}
+
+/// All of a split by user or match.
+const PARTS: u32 = 10_000;
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 10000")]
+fn parts(green: f64) -> u32 {
+    (green.clamp(0.0, 1.0) * f64::from(PARTS)).round() as u32
+}
+
+/// What a map says to the rules that pick a server, in parts of [`PARTS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Steering {
+    /// The side whose server the rules pick by the map; the sides change places from release to
+    /// release, and the rules stay.
+    picks: Side,
+    /// How many of the requests with the key that server gets.
+    keyed: u32,
+    /// How many of the others: all or none.
+    rest: u32,
+    /// Green's share as it was asked.
+    share: u32,
+}
+
+impl Steering {
+    /// The answer to `show map`, in lines such as `0x55fe7bb2b0b0 green 500`.
+    fn of(reply: &str, blue: &str, green: &str) -> Option<Self> {
+        let number = |key: &str| {
+            let mut found = reply.lines().filter_map(|line| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                (words.len() == 3 && words[1] == key).then(|| words[2].parse::<u32>().ok())
+            });
+            let parts = found.next()??;
+            (found.next().is_none() && parts <= PARTS).then_some(parts)
+        };
+        let (picks, name) = match (number(green), number(blue)) {
+            (Some(_), None) => (Side::Green, green),
+            (None, Some(_)) => (Side::Blue, blue),
+            _ => return None,
+        };
+        let (keyed, rest) = (number(name)?, number(&format!("{name}-rest"))?);
+        Some(Self { picks, keyed, rest, share: number("share")? })
+    }
+
+    /// What green's parts ask of a map whose rules pick that side.
+    fn wanted(by: &By, parts: u32, picks: Side) -> Self {
+        let keyed = if matches!(by, By::Match(..)) { u32::from(parts > 0) * PARTS } else { parts };
+        let rest = u32::from(parts == PARTS) * PARTS;
+        let of = |green: u32| if picks == Side::Green { green } else { PARTS - green };
+        Self { picks, keyed: of(keyed), rest: of(rest), share: parts }
+    }
+
+    /// Green's parts; nothing when the numbers come from no split.
+    fn green(&self, by: &By) -> Option<u32> {
+        let keyed = if self.picks == Side::Green { self.keyed } else { PARTS - self.keyed };
+        let rest = if self.picks == Side::Green { self.rest } else { PARTS - self.rest };
+        let parts = match by {
+            // All that match are on green whatever the step is, and only the note knows it.
+            By::Match(..) if keyed == PARTS && rest == 0 => self.share.clamp(1, PARTS - 1),
+            _ => keyed,
+        };
+        let wanted = Self::wanted(by, parts, self.picks);
+        (wanted.keyed == self.keyed && wanted.rest == self.rest).then_some(parts)
+    }
+
+    /// The commands that lead here from what is in force.
+    fn lines(&self, now: &Self, blue: &str, green: &str, map: &str) -> Vec<String> {
+        let name = if self.picks == Side::Green { green } else { blue };
+        let numbers = [
+            (name.to_owned(), self.keyed, now.keyed),
+            (format!("{name}-rest"), self.rest, now.rest),
+            ("share".to_owned(), self.share, now.share),
+        ];
+        let changed = numbers.iter().filter(|(_, wanted, is)| wanted != is);
+        changed.map(|(key, wanted, _)| format!("set map {map} {key} {wanted}")).collect()
     }
 }
 
@@ -360,27 +555,42 @@ impl Router for Haproxy {
                 .help("name them in `with.blue` or `with.green`, or set them to maint"));
         }
         let stat = self.table(&format!("show stat {} -1 -1", self.backend))?;
-        let algorithm = stat
-            .iter()
-            .find(|row| row.get("svname").is_some_and(|n| n == "BACKEND"))
-            .and_then(|row| row.get("algo"))
-            .map_or("", String::as_str);
+        let backend = stat.iter().find(|row| row.get("svname").is_some_and(|n| n == "BACKEND"));
+        let said = |column: &str| backend.and_then(|row| row.get(column)).map_or("", String::as_str);
+        let algorithm = said("algo");
         if algorithm == "static-rr" || algorithm == "first" {
             return Err(Fault::usage(format!("the backend `{}` balances by `{algorithm}`", self.backend))
                 .place(self.shown())
                 .cause("its weights cannot be changed while it runs, or mean nothing")
                 .help("use `balance roundrobin` or `balance leastconn`"));
         }
+        if let Some(map) = &self.map {
+            self.steering(map)?;
+            if !said("cookie").is_empty() {
+                return Err(Fault::usage(format!("the backend `{}` holds users by a cookie", self.backend))
+                    .place(self.shown())
+                    .cause(format!("its cookie `{}` would overrule the `split` of the plan", said("cookie")))
+                    .help(
+                        "take the `cookie` line out of the backend: the split keeps users where they are",
+                    ));
+            }
+        }
         Ok(())
     }
 
     fn nearest(&self, green: f64) -> f64 {
+        if self.map.is_some() {
+            return f64::from(parts(green)) / f64::from(PARTS);
+        }
         let (b, g) = self.weights(green);
         let (blues, greens) = (self.blue.len() as f64 * f64::from(b), self.green.len() as f64 * f64::from(g));
         greens / (greens + blues)
     }
 
     fn set(&mut self, split: Split) -> Result<(), Fault> {
+        if let Some(map) = &self.map {
+            return self.set_parts(map, split);
+        }
         let (blue, green) = self.weights(split.green);
         let servers = self.states()?;
         let now = |name: &String| servers.iter().find(|s| &s.name == name);
@@ -439,6 +649,9 @@ impl Router for Haproxy {
     }
 
     fn read(&mut self) -> Result<Live, Fault> {
+        if let Some(map) = &self.map {
+            return self.read_parts(map);
+        }
         let servers = self.states()?;
         let sum = |side: Side, only_up: bool| -> u32 {
             let of_side = servers.iter().filter(|s| self.names(side).contains(&s.name));
@@ -500,6 +713,13 @@ impl Router for Haproxy {
     fn by_hand(&self, side: Side) -> Vec<String> {
         let backend = &self.backend;
         let mut commands: Vec<String> = Vec::new();
+        if let Some(map) = &self.map {
+            // Whichever server the rules pick: a line that the map has not is an error, and no harm.
+            for (of, name) in [(Side::Blue, &self.blue[0]), (Side::Green, &self.green[0])] {
+                let parts = if of == side { PARTS } else { 0 };
+                commands.push(format!("set map {map} {name} {parts}; set map {map} {name}-rest {parts}"));
+            }
+        }
         for name in self.names(side) {
             commands.push(format!("set server {backend}/{name} weight 100"));
             commands.push(format!("set server {backend}/{name} state ready"));
@@ -581,6 +801,8 @@ mod tests {
             backend: "shop".into(),
             blue: names("b", blue),
             green: names("g", green),
+            map: None,
+            by: By::Requests,
             timeout: Duration::from_millis(50),
         }
     }
@@ -607,6 +829,39 @@ mod tests {
         let reply = "# svname,last_chk,rtime\ngreen,\"no, \"\"later\"\", maybe\",7\n";
         let rows = parse_table(reply, ',').unwrap_or_default();
         assert_eq!(rows.first().and_then(|row| row.get("rtime")).map(String::as_str), Some("7"));
+    }
+
+    #[test]
+    fn reads_a_map_and_nothing_else() {
+        let of = |reply: &str, blue: &str, green: &str| Steering::of(reply, blue, green);
+        let reply = "0x1 new 500\n0x2 new-rest 0\n0x3 share 500\n\n";
+        let seen = Steering { picks: Side::Green, keyed: 500, rest: 0, share: 500 };
+        assert_eq!(of(reply, "old", "new"), Some(seen));
+        assert_eq!(of(reply, "new", "old").map(|s| s.picks), Some(Side::Blue));
+        for reply in
+            ["", "Unknown map identifier.\n", "0x1 new 5\n", "0x1 new x\n0x2 new-rest 0\n0x3 share 0\n"]
+        {
+            assert_eq!(of(reply, "old", "new"), None, "{reply:?}");
+        }
+        assert_eq!(of(&format!("{reply}0x4 new 7\n"), "old", "new"), None, "which of them counts?");
+    }
+
+    #[test]
+    fn what_is_asked_of_a_map_is_what_is_read_from_it_whichever_side_its_rules_pick() {
+        let key = crate::routers::Key::Cookie("uid".into());
+        for by in [By::User(key.clone()), By::Match(key, "beta".into())] {
+            for picks in [Side::Blue, Side::Green] {
+                for parts in [0, 1, 500, 9_999, PARTS] {
+                    assert_eq!(
+                        Steering::wanted(&by, parts, picks).green(&by),
+                        Some(parts),
+                        "{by:?} {picks:?}"
+                    );
+                }
+                let torn = Steering { picks, keyed: 500, rest: PARTS / 2, share: 0 };
+                assert_eq!(torn.green(&by), None);
+            }
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Counters, Kind, Live, Order, Router, Side, Split};
+use super::{By, Counters, Key, Kind, Live, Order, Router, Side, Split};
 use crate::fault::Fault;
 use crate::units::{show_duration, show_share};
 use crate::world::http::{Client, Request};
@@ -21,7 +21,7 @@ use crate::yaml::Problem;
 
 pub(super) static KIND: Kind = Kind {
     name: "nginx",
-    about: "nginx by an include file and a reload, the running split proven by its stamp",
+    about: "nginx by an include file and a reload, its stamp read back; splits by request, user or match",
     target: "the include file that Trapkey writes, inside `http { … }`",
     example: "{kind: nginx, target: /etc/nginx/trapkey/shop.conf, with: {upstream: shop, blue: 10.0.0.11:8080, green: 10.0.0.12:8080, status: \"http://127.0.0.1/trapkey-split\"}}",
     settings: |generator| generator.subschema_for::<Settings>(),
@@ -32,7 +32,8 @@ pub(super) static KIND: Kind = Kind {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Settings {
-    /// The name of the upstream that the include file defines.
+    /// The name of the upstream that the include file defines; with `split` by user or match it defines
+    /// two, `NAME_blue` and `NAME_green`, and `$trapkey_upstream` names one of them.
     upstream: String,
     /// `host:port` of the old side.
     blue: String,
@@ -66,6 +67,7 @@ struct Nginx {
     file: PathBuf,
     folder: PathBuf,
     settings: Settings,
+    by: By,
     timeout: Duration,
     client: Client,
 }
@@ -73,7 +75,12 @@ struct Nginx {
 fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
     let settings: Settings = order.with.read(order.variables)?;
     let place = order.with.0.as_ref().map(|n| n.place).unwrap_or_default();
-    order.split.only_requests("nginx").map_err(|why| Problem::at(place, why))?;
+    if let By::User(Key::Header(name)) | By::Match(Key::Header(name), _) = order.split
+        && name.contains('_')
+    {
+        let why = format!("nginx drops headers with an underscore such as `{name}`, unless told otherwise");
+        return Err(Problem::at(place, why));
+    }
     for word in [&settings.upstream, &settings.blue, &settings.green] {
         // Anything else could end the directive and begin another one.
         if word.is_empty() || !word.chars().all(|c| c.is_ascii_alphanumeric() || "_-.:[]/".contains(c)) {
@@ -86,6 +93,7 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
     Ok(Box::new(Nginx {
         file: order.folder.join(&order.target.value),
         folder: order.folder.to_path_buf(),
+        by: order.split.clone(),
         client: Client::new(order.timeout, 0),
         timeout: order.timeout,
         settings,
@@ -94,6 +102,8 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
 
 /// How many answers in a row must carry the new stamp before the old workers count as gone.
 const AGREEING: u32 = 12;
+/// The greatest configuration that is looked through.
+const MAX_CONFIGURATION: usize = 32 * 1024 * 1024;
 const BETWEEN: Duration = Duration::from_millis(15);
 /// How long a reload by somebody else is waited for before what answers counts as what runs.
 const RELOAD_UNDER_WAY: Duration = Duration::from_millis(500);
@@ -118,7 +128,14 @@ impl Stamp {
 }
 
 /// The include file for a share.
-fn render(settings: &Settings, green: f64, stamp: &str) -> String {
+fn render(settings: &Settings, by: &By, green: f64, stamp: &str) -> String {
+    match by {
+        By::Requests => render_weights(settings, green, stamp),
+        By::User(_) | By::Match(..) => render_named(settings, by, green, stamp),
+    }
+}
+
+fn render_weights(settings: &Settings, green: f64, stamp: &str) -> String {
     let (blue_weight, green_weight) = weights(green);
     let server = |address: &str, weight: u32| match weight {
         // A weight of 0 is not allowed; such a server is down.
@@ -133,6 +150,53 @@ fn render(settings: &Settings, green: f64, stamp: &str) -> String {
         server(&settings.blue, blue_weight),
         server(&settings.green, green_weight),
     )
+}
+
+/// Two upstreams, and the name of one of them for each request.
+fn render_named(settings: &Settings, by: &By, green: f64, stamp: &str) -> String {
+    let more: String = settings.lines.iter().map(|line| format!("    {line}\n")).collect();
+    let name = |side: Side| format!("{}_{}", settings.upstream, side.word());
+    let upstream =
+        |side: Side, address: &str| format!("upstream {} {{\n    server {address};\n{more}}}\n", name(side));
+    let (blue, green_name) = (name(Side::Blue), name(Side::Green));
+    // Those whom the key does not tell apart change sides last.
+    let others = if green >= 1.0 { &green_name } else { &blue };
+    let (By::User(key) | By::Match(key, _)) = by else { return String::new() };
+    let mut text = match key {
+        Key::Header(name) => {
+            format!("map $http_{} $trapkey_key {{ default $http_{0}; }}\n", name.replace('-', "_"))
+        }
+        // `$cookie_…` would take a name in any case, and none with a dash.
+        Key::Cookie(name) => format!(
+            "map $http_cookie $trapkey_key {{ default \"\"; \"~(?:^|; ?){name}=(?<trapkey_cookie>[^;]+)\" $trapkey_cookie; }}\n"
+        ),
+    };
+    if let By::Match(_, value) = by {
+        let matching = if green > 0.0 { &green_name } else { &blue };
+        // A regular expression, because plain words are compared in any case.
+        text += &format!(
+            "map $trapkey_key $trapkey_upstream {{ default {others}; \"~^{value}$\" {matching}; }}\n"
+        );
+    } else {
+        let bucket = bucket(green);
+        let own = if green > 0.0 && green < 1.0 { format!("{bucket} {green_name}; ") } else { String::new() };
+        text += &format!("split_clients $trapkey_key $trapkey_bucket {{ {own}* {others}; }}\n");
+        text +=
+            &format!("map $trapkey_key $trapkey_upstream {{ default $trapkey_bucket; \"\" {others}; }}\n");
+    }
+    format!(
+        "# Written by Trapkey; the next shift overwrites it. Green has {}.\n{}{}{text}map \"\" $trapkey_split {{ default \"trapkey {stamp} {green}\"; }}\n",
+        show_share(green),
+        upstream(Side::Blue, &settings.blue),
+        upstream(Side::Green, &settings.green),
+    )
+}
+
+/// A share as `split_clients` takes it: the first buckets, so that green only grows by new users.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 10000")]
+fn bucket(green: f64) -> String {
+    let parts = (green.clamp(0.0, 1.0) * 10_000.0).round() as u32;
+    format!("{}.{:02}%", parts / 100, parts % 100)
 }
 
 /// Whole weights for a share in steps of 0.01 %, as small as they can be.
@@ -183,6 +247,45 @@ impl Nginx {
         if ran.exit == Some(0) { Ok(()) } else { Err(failed(format!("{}: {}", ran.how(), ran.last_words()))) }
     }
 
+    /// Whether the configuration names the upstream of each request by `$trapkey_upstream`.
+    fn fits(&self, running: &Stamp) -> Result<(), Fault> {
+        let text = std::fs::read_to_string(&self.file).map_err(|e| files::unwritable(&self.file, &e))?;
+        let name = |side: Side| format!("upstream {}_{} {{", self.settings.upstream, side.word());
+        let sides = text.contains(&name(Side::Blue)) && text.contains(&name(Side::Green));
+        let used = text.contains(" $trapkey_upstream {") && self.names_upstream() != Some(false);
+        if sides && used {
+            return Ok(());
+        }
+        Err(Fault::usage("nginx's configuration does not fit the `split`")
+            .place(self.shown())
+            .cause(if sides && !used {
+                "no `proxy_pass` takes its upstream from `$trapkey_upstream`"
+            } else {
+                "the include file defines no `$trapkey_upstream`"
+            })
+            .help(format!(
+                "say `proxy_pass http://$trapkey_upstream;` (or grpc_pass, uwsgi_pass …), put this into the include file, and reload nginx:\n{}",
+                render(&self.settings, &self.by, running.green, &running.id)
+            )))
+    }
+
+    /// Whether the configuration on disk passes requests to `$trapkey_upstream`; nothing when the
+    /// test command cannot print it.
+    fn names_upstream(&self) -> Option<bool> {
+        self.settings.test.iter().find(|word| *word == "-t")?;
+        let print = |word: &String| if word == "-t" { "-T".to_owned() } else { word.clone() };
+        let mut order = shell::Order::new(self.settings.test.iter().map(print).collect(), &self.folder);
+        order.timeout = self.timeout;
+        order.keep = MAX_CONFIGURATION;
+        let ran = order.run().ok().filter(|ran| ran.exit == Some(0) && !ran.cut)?;
+        let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+        let passes = |line: &str| {
+            let line = line.trim_start();
+            !line.starts_with('#') && line.contains("_pass ") && line.contains("$trapkey_upstream")
+        };
+        Some(text.lines().any(passes))
+    }
+
     fn settle(&self) -> Duration {
         self.settings.settle.map_or(Duration::from_secs(10), |s| s.0)
     }
@@ -216,6 +319,16 @@ impl Nginx {
         }
     }
 
+    /// What a stamp says of the split. The sides change places from release to release: a file that
+    /// was written with them the other way round speaks of the other one.
+    fn live(&self, stamp: &Stamp, text: &str) -> Live {
+        let Settings { blue, green, .. } = &self.settings;
+        let over = Settings { blue: green.clone(), green: blue.clone(), ..self.settings.clone() };
+        let wrote = |settings: &Settings| text == render(settings, &self.by, stamp.green, &stamp.id);
+        let share = if wrote(&over) && !wrote(&self.settings) { 1.0 - stamp.green } else { stamp.green };
+        Live { green: share, effective: None, raw: json!({"stamp": stamp.id, "green": share}) }
+    }
+
     fn swap(&self, text: &str) -> Result<(), Fault> {
         write_like(&self.file, text.as_bytes()).map_err(|e| files::unwritable(&self.file, &e))
     }
@@ -231,14 +344,18 @@ fn write_like(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 impl Router for Nginx {
     fn check(&mut self) -> Result<(), Fault> {
         if !self.file.exists() {
-            let text = render(&self.settings, 0.0, "first");
+            let text = render(&self.settings, &self.by, 0.0, "first");
             return Err(Fault::usage("the include file does not exist yet")
                 .place(self.shown())
                 .cause("Trapkey changes a split that runs; it does not take over a service that it has never seen")
                 .help(format!("put this into it, include it inside `http {{ … }}`, and reload nginx:\n{text}")));
         }
         self.run("test its configuration", &self.settings.test)?;
-        self.stamp().map(drop)
+        let running = self.stamp()?;
+        if self.by != By::Requests {
+            self.fits(&running)?;
+        }
+        Ok(())
     }
 
     fn nearest(&self, green: f64) -> f64 {
@@ -249,9 +366,9 @@ impl Router for Nginx {
     fn set(&mut self, split: Split) -> Result<(), Fault> {
         let green = self.nearest(split.green);
         let id = format!("{:016x}", world::unique());
-        let text = render(&self.settings, green, &id);
+        let text = render(&self.settings, &self.by, green, &id);
         let before = std::fs::read_to_string(&self.file).map_err(|e| files::unwritable(&self.file, &e))?;
-        let in_file = |stamp: &Stamp| before == render(&self.settings, green, &stamp.id);
+        let in_file = |stamp: &Stamp| before == render(&self.settings, &self.by, green, &stamp.id);
         if self.stamp().is_ok_and(|running| super::same_share(running.green, green) && in_file(&running)) {
             return Ok(());
         }
@@ -280,11 +397,11 @@ impl Router for Nginx {
             if in_file(&last) && agreeing == 0 {
                 // Old workers are still answering: wait until they do not.
                 self.wait_for(&last.id)?;
-                return Ok(live(&last));
+                return Ok(self.live(&last, &text));
             }
             // What runs is not what lies on disk: somebody's reload may be under way.
             if agreeing >= 3 && (in_file(&last) || Instant::now() >= until) {
-                return Ok(live(&last));
+                return Ok(self.live(&last, &text));
             }
             if Instant::now() >= until + self.settle() {
                 return Err(Fault::infrastructure("nginx answers with different splits")
@@ -332,19 +449,26 @@ impl Router for Nginx {
             Side::Green => (&self.settings.green, &self.settings.blue, 1),
         };
         let (to, from) = (regex::escape(to).replace('/', "\\/"), regex::escape(from).replace('/', "\\/"));
+        let reload = format!("{} && {}", self.settings.test.join(" "), self.settings.reload.join(" "));
+        if self.by != By::Requests {
+            let upstream = format!("{}_{}", self.settings.upstream, side.word());
+            return vec![
+                format!(
+                    "sed -i -E 's/^map [^ ]+ \\$trapkey_upstream .*/map \"\" $trapkey_upstream {{ default {upstream}; }}/; s/trapkey [^ ]+ [0-9.]+/trapkey by-hand {share}/' {}",
+                    self.file.display()
+                ),
+                reload,
+            ];
+        }
         vec![
             // The stamp is changed too: what runs must not say that it is what was before.
             format!(
                 "sed -i -E 's/^( *server {from}) .*/\\1 down;/; s/^( *server {to}) .*/\\1 weight=1;/; s/trapkey [^ ]+ [0-9.]+/trapkey by-hand {share}/' {}",
                 self.file.display()
             ),
-            format!("{} && {}", self.settings.test.join(" "), self.settings.reload.join(" ")),
+            reload,
         ]
     }
-}
-
-fn live(stamp: &Stamp) -> Live {
-    Live { green: stamp.green, effective: None, raw: json!({"stamp": stamp.id, "green": stamp.green}) }
 }
 
 #[cfg(test)]

@@ -67,6 +67,7 @@ fn validate_the_rest(job: &Job) -> Result<(), Fault> {
     }
     if let Some(section) = &plan.promote {
         routers::open(&section.router, &job.loaded)?;
+        checks::prepare(&section.preview, &job.loaded)?;
         for trigger in &section.rollback_when {
             judge::trigger_fits(trigger).map_err(|cause| {
                 Fault::usage(format!("the trigger on `{}` cannot be judged", trigger.metric))

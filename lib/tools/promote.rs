@@ -3,6 +3,8 @@
 //! [`machine`] decides, purely. `drive` acts. What lies between them is on disk before and after
 //! every action, so that a job that is killed at any moment is followed by one that goes on.
 
+pub mod approval;
+mod approve;
 mod bake;
 mod begin;
 mod drive;
@@ -16,7 +18,7 @@ mod shift;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::evidence::{self, Need, PromoteBody, name_release};
+use crate::evidence::{Need, PromoteBody, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::routers::{Router, same_share};
@@ -25,6 +27,7 @@ use crate::units::show_share;
 use crate::world::talk::Mark;
 use crate::world::{self, ci};
 
+pub use approve::{Approve, approve};
 use drive::Driver;
 pub use drive::Mode;
 pub use listen::listen;
@@ -74,6 +77,7 @@ fn holder(job: &Job) -> Holder {
 /// release or job has the environment.
 pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
     begin::validate(job)?;
+    begin::trusts_somebody(job)?;
     let mut router = begin::router(job)?;
     let Held { lease, saved } = take(job, &store(job)?)?;
     let record = saved.map(|s| s.record);
@@ -201,7 +205,7 @@ fn still_holds(job: &Job, record: &Record, router: &mut dyn Router) -> Result<()
 
 /// Says once more what the document of a finished promotion says, where this folder has it.
 fn repeat(job: &Job, record: &Record) -> Option<Exit> {
-    let found = evidence::read::<PromoteBody>(job.evidence()).ok()?;
+    let found = job.read::<PromoteBody>().ok()?;
     let told = found.document.body.promotion.as_ref().map(|p| (p.epoch, p.outcome));
     if told != Some((record.promotion.epoch, record.outcome().0))
         || found.document.head.release.as_ref() != Some(&record.release)

@@ -45,6 +45,9 @@ pub struct Ran {
     pub took: Duration,
 }
 
+/// The variable that no command inherits: the key that signs the evidence.
+pub const KEPT_BACK: &str = "TRAPKEY_SIGN_KEY_PEM";
+
 /// How long the output of a command that has ended may still be on its way.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -68,6 +71,7 @@ impl Order {
         Command::new(program)
             .args(arguments)
             .current_dir(&self.folder)
+            .env_remove(KEPT_BACK)
             // It opens the control calls of `promote listen`, and is nothing for hooks.
             .env_remove("TRAPKEY_TOKEN")
             .envs(self.env.iter().map(|(k, v)| (k, v)))

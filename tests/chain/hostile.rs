@@ -194,7 +194,7 @@ fn twisted<B: Body>(place: &Path, dice: &mut Dice, refused: &mut usize) -> Optio
     let bytes = &FINISHED.documents[B::FILE];
     for _ in 0..20 {
         std::fs::write(place.join(B::FILE), twist(bytes, dice)).unwrap();
-        match evidence::read::<B>(place) {
+        match evidence::read::<B>(place, None) {
             Ok(found) => return Some(found),
             Err(fault) => {
                 assert_eq!(fault.exit, Exit::Refused, "{fault}");
@@ -214,7 +214,7 @@ fn a_twisted_document_is_refused_or_rendered_safely() {
     let mut refused = 0;
     let mut results = Vec::new();
     for round in 0..12 {
-        let first = evidence::read::<PreflightBody>(&untouched(path)).unwrap();
+        let first = evidence::read::<PreflightBody>(&untouched(path), None).unwrap();
         let head = first.document.head;
         let documents = Documents {
             release: head.release.unwrap(),
@@ -226,6 +226,7 @@ fn a_twisted_document_is_refused_or_rendered_safely() {
             preflight: twisted::<PreflightBody>(path, &mut dice, &mut refused),
             snapshot: twisted::<SnapshotBody>(path, &mut dice, &mut refused),
             baseline: twisted::<BaselineBody>(path, &mut dice, &mut refused),
+            approvals: Vec::new(),
             promote: twisted::<PromoteBody>(path, &mut dice, &mut refused),
             verify: twisted::<VerifyBody>(path, &mut dice, &mut refused),
         };
@@ -269,7 +270,7 @@ fn spoilt_bytes_of_a_document_are_refused() {
     let mut refused = 0;
     for _ in 0..200 {
         std::fs::write(place.path().join("preflight.json"), spoil(&good, &mut dice)).unwrap();
-        if let Err(fault) = evidence::read::<PreflightBody>(place.path()) {
+        if let Err(fault) = evidence::read::<PreflightBody>(place.path(), None) {
             assert_eq!(fault.exit, Exit::Refused, "{fault}");
             refused += 1;
         }
@@ -280,7 +281,7 @@ fn spoilt_bytes_of_a_document_are_refused() {
 fn refused_as(text: &[u8], word: &str) {
     let place = folder();
     std::fs::write(place.path().join("preflight.json"), text).unwrap();
-    let fault = evidence::read::<PreflightBody>(place.path()).unwrap_err();
+    let fault = evidence::read::<PreflightBody>(place.path(), None).unwrap_err();
     assert_eq!(fault.exit, Exit::Refused);
     assert!(fault.to_string().contains(word), "{fault}");
 }
@@ -299,7 +300,7 @@ fn documents_beyond_every_limit_are_refused() {
     let file = std::fs::File::create(place.path().join("preflight.json")).unwrap();
     file.set_len(evidence::MAX_DOCUMENT + 1).unwrap();
     let started = Instant::now();
-    let fault = evidence::read::<PreflightBody>(place.path()).unwrap_err();
+    let fault = evidence::read::<PreflightBody>(place.path(), None).unwrap_err();
     assert!(fault.to_string().contains("larger than 64 MiB"), "{fault}");
     assert!(started.elapsed() < Duration::from_millis(500), "it was read all the same");
 }

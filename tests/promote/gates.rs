@@ -244,3 +244,146 @@ fn steps_judge_what_earlier_steps_have_seen_as_well() {
     );
     stage.assert_all_blue();
 }
+
+/// Keys as `openssl` makes them: a private one, and the public one in the folder of trust.
+fn key(stage: &Stage, name: &str, folder: &str) {
+    let trust = stage.path().join("trust").join(folder);
+    std::fs::create_dir_all(&trust).unwrap();
+    let private = stage.path().join(format!("{name}.key"));
+    for arguments in [
+        vec!["genpkey", "-algorithm", "ed25519", "-out", private.to_str().unwrap()],
+        vec![
+            "pkey",
+            "-in",
+            private.to_str().unwrap(),
+            "-pubout",
+            "-out",
+            trust.join(format!("{name}.pem")).to_str().unwrap(),
+        ],
+    ] {
+        assert!(Command::new("openssl").args(&arguments).output().unwrap().status.success());
+    }
+}
+
+#[test]
+fn a_step_waits_for_its_approval_and_only_the_right_key_opens_it() {
+    let steps =
+        "[{weight: 10%, bake: 300ms}, {weight: 50%, bake: 300ms, approve: [product_owner]}, {weight: 100%}]";
+    let stage = Stage::new(steps, "  approvers: {product_owner: [olga]}\n");
+    let without = stage.promote(&["start"]);
+    assert_eq!(without.code, 2);
+    assert!(without.stderr.contains("nothing says whose keys count"), "{}", without.stderr);
+    key(&stage, "ci", "");
+    key(&stage, "olga", "approvers");
+    key(&stage, "otto", "approvers");
+    let signed = ["--trust", "trust", "--sign-key", "ci.key"];
+    let promote = |arguments: &[&str]| stage.promote(&[arguments, &signed].concat());
+    let started = promote(&["start"]);
+    assert_eq!(started.code, 0, "{}", started.stderr);
+    std::thread::sleep(Duration::from_millis(350));
+    // The bake is over, and only the approval is missing: that is for people to know.
+    let waits = promote(&["step"]);
+    assert_eq!(waits.code, 3, "{}", waits.stderr);
+    assert!(
+        stage.promotion()["waits_for"].as_str().unwrap().contains("waits for the approval of product_owner"),
+        "{}",
+        stage.promotion()["waits_for"]
+    );
+    assert_eq!(stage.haproxy.server("green").0, 10);
+    // Somebody else's key, and one that is not trusted at all.
+    let refused = promote(&["approve", "--role", "product_owner", "--key", "otto.key"]);
+    assert_eq!(refused.code, 5, "{}", refused.stderr);
+    assert!(refused.stderr.contains("otto may not approve"), "{}", refused.stderr);
+    // Without the trust at hand the signature is made, and the gate still does not open.
+    let forged = stage.promote(&["approve", "--role", "product_owner", "--key", "otto.key"]);
+    assert_eq!(forged.code, 0, "{}", forged.stderr);
+    assert_eq!(promote(&["step"]).code, 3);
+    assert_eq!(stage.haproxy.server("green").0, 10);
+    let nobody = promote(&["approve", "--role", "intern", "--key", "olga.key"]);
+    assert_eq!(nobody.code, 2);
+    assert!(nobody.stderr.contains("step 2: product_owner"), "{}", nobody.stderr);
+    let approved =
+        promote(&["approve", "--role", "product_owner", "--key", "olga.key", "--reason", "figures are fine"]);
+    assert_eq!(approved.code, 0, "{}", approved.stderr);
+    let moved = promote(&["step"]);
+    assert_eq!(moved.code, 0, "{}", moved.stderr);
+    assert_eq!(stage.haproxy.server("green").0, 50);
+    std::thread::sleep(Duration::from_millis(350));
+    assert_eq!(promote(&["step"]).code, 0);
+    stage.assert_all_green();
+    let promotion = stage.promotion();
+    assert_eq!(promotion["approvals"][0]["who"], "olga");
+    let told: Vec<String> =
+        promotion["decisions"].as_array().unwrap().iter().map(|d| d["what"].to_string()).collect();
+    assert!(
+        told.iter().any(|t| t.contains("approved step 2 as product_owner: figures are fine")),
+        "{told:?}"
+    );
+    assert!(told.iter().any(|t| t.contains("does not count: otto may not approve")), "{told:?}");
+    // It is a link of the chain: the report proves it, and a changed one breaks it.
+    let check = || call("report", stage.path(), &["check", "--trust", "trust"]);
+    let proven = check();
+    assert_eq!(proven.code, 0, "{}{}", proven.stdout, proven.stderr);
+    let file = stage.path().join("evidence/approval.product_owner.2.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("figures are fine", "figures are FINE")).unwrap();
+    assert_eq!(check().code, 5);
+}
+
+#[test]
+fn an_approval_of_one_step_opens_no_other_and_an_expired_one_none() {
+    let steps = "[{weight: 10%, approve: [qa]}, {weight: 50%, bake: 200ms, approve: [qa]}, {weight: 100%}]";
+    let stage = Stage::new(steps, "");
+    key(&stage, "ci", "");
+    key(&stage, "qa", "approvers");
+    let signed = ["--trust", "trust", "--sign-key", "ci.key"];
+    let promote = |arguments: &[&str]| stage.promote(&[arguments, &signed].concat());
+    assert_eq!(promote(&["start"]).code, 3, "the first step waits already");
+    assert_eq!(stage.phase(), "holding");
+    assert_eq!(promote(&["approve", "--role", "qa", "--key", "qa.key", "--expires-in", "1ms"]).code, 0);
+    assert_eq!(promote(&["step"]).code, 3);
+    assert_eq!(promote(&["approve", "--role", "qa", "--key", "qa.key"]).code, 0);
+    let step = promote(&["step"]);
+    assert_eq!(step.code, 3, "{}", step.stderr);
+    // The first step has no bake: it is watched all the same while the second waits.
+    assert_eq!((stage.phase().as_str(), stage.haproxy.server("green").0), ("baking", 10));
+    stage.green.answers.fail_every.store(2, Ordering::SeqCst);
+    assert_eq!(promote(&["step"]).code, 1);
+    stage.assert_all_blue();
+}
+
+#[test]
+fn a_release_that_serves_everything_is_not_taken_back_because_the_router_is_away() {
+    let mut stage = Stage::new("[{weight: 100%, bake: 200ms}]", "  keep_old: 1s\n");
+    assert_eq!(stage.promote(&["run"]).code, 0);
+    stage.haproxy.stop();
+    std::thread::sleep(Duration::from_millis(1100));
+    let step = stage.promote(&["step"]);
+    assert_eq!(step.code, 4, "{}", step.stderr);
+    assert_eq!(stage.phase(), "keeping_blue");
+}
+
+#[test]
+fn a_preview_that_cannot_be_meant_is_found_before_anything_happens() {
+    let stage = Stage::new(
+        SHORT,
+        "  preview: [{name: x, kind: http, target: \"http://127.0.0.1:1/\", expect: {stratus: 200}}]\n",
+    );
+    let ended = stage.promote(&["run"]);
+    assert_eq!(ended.code, 2, "{}", ended.stderr);
+    assert!(!stage.path().join(".trapkey").exists());
+}
+
+#[test]
+fn a_job_that_holds_says_to_others_what_it_waits_for() {
+    let steps = "[{weight: 10%, bake: 200ms}, {weight: 100%}]";
+    let stage = Stage::new(steps, "");
+    let job = stage.spawn(&["run"]);
+    stage.wait_for_phase("baking");
+    assert_eq!(stage.promote(&["pause"]).code, 0);
+    wait_until("the pause to show", || stage.promote(&["status"]).stdout.contains("paused it before step 2"));
+    assert_eq!(stage.promote(&["resume"]).code, 0);
+    assert_eq!(job.wait_with_output().unwrap().status.code(), Some(0));
+    assert!(stage.promotion()["waits_for"].is_null());
+    stage.assert_all_green();
+}

@@ -9,7 +9,7 @@ use super::*;
 
 struct Case {
     folder: tempfile::TempDir,
-    _blue: Side,
+    blue: Side,
     green: Side,
     server: Box<dyn RealRouter>,
 }
@@ -21,7 +21,7 @@ impl Case {
         let server = router::start(kind, folder.path(), blue.port, green.port);
         let text = plan(&server.router(blue.port, green.port), &blue, &green, SHORT, "");
         std::fs::write(folder.path().join("release.yaml"), text).unwrap();
-        Self { folder, _blue: blue, green, server }
+        Self { folder, blue, green, server }
     }
 
     fn open(&self) -> Box<dyn Router> {
@@ -42,13 +42,20 @@ fn split(green: f64) -> Split {
     Split { green, close_idle_side: false }
 }
 
-fn every_kind(test: impl Fn(&Case, &mut dyn Router)) {
-    for kind in routers::ALL {
-        let case = Case::new(kind.name);
-        let mut router = case.open();
-        router.check().unwrap();
-        test(&case, router.as_mut());
-    }
+/// Runs a test over every kind, all at once.
+fn every_kind(test: impl Fn(&mut Case, &mut dyn Router) + Sync) {
+    std::thread::scope(|scope| {
+        for kind in routers::ALL {
+            let work = || {
+                let mut case = Case::new(kind.name);
+                let mut router = case.open();
+                router.check().unwrap();
+                test(&mut case, router.as_mut());
+            };
+            // A failed assertion names its thread.
+            std::thread::Builder::new().name(kind.name.into()).spawn_scoped(scope, work).unwrap();
+        }
+    });
 }
 
 #[test]
@@ -255,4 +262,159 @@ fn a_server_that_the_router_holds_for_down_stops_the_step() {
     let reason = promotion["reason"].as_str().unwrap();
     assert!(reason.contains("the router itself sends green"), "{reason}");
     assert_eq!(haproxy.server("green").0, 0);
+}
+
+#[test]
+fn nginx_reads_the_split_right_when_the_sides_have_changed_places() {
+    let case = Case::new("nginx");
+    let mut before = case.open();
+    before.set(split(1.0)).unwrap();
+    // The next release: what was green serves now, and what was blue gets the new version.
+    let text = plan(&case.server.router(case.green.port, case.blue.port), &case.green, &case.blue, SHORT, "");
+    std::fs::write(case.folder.path().join("release.yaml"), text).unwrap();
+    let mut next = case.open();
+    assert!(same_share(next.read().unwrap().green, 0.0));
+    next.set(split(0.0)).unwrap();
+    assert_eq!(case.met_green(10), 10, "the server that served goes on");
+    next.set(split(1.0)).unwrap();
+    assert_eq!(case.met_green(10), 0);
+}
+
+#[test]
+fn a_restart_behind_our_back_is_told_truly_and_repaired() {
+    every_kind(|case, router| {
+        router.set(split(0.25)).unwrap();
+        case.server.restart();
+        let live = router.read().unwrap().green;
+        assert!(same_share(live, 0.0) || same_share(live, 0.25), "neither lost nor kept: {live}");
+        let met = case.met_green(40);
+        assert_eq!(met > 0, live > 0.0, "{live} was read, {met} of 40 requests met green");
+        router.set(split(0.25)).unwrap();
+        assert!(same_share(router.read().unwrap().green, 0.25));
+        let met = case.met_green(40);
+        assert!((4..=18).contains(&met), "{met} of 40");
+    });
+}
+
+#[test]
+fn who_comes_after_a_job_that_was_killed_behind_its_set_finds_it_in_force() {
+    every_kind(|case, router| {
+        router.set(split(0.5)).unwrap();
+        let held = case.server.held();
+        let mut next = case.open();
+        assert!(same_share(next.read().unwrap().green, 0.5));
+        next.set(split(0.5)).unwrap();
+        assert_eq!(case.server.held(), held, "it was in force already");
+        assert!(same_share(next.read().unwrap().green, 0.5));
+    });
+}
+
+#[test]
+fn every_kind_takes_a_good_release_all_the_way() {
+    every_kind(|case, _| {
+        let ended = call("promote", case.folder.path(), &["run"]);
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        let document = json(&case.folder.path().join("evidence/promote.json"));
+        assert_eq!(document["promotion"]["outcome"], "promoted");
+        assert_eq!(case.met_green(20), 20);
+    });
+}
+
+#[test]
+fn every_kind_takes_a_bad_release_all_the_way_back() {
+    every_kind(|case, _| {
+        case.green.answers.fail_every.store(2, Ordering::SeqCst);
+        let ended = call("promote", case.folder.path(), &["run"]);
+        assert_eq!(ended.code, 1, "{}", ended.stderr);
+        let document = json(&case.folder.path().join("evidence/promote.json"));
+        assert_eq!(document["promotion"]["outcome"], "rolled_back");
+        assert_eq!(case.met_green(20), 0);
+    });
+}
+
+#[test]
+fn a_connection_that_is_kept_alive_leaves_the_bad_side_with_its_next_request() {
+    use std::io::{BufRead, BufReader, Write};
+    /// The release that answers on an open connection; none when it was closed.
+    fn ask(stream: &mut BufReader<std::net::TcpStream>) -> Option<String> {
+        stream.get_mut().write_all(b"GET / HTTP/1.1\r\nhost: shop\r\n\r\n").ok()?;
+        let (mut release, mut line) = (None, String::new());
+        while line != "\r\n" {
+            line.clear();
+            if stream.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            let found = line.to_ascii_lowercase().strip_prefix("x-release: ").map(|v| v.trim().to_owned());
+            release = found.or(release);
+        }
+        std::io::Read::read_exact(stream, &mut [0; 2]).ok()?;
+        release
+    }
+    every_kind(|case, router| {
+        router.set(split(1.0)).unwrap();
+        let url = case.server.url();
+        let connect = || {
+            let stream = std::net::TcpStream::connect(url.trim_start_matches("http://")).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            BufReader::new(stream)
+        };
+        let mut kept: Vec<_> = (0..8).map(|_| connect()).collect();
+        for stream in &mut kept {
+            assert_eq!(ask(stream).as_deref(), Some("1.1"));
+        }
+        router.set(Split { green: 0.0, close_idle_side: true }).unwrap();
+        let after: Vec<Option<String>> = kept.iter_mut().map(ask).collect();
+        assert!(after.iter().flatten().all(|release| release == "1.0"), "{after:?}");
+        // Closed is as good as moved: the user comes again.
+        assert_eq!(ask(&mut connect()).as_deref(), Some("1.0"));
+        let kept = after.iter().flatten().count();
+        figure(&format!(
+            "{}: {kept} of 8 kept-alive connections lived on",
+            std::thread::current().name().unwrap()
+        ));
+    });
+}
+
+#[test]
+fn a_long_request_may_end_within_the_drain_while_others_are_on_the_other_side() {
+    every_kind(|case, router| {
+        router.set(split(1.0)).unwrap();
+        case.green.answers.delay_ms.store(1200, Ordering::SeqCst);
+        let (before, url) = (case.green.served(), case.server.url());
+        let long = std::thread::spawn(move || {
+            let client = trapkey::world::http::Client::new(Duration::from_secs(10), 0);
+            client.get(&url).map(|answer| answer.header("x-release").map(str::to_owned))
+        });
+        wait_until("the long request", || case.green.served() > before);
+        router.set(Split { green: 0.0, close_idle_side: true }).unwrap();
+        assert_eq!(case.met_green(10), 0);
+        assert_eq!(router.retire(Half::Green, Duration::from_secs(2)).unwrap(), 0, "nothing was cut");
+        assert!(long.is_finished(), "who is retired serves nobody any more");
+        assert_eq!(long.join().unwrap().unwrap().as_deref(), Some("1.1"));
+    });
+}
+
+#[test]
+fn a_restart_in_the_middle_of_a_promotion_ends_on_one_side_and_never_between() {
+    every_kind(|case, router| {
+        let kind = std::thread::current().name().unwrap().to_owned();
+        let mut running = tool("promote", case.folder.path())
+            .arg("run")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_until("green's first share", || router.read().is_ok_and(|live| live.green > 0.05));
+        case.server.restart();
+        let code = running.wait().unwrap().code();
+        let document = json(&case.folder.path().join("evidence/promote.json"));
+        let told = format!("{kind}: {code:?}, {}", document["promotion"]["reason"]);
+        match code {
+            Some(0) => assert_eq!(case.met_green(20), 20, "{told}"),
+            Some(1) => assert_eq!(case.met_green(20), 0, "{told}"),
+            _ => panic!("{told}"),
+        }
+        figure(&told);
+    });
 }

@@ -202,3 +202,65 @@ fn a_tool_that_could_not_work_is_rendered_as_a_stopped_release() {
     assert_eq!(support::json(&sample.file("report.json"))["outcome"], "stopped");
     assert!(sample.text("report.html").contains("promote ended with an error"));
 }
+
+/// A whole release whose promotion was made from an approval too.
+fn approved() -> Sample {
+    let sample = Sample::new();
+    sample.baseline();
+    sample.preflight(sample.checks());
+    sample.snapshot();
+    let mut approval = support::json(&sample.file("preflight.json"));
+    approval["schema"] = ApprovalBody::schema().into();
+    approval["tool"]["name"] = "promote".into();
+    approval["findings"] = Value::Array(vec![]);
+    approval["approval"] = serde_json::json!({"epoch": 1, "role": "product_owner", "who": "olga"});
+    let bytes = serde_json::to_vec_pretty(&approval).unwrap();
+    std::fs::write(sample.file("approval.product_owner.2.json"), &bytes).unwrap();
+    // One that the promotion was not made from has no say.
+    std::fs::write(sample.file("approval.somebody.2.json"), b"nonsense").unwrap();
+    sample.promote(End::Promoted);
+    let need = Need {
+        path: "approval.product_owner.2.json".into(),
+        schema: ApprovalBody::schema(),
+        sha256: sha256_hex(&bytes),
+    };
+    change(&sample, "promote.json", |d| {
+        d["needs"].as_array_mut().unwrap().push(serde_json::to_value(&need).unwrap());
+    });
+    sample.verify(false);
+    sample
+}
+
+#[test]
+fn an_approval_is_a_document_of_the_chain() {
+    let sample = approved();
+    let ended = call("report", sample.folder.path(), &["check"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    for link in
+        ["approval.product_owner.2.json -> release.yaml", "promote.json -> approval.product_owner.2.json"]
+    {
+        assert!(ended.stdout.contains(link), "`{link}` is missing: {}", ended.stdout);
+    }
+    assert_eq!(sample.render().code, 0);
+    let needs = support::json(&sample.file("report.json"))["needs"].to_string();
+    assert!(needs.contains("approval.product_owner.2.json") && !needs.contains("somebody"), "{needs}");
+    for page in ["report.html", "runbook.md"] {
+        // Markdown has its underscores escaped.
+        let text = sample.text(page).replace('\\', "");
+        assert!(text.contains("approval.product_owner.2.json") && text.contains("not signed"), "{page}");
+    }
+}
+
+#[test]
+fn an_approval_that_is_gone_changed_or_of_another_release_is_refused() {
+    let file = "approval.product_owner.2.json";
+    let sample = approved();
+    change(&sample, file, |d| d["approval"]["epoch"] = 2.into());
+    refused(&sample, &["promote.json -> approval.product_owner.2.json", "is broken"]);
+    let sample = approved();
+    change(&sample, file, |d| d["release"]["version"] = "9.9.9".into());
+    refused(&sample, &[file, "another release"]);
+    let sample = approved();
+    std::fs::remove_file(sample.file(file)).unwrap();
+    refused(&sample, &["promote.json -> approval.product_owner.2.json", "not in the folder"]);
+}

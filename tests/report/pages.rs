@@ -76,7 +76,7 @@ fn a_promoted_release_that_fails_verify_does_not_look_well() {
     verify.head.findings[0].verdict = Verdict::Fail;
     verify.head.verdict = DocumentVerdict::Fail;
     verify.head.summary = "2 of 3 checks passed, 1 critical did not".into();
-    std::fs::write(sample.file("verify.json"), to_bytes(&verify).unwrap()).unwrap();
+    std::fs::write(sample.file("verify.json"), to_bytes(&verify, None).unwrap()).unwrap();
     assert_eq!(sample.render().code, 0);
     let page = sample.text("report.html");
     assert!(page.contains("Verify says fail: 2 of 3 checks passed"));

@@ -135,13 +135,14 @@ impl Sample {
             verdict,
             summary: summary.into(),
             findings,
+            signature: None,
         }
     }
 
     /// Writes a document that names these parents as they stand in the folder.
     pub(super) fn write<B: Body>(&self, mut head: Head, body: B, parents: &[&str]) {
         head.needs = parents.iter().map(|p| self.need(p)).collect();
-        let bytes = to_bytes(&Document { head, body }).unwrap();
+        let bytes = to_bytes(&Document { head, body }, None).unwrap();
         std::fs::write(self.file(B::FILE), bytes).unwrap();
     }
 

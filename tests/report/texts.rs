@@ -260,7 +260,7 @@ fn hostile_texts_of_a_promotion_stay_texts() {
         promotion.hooks[0].command.clone_from(evil);
         promotion.judgements[0].metrics[0].threshold.clone_from(evil);
         promotion.series.iter_mut().for_each(|i| i.source.clone_from(evil));
-        std::fs::write(sample.file("promote.json"), to_bytes(&document).unwrap()).unwrap();
+        std::fs::write(sample.file("promote.json"), to_bytes(&document, None).unwrap()).unwrap();
         let ended = support::call("report", sample.folder.path(), &["--quiet"]);
         assert_eq!(ended.code, 0, "{evil:?}: {}", ended.stderr);
         html_is_well_made(&sample.text("report.html"));

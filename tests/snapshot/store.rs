@@ -273,6 +273,8 @@ fn preflight(place: &Place, verdict: DocumentVerdict) {
         state: None,
         set: std::collections::BTreeMap::new(),
         json: false,
+        sign: None,
+        trust: None,
         talk: Talk::new(true, Color::Never),
         started_at: trapkey::world::now(),
     })

@@ -11,6 +11,8 @@ pub(crate) struct Haproxy {
     pub port: u16,
     pub socket: PathBuf,
     config: PathBuf,
+    /// The plan's `split`, and the map that it goes by.
+    split: Option<(String, PathBuf)>,
     process: Child,
 }
 
@@ -30,8 +32,34 @@ impl Haproxy {
         );
         std::fs::write(&config, text).unwrap();
         let process = Self::spawn(&config);
-        let running = Self { port, socket, config, process };
+        let running = Self { port, socket, config, split: None, process };
         running.wait();
+        running
+    }
+
+    /// Starts one whose servers are picked by rules that compare with a map. `key` fetches what tells
+    /// requests apart, `taken` are the lines of an ACL `trapkey_taken`, and `split` is the plan's block.
+    pub(crate) fn splitting(
+        folder: &Path,
+        blue: u16,
+        green: u16,
+        split: &str,
+        key: &str,
+        taken: &str,
+    ) -> Self {
+        let map = folder.join("split.map");
+        std::fs::write(&map, "green 0\ngreen-rest 0\nshare 0\n").unwrap();
+        let more = format!(
+            "  http-request set-var(txn.tk_key) {key}\n\
+             \x20 http-request set-var(txn.tk_keyed) str(green),map_str_int({0},0)\n\
+             \x20 http-request set-var(txn.tk_rest) str(green-rest),map_str_int({0},0)\n{taken}\
+             \x20 acl trapkey_rest var(txn.tk_rest) -m int gt 0\n\
+             \x20 use-server green if trapkey_key trapkey_taken or !trapkey_key trapkey_rest\n\
+             \x20 use-server blue unless trapkey_key trapkey_taken or !trapkey_key trapkey_rest",
+            map.display()
+        );
+        let mut running = Self::start(folder, blue, green, &more);
+        running.split = Some((split.to_owned(), map));
         running
     }
 
@@ -85,15 +113,21 @@ impl RealRouter for Haproxy {
     }
 
     fn router(&self, _: u16, _: u16) -> String {
+        let (split, map) = match &self.split {
+            Some((split, map)) => (format!("split: {split}, "), format!(", map: {}", map.display())),
+            None => Default::default(),
+        };
         format!(
-            "{{kind: haproxy, target: {}, entry: \"{}\", with: {{backend: shop, blue: blue, green: green}}}}",
+            "{{kind: haproxy, target: {}, entry: \"{}\", {split}with: {{backend: shop, blue: blue, green: green{map}}}}}",
             self.socket.display(),
             self.url()
         )
     }
 
+    /// Weights and admin states; the whole table would also tell how long ago they changed.
     fn held(&self) -> String {
-        self.ask("show servers state shop")
+        let map = self.split.as_ref().map(|(_, map)| self.ask(&format!("show map {}", map.display())));
+        format!("{:?} {:?} {map:?}", self.server("blue"), self.server("green"))
     }
 
     /// Runtime weights are lost.

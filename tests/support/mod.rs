@@ -3,11 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+pub(crate) mod caddy;
+pub(crate) mod command_router;
+pub(crate) mod envoy;
 pub(crate) mod haproxy;
 pub(crate) mod nginx;
 pub(crate) mod postgres;
 pub(crate) mod router;
 pub(crate) mod side;
+pub(crate) mod traefik;
 
 /// A folder that goes away with the test.
 pub(crate) fn folder() -> tempfile::TempDir {
@@ -15,8 +19,19 @@ pub(crate) fn folder() -> tempfile::TempDir {
 }
 
 /// A loopback port that was free a moment ago.
+///
+/// It lies below those that the system gives to outgoing connections, and is given out once.
 pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let ours = std::process::id().wrapping_mul(997);
+    loop {
+        let next = ours.wrapping_add(GIVEN.fetch_add(1, Ordering::SeqCst)) % 22_000;
+        let port = 10_000 + u16::try_from(next).unwrap();
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// The path of one of the five binaries.

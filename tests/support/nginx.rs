@@ -11,19 +11,34 @@ pub(crate) struct Nginx {
     pub port: u16,
     pub include: PathBuf,
     pub config: PathBuf,
+    split: String,
     process: Child,
 }
 
 impl Nginx {
     /// Starts one with an include file that gives blue everything.
     pub(crate) fn start(folder: &Path, blue: u16, green: u16) -> Self {
+        let weights = format!(
+            "upstream shop {{\n    server 127.0.0.1:{blue} weight=1;\n    server 127.0.0.1:{green} down;\n}}\n"
+        );
+        Self::with(folder, &weights, "shop", "{by: requests}")
+    }
+
+    /// Starts one that takes the upstream of each request from `$trapkey_upstream`; `split` is the
+    /// plan's block.
+    pub(crate) fn splitting(folder: &Path, blue: u16, green: u16, split: &str) -> Self {
+        let named = format!(
+            "upstream shop_blue {{ server 127.0.0.1:{blue}; }}\nupstream shop_green {{ server 127.0.0.1:{green}; }}\n\
+             map \"\" $trapkey_upstream {{ default shop_blue; }}\n"
+        );
+        Self::with(folder, &named, "$trapkey_upstream", split)
+    }
+
+    fn with(folder: &Path, upstreams: &str, pass: &str, split: &str) -> Self {
         let port = free_port();
         let include = folder.join("split.conf");
         let config = folder.join("nginx.conf");
-        let text = format!(
-            "upstream shop {{\n    server 127.0.0.1:{blue} weight=1;\n    server 127.0.0.1:{green} down;\n}}\n\
-             map \"\" $trapkey_split {{ default \"trapkey first 0\"; }}\n"
-        );
+        let text = format!("{upstreams}map \"\" $trapkey_split {{ default \"trapkey first 0\"; }}\n");
         std::fs::write(&include, text).unwrap();
         let at = folder.display();
         let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
@@ -35,13 +50,13 @@ impl Nginx {
              include {};\n\
              server {{ listen 127.0.0.1:{port};\n\
              location = /trapkey-split {{ return 200 $trapkey_split; }}\n\
-             location / {{ proxy_pass http://shop; }} }} }}\n",
+             location / {{ proxy_pass http://{pass}; }} }} }}\n",
             include.display()
         );
         std::fs::write(&config, text).unwrap();
         let process = spawn(&config);
         wait(port);
-        Self { port, include, config, process }
+        Self { port, include, config, split: split.to_owned(), process }
     }
 
     /// Starts it on the configuration that lies in its folder.
@@ -81,10 +96,11 @@ impl RealRouter for Nginx {
     fn router(&self, blue: u16, green: u16) -> String {
         let (config, port) = (self.config.display(), self.port);
         format!(
-            "{{kind: nginx, target: {}, entry: \"{}\", with: {{upstream: shop, blue: \"127.0.0.1:{blue}\", green: \"127.0.0.1:{green}\", \
+            "{{kind: nginx, target: {}, entry: \"{}\", split: {}, with: {{upstream: shop, blue: \"127.0.0.1:{blue}\", green: \"127.0.0.1:{green}\", \
              status: \"http://127.0.0.1:{port}/trapkey-split\", test: [nginx, -t, -c, {config}], reload: [nginx, -s, reload, -c, {config}]}}}}",
             self.include.display(),
-            self.url()
+            self.url(),
+            self.split
         )
     }
 

@@ -2,8 +2,12 @@
 
 use std::path::Path;
 
+use super::caddy::Caddy;
+use super::command_router::CommandRouter;
+use super::envoy::Envoy;
 use super::haproxy::Haproxy;
 use super::nginx::Nginx;
+use super::traefik::Traefik;
 
 /// A real router in front of two sides; it stops with the test.
 pub(crate) trait RealRouter {
@@ -22,7 +26,11 @@ pub(crate) trait RealRouter {
 pub(crate) fn start(kind: &str, folder: &Path, blue: u16, green: u16) -> Box<dyn RealRouter> {
     match kind {
         "haproxy" => Box::new(Haproxy::start(folder, blue, green, "")),
+        "envoy" => Box::new(Envoy::start(folder, blue, green)),
         "nginx" => Box::new(Nginx::start(folder, blue, green)),
+        "traefik" => Box::new(Traefik::start(folder, blue, green)),
+        "caddy" => Box::new(Caddy::start(folder, blue)),
+        "command" => Box::new(CommandRouter::start(folder, blue, green)),
         other => panic!("the router `{other}` has no fixture in this suite"),
     }
 }

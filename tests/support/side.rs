@@ -84,6 +84,10 @@ fn serve(stream: &TcpStream, answers: &Answers, version: &str) {
                 break;
             }
         }
+        if first.contains(" /stream ") {
+            answers.served.fetch_add(1, Ordering::SeqCst);
+            return long_answer(writer, version);
+        }
         let health = first.contains(" /health ");
         let status = if health { answers.health.load(Ordering::SeqCst) } else { status(answers) };
         std::thread::sleep(Duration::from_millis(answers.delay_ms.load(Ordering::SeqCst).into()));
@@ -93,6 +97,22 @@ fn serve(stream: &TcpStream, answers: &Answers, version: &str) {
         if writer.write_all(text.as_bytes()).is_err() || close {
             return;
         }
+    }
+}
+
+/// An answer of twenty seconds: a piece every 50 ms.
+fn long_answer(mut writer: &TcpStream, version: &str) {
+    const PIECES: usize = 400;
+    let piece = [b'x'; 8192];
+    let length = PIECES * piece.len();
+    let head = format!("HTTP/1.1 200 x\r\nx-release: {version}\r\ncontent-length: {length}\r\n\r\n");
+    let mut sent = writer.write_all(head.as_bytes());
+    for _ in 0..PIECES {
+        if sent.is_err() {
+            return;
+        }
+        sent = writer.write_all(&piece);
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

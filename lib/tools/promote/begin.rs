@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::machine::State;
 use super::record::{Markers, Record, course_of, steps_of, strategy_word};
 use super::shift::{DATA_PLANE_LAG, Entry};
+use crate::checks;
 use crate::evidence::{Need, Outcome, PreflightBody, Promotion, RouterRecord, SideRecord, SnapshotBody};
 use crate::fault::Fault;
 use crate::job::Job;
@@ -13,7 +14,7 @@ use crate::judge;
 use crate::metrics::probe::{Connection, once};
 use crate::plan::{Promote, Side as SidePlan};
 use crate::redact::redact;
-use crate::routers::{self, Router, Side, same_share};
+use crate::routers::{self, By, Router, Side, same_share};
 use crate::units::show_share;
 use crate::world;
 use crate::world::http::{Client, join};
@@ -40,7 +41,21 @@ pub(super) fn validate(job: &Job) -> Result<(), Fault> {
                 .help("see `promote.rollback_when` in the plan")
         })?;
     }
+    checks::prepare(&plan.preview, &job.loaded)?;
     entry(job).map(drop)
+}
+
+/// Whether somebody could open the gates of the plan.
+///
+/// Errors (2): a step wants an approval, and nothing says whose keys count.
+pub(super) fn trusts_somebody(job: &Job) -> Result<(), Fault> {
+    let wants = section(job)?.steps.iter().any(|step| !step.approve.is_empty());
+    if !wants || job.call.trust.is_some() {
+        return Ok(());
+    }
+    Err(Fault::usage("a step wants an approval, but nothing says whose keys count")
+        .place(&job.loaded.reference.path)
+        .help("name the folder of public keys with --trust; see docs/signing.md"))
 }
 
 /// Where users' requests enter.
@@ -54,7 +69,7 @@ pub(super) fn entry(job: &Job) -> Result<Entry, Fault> {
             )
             .help(format!("give `promote.router.entry`, or `environments.{}.url`", job.release.environment))
     })?;
-    Ok(Entry::new(&url.value, &plan.probe))
+    Ok(Entry::new(&url.value, &plan.probe).by(&By::of(&plan.router.split).unwrap_or(By::Requests)))
 }
 
 /// The documents that must be there, and must have passed.

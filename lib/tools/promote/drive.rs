@@ -185,7 +185,12 @@ impl<'a> Driver<'a> {
     /// traffic goes back, and the end tells.
     pub(super) fn drive(&mut self) -> Result<(), Fault> {
         match self.go_on() {
-            Err(fault) if fault.exit == Exit::Infrastructure && !self.record.state.finished() => {
+            // A release that serves everything is not taken back for a record or a router that is away.
+            Err(fault)
+                if fault.exit == Exit::Infrastructure
+                    && !self.record.state.finished()
+                    && !self.record.state.serves() =>
+            {
                 let reason = format!("the promotion cannot be put on record: {}", fault.line());
                 self.unwritten.get_or_insert(fault);
                 self.apply(&Event::Aborted { reason })?;
@@ -353,6 +358,21 @@ impl<'a> Driver<'a> {
     fn write_document(&mut self) -> Result<(), Fault> {
         let conclusion = self.conclusion();
         self.job.write(&conclusion).map(drop)
+    }
+
+    /// Puts on record what stands before the next step, for whoever asks meanwhile.
+    fn show_gate(&mut self, gate: Option<&Gate>) -> Result<(), Fault> {
+        let waits_for = gate.map(|gate| gate.why.clone());
+        if self.record.promotion.waits_for == waits_for {
+            return Ok(());
+        }
+        if let Some(why) = &waits_for {
+            self.job.talk().line(Mark::Step, why);
+        }
+        self.record.promotion.waits_for = waits_for;
+        self.save()?;
+        self.show_progress();
+        Ok(())
     }
 
     /// Writes the document of a promotion that goes on. The state is safe already, so a page that

@@ -35,7 +35,7 @@ pub(super) fn newest(job: &Job) -> Result<Option<Saved<Record>>, Fault> {
     store(job)?.load::<Record>()
 }
 
-fn running(job: &Job) -> Result<Saved<Record>, Fault> {
+pub(super) fn running(job: &Job) -> Result<Saved<Record>, Fault> {
     newest(job)?.ok_or_else(|| {
         Fault::refused(format!("nothing was ever promoted to {}", job.release.environment))
             .place(job.state_folder().display().to_string())
@@ -254,7 +254,7 @@ pub(super) fn call_off(job: &Job, record: &Record, asked: &Asked) -> Result<Exit
                 return driver.conclude();
             }
             Err(held) if Instant::now() >= until || signal::stop_asked() => return Err(held),
-            Err(held) if held.exit == Exit::Refused => std::thread::sleep(Duration::from_millis(50)),
+            Err(held) if held.exit == Exit::Refused => std::thread::sleep(store.patience()),
             Err(fault) => return Err(fault),
         }
     }

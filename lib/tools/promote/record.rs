@@ -197,9 +197,11 @@ impl Record {
         }
     }
 
-    /// One finding for each step that was reached, and one for the end.
+    /// One finding for each preview check, each step that was reached, and one for the end.
     pub(super) fn findings(&self, now: Timestamp) -> Vec<Finding> {
-        let mut findings: Vec<Finding> = Vec::new();
+        let preview = self.promotion.preview.iter().cloned();
+        let mut findings: Vec<Finding> =
+            preview.map(|f| Finding { name: format!("preview: {}", f.name), ..f }).collect();
         for (number, step) in self.promotion.steps.iter().enumerate() {
             let (Some(began), Some(verdict)) = (step.began_at, step.verdict) else { continue };
             let name = format!("step {}: {}", number + 1, show_share(step.weight));

@@ -1,15 +1,15 @@
 //! One change of weight: asked, read back, probed. All three go on record.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::record::Markers;
 use crate::evidence::{Probed, Shift};
 use crate::fault::Fault;
-use crate::metrics::probe::{Connection, once};
+use crate::metrics::probe::{Connection, once_as};
 use crate::plan::ProbeSpec;
-use crate::routers::{Live, Router, Split, same_share};
+use crate::routers::{By, Key, Live, Router, Side, Split, same_share};
 use crate::units::show_share;
 use crate::world::http::{Client, join};
 use crate::world::{self, signal};
@@ -22,6 +22,7 @@ pub(super) struct Entry {
     pub header: String,
     /// How many requests prove a shift.
     pub requests: u32,
+    by: By,
     client: Client,
 }
 
@@ -35,27 +36,66 @@ impl Entry {
             url: join(entry, &probe.path),
             header: probe.header.to_ascii_lowercase(),
             requests: probe.requests.unwrap_or(40).max(1),
+            by: By::Requests,
             client: Client::new(probe.timeout.map_or(Duration::from_secs(5), |t| t.0), 0),
         }
+    }
+
+    /// The same where the router tells requests apart by something of theirs.
+    #[must_use]
+    pub(super) fn by(mut self, by: &By) -> Self {
+        self.by = by.clone();
+        self
     }
 
     /// Sends requests and counts who answered until `until`. A side that hangs must not hold up the
     /// decision: what has not answered by then counts as answered by nobody known.
     pub(super) fn probe(&self, markers: &Markers, until: Instant) -> Probed {
+        self.meet(markers, until).figures
+    }
+
+    /// The same, told apart by what the requests carried.
+    fn meet(&self, markers: &Markers, until: Instant) -> Met {
         let started = Instant::now();
-        let mut probed =
-            Probed { requests: u64::from(self.requests), green: 0, blue: 0, unknown: 0, took_ms: 0.0 };
+        let asks = Arc::new(asks(&self.by, self.requests as usize));
+        let answers = self.send(&asks, markers, until);
+        let tally = |what: &dyn Fn(&Ask) -> bool| {
+            let mut probed = Probed { requests: 0, green: 0, blue: 0, unknown: 0, took_ms: 0.0 };
+            for (_, side) in asks.iter().zip(&answers).filter(|(ask, _)| what(ask)) {
+                probed.requests += 1;
+                match side {
+                    Some(Side::Green) => probed.green += 1,
+                    Some(Side::Blue) => probed.blue += 1,
+                    None => probed.unknown += 1,
+                }
+            }
+            probed
+        };
+        let mut figures = tally(&|ask| ask.counts);
+        figures.took_ms = started.elapsed().as_secs_f64() * 1e3;
+        Met {
+            figures,
+            split: tally(&|ask| ask.group == Group::Split),
+            rest: tally(&|ask| ask.group == Group::Rest),
+            torn: torn(&asks, &answers),
+        }
+    }
+
+    /// Sends the requests; gives for each the side that answered, where one did in time.
+    fn send(&self, asks: &Arc<Vec<Ask>>, markers: &Markers, until: Instant) -> Vec<Option<Side>> {
         let (tell, told) = mpsc::channel();
-        let left = Arc::new(AtomicU32::new(self.requests));
-        for _ in 0..PROBERS.min(self.requests) {
-            let (tell, left) = (tell.clone(), Arc::clone(&left));
+        let next = Arc::new(AtomicUsize::new(0));
+        for _ in 0..PROBERS.min(asks.len()) {
+            let (tell, next, asks) = (tell.clone(), Arc::clone(&next), Arc::clone(asks));
             let (client, url, header) = (self.client.clone(), self.url.clone(), self.header.clone());
             let work = move || {
-                let take = || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-                while Instant::now() < until && take().is_ok() {
+                while Instant::now() < until {
+                    let number = next.fetch_add(1, Ordering::SeqCst);
+                    let Some(ask) = asks.get(number) else { return };
+                    let sent = ask.header.as_ref().map(|(name, value)| (name.as_str(), value.as_str()));
                     // A connection of its own for each: an open one may belong to the split of before.
-                    let sample = once(&client, &url, &header, Connection::New);
-                    if tell.send(sample.version).is_err() {
+                    let sample = once_as(&client, &url, &header, Connection::New, sent);
+                    if tell.send((number, sample.version)).is_err() {
                         return;
                     }
                 }
@@ -64,17 +104,94 @@ impl Entry {
             let _ = std::thread::Builder::new().name("entry probe".into()).spawn(work);
         }
         drop(tell);
-        while let Ok(version) = told.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            match version {
-                Some(version) if markers.green.as_ref() == Some(&version) => probed.green += 1,
-                Some(version) if markers.blue.as_ref() == Some(&version) => probed.blue += 1,
-                _ => {}
-            }
+        let mut answers = vec![None; asks.len()];
+        while let Ok((number, version)) = told.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            answers[number] = match version {
+                Some(version) if markers.green.as_ref() == Some(&version) => Some(Side::Green),
+                Some(version) if markers.blue.as_ref() == Some(&version) => Some(Side::Blue),
+                _ => None,
+            };
         }
-        probed.unknown = probed.requests - probed.green - probed.blue;
-        probed.took_ms = started.elapsed().as_secs_f64() * 1e3;
-        probed
+        answers
     }
+}
+
+/// One request through the router.
+struct Ask {
+    /// The header that it carries.
+    header: Option<(String, String)>,
+    group: Group,
+    /// Whether it stands in the evidence.
+    counts: bool,
+}
+
+/// What a request shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Group {
+    /// The split itself.
+    Split,
+    /// That requests which the key does not tell apart stay on blue.
+    Rest,
+    /// That the user of the request with this number stays where they are.
+    Again(usize),
+}
+
+/// What requests met.
+struct Met {
+    figures: Probed,
+    split: Probed,
+    rest: Probed,
+    /// A user who met both sides.
+    torn: Option<String>,
+}
+
+/// How many users are asked again.
+const USERS_AGAIN: usize = 4;
+/// How many requests come without a user.
+const WITHOUT_USER: usize = 4;
+
+/// The requests that prove a split.
+fn asks(by: &By, requests: usize) -> Vec<Ask> {
+    let ask = |header, group, counts| Ask { header, group, counts };
+    match by {
+        By::Requests => (0..requests).map(|_| ask(None, Group::Split, true)).collect(),
+        By::User(key) => {
+            let user = || Some(sent(key, &format!("trapkey-{:016x}", world::unique())));
+            let mut asks: Vec<Ask> = (0..requests).map(|_| ask(user(), Group::Split, true)).collect();
+            for number in 0..USERS_AGAIN.min(requests) {
+                let header = asks[number].header.clone();
+                asks.push(ask(header, Group::Again(number), false));
+            }
+            asks.extend((0..WITHOUT_USER).map(|_| ask(None, Group::Rest, false)));
+            asks
+        }
+        // Half of them match; of the others every second one has another value.
+        By::Match(key, value) => (0..requests.max(4))
+            .map(|number| match number % 4 {
+                0 | 2 => ask(Some(sent(key, value)), Group::Split, true),
+                1 => ask(None, Group::Rest, true),
+                _ => ask(Some(sent(key, &format!("not-{value}"))), Group::Rest, true),
+            })
+            .collect(),
+    }
+}
+
+/// The header that carries a key's value.
+fn sent(key: &Key, value: &str) -> (String, String) {
+    match key {
+        Key::Header(name) => (name.clone(), value.to_owned()),
+        Key::Cookie(name) => ("cookie".into(), format!("{name}={value}")),
+    }
+}
+
+/// A user who met both sides, in words.
+fn torn(asks: &[Ask], answers: &[Option<Side>]) -> Option<String> {
+    asks.iter().zip(answers).find_map(|(ask, again)| {
+        let Group::Again(number) = ask.group else { return None };
+        let (first, again) = (answers[number]?, (*again)?);
+        (first != again)
+            .then(|| format!("one and the same user met {} and then {}", first.word(), again.word()))
+    })
 }
 
 /// Why a split is not in force, and whether it is worth another try.
@@ -86,7 +203,7 @@ pub(super) struct NotInForce {
 }
 
 /// How many requests through the router are under way at once.
-const PROBERS: u32 = 8;
+const PROBERS: usize = 8;
 
 /// Puts a split into force and proves it.
 ///
@@ -142,8 +259,8 @@ fn confirm(router: &dyn Router, split: Split, live: &Live) -> Result<(), Fault> 
 fn prove(entry: &Entry, markers: &Markers, green: f64, patient: bool) -> Result<Probed, Fault> {
     let until = Instant::now() + DATA_PLANE_LAG;
     loop {
-        let probed = entry.probe(markers, until);
-        let Err(cause) = agrees(&probed, green) else { return Ok(probed) };
+        let met = entry.meet(markers, until);
+        let Err(cause) = fits(&met, &entry.by, green) else { return Ok(met.figures) };
         if Instant::now() >= until || (signal::stop_asked() && !patient) {
             return Err(Fault::infrastructure(format!(
                 "requests do not meet the split of {} on green",
@@ -157,6 +274,21 @@ fn prove(entry: &Entry, markers: &Markers, green: f64, patient: bool) -> Result<
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Whether what requests met can come from a split that goes by something of theirs.
+fn fits(met: &Met, by: &By, green: f64) -> Result<(), String> {
+    let all_or_none = |all: bool| f64::from(u8::from(all));
+    let of = |what: &str, why: String| format!("{what}: {why}");
+    match by {
+        By::Requests => return agrees(&met.split, green),
+        By::User(_) => agrees(&met.split, green).map_err(|why| of("requests of users", why))?,
+        By::Match(..) => {
+            agrees(&met.split, all_or_none(green > 0.0)).map_err(|why| of("requests that match", why))?;
+        }
+    }
+    agrees(&met.rest, all_or_none(green >= 1.0)).map_err(|why| of("requests without the key", why))?;
+    met.torn.clone().map_or(Ok(()), Err)
 }
 
 /// Whether what requests met can come from a split.
@@ -207,6 +339,49 @@ mod tests {
         let probed = entry.probe(&Markers::default(), started + Duration::from_millis(200));
         assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
         assert_eq!((probed.requests, probed.unknown), (40, 40));
+    }
+
+    #[test]
+    fn a_split_by_users_or_by_match_is_believed_only_when_every_group_fits() {
+        let key = Key::Cookie("uid".into());
+        let (user, matching) = (By::User(key.clone()), By::Match(key, "beta".into()));
+        let all = |split: Probed, rest: Probed, torn: Option<&str>| Met {
+            figures: met(0, 0, 0),
+            split,
+            rest,
+            torn: torn.map(str::to_owned),
+        };
+        assert!(fits(&all(met(3, 37, 0), met(0, 4, 0), None), &user, 0.05).is_ok());
+        let without_key = fits(&all(met(3, 37, 0), met(1, 3, 0), None), &user, 0.05).unwrap_err();
+        assert!(without_key.starts_with("requests without the key: of 4 requests"), "{without_key}");
+        assert!(fits(&all(met(3, 37, 0), met(0, 4, 0), Some("both")), &user, 0.05).is_err());
+        assert!(fits(&all(met(0, 40, 0), met(0, 4, 0), None), &user, 0.5).is_err());
+        assert!(fits(&all(met(40, 0, 0), met(0, 4, 0), None), &user, 1.0).is_err());
+        assert!(fits(&all(met(40, 0, 0), met(4, 0, 0), None), &user, 1.0).is_ok());
+        assert!(fits(&all(met(20, 0, 0), met(0, 20, 0), None), &matching, 0.05).is_ok());
+        assert!(fits(&all(met(19, 1, 0), met(0, 20, 0), None), &matching, 0.05).is_err());
+        assert!(fits(&all(met(20, 0, 0), met(1, 19, 0), None), &matching, 0.05).is_err());
+        assert!(fits(&all(met(20, 0, 0), met(20, 0, 0), None), &matching, 0.0).is_err());
+        assert!(fits(&all(met(20, 0, 0), met(20, 0, 0), None), &matching, 1.0).is_ok());
+    }
+
+    #[test]
+    fn requests_carry_what_the_split_goes_by() {
+        let key = Key::Header("x-user".into());
+        let asked = asks(&By::User(key.clone()), 40);
+        let users: std::collections::BTreeSet<_> =
+            asked.iter().filter(|a| a.group == Group::Split).map(|a| a.header.clone()).collect();
+        assert_eq!(users.len(), 40, "each of another user");
+        assert_eq!(asked.iter().filter(|a| matches!(a.group, Group::Again(_))).count(), USERS_AGAIN);
+        assert!(asked.iter().any(|a| a.group == Group::Rest && a.header.is_none()));
+        assert_eq!(asked.iter().filter(|a| a.counts).count(), 40);
+        let mut sides = vec![Some(Side::Blue); asked.len()];
+        assert_eq!(torn(&asked, &sides), None);
+        sides[40] = Some(Side::Green);
+        assert!(torn(&asked, &sides).is_some());
+        let matching = asks(&By::Match(key, "beta".into()), 1);
+        assert_eq!(matching.iter().filter(|a| a.group == Group::Split).count(), 2);
+        assert_eq!(matching.iter().filter(|a| a.group == Group::Rest).count(), 2);
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::evidence::{
-    BaselineBody, Body, DocumentVerdict, Found, Head, Need, PreflightBody, PromoteBody, SnapshotBody,
-    VerifyBody, short,
+    ApprovalBody, BaselineBody, Body, DocumentVerdict, Found, Head, Need, PreflightBody, PromoteBody,
+    SnapshotBody, VerifyBody, short,
 };
 use crate::fault::Fault;
 use crate::job::Job;
 use crate::renderers::Documents;
+use crate::signature::Signer;
 use crate::world;
 
 /// The documents that the evidence folder holds; each fits the plan and the release.
@@ -18,6 +19,7 @@ pub(super) struct Evidence {
     preflight: Option<Found<PreflightBody>>,
     snapshot: Option<Found<SnapshotBody>>,
     baseline: Option<Found<BaselineBody>>,
+    approvals: Vec<Found<ApprovalBody>>,
     promote: Option<Found<PromoteBody>>,
     verify: Option<Found<VerifyBody>>,
 }
@@ -31,6 +33,8 @@ pub(super) struct Link {
     pub(super) made_from: String,
     /// The SHA-256 of that in hexadecimal.
     pub(super) sha256: String,
+    /// Who signed the document; null where it is not signed.
+    pub(super) signed_by: Option<Signer>,
 }
 
 impl Link {
@@ -42,7 +46,8 @@ impl Link {
 
 impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} -> {} sha256 {} holds", self.document, self.made_from, short(&self.sha256))
+        write!(f, "{} -> {} sha256 {} holds", self.document, self.made_from, short(&self.sha256))?;
+        self.signed_by.iter().try_for_each(|signer| write!(f, ", {signer}"))
     }
 }
 
@@ -50,11 +55,13 @@ impl fmt::Display for Link {
 ///
 /// Errors: refused (5) when there is nothing, or something that is not a document of its name.
 pub(super) fn read(job: &Job) -> Result<Evidence, Fault> {
+    let promote: Option<Found<PromoteBody>> = one(job)?;
     let evidence = Evidence {
         preflight: one(job)?,
         snapshot: one(job)?,
         baseline: one(job)?,
-        promote: one(job)?,
+        approvals: approvals(job, promote.as_ref())?,
+        promote,
         verify: one(job)?,
     };
     if evidence.needs().is_empty() {
@@ -65,14 +72,25 @@ pub(super) fn read(job: &Job) -> Result<Evidence, Fault> {
     Ok(evidence)
 }
 
+/// The approvals that the promotion was made from. Others in the folder had no say.
+fn approvals(job: &Job, promote: Option<&Found<PromoteBody>>) -> Result<Vec<Found<ApprovalBody>>, Fault> {
+    let needs = promote.iter().flat_map(|found| &found.document.head.needs);
+    let files = needs.map(|need| need.path.as_str()).filter(|file| ApprovalBody::role_of(file).is_some());
+    // One that is not there is told by its link.
+    files.filter(|file| is_there(job, file)).map(|file| job.read_file(file)).collect()
+}
+
+fn is_there(job: &Job, file: &str) -> bool {
+    !std::fs::symlink_metadata(job.evidence().join(file))
+        .is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+}
+
 /// A document, where it is there. A dangling link or an unreadable file is not "not there".
 fn one<B: Body>(job: &Job) -> Result<Option<Found<B>>, Fault> {
-    if std::fs::symlink_metadata(job.evidence().join(B::FILE))
-        .is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
-    {
+    if !is_there(job, B::FILE) {
         return Ok(None);
     }
-    crate::evidence::read::<B>(job.evidence()).map(Some)
+    job.read::<B>().map(Some)
 }
 
 /// Refuses when a document was not made from exactly that parent.
@@ -82,6 +100,7 @@ type ComesFrom<'a> = Box<dyn Fn(&Need) -> Result<(), Fault> + 'a>;
 struct Seen<'a> {
     need: &'a Need,
     head: &'a Head,
+    signer: Option<&'a Signer>,
     fits: Result<(), Fault>,
     comes_from: ComesFrom<'a>,
     passed: Result<(), Fault>,
@@ -100,36 +119,32 @@ impl Evidence {
             Some(Seen {
                 need: &found.need,
                 head: &found.document.head,
+                signer: found.signer.as_ref(),
                 fits,
                 comes_from: Box::new(|parent| found.comes_from(parent)),
                 passed: found.passed(),
             })
         }
-        [
+        let before = [
             see(self.preflight.as_ref(), job),
             see(self.snapshot.as_ref(), job),
             see(self.baseline.as_ref(), job),
-            see(self.promote.as_ref(), job),
-            see(self.verify.as_ref(), job),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
+        ];
+        let approvals = self.approvals.iter().map(|found| see(Some(found), job));
+        let after = [see(self.promote.as_ref(), job), see(self.verify.as_ref(), job)];
+        before.into_iter().chain(approvals).chain(after).flatten().collect()
     }
 
     /// How the report names what it was made from.
     pub(super) fn needs(&self) -> Vec<Need> {
-        [
+        let before = [
             self.preflight.as_ref().map(|f| &f.need),
             self.snapshot.as_ref().map(|f| &f.need),
             self.baseline.as_ref().map(|f| &f.need),
-            self.promote.as_ref().map(|f| &f.need),
-            self.verify.as_ref().map(|f| &f.need),
-        ]
-        .into_iter()
-        .flatten()
-        .cloned()
-        .collect()
+        ];
+        let approvals = self.approvals.iter().map(|f| Some(&f.need));
+        let after = [self.promote.as_ref().map(|f| &f.need), self.verify.as_ref().map(|f| &f.need)];
+        before.into_iter().chain(approvals).chain(after).flatten().cloned().collect()
     }
 
     /// Every link, all of them proven.
@@ -167,6 +182,7 @@ impl Evidence {
             preflight: self.preflight,
             snapshot: self.snapshot,
             baseline: self.baseline,
+            approvals: self.approvals,
             promote: self.promote,
             verify: self.verify,
         }
@@ -180,6 +196,7 @@ fn prove_one(document: &Seen<'_>, all: &[Seen<'_>], job: &Job, links: &mut Vec<L
         document: file.clone(),
         made_from: job.loaded.reference.path.clone(),
         sha256: job.loaded.reference.sha256.clone(),
+        signed_by: document.signer.cloned(),
     });
     for need in &document.head.needs {
         let Some(parent) = all.iter().find(|d| d.need.path == need.path) else {
@@ -193,6 +210,7 @@ fn prove_one(document: &Seen<'_>, all: &[Seen<'_>], job: &Job, links: &mut Vec<L
             document: file.clone(),
             made_from: need.path.clone(),
             sha256: need.sha256.clone(),
+            signed_by: document.signer.cloned(),
         });
     }
     for (required, must_pass) in required(file, all, job) {

@@ -4,7 +4,8 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::evidence::{
-    BaselineBody, Body, Document, PreflightBody, PromoteBody, ReportBody, SnapshotBody, VerifyBody,
+    ApprovalBody, BaselineBody, Body, Document, PreflightBody, PromoteBody, ReportBody, SnapshotBody,
+    VerifyBody,
 };
 use crate::fault::Fault;
 
@@ -26,6 +27,7 @@ pub fn all() -> Result<Vec<Published>, Fault> {
         document::<SnapshotBody>("what was backed up, and the proof that it can be read back"),
         document::<BaselineBody>("how the service behaved before the release"),
         document::<PromoteBody>("how traffic moved, who decided what, on which figures"),
+        document::<ApprovalBody>("what somebody in a role approved"),
         document::<VerifyBody>("whether the release held"),
         document::<ReportBody>("what was rendered, and how the release ended"),
     ]

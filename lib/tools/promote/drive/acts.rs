@@ -44,7 +44,7 @@ impl Driver<'_> {
         }
         match action {
             Action::Run(hook) => self.run_hook(hook).map(Some),
-            Action::Wait => Ok(self.wait_for_gate()),
+            Action::Wait => self.wait_for_gate(),
             Action::Keep { until_ms } => self.keep(until_ms),
             Action::CheckHealth(side) => self.check_health(side).map(Some),
             Action::Shift { weight, rollback } => self.shift(weight, rollback).map(Some),
@@ -54,11 +54,13 @@ impl Driver<'_> {
     }
 
     /// Looks at the gate before the first step, and a little later again.
-    fn wait_for_gate(&mut self) -> Option<Event> {
-        let Some(gate) = self.gate(0) else { return Some(Event::GateOpened) };
+    fn wait_for_gate(&mut self) -> Result<Option<Event>, Fault> {
+        let gate = self.gate(0);
+        self.show_gate(gate.as_ref())?;
+        let Some(gate) = gate else { return Ok(Some(Event::GateOpened)) };
         self.ticker.set(&gate.why);
         signal::sleep(self.interval().min(Duration::from_secs(1)));
-        None
+        Ok(None)
     }
 
     /// Begins to keep the old side, or ends it.
@@ -259,6 +261,9 @@ impl Driver<'_> {
             Ok(counters) => (counters, None),
             Err(fault) => (None, Some(fault.line())),
         };
+        if self.mode == Mode::Once && counters.is_none() && lost.is_none() {
+            self.note_blind_spots();
+        }
         let Some(watch) = self.watch.as_mut() else { return Ok(None) };
         let weight = self.record.course.steps.get(step).map_or(0.0, |s| s.weight);
         let now = self.clock.now();
@@ -272,8 +277,22 @@ impl Driver<'_> {
             Some(last) => *last = looked.judgement,
             None => judgements.push(looked.judgement),
         }
-        let held = now.as_millisecond() >= until_ms && self.gate(step + 1).is_some();
+        let gate = if now.as_millisecond() >= until_ms { self.gate(step + 1) } else { None };
+        self.show_gate(gate.as_ref())?;
+        let held = gate.is_some();
         Ok(Some(Event::Looked { look: looked.look, sentence, at_ms: now.as_millisecond(), held }))
+    }
+
+    /// Between two short calls only the router's own counters see anything.
+    fn note_blind_spots(&mut self) {
+        let what = format!(
+            "{} counts nothing for each side: between two calls of `promote step` nobody watches, and what is judged are the probes of the calls",
+            self.plan.router.kind
+        );
+        if self.record.promotion.decisions.iter().all(|d| d.what != what) {
+            self.job.talk().line(Mark::Warn, &what);
+            self.record.decided(world::now(), "trapkey", what);
+        }
     }
 
     /// Waits one interval, or until the end of the bake when that comes first; `Mode::Once` waits
@@ -298,6 +317,7 @@ impl Driver<'_> {
                 return true;
             }
             if !signal::sleep(left.min(Duration::from_millis(100)))
+                || self.lease.renewed().is_err()
                 || self.store().asked(Ask::Abort, self.record.promotion.epoch).is_some()
             {
                 return false;

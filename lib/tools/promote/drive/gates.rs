@@ -2,9 +2,15 @@
 
 use jiff::Timestamp;
 
+use super::super::approval::{self, Approved};
+use super::super::approve;
 use super::Driver;
+use crate::evidence::{ApprovalBody, ApprovalRecord};
 use crate::state::Ask;
 use crate::units::show_share;
+use crate::world;
+use crate::world::files::{unwritable, write_atomic};
+use crate::world::talk::Mark;
 
 /// What keeps a step from being taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +49,62 @@ impl Driver<'_> {
     }
 
     /// Takes over the approvals of a step that lie beside the state.
-    fn take_approvals(&mut self, _step: usize, _roles: &[String]) {}
+    fn take_approvals(&mut self, step: usize, roles: &[String]) {
+        let Some(trust) = self.job.call.trust.as_ref() else { return };
+        for role in roles {
+            for bytes in self.approvals_of(role, step + 1) {
+                let wanted = approve::wanted(&self.record, self.plan, role, step + 1, self.clock.now());
+                match approval::check(&bytes, trust, &wanted) {
+                    Ok(approved) => {
+                        self.take_approval(step + 1, approved, &bytes);
+                        break;
+                    }
+                    Err(why) => self.refuse_approval(step + 1, role, &why),
+                }
+            }
+        }
+    }
+
+    /// What lies beside the state and in the evidence folder as the approval of a role.
+    fn approvals_of(&self, role: &str, step: usize) -> Vec<Vec<u8>> {
+        let name = approve::kept_name(self.record.promotion.epoch, role, step);
+        let kept = self.store().kept(&name).unwrap_or_default().into_iter().map(|(_, bytes)| bytes);
+        let carried = std::fs::read(self.job.evidence().join(ApprovalBody::file(role, step)));
+        kept.chain(carried.ok()).collect()
+    }
+
+    fn take_approval(&mut self, step: usize, approved: Approved, bytes: &[u8]) {
+        let Approved { role, who, reason, at, need, .. } = approved;
+        // The link of the chain is the document itself: it lies where the report finds it.
+        let path = self.job.evidence().join(&need.path);
+        if let Err(error) = write_atomic(&path, bytes) {
+            self.job.talk().line(Mark::Warn, &unwritable(&path, &error).line());
+            return;
+        }
+        let why = reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
+        let what = format!("approved step {step} as {role}{why}");
+        self.job.talk().line(Mark::Step, &format!("{who} {what}"));
+        self.record.decided(world::now(), &who, what);
+        self.record.promotion.approvals.push(ApprovalRecord {
+            step,
+            role,
+            who,
+            at,
+            reason,
+            document: need.path.clone(),
+            sha256: need.sha256.clone(),
+        });
+        self.record.needs.retain(|other| other.path != need.path);
+        self.record.needs.push(need);
+    }
+
+    fn refuse_approval(&mut self, step: usize, role: &str, why: &str) {
+        let what = format!("an approval of step {step} as {role} does not count: {why}");
+        if self.record.promotion.decisions.iter().all(|d| d.what != what) {
+            self.job.talk().line(Mark::Warn, &what);
+            self.record.decided(world::now(), "trapkey", what);
+        }
+    }
 
     /// The roles that a step still waits for.
     fn not_approved(&mut self, step: usize) -> Vec<String> {

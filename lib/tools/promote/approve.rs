@@ -1,0 +1,145 @@
+//! `promote approve`: signs an approval and leaves it where the gate finds it.
+
+use std::path::Path;
+
+use super::approval::{self, Order, Wanted};
+use super::record::Record;
+use super::{begin, orders, store};
+use crate::evidence::{ApprovalBody, name_release};
+use crate::fault::{Exit, Fault};
+use crate::job::Job;
+use crate::plan::Promote;
+use crate::signature::SigningKey;
+use crate::units::{Span, show_share};
+use crate::world;
+use crate::world::files::{unwritable, write_atomic};
+use crate::world::talk::Mark;
+
+/// What somebody approves, as the command line says it.
+#[derive(Clone, Debug)]
+pub struct Approve<'a> {
+    /// The role.
+    pub role: &'a str,
+    /// The step, from 1; the next one that asks the role when absent.
+    pub step: Option<usize>,
+    /// The private key; the one of `--sign-key` when absent.
+    pub key: Option<&'a Path>,
+    /// Why.
+    pub reason: Option<String>,
+    /// How long it counts.
+    pub expires_in: Option<Span>,
+}
+
+/// Signs an approval of a step of the promotion that is under way.
+///
+/// Errors: no key, or no step that asks the role (2); nothing is under way, or under another plan, or
+/// the key may not approve for the role (5); it cannot be left beside the state (4).
+pub fn approve(job: &Job, asked: Approve<'_>) -> Result<Exit, Fault> {
+    let plan = begin::section(job)?;
+    let record = under_way(job)?;
+    let step = match asked.step {
+        Some(step) => step,
+        None => next_step(&record, plan, asked.role),
+    };
+    if !asks(plan, step, asked.role) {
+        return Err(nobody_asks(plan, asked.role, asked.step));
+    }
+    let key = match asked.key {
+        Some(path) => SigningKey::read(path)?,
+        None => job.call.sign.clone().ok_or_else(|| {
+            Fault::usage("an approval needs a key that signs it")
+                .help("name it with --key FILE: `openssl genpkey -algorithm ed25519 -out ann.pem` makes one")
+        })?,
+    };
+    let now = world::now();
+    let expires_at = asked.expires_in.and_then(|span| now.checked_add(span.0).ok());
+    let epoch = record.promotion.epoch;
+    let order = Order { epoch, role: asked.role.into(), step: Some(step), reason: asked.reason, expires_at };
+    let bytes = approval::write(job, order, &key)?;
+    if let Some(trust) = &job.call.trust {
+        let wanted = wanted(&record, plan, asked.role, step, now);
+        approval::check(&bytes, trust, &wanted).map_err(|cause| {
+            Fault::refused("this approval would not count")
+                .cause(cause)
+                .help("see `promote.approvers` in the plan and the folder of --trust")
+        })?;
+    }
+    let file = ApprovalBody::file(asked.role, step);
+    let path = job.evidence().join(&file);
+    write_atomic(&path, &bytes).map_err(|e| unwritable(&path, &e))?;
+    store(job)?.keep(&kept_name(epoch, asked.role, step), &bytes)?;
+    let share = record.course.steps.get(step - 1).map(|s| show_share(s.weight)).unwrap_or_default();
+    job.talk().line(
+        Mark::Good,
+        &format!(
+            "{} approved step {step} ({share} on green) of {}; it counts from the next look on",
+            asked.role,
+            name_release(&record.release)
+        ),
+    );
+    Ok(Exit::Pass)
+}
+
+/// The name of an approval beside the state.
+pub(super) fn kept_name(epoch: u64, role: &str, step: usize) -> String {
+    format!("approval.{epoch}.{role}.{step}.json")
+}
+
+/// What the gate before a step (from 1) wants.
+pub(super) fn wanted<'a>(
+    record: &'a Record,
+    plan: &'a Promote,
+    role: &'a str,
+    step: usize,
+    now: jiff::Timestamp,
+) -> Wanted<'a> {
+    Wanted {
+        approvers: &plan.approvers,
+        release: &record.release,
+        plan: &record.plan.sha256,
+        epoch: record.promotion.epoch,
+        role,
+        step,
+        now,
+    }
+}
+
+fn under_way(job: &Job) -> Result<Record, Fault> {
+    let record = orders::running(job)?.record;
+    if record.state.finished() || record.state.serves() {
+        return Err(orders::finished(&record));
+    }
+    if record.plan.sha256 != job.loaded.reference.sha256 {
+        return Err(Fault::refused("the plan is not the one that this promotion began with")
+            .place(&job.loaded.reference.path)
+            .cause(format!("{} began under another text of it", name_release(&record.release)))
+            .help("approve under the plan that it began with: an approval is about exactly that plan"));
+    }
+    Ok(record)
+}
+
+fn asks(plan: &Promote, step: usize, role: &str) -> bool {
+    let step = step.checked_sub(1).and_then(|index| plan.steps.get(index));
+    step.is_some_and(|step| step.approve.iter().any(|r| r == role))
+}
+
+/// The first step that asks the role and has not got its approval; 0 for none.
+fn next_step(record: &Record, plan: &Promote, role: &str) -> usize {
+    let given = |step: usize| record.promotion.approvals.iter().any(|a| a.step == step && a.role == role);
+    (1..=plan.steps.len()).find(|step| asks(plan, *step, role) && !given(*step)).unwrap_or(0)
+}
+
+fn nobody_asks(plan: &Promote, role: &str, step: Option<usize>) -> Fault {
+    let what = match step {
+        Some(step) => format!("step {step} asks no approval of `{role}`"),
+        None => format!("no step asks an approval of `{role}` any more"),
+    };
+    let asking: Vec<String> = (1..)
+        .zip(&plan.steps)
+        .filter(|(_, step)| !step.approve.is_empty())
+        .map(|(number, step)| format!("step {number}: {}", step.approve.join(", ")))
+        .collect();
+    let help =
+        if asking.is_empty() { "no step of the plan asks for an approval".into() } else { asking.join("; ") };
+    Fault::usage(what).help(help)
+}
