@@ -74,7 +74,7 @@ enum Command {
     /// Feature flags of this environment
     #[command(subcommand)]
     Flag(Flag),
-    /// Take pause, resume and abort over HTTP, and Alertmanager's webhook
+    /// Take pause, resume, abort and approvals over HTTP, and Alertmanager's webhook
     Listen {
         /// Where to listen; callers show the token of TRAPKEY_TOKEN or TRAPKEY_TOKEN_FILE
         #[arg(long, env = "TRAPKEY_LISTEN", default_value = "127.0.0.1:9097", value_name = "ADDRESS")]

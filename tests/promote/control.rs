@@ -24,10 +24,15 @@ struct Listening {
 
 impl Listening {
     fn start(stage: &Stage) -> Self {
+        Self::start_with(stage, &[])
+    }
+
+    fn start_with(stage: &Stage, more: &[&str]) -> Self {
         let port = free_port();
         let log = stage.path().join(format!("listen-{port}.log"));
         let child = tool("promote", stage.path())
             .args(["listen", "--on", &format!("127.0.0.1:{port}")])
+            .args(more)
             .env("TRAPKEY_TOKEN", TOKEN)
             .stdin(Stdio::null())
             .stdout(std::fs::File::create(stage.path().join("listen.out")).unwrap())
@@ -249,6 +254,58 @@ fn an_artifact_that_is_not_here_is_not_in_the_way_of_those_who_only_look_or_go_b
 }
 
 #[test]
+fn an_approval_that_was_signed_elsewhere_counts_and_another_does_not() {
+    let steps = "[{weight: 10%, bake: 1s}, {weight: 100%, approve: [product_owner]}]";
+    let stage = Stage::new(steps, "  approvers: {product_owner: [olga]}\n");
+    for (name, folder) in [("ci", ""), ("olga", "approvers"), ("otto", "approvers")] {
+        gates::key(&stage, name, folder);
+    }
+    let signed = ["--trust", "trust", "--sign-key", "ci.key"];
+    let promote = |arguments: &[&str]| stage.promote(&[arguments, &signed].concat());
+    assert_eq!(promote(&["start"]).code, 0);
+    // Somewhere else: the plan is there and a copy of the state, and nothing of it comes back.
+    let copied = Command::new("cp").args(["-r", ".trapkey", "elsewhere"]).current_dir(stage.path()).status();
+    assert!(copied.unwrap().success());
+    let sign = |who: &str| {
+        let (folder, key) = (format!("from-{who}"), format!("{who}.key"));
+        let ended = stage.promote(&[
+            "--state",
+            "elsewhere",
+            "--evidence",
+            &folder,
+            "--set",
+            "VERSION=unknown",
+            "approve",
+            "--role",
+            "product_owner",
+            "--key",
+            &key,
+        ]);
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        let path = stage.path().join(folder).join("approval.product_owner.2.json");
+        std::fs::read_to_string(path).unwrap()
+    };
+    let (olgas, ottos) = (sign("olga"), sign("otto"));
+    let untrusting = Listening::start(&stage);
+    assert_eq!(untrusting.post("/approve", &olgas).0, 409, "nothing says whose keys count");
+    let listening = Listening::start_with(&stage, &["--trust", "trust"]);
+    for wrong in ["", "{}", &ottos, &olgas.replace("product_owner approves", "product_owner approveS")] {
+        let (status, answer) = listening.post("/approve", wrong);
+        assert_eq!(status, 409, "{answer}");
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(promote(&["step"]).code, 3);
+    assert_eq!(stage.haproxy.server("green").0, 10);
+    let (status, answer) = listening.post("/approve", &olgas);
+    assert_eq!((status, &answer["did"]), (200, &"approve".into()), "{answer}");
+    let moved = promote(&["step"]);
+    assert_eq!(moved.code, 0, "{}", moved.stderr);
+    stage.assert_all_green();
+    assert_eq!(stage.promotion()["approvals"][0]["who"], "olga");
+    assert_eq!(listening.post("/approve", &olgas).0, 409, "it is over");
+}
+
+#[test]
 fn nobody_is_listened_to_without_a_token_that_is_long_enough() {
     let stage = Stage::new(LONG, "");
     let listen = |name: &str, value: &str| {
@@ -339,7 +396,7 @@ fn what_the_guide_shows_of_alertmanager_and_of_the_calls_is_so() {
     let stage = Stage::new(LONG, "");
     let (_, known) = Listening::start(&stage).get("/");
     let known = known["error"].as_str().unwrap().trim_start_matches("there is only ").to_owned();
-    assert_eq!(known.split(", ").count(), 6);
+    assert_eq!(known.split(", ").count(), 7);
     for call in known.split(", ") {
         assert!(guide.contains(&format!("`{call}`")), "{call}");
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::approve;
 use super::machine::State;
 use super::orders;
 use super::record::{Record, phase};
@@ -34,6 +35,7 @@ const LIMITS: Limits = Limits { body: 64 * 1024, time: Duration::from_secs(5), a
 const CALLS: &[(&str, &str)] = &[
     ("/alertmanager", "POST"),
     ("/abort", "POST"),
+    ("/approve", "POST"),
     ("/pause", "POST"),
     ("/resume", "POST"),
     ("/status", "GET"),
@@ -105,6 +107,7 @@ impl Desk for Counter {
             "/status" => self.status(),
             "/validate" => self.validate(),
             "/alertmanager" => self.alertmanager(body),
+            "/approve" => self.approve(&who(head), body),
             path => reason_in(body).and_then(|why| {
                 let asks = Asks { who: who(head), why };
                 match path {
@@ -191,6 +194,16 @@ impl Counter {
         let what = with_reason("resume", &record, asks.why.as_deref());
         ledger::note(&job, &place, &asks.who, &what, None)?;
         Ok(did("resume", &record, "it may go on"))
+    }
+
+    /// Takes an approval as `promote approve` wrote it: what counts is whose key has signed it, not who
+    /// brings it.
+    fn approve(&self, who: &str, body: &[u8]) -> Result<Answer, Fault> {
+        let job = self.job();
+        let what = approve::receive(&job, body)?;
+        let place = store(&job)?;
+        ledger::note(&job, &place, who, &what, None)?;
+        Ok(Answer::new(200, json!({"did": "approve", "says": what})))
     }
 
     fn abort(&self, asks: &Asks) -> Result<Answer, Fault> {

@@ -270,6 +270,35 @@ fn an_abort_by_workflow_takes_traffic_back_with_the_real_tool() {
     assert!(stage.promotion()["reason"].as_str().unwrap().ends_with(": orders drop"));
 }
 
+#[test]
+fn an_approval_by_workflow_opens_the_gate_with_the_real_tool() {
+    let steps = "[{weight: 10%, bake: 1s}, {weight: 100%, approve: [product_owner]}]";
+    let stage = Stage::new(steps, "  approvers: {product_owner: [olga]}\n");
+    gates::key(&stage, "ci", "");
+    gates::key(&stage, "olga", "approvers");
+    let signed = ["--trust", "trust", "--sign-key", "ci.key"];
+    assert_eq!(stage.promote(&[&["start"], &signed[..]].concat()).code, 0);
+    let script = script(&workflow("promote-control.yml"), "Approve");
+    let key = std::fs::read_to_string(stage.path().join("olga.key")).unwrap();
+    let variables = [
+        ("ROLE", "product_owner"),
+        ("REASON", "figures are fine"),
+        ("APPROVAL_KEY", key.as_str()),
+        ("VERSION", "unknown"),
+        ("ENVIRONMENTS", "production"),
+        ("TRAPKEY_ENVIRONMENT", "production"),
+        ("TRAPKEY_TRUST", "trust"),
+        ("GITHUB_SHA", "another-commit"),
+    ];
+    let (ended, _) = for_real(&stage, &script, &variables);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    std::thread::sleep(Duration::from_secs(1));
+    let moved = stage.promote(&[&["step"], &signed[..]].concat());
+    assert_eq!(moved.code, 0, "{}", moved.stderr);
+    stage.assert_all_green();
+    assert_eq!(stage.promotion()["approvals"][0]["reason"], "figures are fine");
+}
+
 /// Runs a script with the real tools; returns how it ended and the step outputs.
 fn for_real(stage: &Stage, script: &str, variables: &[(&str, &str)]) -> (Ended, String) {
     let (file, output) = (stage.path().join("script.sh"), stage.path().join("output"));
