@@ -386,6 +386,13 @@ impl Envoy {
     /// The route configurations of our name that run; Envoy has one for each way it is subscribed to.
     fn running(&self) -> Result<Vec<Value>, Fault> {
         let dump = self.ask("/config_dump?resource=dynamic_route_configs")?;
+        // Without any such routes Envoy answers with an empty object.
+        if dump.as_object().is_none_or(|all| !all.is_empty() && !all.contains_key("configs")) {
+            return Err(Fault::infrastructure("Envoy's admin address does not answer as it should")
+                .place(crate::redact::redact(&self.settings.admin))
+                .cause("what it answered is no dump of its configuration")
+                .help("is this the address under `admin:` of Envoy's configuration?"));
+        }
         let found: Vec<Value> = list(&dump, "configs")
             .iter()
             .filter_map(|config| field(config, "route_config"))

@@ -358,15 +358,20 @@ fn a_connection_that_is_kept_alive_leaves_the_bad_side_with_its_next_request() {
             stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             BufReader::new(stream)
         };
-        let mut kept: Vec<_> = (0..8).map(|_| connect()).collect();
-        for stream in &mut kept {
-            assert_eq!(ask(stream).as_deref(), Some("1.1"));
-        }
+        // A router that has just been reloaded may close a connection that is new.
+        let fresh = |release: &str| {
+            let mut tries = (0..3).map(|_| connect());
+            let kept = tries.find_map(|mut stream| ask(&mut stream).map(|release| (stream, release)));
+            let (stream, answered) = kept.expect("a connection that is answered");
+            assert_eq!(answered, release);
+            stream
+        };
+        let mut kept: Vec<_> = (0..8).map(|_| fresh("1.1")).collect();
         router.set(Split { green: 0.0, close_idle_side: true }).unwrap();
         let after: Vec<Option<String>> = kept.iter_mut().map(ask).collect();
         assert!(after.iter().flatten().all(|release| release == "1.0"), "{after:?}");
         // Closed is as good as moved: the user comes again.
-        assert_eq!(ask(&mut connect()).as_deref(), Some("1.0"));
+        drop(fresh("1.0"));
         let kept = after.iter().flatten().count();
         figure(&format!(
             "{}: {kept} of 8 kept-alive connections lived on",
@@ -383,7 +388,9 @@ fn a_long_request_may_end_within_the_drain_while_others_are_on_the_other_side() 
         let (before, url) = (case.green.served(), case.server.url());
         let long = std::thread::spawn(move || {
             let client = trapkey::world::http::Client::new(Duration::from_secs(10), 0);
-            client.get(&url).map(|answer| answer.header("x-release").map(str::to_owned))
+            // A router that has just been reloaded may close a new connection: a browser asks again.
+            let answer = client.get(&url).or_else(|_| client.get(&url));
+            answer.map(|answer| answer.header("x-release").map(str::to_owned))
         });
         wait_until("the long request", || case.green.served() > before);
         router.set(Split { green: 0.0, close_idle_side: true }).unwrap();
