@@ -1,14 +1,17 @@
 //! `promote`: moves traffic to a new version, step by step, and back when it must.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
+use jiff::Timestamp;
 use trapkey::cli::{self, Shared};
 use trapkey::evidence::PromoteBody;
+use trapkey::tools::promote::flags::{self, Change, Serves};
 use trapkey::tools::promote::{self, Approve, Call, Mode};
-use trapkey::units::Span;
+use trapkey::units::{Span, parse_share};
 
 const TOOL: &str = "promote";
 
@@ -68,6 +71,82 @@ enum Command {
     },
     /// Print the steps and touch nothing
     Plan,
+    /// Feature flags of this environment
+    #[command(subcommand)]
+    Flag(Flag),
+    /// Take pause, resume, abort and approvals over HTTP, and Alertmanager's webhook
+    Listen {
+        /// Where to listen; callers show the token of TRAPKEY_TOKEN or TRAPKEY_TOKEN_FILE
+        #[arg(long, env = "TRAPKEY_LISTEN", default_value = "127.0.0.1:9097", value_name = "ADDRESS")]
+        on: SocketAddr,
+    },
+}
+
+#[derive(Subcommand)]
+enum Flag {
+    /// Change a flag, or make it; what is not named stays as it is
+    Set(Set),
+    /// Show all flags
+    List,
+    /// Say whether a flag is on: prints `on` or `off`
+    Eval {
+        /// The flag
+        name: String,
+        /// The user, by any name that stays the same
+        #[arg(long, value_name = "USER")]
+        user: Option<String>,
+        /// A group of the user; may be given several times
+        #[arg(long, value_name = "NAME")]
+        group: Vec<String>,
+        /// End with 1 when it is off
+        #[arg(long)]
+        exit_code: bool,
+    },
+}
+
+#[derive(Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+struct Set {
+    /// The flag
+    name: String,
+    /// On for everybody
+    #[arg(long, conflicts_with_all = ["off", "percentage"])]
+    on: bool,
+    /// Off for everybody
+    #[arg(long, conflicts_with = "percentage")]
+    off: bool,
+    /// On for that share of users, and for the groups
+    #[arg(long, value_parser = parse_share, value_name = "SHARE")]
+    percentage: Option<f64>,
+    /// A group that has it whatever the share; all that are given take the place of those of before
+    #[arg(long, value_name = "NAME")]
+    group: Vec<String>,
+    /// No group has it
+    #[arg(long, conflicts_with = "group")]
+    no_groups: bool,
+    /// Off before that moment, such as 2026-01-02T03:04:05Z
+    #[arg(long, value_name = "TIME")]
+    from: Option<Timestamp>,
+    /// Off from that moment on
+    #[arg(long, value_name = "TIME")]
+    until: Option<Timestamp>,
+    /// Neither a beginning nor an end
+    #[arg(long, conflicts_with_all = ["from", "until"])]
+    always: bool,
+}
+
+impl Set {
+    fn change(&self) -> Change {
+        let serves = match (self.on, self.off, self.percentage) {
+            (true, ..) => Some(Serves::Everybody),
+            (_, true, _) => Some(Serves::Nobody),
+            (.., Some(_)) => Some(Serves::Some),
+            _ => None,
+        };
+        let groups = (self.no_groups || !self.group.is_empty()).then(|| self.group.clone());
+        let moment = |given: Option<Timestamp>| given.map(Some).or(self.always.then_some(None));
+        Change { serves, share: self.percentage, groups, from: moment(self.from), until: moment(self.until) }
+    }
 }
 
 #[derive(Args)]
@@ -95,17 +174,27 @@ fn main() -> ExitCode {
             cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::run(job, Call::GoOn, Mode::Once))
         }
         Command::Abort { reason } => {
-            cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::abort(job, reason))
+            cli::recall::<PromoteBody>(&shared, TOOL, |job| promote::abort(job, reason))
         }
-        Command::Approve { role, key, step, reason, expires_in } => cli::aside(&shared, TOOL, |job| {
+        Command::Approve { role, key, step, reason, expires_in } => cli::order(&shared, TOOL, |job| {
             let asked =
                 Approve { role: &role, step, key: key.as_deref(), reason: reason.clone(), expires_in };
             promote::approve(job, asked)
         }),
-        Command::Undo { reason } => cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::undo(job, reason)),
-        Command::Status => cli::aside(&shared, TOOL, promote::status),
-        Command::Pause => cli::aside(&shared, TOOL, promote::pause),
-        Command::Resume => cli::aside(&shared, TOOL, promote::resume),
-        Command::Plan => cli::aside(&shared, TOOL, promote::plan),
+        Command::Undo { reason } => {
+            cli::recall::<PromoteBody>(&shared, TOOL, |job| promote::undo(job, reason))
+        }
+        Command::Status => cli::order(&shared, TOOL, promote::status),
+        Command::Pause => cli::order(&shared, TOOL, promote::pause),
+        Command::Resume => cli::order(&shared, TOOL, promote::resume),
+        Command::Plan => cli::order(&shared, TOOL, promote::plan),
+        Command::Flag(flag) => cli::order(&shared, TOOL, |job| match flag {
+            Flag::Set(set) => flags::set(job, &set.name, &set.change()),
+            Flag::List => flags::list(job),
+            Flag::Eval { name, user, group, exit_code } => {
+                flags::eval(job, &name, user.as_deref(), &group, exit_code)
+            }
+        }),
+        Command::Listen { on } => cli::order(&shared, TOOL, |job| promote::listen(job, on)),
     })
 }

@@ -186,12 +186,31 @@ pub fn gate<B: Body + Default>(
     tool: &'static str,
     work: impl FnOnce(&Job) -> Result<Exit, Fault>,
 ) -> Result<Exit, Fault> {
+    gate_on::<B>(Job::open, shared, tool, work)
+}
+
+/// The same for what is asked of a release that was begun elsewhere: its artifacts need not be here,
+/// or a way back would hang on a file that nobody needs for it.
+pub fn recall<B: Body + Default>(
+    shared: &Shared,
+    tool: &'static str,
+    work: impl FnOnce(&Job) -> Result<Exit, Fault>,
+) -> Result<Exit, Fault> {
+    gate_on::<B>(Job::open_without_artifacts, shared, tool, work)
+}
+
+fn gate_on<B: Body + Default>(
+    open: fn(Call) -> Result<Job, Fault>,
+    shared: &Shared,
+    tool: &'static str,
+    work: impl FnOnce(&Job) -> Result<Exit, Fault>,
+) -> Result<Exit, Fault> {
     let mut call = shared.call_without_keys(tool)?;
     if let Err(fault) = shared.read_keys(&mut call) {
         job::record_fault::<B>(&call, None, &fault);
         return Err(fault);
     }
-    let job = match Job::open(call.clone()) {
+    let job = match open(call.clone()) {
         Ok(job) => job,
         Err(fault) => {
             job::record_fault::<B>(&call, None, &fault);
@@ -210,4 +229,13 @@ pub fn aside(
     work: impl FnOnce(&Job) -> Result<Exit, Fault>,
 ) -> Result<Exit, Fault> {
     work(&Job::open(shared.call(tool)?)?)
+}
+
+/// The same without looking at the plan's artifacts.
+pub fn order(
+    shared: &Shared,
+    tool: &'static str,
+    work: impl FnOnce(&Job) -> Result<Exit, Fault>,
+) -> Result<Exit, Fault> {
+    work(&Job::open_without_artifacts(shared.call(tool)?)?)
 }

@@ -78,6 +78,15 @@ impl Job {
     ///
     /// Errors (2): the plan does not validate, a variable was given that it does not name, the environment is not in it, an artifact is missing.
     pub fn open(call: Call) -> Result<Self, Fault> {
+        let mut job = Self::open_without_artifacts(call)?;
+        job.release.artifacts = artifacts(&job.loaded)?;
+        Ok(job)
+    }
+
+    /// The same for a call about a release that was begun elsewhere, whose artifacts need not be here.
+    ///
+    /// Errors (2): those of [`Job::open`], save that for artifacts.
+    pub fn open_without_artifacts(call: Call) -> Result<Self, Fault> {
         let loaded = Loaded::read(&call.plan, call.set.clone())?;
         if let Some(name) = call.set.keys().find(|name| !loaded.names_variable(name)) {
             // A typing error here would otherwise release a default, and nobody would notice.
@@ -89,29 +98,13 @@ impl Job {
         }
         let environment = choose_environment(&loaded, call.environment.as_deref())?;
         let spec = &loaded.plan.release;
-        let artifacts = spec
-            .artifacts
-            .iter()
-            .map(|artifact| {
-                let path = loaded.at(&artifact.value);
-                let (sha256, _) = files::sha256_file(&path).map_err(|e| {
-                    Fault::usage(format!("the artifact `{artifact}` cannot be read"))
-                        .place(path.display().to_string())
-                        .cause(e)
-                        .help(
-                            "build it first, or correct `release.artifacts`; paths are relative to the plan",
-                        )
-                })?;
-                Ok(Artifact { name: artifact.value.clone(), sha256 })
-            })
-            .collect::<Result<Vec<_>, Fault>>()?;
         let release = Release {
             service: loaded.plan.service.clone(),
             version: spec.version.clone(),
             previous: spec.previous.clone(),
             environment,
             commit: spec.commit.clone().or_else(ci::commit),
-            artifacts,
+            artifacts: Vec::new(),
         };
         Ok(Self { call, loaded, release })
     }
@@ -238,6 +231,21 @@ impl Job {
         let bytes = std::fs::read(&path).map_err(|e| files::unwritable(&path, &e))?;
         world::talk::data(&bytes).map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
     }
+}
+
+/// The digests of the plan's artifacts.
+fn artifacts(loaded: &Loaded) -> Result<Vec<Artifact>, Fault> {
+    let read = |artifact: &crate::units::Text| {
+        let path = loaded.at(&artifact.value);
+        let (sha256, _) = files::sha256_file(&path).map_err(|e| {
+            Fault::usage(format!("the artifact `{artifact}` cannot be read"))
+                .place(path.display().to_string())
+                .cause(e)
+                .help("build it first, or correct `release.artifacts`; paths are relative to the plan")
+        })?;
+        Ok(Artifact { name: artifact.value.clone(), sha256 })
+    };
+    loaded.plan.release.artifacts.iter().map(read).collect()
 }
 
 fn choose_environment(loaded: &Loaded, named: Option<&str>) -> Result<String, Fault> {

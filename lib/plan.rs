@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -634,13 +634,13 @@ pub struct Contact {
 /// Where `${NAME}` finds its values: `--set` first, then the environment.
 #[derive(Clone, Debug, Default)]
 pub struct PlanVariables {
-    set: Rc<BTreeMap<String, String>>,
+    set: Arc<BTreeMap<String, String>>,
 }
 
 impl PlanVariables {
     /// Variables given with `--set`, in front of the environment.
     pub fn new(set: BTreeMap<String, String>) -> Self {
-        Self { set: Rc::new(set) }
+        Self { set: Arc::new(set) }
     }
 }
 

@@ -10,6 +10,7 @@
 //! | `state.json` | the record, with a version that rises with every write |
 //! | `abort.json`, `pause.json` | what somebody asked for while another job works |
 //! | `approval.ROLE.EPOCH.json` | what somebody approved |
+//! | `flags.json`, `calls.json` | feature flags; what was called for over HTTP |
 //! | journal | every action before and after it |
 
 use std::path::Path;
@@ -312,6 +313,62 @@ impl Store {
         Ok(found)
     }
 
+    /// A small document beside the state; nothing when there is none.
+    ///
+    /// Errors (4): it cannot be read, or is damaged.
+    pub fn document<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Fault> {
+        Ok(self.read_document(name)?.map(|(document, _)| document))
+    }
+
+    /// Changes a small document on top of what stands there. `change` is asked anew where somebody
+    /// else was faster; where it gives nothing, nothing is written.
+    ///
+    /// Errors: those of `change`; the document cannot be read or written, or is damaged (4).
+    pub fn revise<T: DeserializeOwned + Serialize>(
+        &self,
+        name: &str,
+        mut change: impl FnMut(Option<T>) -> Result<Option<T>, Fault>,
+    ) -> Result<(), Fault> {
+        for _ in 0..REVISIONS {
+            let (found, condition) = match self.read_document(name)? {
+                Some((found, tag)) => (Some(found), Condition::Is(tag)),
+                None => (None, Condition::New),
+            };
+            let Some(next) = change(found)? else { return Ok(()) };
+            let mut value = serde_json::to_value(&next).map_err(|e| self.unwritten(name, e))?;
+            crate::redact::redact_json(&mut value);
+            let bytes = serde_json::to_vec(&value).map_err(|e| self.unwritten(name, e))?;
+            if matches!(self.place.put(name, &bytes, &condition)?, Put::Done(_)) {
+                return Ok(());
+            }
+            // Those who collided must not go on in step.
+            std::thread::sleep(Duration::from_millis(crate::world::unique() % 20));
+        }
+        Err(self.unwritten(name, "others keep changing it").help("run it again"))
+    }
+
+    /// Changes what was asked, on top of what stands there; nothing leaves it as it is. A request is
+    /// taken back by one about epoch 0, which no promotion has.
+    pub fn revise_asked(
+        &self,
+        ask: Ask,
+        mut change: impl FnMut(Option<Asked>) -> Option<Asked>,
+    ) -> Result<(), Fault> {
+        let done = self.revise(ask.object(), |found| Ok(change(found)));
+        self.look_anew(ask);
+        done
+    }
+
+    fn read_document<T: DeserializeOwned>(&self, name: &str) -> Result<Option<(T, Tag)>, Fault> {
+        let Some(object) = self.place.get(name)? else { return Ok(None) };
+        serde_json::from_slice(&object.bytes).map(|document| Some((document, object.tag))).map_err(|e| {
+            Fault::infrastructure("a document beside the promote state is damaged")
+                .place(format!("{}/{name}", self.shown()))
+                .cause(e)
+                .help("nothing was touched; move it away, and say anew what is to stand in it")
+        })
+    }
+
     fn unwritten(&self, name: &str, cause: impl std::fmt::Display) -> Fault {
         Fault::infrastructure("the promote state cannot be written")
             .place(format!("{}/{name}", self.shown()))
@@ -320,6 +377,9 @@ impl Store {
 }
 
 const STATE: &str = "state.json";
+
+/// How often a change is tried where others change the same.
+const REVISIONS: usize = 100;
 
 /// A name for a file or an object: letters, digits, `-`, `_` stay, everything else becomes `%xx`.
 pub(crate) fn plain_name(environment: &str) -> String {

@@ -1,10 +1,12 @@
-//! The only doors to the outside: HTTP, PostgreSQL, S3, commands, files, signals, the CI system, the terminal.
+//! The only doors to the outside: HTTP (asked and answered), PostgreSQL, S3, commands, files, signals,
+//! the CI system, the terminal.
 
 pub mod ci;
 pub mod files;
 pub mod http;
 pub mod postgres;
 pub mod s3;
+pub mod serve;
 pub mod shell;
 pub mod signal;
 pub mod talk;

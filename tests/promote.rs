@@ -17,6 +17,7 @@ mod ab;
 mod bad_input;
 mod bucket;
 mod connections;
+mod control;
 mod crashes;
 mod envoy;
 mod gates;

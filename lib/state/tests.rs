@@ -74,6 +74,9 @@ over_all! {
     of_racing_writers_one_wins
     an_own_write_whose_answer_was_lost_is_built_upon
     documents_are_kept_and_listed
+    changes_of_a_small_document_from_many_sides_are_all_there_in_the_end
+    a_damaged_small_document_is_named_and_left_alone
+    a_request_is_taken_back_only_where_it_still_is_the_one_that_was_meant
 }
 
 const LASTS: Duration = Duration::from_millis(1500);
@@ -245,4 +248,50 @@ fn an_address_of_another_kind_is_refused_by_name() {
         assert_eq!(refused.exit, Exit::Usage);
         assert!(refused.to_string().contains("s3://BUCKET/PREFIX"), "{refused}");
     }
+}
+
+fn changes_of_a_small_document_from_many_sides_are_all_there_in_the_end(spot: &Spot) {
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            scope.spawn(move || {
+                let store = spot.store();
+                for number in 0..5 {
+                    store
+                        .revise::<Vec<u32>>("small.json", |found| {
+                            let mut next = found.unwrap_or_default();
+                            next.push(writer * 100 + number);
+                            Ok(Some(next))
+                        })
+                        .unwrap();
+                }
+            });
+        }
+    });
+    let mut found = spot.store().document::<Vec<u32>>("small.json").unwrap().unwrap();
+    found.sort_unstable();
+    let expected: Vec<u32> = (0..4).flat_map(|w| (0..5).map(move |n| w * 100 + n)).collect();
+    assert_eq!(found, expected);
+}
+
+fn a_damaged_small_document_is_named_and_left_alone(spot: &Spot) {
+    let store = spot.store();
+    store.keep("small.json", b"{\"cut").unwrap();
+    let fault = store.revise::<Vec<u32>>("small.json", |_| Ok(Some(vec![1]))).unwrap_err();
+    assert_eq!(fault.exit, Exit::Infrastructure);
+    assert!(fault.place.unwrap().ends_with("production/small.json"));
+    assert_eq!(spot.read("small.json"), "{\"cut");
+}
+
+fn a_request_is_taken_back_only_where_it_still_is_the_one_that_was_meant(spot: &Spot) {
+    let store = spot.store();
+    let asked = |epoch, who: &str| Asked { epoch, who: who.into(), at: String::new(), why: None };
+    let withdraw = |who: &str| {
+        let is_mine = |found: &Option<Asked>| found.as_ref().is_some_and(|f| f.who == who);
+        store.revise_asked(Ask::Pause, |found| is_mine(&found).then(|| asked(0, who))).unwrap();
+    };
+    store.ask(Ask::Pause, &asked(3, "alice")).unwrap();
+    withdraw("an alert");
+    assert_eq!(store.asked(Ask::Pause, 3).unwrap().who, "alice");
+    withdraw("alice");
+    assert_eq!(store.asked(Ask::Pause, 3), None);
 }

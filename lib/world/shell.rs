@@ -72,6 +72,8 @@ impl Order {
             .args(arguments)
             .current_dir(&self.folder)
             .env_remove(KEPT_BACK)
+            // It opens the control calls of `promote listen`, and is nothing for hooks.
+            .env_remove("TRAPKEY_TOKEN")
             .envs(self.env.iter().map(|(k, v)| (k, v)))
             .stdin(stdin)
             .stdout(Stdio::piped())

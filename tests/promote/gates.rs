@@ -246,7 +246,7 @@ fn steps_judge_what_earlier_steps_have_seen_as_well() {
 }
 
 /// Keys as `openssl` makes them: a private one, and the public one in the folder of trust.
-fn key(stage: &Stage, name: &str, folder: &str) {
+pub(super) fn key(stage: &Stage, name: &str, folder: &str) {
     let trust = stage.path().join("trust").join(folder);
     std::fs::create_dir_all(&trust).unwrap();
     let private = stage.path().join(format!("{name}.key"));

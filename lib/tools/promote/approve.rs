@@ -5,7 +5,7 @@ use std::path::Path;
 use super::approval::{self, Order, Wanted};
 use super::record::Record;
 use super::{begin, orders, store};
-use crate::evidence::{ApprovalBody, name_release};
+use crate::evidence::{self, Approval, ApprovalBody, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::plan::Promote;
@@ -37,6 +37,8 @@ pub struct Approve<'a> {
 pub fn approve(job: &Job, asked: Approve<'_>) -> Result<Exit, Fault> {
     let plan = begin::section(job)?;
     let record = under_way(job)?;
+    // It is about what is under way, and not about what the plan would begin here and now.
+    let job = &Job { release: record.release.clone(), ..job.clone() };
     let step = match asked.step {
         Some(step) => step,
         None => next_step(&record, plan, asked.role),
@@ -78,6 +80,30 @@ pub fn approve(job: &Job, asked: Approve<'_>) -> Result<Exit, Fault> {
         ),
     );
     Ok(Exit::Pass)
+}
+
+/// Takes an approval that was signed elsewhere, and leaves it where the gate finds it. Returns what was
+/// approved, in words.
+///
+/// Errors (5): there is no trust to hold it against, nothing is under way, or it would not count;
+/// it cannot be left beside the state (4).
+pub(super) fn receive(job: &Job, bytes: &[u8]) -> Result<String, Fault> {
+    let refused = |cause: String| Fault::refused("this approval does not count").cause(cause);
+    let trust = job.call.trust.as_ref().ok_or_else(|| {
+        refused("nothing says whose keys count".into()).help("start `promote listen` with --trust")
+    })?;
+    let record = under_way(job)?;
+    let found = evidence::parse::<ApprovalBody>(bytes, "the approval", Some(trust))?;
+    let Approval { role, step, who, .. } =
+        found.document.body.approval.ok_or_else(|| refused("it approves nothing".into()))?;
+    let step = step.ok_or_else(|| refused("it names no step".into()))?;
+    let plan = begin::section(job)?;
+    if !asks(plan, step, &role) {
+        return Err(nobody_asks(plan, &role, Some(step)));
+    }
+    approval::check(bytes, trust, &wanted(&record, plan, &role, step, world::now())).map_err(refused)?;
+    store(job)?.keep(&kept_name(record.promotion.epoch, &role, step), bytes)?;
+    Ok(format!("approval of step {step} of {} as {role}, written by {who}", name_release(&record.release)))
 }
 
 /// The name of an approval beside the state.

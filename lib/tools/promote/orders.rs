@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::begin;
 use super::drive::{Driver, Mode};
-use super::machine::Event;
+use super::machine::{Course, Event};
 use super::record::{Record, course_of, phase, strategy_word};
 use super::{store, take};
 use crate::evidence::{Outcome, name_release};
@@ -19,18 +19,19 @@ use crate::world::{self, ci, signal, talk};
 /// How long an abort waits for the job that holds the environment.
 const ABORT_PATIENCE: Duration = Duration::from_secs(120);
 
-fn print(text: &str) -> Result<(), Fault> {
+pub(super) fn print(text: &str) -> Result<(), Fault> {
     talk::data(text.as_bytes()).map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
 }
 
-fn pretty(value: &impl serde::Serialize) -> Result<String, Fault> {
+pub(super) fn pretty(value: &impl serde::Serialize) -> Result<String, Fault> {
     let wrong = |e| Fault::infrastructure("the answer cannot be written").cause(e);
     let mut value = serde_json::to_value(value).map_err(wrong)?;
     crate::redact::redact_json(&mut value);
     serde_json::to_string_pretty(&value).map(|text| text + "\n").map_err(wrong)
 }
 
-fn newest(job: &Job) -> Result<Option<Saved<Record>>, Fault> {
+/// The newest promotion of the environment, where there ever was one.
+pub(super) fn newest(job: &Job) -> Result<Option<Saved<Record>>, Fault> {
     store(job)?.load::<Record>()
 }
 
@@ -42,9 +43,11 @@ pub(super) fn running(job: &Job) -> Result<Saved<Record>, Fault> {
     })
 }
 
-/// Says where the newest promotion stands.
+/// Says where the newest promotion stands; the step outputs tell a later step the same.
 pub fn status(job: &Job) -> Result<Exit, Fault> {
-    let Some(saved) = newest(job)? else {
+    let found = newest(job)?;
+    tell_outputs(found.as_ref().map(|saved| &saved.record))?;
+    let Some(saved) = found else {
         if job.call.json {
             print("null\n")?;
         } else {
@@ -81,12 +84,42 @@ pub fn status(job: &Job) -> Result<Exit, Fault> {
     Ok(Exit::Pass)
 }
 
-/// Prints what the plan would do. Touches nothing.
-pub fn plan(job: &Job) -> Result<Exit, Fault> {
+/// What a job reads that only goes on where there is something to go on with: `due` says so, the
+/// rest names the release as it was begun.
+fn tell_outputs(record: Option<&Record>) -> Result<(), Fault> {
+    let state = match record.map(|r| r.outcome().0) {
+        None => "none",
+        Some(Outcome::InProgress) => "in_progress",
+        Some(Outcome::Promoted) => "promoted",
+        Some(Outcome::RolledBack) => "rolled_back",
+        Some(Outcome::Frozen) => "frozen",
+    };
+    let mut outputs =
+        vec![("state", state.to_owned()), ("due", record.is_some_and(|r| !r.state.finished()).to_string())];
+    if let Some(record) = record {
+        outputs.push(("epoch", record.promotion.epoch.to_string()));
+        outputs.push(("version", record.release.version.clone()));
+        outputs.push(("commit", record.release.commit.clone().unwrap_or_default()));
+    }
+    ci::outputs(&outputs).map_err(|e| {
+        Fault::infrastructure("the step outputs cannot be written")
+            .cause(e)
+            .help("look at GITHUB_OUTPUT or TRAPKEY_OUTPUT")
+    })
+}
+
+/// The way that the plan describes, once all of it that can be checked from here is right.
+pub(super) fn checked_course(job: &Job) -> Result<Course, Fault> {
     begin::validate(job)?;
     let section = begin::section(job)?;
     routers::open(&section.router, &job.loaded)?;
-    let course = course_of(section);
+    Ok(course_of(section))
+}
+
+/// Prints what the plan would do. Touches nothing.
+pub fn plan(job: &Job) -> Result<Exit, Fault> {
+    let course = checked_course(job)?;
+    let section = begin::section(job)?;
     if job.call.json {
         print(&pretty(&course)?)?;
         return Ok(Exit::Pass);
@@ -173,18 +206,30 @@ pub fn resume(job: &Job) -> Result<Exit, Fault> {
 /// Calls a promotion off: all traffic to the old side. Waits for the job that holds the environment
 /// to do it, or does it itself.
 pub fn abort(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
-    let saved = running(job)?;
-    let (record, epoch) = (&saved.record, saved.record.promotion.epoch);
+    let record = running(job)?.record;
+    let asked = asked(record.promotion.epoch, why);
+    call_off(job, &record, &asked)
+}
+
+/// Whether a promotion can still be called off under this plan.
+///
+/// Errors (5): it serves everything already, or steers another router than the plan's.
+pub(super) fn may_be_called_off(job: &Job, record: &Record) -> Result<(), Fault> {
     if record.state.serves() {
         return Err(finished(record));
     }
+    same_router(job, record)
+}
+
+/// Calls a promotion off in the name of whoever asked.
+pub(super) fn call_off(job: &Job, record: &Record, asked: &Asked) -> Result<Exit, Fault> {
+    may_be_called_off(job, record)?;
+    let epoch = asked.epoch;
     let store = store(job)?;
-    same_router(job, record)?;
-    let asked = asked(epoch, why);
     // It is left for the job that works now, and for every later one. Where it cannot be written, the
     // abort is carried out all the same as soon as nobody else works.
     if !record.state.finished()
-        && let Err(fault) = store.ask(Ask::Abort, &asked)
+        && let Err(fault) = store.ask(Ask::Abort, asked)
     {
         job.talk().line(Mark::Warn, &fault.line());
     }
@@ -203,7 +248,7 @@ pub fn abort(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
                 }
                 let router = begin::router(job)?;
                 let mut driver = Driver::new(job, Mode::Hold, router, lease, saved.record)?;
-                driver.call_off(&asked)?;
+                driver.call_off(asked)?;
                 driver.come_back()?;
                 driver.drive()?;
                 return driver.conclude();

@@ -1,0 +1,320 @@
+//! The shipped workflows: what their scripts do with what comes from outside, and with exit codes.
+
+use super::*;
+use crate::support::binary;
+
+/// What strangers may send in any field.
+const HOSTILE: &str = "$(touch pwned) `touch pwned` \"; touch pwned; ' ${HOME} | & > pwned \\ *";
+
+fn workflow(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates/workflows").join(name);
+    std::fs::read_to_string(path).unwrap()
+}
+
+/// The script of a step, as the runner would get it.
+fn script(workflow: &str, step: &str) -> String {
+    let mut lines = workflow.lines().skip_while(|line| line.trim() != format!("- name: {step}"));
+    assert!(lines.next().is_some(), "no step `{step}`");
+    let mut lines = lines.skip_while(|line| line.trim() != "run: |");
+    let head = lines.next().unwrap();
+    let depth = head.len() - head.trim_start().len() + 2;
+    let inside = |line: &&str| line.trim().is_empty() || line.len() - line.trim_start().len() >= depth;
+    lines.take_while(inside).map(|line| format!("{}\n", line.get(depth..).unwrap_or_default())).collect()
+}
+
+/// A folder with programs that write down how they were called, and end as they are told.
+struct Runner {
+    folder: tempfile::TempDir,
+}
+
+impl Runner {
+    fn new() -> Self {
+        let runner = Self { folder: folder() };
+        let bin = runner.folder.path().join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        for tool in ["preflight", "snapshot", "promote"] {
+            let path = bin.join(tool);
+            let text = "#!/bin/sh\nprintf '%s' \"${0##*/}\" >>calls\nprintf '<%s>' \"$@\" >>calls\necho >>calls\n\
+                        printf '%s' \"$FAKE_OUTPUTS\" >>\"$GITHUB_OUTPUT\"\nexit \"${FAKE_EXIT:-0}\"\n";
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        runner
+    }
+
+    /// Runs a script as GitHub's runner does; returns how it ended and what it called.
+    fn run(&self, script: &str, variables: &[(&str, &str)]) -> (Ended, Vec<String>) {
+        let folder = self.folder.path();
+        let file = folder.join("script.sh");
+        std::fs::write(&file, script).unwrap();
+        for name in ["calls", "output", "summary"] {
+            std::fs::write(folder.join(name), "").unwrap();
+        }
+        let ended = run(Command::new("bash")
+            .arg("-e")
+            .arg(&file)
+            .current_dir(folder)
+            .env("BIN_DIR", folder.join("bin"))
+            .env("GITHUB_OUTPUT", folder.join("output"))
+            .env("GITHUB_STEP_SUMMARY", folder.join("summary"))
+            .env("ENVIRONMENTS", "staging production")
+            .env("TRAPKEY_ENVIRONMENT", "production")
+            .envs(variables.iter().copied()));
+        assert!(!folder.join("pwned").exists(), "a value was run as code");
+        let calls = std::fs::read_to_string(folder.join("calls")).unwrap();
+        (ended, calls.lines().map(str::to_owned).collect())
+    }
+}
+
+#[test]
+fn no_expression_stands_inside_a_script() {
+    for name in ["promote-step.yml", "promote-control.yml"] {
+        let text = workflow(name);
+        let mut inside = None;
+        for line in text.lines() {
+            let depth = line.len() - line.trim_start().len();
+            if inside.is_some_and(|at| depth > at || line.trim().is_empty()) {
+                assert!(!line.contains("${{"), "{name}: {line}");
+            } else {
+                inside = (line.trim() == "run: |").then_some(depth);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_step_that_waits_for_people_is_a_notice_and_every_other_end_is_as_it_is() {
+    let (runner, script) = (Runner::new(), script(&workflow("promote-step.yml"), "Look, and go on or back"));
+    for (exit, outputs, expected) in [
+        ("0", "state=waiting\n", 0),
+        ("1", "state=rolled_back\n", 1),
+        ("3", "state=waiting\nwaits_for_approval=product_owner\n", 0),
+        ("3", "state=in_progress\n", 3),
+        ("3", "state=waiting\nwaits_for_approval=\n", 3),
+        ("4", "waits_for_approval=product_owner\n", 4),
+        ("5", "", 5),
+    ] {
+        let (ended, calls) =
+            runner.run(&script, &[("FAKE_EXIT", exit), ("FAKE_OUTPUTS", outputs), ("COMMIT", "")]);
+        assert_eq!(ended.code, expected, "{exit} {outputs:?}: {}", ended.stderr);
+        assert_eq!(ended.stdout.contains("::notice"), exit == "3" && expected == 0);
+        assert_eq!(calls, ["promote<step>"]);
+    }
+}
+
+#[test]
+fn the_summary_says_where_it_stands_and_when_to_look_again() {
+    let (runner, script) = (Runner::new(), script(&workflow("promote-step.yml"), "Say where it stands"));
+    let said = [
+        ("SUMMARY", HOSTILE),
+        ("STATE", "waiting"),
+        ("WEIGHT", "5 %"),
+        ("NEXT_AT", "2026-01-02T05:00:00Z"),
+        ("MISSING", "product_owner"),
+    ];
+    let (ended, _) = runner.run(&script, &said);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let summary = std::fs::read_to_string(runner.folder.path().join("summary")).unwrap();
+    assert_eq!(
+        summary,
+        format!(
+            "{HOSTILE}\n\n- state: waiting, 5 % on the new side\n- next look due at 2026-01-02T05:00:00Z\n\
+             - waits for the approval of product_owner\n"
+        )
+    );
+}
+
+/// A script, the command, its variables, and what is called.
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
+
+#[test]
+fn control_calls_hand_on_what_came_in_as_it_is() {
+    let (runner, text) = (Runner::new(), workflow("promote-control.yml"));
+    let (stop, go) = (script(&text, "Look or stop"), script(&text, "Go on"));
+    let approve = script(&text, "Approve");
+    let reason = format!("promote<abort><--reason={HOSTILE}>");
+    let role = format!("--role={HOSTILE}");
+    let flag = format!("promote<flag><set><--percentage={HOSTILE}><--group=a><--group=*><--><{HOSTILE}>");
+    let cases: &[Case<'_>] = &[
+        (&stop, "status", &[], &["promote<status>"]),
+        (&stop, "validate", &[], &["promote<plan>"]),
+        (&stop, "pause", &[], &["promote<pause>"]),
+        (&stop, "abort", &[("REASON", HOSTILE)], &[&reason]),
+        (&stop, "abort", &[], &["promote<abort><--reason=by workflow>"]),
+        (&go, "resume", &[], &["promote<resume>"]),
+        (&go, "start", &[("VERSION", "1.4.2")], &["preflight<>", "snapshot<create>", "promote<start>"]),
+        (&go, "flag", &[("FLAG", "new"), ("VALUE", "on")], &["promote<flag><set><--on><--><new>"]),
+        (&go, "flag", &[("FLAG", HOSTILE), ("VALUE", HOSTILE), ("GROUPS_OF_FLAG", "a *")], &[&flag]),
+        (
+            &go,
+            "flag",
+            &[("FLAG", "--on"), ("GROUPS_OF_FLAG", "b")],
+            &["promote<flag><set><--group=b><--><--on>"],
+        ),
+    ];
+    for (script, command, variables, expected) in cases {
+        let command = format!("trapkey-{command}");
+        let all = [&[("COMMAND", command.as_str())][..], variables].concat();
+        let (ended, calls) = runner.run(script, &all);
+        assert_eq!(ended.code, 0, "{command}: {}{}", ended.stdout, ended.stderr);
+        assert_eq!(calls, *expected, "{command}");
+    }
+    let (ended, calls) = runner.run(&approve, &[("ROLE", HOSTILE), ("APPROVAL_KEY", "the-private-key")]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert!(calls[0].starts_with("promote<approve><") && calls[0].contains(&role), "{calls:?}");
+    let key = calls[0].split("--key=").nth(1).unwrap().split('>').next().unwrap();
+    assert!(!Path::new(key).exists(), "the key was left in {key}");
+    assert!(!calls[0].contains("the-private-key"));
+}
+
+#[test]
+fn a_control_call_is_refused_where_it_is_not_understood() {
+    let (runner, text) = (Runner::new(), workflow("promote-control.yml"));
+    for (step, command) in [("Look or stop", "abort"), ("Go on", "resume"), ("Approve", "approve")] {
+        let script = script(&text, step);
+        let command = format!("trapkey-{command}");
+        for environment in ["", "prod", "staging production", "*", HOSTILE] {
+            let (ended, calls) =
+                runner.run(&script, &[("COMMAND", &command), ("TRAPKEY_ENVIRONMENT", environment)]);
+            assert_eq!((ended.code, calls.len()), (2, 0), "{step} {environment}: {}", ended.stdout);
+        }
+        if step != "Approve" {
+            for unknown in ["", "trapkey-", "trapkey-undo", HOSTILE] {
+                let (ended, calls) = runner.run(&script, &[("COMMAND", unknown)]);
+                assert_eq!((ended.code, calls.len()), (2, 0), "{step} {unknown}");
+            }
+        }
+    }
+    let go = script(&text, "Go on");
+    let (ended, calls) = runner.run(&go, &[("COMMAND", "trapkey-start"), ("VERSION", "unknown")]);
+    assert_eq!((ended.code, calls.len()), (2, 0));
+    // A gate that closes ends it there.
+    let start = [("COMMAND", "trapkey-start"), ("VERSION", "1.4.2"), ("FAKE_EXIT", "1")];
+    let (ended, calls) = runner.run(&go, &start);
+    assert_eq!((ended.code, calls.as_slice()), (1, &["preflight<>".to_owned()][..]));
+}
+
+#[test]
+fn an_abort_by_workflow_is_well_when_it_has_rolled_back_and_only_then() {
+    let (runner, script) = (Runner::new(), script(&workflow("promote-control.yml"), "Look or stop"));
+    for (exit, outputs, expected) in [
+        ("1", "state=rolled_back\n", 0),
+        ("1", "state=frozen\n", 1),
+        ("1", "", 1),
+        ("4", "state=rolled_back\n", 4),
+        ("5", "", 5),
+    ] {
+        let all = [("COMMAND", "trapkey-abort"), ("FAKE_EXIT", exit), ("FAKE_OUTPUTS", outputs)];
+        assert_eq!(runner.run(&script, &all).0.code, expected, "{exit} {outputs:?}");
+    }
+}
+
+#[test]
+fn the_scheduled_workflow_takes_a_release_to_its_end_with_the_real_tool() {
+    let stage = Stage::new("[{weight: 10%, bake: 600ms}, {weight: 100%}]", "");
+    let text = workflow("promote-step.yml");
+    let (look, step) = (script(&text, "Is a release under way?"), script(&text, "Look, and go on or back"));
+    let round = |script: &str, version: &str, commit: &str| {
+        let variables =
+            [("VERSION", version), ("COMMIT", commit), ("GITHUB_SHA", "the-commit-of-the-schedule")];
+        let (ended, outputs) = for_real(&stage, script, &variables);
+        let get = |name: &str| {
+            let line = outputs.lines().rev().find_map(|l| l.strip_prefix(&format!("{name}=")));
+            line.unwrap_or_default().to_owned()
+        };
+        (ended, get("due"), get("version"), get("commit"), get("state"))
+    };
+    let (ended, due, ..) = round(&look, "unknown", "");
+    assert_eq!((ended.code, due.as_str()), (0, "false"), "{}", ended.stderr);
+    let started =
+        run(tool("promote", stage.path()).arg("start").env("VERSION", "7.0").env("GITHUB_SHA", "abc123"));
+    assert_eq!(started.code, 0, "{}", started.stderr);
+    let mut states = Vec::new();
+    for _ in 0..20 {
+        let (ended, due, version, commit, _) = round(&look, "unknown", "");
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        if due == "false" {
+            break;
+        }
+        assert_eq!((version.as_str(), commit.as_str()), ("7.0", "abc123"));
+        let (ended, .., state) = round(&step, &version, &commit);
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        states.push(state);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert_eq!(states.last().map(String::as_str), Some("promoted"), "{states:?}");
+    stage.assert_all_green();
+}
+
+#[test]
+fn an_abort_by_workflow_takes_traffic_back_with_the_real_tool() {
+    let stage = Stage::new(LONG, "");
+    let script = script(&workflow("promote-control.yml"), "Look or stop");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    let call = |command: &str, environments: &str| {
+        let variables = [
+            ("COMMAND", command),
+            ("REASON", "orders drop"),
+            ("VERSION", "unknown"),
+            ("ENVIRONMENTS", environments),
+            ("TRAPKEY_ENVIRONMENT", "production"),
+        ];
+        for_real(&stage, &script, &variables).0
+    };
+    assert_eq!(call("trapkey-abort", "staging").code, 2);
+    assert_eq!(stage.phase(), "baking");
+    let validated = call("trapkey-validate", "production");
+    assert!(validated.code == 0 && validated.stdout.contains("50 % on green"), "{}", validated.stdout);
+    assert_eq!(call("trapkey-pause", "production").code, 0);
+    assert!(call("trapkey-status", "production").stdout.contains("paused"));
+    let aborted = call("trapkey-abort", "production");
+    assert_eq!(aborted.code, 0, "{}", aborted.stderr);
+    stage.assert_all_blue();
+    assert!(stage.promotion()["reason"].as_str().unwrap().ends_with(": orders drop"));
+}
+
+#[test]
+fn an_approval_by_workflow_opens_the_gate_with_the_real_tool() {
+    let steps = "[{weight: 10%, bake: 1s}, {weight: 100%, approve: [product_owner]}]";
+    let stage = Stage::new(steps, "  approvers: {product_owner: [olga]}\n");
+    gates::key(&stage, "ci", "");
+    gates::key(&stage, "olga", "approvers");
+    let signed = ["--trust", "trust", "--sign-key", "ci.key"];
+    assert_eq!(stage.promote(&[&["start"], &signed[..]].concat()).code, 0);
+    let script = script(&workflow("promote-control.yml"), "Approve");
+    let key = std::fs::read_to_string(stage.path().join("olga.key")).unwrap();
+    let variables = [
+        ("ROLE", "product_owner"),
+        ("REASON", "figures are fine"),
+        ("APPROVAL_KEY", key.as_str()),
+        ("VERSION", "unknown"),
+        ("ENVIRONMENTS", "production"),
+        ("TRAPKEY_ENVIRONMENT", "production"),
+        ("TRAPKEY_TRUST", "trust"),
+        ("GITHUB_SHA", "another-commit"),
+    ];
+    let (ended, _) = for_real(&stage, &script, &variables);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    std::thread::sleep(Duration::from_secs(1));
+    let moved = stage.promote(&[&["step"], &signed[..]].concat());
+    assert_eq!(moved.code, 0, "{}", moved.stderr);
+    stage.assert_all_green();
+    assert_eq!(stage.promotion()["approvals"][0]["reason"], "figures are fine");
+}
+
+/// Runs a script with the real tools; returns how it ended and the step outputs.
+fn for_real(stage: &Stage, script: &str, variables: &[(&str, &str)]) -> (Ended, String) {
+    let (file, output) = (stage.path().join("script.sh"), stage.path().join("output"));
+    std::fs::write(&file, script).unwrap();
+    std::fs::write(&output, "").unwrap();
+    let ended = run(Command::new("bash")
+        .arg("-e")
+        .arg(&file)
+        .current_dir(stage.path())
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("BIN_DIR", binary("promote").parent().unwrap())
+        .env("GITHUB_OUTPUT", &output)
+        .envs(variables.iter().copied()));
+    (ended, std::fs::read_to_string(&output).unwrap())
+}
