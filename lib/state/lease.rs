@@ -207,7 +207,7 @@ impl Lease {
     ///
     /// Errors: somebody else has written meanwhile (5); it cannot be written (4).
     pub fn swap<T: Serialize>(&mut self, record: &T) -> Result<(), Fault> {
-        self.inner.not_lost()?;
+        self.inner.not_overtaken()?;
         let store = &self.inner.store;
         let saved = Saved { version: self.version + 1, fence: self.fence(), record };
         let mut value = serde_json::to_value(&saved).map_err(|e| store.unwritten(STATE, e))?;
@@ -229,7 +229,7 @@ impl Lease {
 
     /// Adds a line to the journal, with the fencing number in it.
     pub fn journal(&mut self, line: &Value) -> Result<(), Fault> {
-        self.inner.not_lost()?;
+        self.inner.not_overtaken()?;
         let mut line = line.clone();
         let fence = self.fence();
         if let Value::Object(entries) = &mut line {
@@ -328,6 +328,26 @@ impl Inner {
 
     fn not_lost(&self) -> Result<(), Fault> {
         if self.kept().lost { Err(self.lost()) } else { Ok(()) }
+    }
+
+    /// The same, looked up where it was not renewed for a while: a holder that wakes up late writes
+    /// nothing, even before its renewal has failed.
+    fn not_overtaken(&self) -> Result<(), Fault> {
+        self.not_lost()?;
+        let (fence, at, unwritten) = {
+            let kept = self.kept();
+            (kept.written.fence, kept.at, kept.tag.is_none())
+        };
+        if unwritten || world::uptime().saturating_sub(at) < self.lasts / 2 {
+            return Ok(());
+        }
+        match read(self.store.place.as_ref()) {
+            Ok(Some((Some(lease), _))) if lease.fence != fence => {
+                self.kept().lost = true;
+                Err(self.lost())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn lost(&self) -> Fault {
