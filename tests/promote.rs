@@ -14,7 +14,10 @@ use crate::support::side::Side;
 use crate::support::{Ended, call, folder, json, run, tool, wait_until};
 
 mod bad_input;
+mod clocks;
 mod crashes;
+mod disasters;
+mod model;
 mod routers;
 mod way_back;
 
