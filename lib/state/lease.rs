@@ -216,7 +216,7 @@ impl Lease {
     ///
     /// Errors: somebody else has written meanwhile (5); it cannot be written (4).
     pub fn swap<T: Serialize>(&mut self, record: &T) -> Result<(), Fault> {
-        self.inner.in_time()?;
+        self.inner.not_overtaken()?;
         if self.write(record)? || (self.find_own_write()? && self.write(record)?) {
             return Ok(());
         }
@@ -253,7 +253,7 @@ impl Lease {
 
     /// Adds a line to the journal, with the fencing number in it.
     pub fn journal(&mut self, line: &Value) -> Result<(), Fault> {
-        self.inner.in_time()?;
+        self.inner.not_overtaken()?;
         let mut line = line.clone();
         let fence = self.fence();
         if let Value::Object(entries) = &mut line {
@@ -362,6 +362,26 @@ impl Inner {
                 _ => Ok(Put::Conflict),
             },
             done @ Put::Done(_) => Ok(done),
+        }
+    }
+
+    /// The same, looked up where it was not renewed for a while: a holder that wakes up late writes
+    /// nothing, even before its renewal has failed.
+    fn not_overtaken(&self) -> Result<(), Fault> {
+        self.in_time()?;
+        let (fence, at, unwritten) = {
+            let kept = self.kept();
+            (kept.written.fence, kept.at, kept.tag.is_none())
+        };
+        if unwritten || world::uptime().saturating_sub(at) < self.lasts / 2 {
+            return Ok(());
+        }
+        match read(self.store.place.as_ref()) {
+            Ok(Some((Some(lease), _))) if lease.fence != fence => {
+                self.kept().lost = true;
+                Err(self.lost())
+            }
+            _ => Ok(()),
         }
     }
 

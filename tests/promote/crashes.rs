@@ -120,6 +120,135 @@ fn killed_again_and_again_at_moments_by_chance_it_ends_all_new_or_all_old() {
     figure(&format!("{kills} kills, {new} releases ended all new, {old} all old"));
 }
 
+/// In the record no step is in force twice. In the journal one is so by two jobs only where the first
+/// was killed before its record was on disk, and never twice by one job.
+fn assert_nothing_twice(stage: &Stage, seen: &str) {
+    let mut shifted = std::collections::BTreeSet::new();
+    for line in stage.journal() {
+        let key = |step: &Value| (line["epoch"].to_string(), step.to_string(), line["fence"].to_string());
+        match line["did"]["event"].as_str() {
+            Some("shifted") => assert!(shifted.insert(key(&line["state"])), "{seen}: {line}"),
+            Some("look_again") => shifted.clear(),
+            _ => {}
+        }
+    }
+    let hooks = std::fs::read_to_string(stage.path().join("hooks.txt")).unwrap_or_default();
+    let mut begun: Vec<&str> = hooks.lines().collect();
+    begun.sort_unstable();
+    let all = begun.len();
+    begun.dedup();
+    assert_eq!(begun.len(), all, "{seen}: a hook ran twice: {hooks}");
+    for name in ["state.json", "lease.json"] {
+        json(&stage.path().join(".trapkey/production").join(name));
+    }
+}
+
+#[test]
+fn killed_among_hooks_gates_aborts_undos_and_restarts_it_ends_all_new_or_all_old() {
+    let seed = 1 + u64::from(std::process::id()) * 104_729;
+    figure(&format!("seed {seed}"));
+    let mut chance = Chance(seed);
+    let (mut kills, mut new, mut old) = (0_u32, 0_u32, 0_u32);
+    let hook = "[sh, -c, \"sleep 0.05; echo $TRAPKEY_HOOK >> hooks.txt; sleep 0.05\"]";
+    let more = format!(
+        "  keep_old: 1s\n  hooks: {{deploy: {hook}, after: {hook}, on_rollback: {hook}, retire: {hook}}}\n"
+    );
+    for round in 0..rounds(3) {
+        let mut stage =
+            Stage::new("[{weight: 10%, bake: 200ms}, {weight: 50%, bake: 200ms}, {weight: 100%}]", &more);
+        let seen = format!("seed {seed}, round {round}");
+        let begun = |stage: &Stage| stage.path().join(".trapkey/production/state.json").exists();
+        for _ in 0..4 {
+            let mut child = stage.spawn(&[if begun(&stage) { "step" } else { "run" }]);
+            std::thread::sleep(Duration::from_millis(chance.below(700)));
+            match chance.below(8) {
+                0 => drop(stage.promote(&["pause"])),
+                1 => stage.haproxy.restart(),
+                2 => {
+                    // It is killed as well, at any moment of its way.
+                    let mut abort = stage.spawn(&[if chance.below(2) == 0 { "abort" } else { "undo" }]);
+                    std::thread::sleep(Duration::from_millis(chance.below(200)));
+                    kills += u32::from(abort.try_wait().unwrap().is_none());
+                    abort.kill().unwrap();
+                    abort.wait().unwrap();
+                }
+                _ => {}
+            }
+            kills += u32::from(child.try_wait().unwrap().is_none());
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let stepped = stage.promote(&[if begun(&stage) { "step" } else { "start" }]);
+            assert!([0, 1, 5].contains(&stepped.code), "{seen}: {}", stepped.stderr);
+        }
+        let ended = ["promoted", "rolled_back"];
+        for tries in 0.. {
+            if begun(&stage) {
+                stage.promote(&["resume"]);
+            }
+            let stepped = stage.promote(&[if begun(&stage) { "step" } else { "start" }]);
+            if ended.contains(&stage.phase().as_str()) {
+                break;
+            }
+            assert!([0, 1].contains(&stepped.code), "{seen}: {}", stepped.stderr);
+            assert!(tries < 40, "{seen}: {}", stage.phase());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        if stage.phase() == "promoted" {
+            // A router that restarted after the end has forgotten it; then it has nothing on green.
+            let (blue, green) = (stage.haproxy.server("blue"), stage.haproxy.server("green"));
+            assert!(green.0 == 0 || blue.0 == 0, "{seen}: {blue:?} {green:?}");
+            new += 1;
+        } else {
+            assert_eq!(stage.haproxy.server("green").0, 0, "{seen}");
+            old += 1;
+        }
+        assert_nothing_twice(&stage, &seen);
+    }
+    figure(&format!(
+        "with hooks, gates, aborts and restarts: {kills} kills, {new} ended all new, {old} all old"
+    ));
+}
+
+#[test]
+fn a_job_that_was_stopped_past_its_lease_wakes_up_and_touches_nothing() {
+    let stage = Stage::new("[{weight: 50%, bake: 30s}, {weight: 100%}]", "  lease: 1s\n");
+    let first = stage.spawn(&["run"]);
+    stage.wait_for_phase("baking");
+    // In the middle of the bake, its page written.
+    std::thread::sleep(Duration::from_millis(500));
+    let signal = |name: &str| {
+        assert!(Command::new("kill").args([name, &first.id().to_string()]).status().unwrap().success());
+    };
+    // Between two renewals: stopped in the middle of one it would keep everybody from writing, until
+    // it is ended, and the message says so.
+    let change = std::fs::File::open(stage.path().join(".trapkey/production/change")).unwrap();
+    change.lock().unwrap();
+    signal("-STOP");
+    change.unlock().unwrap();
+    let refused = stage.promote(&["step"]);
+    assert_eq!(refused.code, 5, "its lease is not over yet: {}", refused.stderr);
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let stepped = stage.promote(&["step"]);
+        if stepped.code == 0 {
+            break;
+        }
+        assert!(stepped.code == 5 && Instant::now() < until, "{}", stepped.stderr);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(stage.promote(&["abort"]).code, 1);
+    stage.assert_all_blue();
+    let before = (stage.haproxy.held(), stage.document());
+    signal("-CONT");
+    let ended = first.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(5));
+    std::thread::sleep(Duration::from_millis(200));
+    stage.assert_all_blue();
+    assert_eq!(stage.document(), before.1, "the winner's document stands");
+    let fences: Vec<u64> = stage.journal().iter().filter_map(|line| line["fence"].as_u64()).collect();
+    assert!(fences.is_sorted() && fences.last() > fences.first(), "{fences:?}");
+}
+
 #[test]
 fn of_two_jobs_at_the_same_moment_exactly_one_wins() {
     let pairs = rounds(2);
@@ -129,6 +258,8 @@ fn of_two_jobs_at_the_same_moment_exactly_one_wins() {
         let mut codes = both.map(|child| child.wait_with_output().unwrap().status.code().unwrap());
         codes.sort_unstable();
         assert_eq!(codes, [0, 5]);
+        let refused = json(&stage.path().join("evidence/promote.refused.json")).to_string();
+        assert!(refused.contains("another job"), "{refused}");
         stage.assert_all_green();
         assert_no_step_twice(&stage);
     }

@@ -133,6 +133,7 @@ impl<'a> Driver<'a> {
         match &self.record.state {
             State::Deploying { begun: true }
             | State::RunningAfter { begun: true }
+            | State::RunningRetire { begun: true }
             | State::RunningOnRollback { begun: true, .. } => self.apply(&Event::HookLost),
             _ => Ok(()),
         }
@@ -159,7 +160,8 @@ impl<'a> Driver<'a> {
             State::Shifting { step: 1.. }
                 if before.is_some_and(|before| at_ms - before.wall_ms > JUDGED_FOR_MS) =>
             {
-                self.apply(&Event::LookAgain { at_ms })
+                let event = self.back_to_look(at_ms)?;
+                self.apply(&event)
             }
             _ => Ok(()),
         }
@@ -378,6 +380,10 @@ impl<'a> Driver<'a> {
     /// Writes the document of a promotion that goes on. The state is safe already, so a page that
     /// cannot be written does not leave a step without anybody who watches it; the end tells.
     fn show_progress(&mut self) {
+        // The page of a job that was overtaken would hide that of the one that goes on.
+        if self.lease.still_mine().is_err() {
+            return;
+        }
         if let Err(fault) = self.write_document() {
             self.job.talk().line(Mark::Warn, &fault.line());
         }

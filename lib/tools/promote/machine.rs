@@ -64,7 +64,7 @@ impl Hook {
 }
 
 /// Why everything stands still.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stuck {
     /// The old side is sick too: moving traffic there would be no help.
@@ -74,7 +74,7 @@ pub enum Stuck {
 }
 
 /// Where a promotion stands. Each state but the last four names the action that is due.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "snake_case")]
 pub enum State {
     /// The deploy hook is due; `begun` once it may have started.
@@ -190,7 +190,7 @@ pub enum Action {
 }
 
 /// What came of a bake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Look {
     /// Every trigger was looked at and none fired.
@@ -202,7 +202,7 @@ pub enum Look {
 }
 
 /// What happened.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// A hook is about to start.
@@ -386,6 +386,16 @@ impl State {
             | Self::KeepingBlue { .. }
             | Self::RunningRetire { begun: false } => Some(1.0),
             _ => None,
+        }
+    }
+
+    /// Green's share that must be in force at last, whatever was in force before: also where a way is
+    /// over or all traffic is on its way back. None while that is not decided.
+    pub fn due(&self, course: &Course) -> Option<f64> {
+        match self {
+            Self::RollingBack { .. } | Self::RolledBack { .. } => Some(0.0),
+            Self::RunningRetire { .. } | Self::Promoted => Some(1.0),
+            _ => self.settled(course),
         }
     }
 }

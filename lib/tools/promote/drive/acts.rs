@@ -6,16 +6,16 @@ use serde_json::json;
 
 use super::super::bake::{Scene, Watch, Window, look};
 use super::super::begin::{self, look_at};
-use super::super::machine::{Action, Event, Hook, State};
-use super::super::record::phase;
+use super::super::machine::{Action, Event, Hook, State, next};
+use super::super::record::{Record, phase};
 use super::super::shift::shift;
 use super::notes::note_rollback;
 use super::{Driver, Mode};
 use crate::checks;
 use crate::evidence::HookRecord;
-use crate::fault::Fault;
+use crate::fault::{Exit, Fault};
 use crate::routers::{Side, Split, same_share};
-use crate::state::Ask;
+use crate::state::{Ask, Saved};
 use crate::units::{Text, show_duration, show_share};
 use crate::world::shell::Order;
 use crate::world::talk::Mark;
@@ -29,6 +29,8 @@ const BACK_TRIES: u32 = 5;
 const FRESH: u64 = 10;
 /// How many preview checks run at once.
 const PREVIEWS_AT_ONCE: usize = 8;
+/// How long a late job waits for the record to say what must be in force.
+const LATE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long blue may take to answer before a rollback is held back.
 const BLUE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -142,7 +144,7 @@ impl Driver<'_> {
         };
         let seen = look_at(spec, plan, patience, side == Side::Blue);
         if side == Side::Blue {
-            return Ok(health(seen));
+            return Ok(health(seen.and_then(|seen| self.is_the_blue_of_before().map(|()| seen))));
         }
         let marked = seen.and_then(|seen| {
             let marker = begin::marker(Side::Green, spec, plan).map_err(|fault| fault.line())?;
@@ -161,6 +163,17 @@ impl Driver<'_> {
         self.record.markers.green = Some(marker.clone());
         self.preview()
             .map(|seen_too| health(seen_too.map(|seen_too| format!("{seen}, it is {marker}{seen_too}"))))
+    }
+
+    /// Users go back to what served them before, and to nothing else that answers in its place.
+    fn is_the_blue_of_before(&self) -> Result<(), String> {
+        let said = begin::marker(Side::Blue, &self.plan.sides.blue, self.plan).ok();
+        match (&self.record.markers.blue, said) {
+            (Some(before), Some(now)) if *before != now => {
+                Err(format!("it says that it is `{now}`, and this release began with `{before}` on blue"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Looks at the idle side by the plan's own checks. What does not pass is told.
@@ -191,7 +204,7 @@ impl Driver<'_> {
         // A gate may have closed since the step was judged.
         if let Some(gate) = step.and_then(|step| self.gate(step)) {
             self.job.talk().line(Mark::Step, &gate.why);
-            return Ok(Event::LookAgain { at_ms: self.clock.ms() });
+            return self.back_to_look(self.clock.ms());
         }
         let why = step.map_or_else(|| "rollback".into(), |step| format!("step {}", step + 1));
         let split = Split { green: weight, close_idle_side: rollback };
@@ -199,7 +212,9 @@ impl Driver<'_> {
         let mut last = String::new();
         for attempt in 1..=tries {
             self.lease.still_mine()?;
-            match shift(self.router.as_mut(), &self.entry, &self.record.markers, split, &why) {
+            let done = shift(self.router.as_mut(), &self.entry, &self.record.markers, split, &why);
+            self.not_late()?;
+            match done {
                 Ok(done) => {
                     if rollback {
                         note_rollback(&mut self.record, &done);
@@ -226,6 +241,44 @@ impl Driver<'_> {
             }
         }
         Ok(Event::ShiftFailed { why: last })
+    }
+
+    /// What is due is to be judged once more. A job that was killed may have put its weight in force
+    /// already: that is taken back before the record says that it is not.
+    pub(super) fn back_to_look(&mut self, at_ms: i64) -> Result<Event, Fault> {
+        let event = Event::LookAgain { at_ms };
+        let state = next(&self.record.state, &event, &self.record.course);
+        Ok(self.reconcile_with(&state)?.unwrap_or(event))
+    }
+
+    /// After the router was touched. Where another job took the lease meanwhile, this touch may have
+    /// come after that job's own: what the record says is put in force, for perhaps nobody looks any
+    /// more.
+    ///
+    /// Errors (5): another job has the lease, or this one was stopped for longer than it lasts.
+    fn not_late(&mut self) -> Result<(), Fault> {
+        let Err(lost) = self.lease.still_mine() else { return Ok(()) };
+        let until = Instant::now() + LATE_PATIENCE;
+        let mut done = None;
+        while Instant::now() < until {
+            let Ok(Some(Saved { version, fence, record })) = self.store().load::<Record>() else { break };
+            if done == Some(version) || fence == self.lease.fence() {
+                break;
+            }
+            // While the other job is about to set a weight itself, it is waited for.
+            match record.state.due(&record.course) {
+                Some(green) => {
+                    let split = Split { green, close_idle_side: green == 0.0 };
+                    if self.router.set(split).is_err() {
+                        break;
+                    }
+                    done = Some(version);
+                }
+                None if matches!(record.state, State::Frozen { .. }) => break,
+                None => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
+        Err(lost)
     }
 
     /// Counters from here on belong to the weight that is in force now.
@@ -328,29 +381,43 @@ impl Driver<'_> {
     /// Holds the live router against the record, and repairs it where somebody or a restart changed
     /// it. An event comes back when that is not possible.
     pub(super) fn reconcile(&mut self) -> Result<Option<Event>, Fault> {
-        let Some(weight) = self.record.state.settled(&self.record.course) else { return Ok(None) };
-        let live = match self.router.read() {
-            Ok(live) => live,
-            Err(fault) if matches!(self.record.state, State::Baking { .. }) => {
+        let state = self.record.state.clone();
+        self.reconcile_with(&state)
+    }
+
+    fn reconcile_with(&mut self, state: &State) -> Result<Option<Event>, Fault> {
+        let Some(weight) = state.settled(&self.record.course) else { return Ok(None) };
+        let found = match self.router.read() {
+            Ok(live) => {
+                let nearest = self.router.nearest(weight);
+                if same_share(live.green, nearest) {
+                    return Ok(None);
+                }
+                let (has, had) = (show_share(live.green), show_share(weight));
+                let found = format!("found {has} on green where {had} was in force");
+                if live.green < nearest && !self.router_began_anew() {
+                    // Somebody took users off green, by the printed way back perhaps: they had a reason.
+                    let why = format!("{found}: somebody has taken it off green");
+                    return Ok(Some(Event::ShiftFailed { why }));
+                }
+                found
+            }
+            Err(fault) if matches!(state, State::Baking { .. }) => {
                 return Ok(Some(Event::ShiftFailed { why: fault.line() }));
+            }
+            // Both sides may be closed. Users went back, so there must be somewhere for them to be.
+            Err(fault) if matches!(state, State::RetiringGreen { .. } | State::RunningOnRollback { .. }) => {
+                fault.line()
             }
             Err(fault) => return Err(fault),
         };
-        let nearest = self.router.nearest(weight);
-        if same_share(live.green, nearest) {
-            return Ok(None);
-        }
-        let found =
-            format!("found {} on green where {} was in force", show_share(live.green), show_share(weight));
-        if live.green < nearest && !self.router_began_anew() {
-            // Somebody took users off green, by the printed way back perhaps: they had a reason.
-            return Ok(Some(Event::ShiftFailed { why: format!("{found}: somebody has taken it off green") }));
-        }
         let what = format!("{found}, and put it back");
         self.job.talk().line(Mark::Warn, &what);
         let split = Split { green: weight, close_idle_side: weight == 0.0 };
         self.lease.still_mine()?;
-        match shift(self.router.as_mut(), &self.entry, &self.record.markers, split, "reconcile") {
+        let done = shift(self.router.as_mut(), &self.entry, &self.record.markers, split, "reconcile");
+        self.not_late()?;
+        match done {
             Ok(done) => {
                 self.record.promotion.shifts.push(done);
                 self.record.decided(world::now(), "trapkey", what);
@@ -373,11 +440,21 @@ impl Driver<'_> {
 
     fn retire(&mut self, side: Side) -> Result<Event, Fault> {
         self.lease.still_mine()?;
+        if side == Side::Blue {
+            // A router that has restarted since has everybody on the side that is about to be closed.
+            match self.reconcile() {
+                Ok(Some(event)) => return Ok(event),
+                Err(fault) if fault.exit != Exit::Infrastructure => return Err(fault),
+                Ok(None) | Err(_) => {}
+            }
+        }
         let limit = self.plan.drain.map_or(Duration::from_secs(10), |s| s.0);
         // Nobody is watched any more.
         self.watch = None;
         let started = Instant::now();
-        Ok(match self.router.retire(side, limit) {
+        let retired = self.router.retire(side, limit);
+        self.not_late()?;
+        Ok(match retired {
             Ok(cut) => {
                 let took = show_duration(started.elapsed().as_secs_f64());
                 let what = match cut {
