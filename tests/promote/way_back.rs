@@ -25,6 +25,14 @@ fn terminate(child: &Child) {
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
 }
 
+/// Puts a folder in a file's place; the job may be about to write the file once more.
+fn block(place: &Path) {
+    wait_until("the folder", || {
+        let _ = std::fs::remove_file(place);
+        std::fs::create_dir(place).is_ok()
+    });
+}
+
 #[test]
 fn traffic_goes_back_although_nothing_can_be_written() {
     let stage = Stage::new(LONG, "");
@@ -38,8 +46,7 @@ fn traffic_goes_back_although_nothing_can_be_written() {
         stage.path().join("evidence/promote.json"),
     ];
     for place in &places {
-        std::fs::remove_file(place).unwrap();
-        std::fs::create_dir(place).unwrap();
+        block(place);
     }
     stage.green.answers.fail_every.store(2, Ordering::SeqCst);
     let ended = child.wait_with_output().unwrap();
@@ -77,8 +84,7 @@ fn a_page_that_cannot_be_written_leaves_no_step_unwatched() {
     stage.wait_for_phase("baking");
     let page = stage.path().join("evidence/promote.json");
     wait_until("the page", || page.is_file());
-    std::fs::remove_file(&page).unwrap();
-    std::fs::create_dir(&page).unwrap();
+    block(&page);
     wait_until("step 2", || stage.haproxy.server("green").0 == 50);
     stage.green.answers.fail_every.store(2, Ordering::SeqCst);
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(4));
