@@ -137,7 +137,7 @@ impl Lease {
         let fence = before.max(saved.as_ref().map_or(0, |(s, _)| s.fence)) + 1;
         let guard = match (place.guard(fence), gone) {
             (Ok(Some(guard)), _) => guard,
-            (Ok(None), _) => return Err(held(place)),
+            (Ok(None), _) => return Err(held(place, fence)),
             // Nothing can be written there any more. The lock of the last holder, who is gone, still
             // locks, and nothing must keep anybody from calling a release off.
             (Err(_), Some(gone)) if gone.locks() => gone,
@@ -158,7 +158,7 @@ impl Lease {
         let asked = world::uptime();
         let tag = match put(place, &written, &condition) {
             Ok(Put::Done(tag)) => Some(tag),
-            Ok(Put::Conflict) => return Err(held(place)),
+            Ok(Put::Conflict) => return Err(held(place, fence)),
             Err(_) if guard.locks() => None,
             Err(fault) => return Err(fault),
         };
@@ -460,24 +460,35 @@ fn watch(place: &dyn Place, lease: &Written, tag: &Tag) -> Result<(), Fault> {
     let lasts = Duration::from_millis(lease.lasts_ms);
     // A lease that ends far in the future was written by a clock that is wrong, or ours is.
     if left > 0 && left <= i64::try_from(lease.lasts_ms).unwrap_or(i64::MAX).saturating_mul(2) {
-        return Err(held(place));
+        return Err(held(place, lease.fence));
     }
-    let Some(until) = Instant::now().checked_add(lasts) else { return Err(held(place)) };
+    let Some(until) = Instant::now().checked_add(lasts) else { return Err(held(place, lease.fence)) };
     while Instant::now() < until {
         if !world::signal::sleep((lasts / 20).clamp(Duration::from_millis(5), Duration::from_millis(500))) {
-            return Err(held(place));
+            return Err(held(place, lease.fence));
         }
         if place.get(LEASE)?.is_none_or(|object| object.tag != *tag) {
-            return Err(held(place));
+            return Err(held(place, lease.fence));
         }
     }
     Ok(())
 }
 
-/// The refusal (5) that names who has the environment.
-fn held(place: &dyn Place) -> Fault {
-    let cause = match read(place) {
-        Ok(Some((Some(lease), _))) if !lease.released => {
+/// How long whoever has just taken it may take to write who it is.
+const INTRODUCTION: Duration = Duration::from_millis(500);
+
+/// The refusal (5) that names who has the environment: the holder of that fencing number, or a later one.
+fn held(place: &dyn Place, fence: u64) -> Fault {
+    let until = Instant::now() + INTRODUCTION;
+    let found = loop {
+        match read(place) {
+            Ok(Some((Some(lease), _))) if lease.fence >= fence => break Some(lease),
+            Ok(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            _ => break None,
+        }
+    };
+    let cause = match found {
+        Some(lease) if !lease.released => {
             let until = jiff::Timestamp::from_millisecond(lease.until_ms)
                 .map(|at| at.strftime("%H:%M:%S UTC").to_string())
                 .unwrap_or_default();

@@ -255,11 +255,16 @@ fn of_two_jobs_at_the_same_moment_exactly_one_wins() {
     for _ in 0..pairs {
         let stage = Stage::new("[{weight: 50%, bake: 500ms}, {weight: 100%}]", "");
         let both = [stage.spawn(&["run"]), stage.spawn(&["run"])];
-        let mut codes = both.map(|child| child.wait_with_output().unwrap().status.code().unwrap());
-        codes.sort_unstable();
-        assert_eq!(codes, [0, 5]);
+        let mut ended = both.map(|child| {
+            let pid = child.id();
+            (child.wait_with_output().unwrap().status.code().unwrap(), pid)
+        });
+        ended.sort_unstable();
+        assert_eq!(ended.map(|(code, _)| code), [0, 5]);
         let refused = json(&stage.path().join("evidence/promote.refused.json")).to_string();
         assert!(refused.contains("another job"), "{refused}");
+        let winner = format!("process {} on", ended[0].1);
+        assert!(refused.contains(&winner), "the holder is named: {winner}: {refused}");
         stage.assert_all_green();
         assert_no_step_twice(&stage);
     }

@@ -199,5 +199,5 @@ fn releases_in_a_row_behind_haproxy_cost_no_request() {
 
 #[test]
 fn releases_in_a_row_behind_nginx_cost_no_request() {
-    releases_in_a_row("nginx", rounds(3));
+    releases_in_a_row("nginx", rounds(5));
 }
