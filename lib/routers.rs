@@ -261,10 +261,9 @@ pub fn open(spec: &RouterSpec, loaded: &Loaded) -> Result<Box<dyn Router>, Fault
         folder: &loaded.folder,
         timeout: spec.timeout.map_or(Duration::from_secs(5), |t| t.0),
         split: &By::of(&spec.split).map_err(|why| {
-            Fault::usage("the router's `split` cannot be done")
-                .place(&loaded.reference.path)
-                .cause(why)
-                .help("see `promote.router.split` in the plan")
+            let place = spec.with.0.as_ref().map(|node| node.place);
+            let example = Some("for example split: {by: user, cookie: uid}".into());
+            loaded.fault(Problem { place, message: why, help: example })
         })?,
     };
     (kind.open)(&order).map_err(|problem| loaded.fault(problem))
