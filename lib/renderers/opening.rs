@@ -204,8 +204,11 @@ fn waits(promotion: &Promotion) -> Option<String> {
 
 /// Until when the old side is kept, where it is.
 fn kept(documents: &Documents, promotion: &Promotion) -> Option<String> {
-    let until = date(promotion.next_at?);
-    Some(sentence(&format!("{} is kept until {until}, for `promote undo`", old_side(documents))))
+    let until = date(promotion.next_at.filter(|until| documents.at < *until)?);
+    Some(sentence(&format!(
+        "{} is kept until {until}, and the release can be undone until then",
+        old_side(documents)
+    )))
 }
 
 fn progress(promotion: &Promotion) -> Option<String> {

@@ -663,7 +663,9 @@ fn way_back(documents: &Documents) -> Option<WayBack> {
                 note: None,
             });
         }
-        if let (Outcome::Promoted, Some(until)) = (promotion.outcome, promotion.next_at) {
+        if let (Outcome::Promoted, Some(until)) =
+            (promotion.outcome, promotion.next_at.filter(|until| documents.at < *until))
+        {
             ways.push(Way {
                 about: format!(
                     "{old} is kept until {}. Until then all traffic returns to it by:",
@@ -677,7 +679,15 @@ fn way_back(documents: &Documents) -> Option<WayBack> {
             ways.push(Way {
                 about: format!("By hand at the router: all traffic returns to {old}."),
                 commands: commands(&promotion.router.by_hand),
-                note: Some(format!("It needs {old} to be running still.")),
+                note: Some(match promotion.next_at {
+                    Some(until) if promotion.outcome == Outcome::Promoted && until <= documents.at => {
+                        format!(
+                            "{old} was kept until {} only: look first whether it still runs and is healthy.",
+                            date(until)
+                        )
+                    }
+                    _ => format!("It needs {old} to be running still."),
+                }),
             });
         } else if !promotion.router.by_hand.is_empty() {
             ways.push(Way {

@@ -144,6 +144,14 @@ fn the_retire_hook_runs_once_when_the_old_side_was_kept_for_long_enough() {
     let undo = stage.promote(&["undo"]);
     assert_eq!(undo.code, 5);
     assert!(undo.stderr.contains("its old side is not kept any more"), "{}", undo.stderr);
+    // Commands that give all traffic to a side that was taken down need that said first.
+    assert!(undo.stderr.contains("the retire hook ran: bring blue up again first"), "{}", undo.stderr);
+    let abort = stage.promote(&["abort"]);
+    assert!(abort.stderr.contains("the retire hook ran: bring blue up again first"), "{}", abort.stderr);
+    assert_eq!(call("report", stage.path(), &[]).code, 0);
+    let runbook = std::fs::read_to_string(stage.path().join("evidence/runbook.md")).unwrap();
+    assert!(runbook.contains("look first whether it still runs"), "{runbook}");
+    assert!(!runbook.contains("promote undo"), "{runbook}");
     stage.assert_all_green();
 }
 

@@ -271,7 +271,7 @@ fn the_pages_say_who_approved_and_how_long_and_by_which_command_it_can_be_undone
     let file = "approval.product_owner.2.json";
     let sha256 = sha256_hex(&std::fs::read(sample.file(file)).unwrap());
     change(&sample, "promote.json", |d| {
-        d["promotion"]["next_at"] = "2026-01-02T09:30:00Z".into();
+        d["promotion"]["next_at"] = "2199-01-02T09:30:00Z".into();
         d["promotion"]["approvals"] = serde_json::json!([{"step": 2, "role": "product_owner", "who": "olga",
             "at": "2026-01-02T03:04:05Z", "reason": "figures are fine", "document": file, "sha256": sha256}]);
     });
@@ -284,7 +284,7 @@ fn the_pages_say_who_approved_and_how_long_and_by_which_command_it_can_be_undone
             "figures are fine",
             "product_owner",
             "2 Jan 2026, 03:04 UTC",
-            "is kept until 2 Jan 2026, 09:30 UTC",
+            "is kept until 2 Jan 2199, 09:30 UTC",
             "promote undo --plan release.yaml --environment production --state s3://releases/shop",
         ] {
             assert!(text.contains(words), "`{words}` is missing in {page}:\n{text}");

@@ -307,11 +307,11 @@ pub fn undo(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
         ));
     }
     if !record.state.can_be_undone() {
-        let help = format!(
-            "with `keep_old` in the plan it could have been; by hand:\n{}",
-            record.promotion.router.by_hand.join("\n")
-        );
-        return Err(not_to_undo(&record, "its old side is not kept any more", &help));
+        let cause = match record.course.keep_ms {
+            0 => "its old side is not kept any more, for the plan has no `keep_old`",
+            _ => "its old side is not kept any more: the time of `keep_old` is over",
+        };
+        return Err(not_to_undo(&record, cause, &by_hand(&record)));
     }
     same_router(job, &record)?;
     let job = &Job { release: record.release.clone(), ..job.clone() };
@@ -360,7 +360,18 @@ pub(super) fn finished(record: &Record) -> Fault {
     if record.state.can_be_undone() {
         fault = fault.help("the old side is kept: `promote undo` goes back to it");
     } else if record.outcome().0 == Outcome::Promoted {
-        fault = fault.help(format!("to go back by hand:\n{}", record.promotion.router.by_hand.join("\n")));
+        fault = fault.help(by_hand(record));
     }
     fault
+}
+
+/// How one goes back behind the end, when nobody keeps the old side any longer.
+fn by_hand(record: &Record) -> String {
+    let retired = record.promotion.hooks.iter().any(|h| h.hook == "retire");
+    let first = if retired {
+        "the retire hook ran: bring blue up again first, and look at its health; then go back by hand:"
+    } else {
+        "look first whether blue still runs and is healthy; then go back by hand:"
+    };
+    format!("{first}\n{}", record.promotion.router.by_hand.join("\n"))
 }
