@@ -122,6 +122,19 @@ impl By {
         }
     }
 
+    /// What a weight is a share of, for people; none where it is requests, each by itself.
+    pub fn words(&self) -> Option<String> {
+        let named = |key: &Key| match key {
+            Key::Header(name) => format!("header {name}"),
+            Key::Cookie(name) => format!("cookie {name}"),
+        };
+        match self {
+            Self::Requests => None,
+            Self::User(key) => Some(format!("users by {}", named(key))),
+            Self::Match(key, value) => Some(format!("only requests with {} = {value}", named(key))),
+        }
+    }
+
     /// The refusal of a router that can only weigh requests, for its `open`.
     ///
     /// Errors: in words, whenever it is anything else.

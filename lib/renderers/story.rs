@@ -553,6 +553,9 @@ fn changes(documents: &Documents) -> Vec<Change> {
     if let Some(promotion) = seen {
         let way = promotion.strategy.replace('_', "/");
         changes.push(plain("Strategy", format!("{} over {}", text(&way), text(&promotion.router.kind))));
+        if let Some(split) = &promotion.router.split {
+            changes.push(plain("Split", text(split)));
+        }
         changes.push(Change {
             label: "Router",
             text: None,

@@ -307,3 +307,12 @@ fn the_pages_say_what_a_release_waits_for() {
         }
     }
 }
+
+#[test]
+fn the_pages_say_whom_a_weight_is_a_share_of() {
+    let sample = Sample::of(End::Promoted);
+    assert_eq!(sample.render().code, 0);
+    for page in ["report.html", "runbook.md"] {
+        assert!(sample.text(page).contains("users by cookie uid"), "{page}");
+    }
+}

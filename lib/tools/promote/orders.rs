@@ -153,6 +153,9 @@ pub fn plan(job: &Job) -> Result<Exit, Fault> {
         section.router.kind,
         section.router.target.shown
     );
+    if let Some(split) = routers::By::of(&section.router.split).ok().and_then(|by| by.words()) {
+        text.push_str(&format!("  splits {split}\n"));
+    }
     for check in &section.preview {
         text.push_str(&format!("  looks at green before it gets traffic: {}\n", check.name));
     }
