@@ -196,9 +196,10 @@ pub fn plan(job: &Job) -> Result<Exit, Fault> {
         text.push_str(&format!("  goes back when it takes longer than {limit}\n"));
     }
     if let Some(keep) = section.keep_old {
-        let then = match section.hooks.retire.is_empty() {
-            true => "; then nothing takes it down, for there is no `hooks.retire`",
-            false => "; then the retire hook takes it down",
+        let then = if section.hooks.retire.is_empty() {
+            "; then nothing takes it down, for there is no `hooks.retire`"
+        } else {
+            "; then the retire hook takes it down"
         };
         text.push_str(&format!("  keeps blue for {keep} afterwards, for `promote undo`{then}\n"));
     }
