@@ -104,15 +104,11 @@ impl Calendar {
         }
         Some("it is outside of the hours for changes".into())
     }
-
-    /// What cannot be meant, in words.
-    pub fn wrong(&self) -> Option<String> {
-        self.allow.iter().chain(&self.freeze).find_map(Window::wrong)
-    }
 }
 
 impl Window {
-    fn wrong(&self) -> Option<String> {
+    /// What cannot be meant, in words.
+    pub fn wrong(&self) -> Option<String> {
         let both_times = matches!((self.from, self.to), (Moment::Clock(_), Moment::Clock(_)));
         let both_dates = !matches!(self.from, Moment::Clock(_)) && !matches!(self.to, Moment::Clock(_));
         if !both_times && !both_dates {

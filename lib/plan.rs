@@ -759,7 +759,7 @@ fn check_whole(plan: &Plan, root: &Node) -> Result<(), Problem> {
         unique(verify.probes.iter().map(|p| p.name.as_str()), place_of("verify"), "baseline probe")?;
     }
     if let Some(promote) = &plan.promote {
-        check_steps(promote, place_of("promote"))?;
+        check_promote(promote, root.get("promote").unwrap_or(root))?;
     }
     Ok(())
 }
@@ -777,54 +777,104 @@ fn unique<'a>(names: impl Iterator<Item = &'a str>, place: yaml::Place, what: &s
     Ok(())
 }
 
-fn check_steps(promote: &Promote, place: yaml::Place) -> Result<(), Problem> {
-    if let Some(wrong) = promote.calendar.as_ref().and_then(Calendar::wrong) {
-        return Err(Problem::at(place, wrong));
-    }
-    let roles = promote.steps.iter().flat_map(|s| &s.approve).chain(promote.approvers.keys());
-    for role in roles {
-        if role.is_empty() || !role.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) {
-            let message = format!("the role `{role}` must be of letters, digits, `-` and `_`");
-            return Err(Problem::at(place, message));
+fn check_promote(promote: &Promote, section: &Node) -> Result<(), Problem> {
+    let place_of = |key: &str| section.get(key).map_or(section.place, |n| n.place);
+    for list in ["allow", "freeze"] {
+        let windows =
+            promote.calendar.iter().flat_map(|c| if list == "allow" { &c.allow } else { &c.freeze });
+        let written = section.get("calendar").and_then(|c| c.get(list));
+        for (number, window) in windows.enumerate() {
+            if let Some(wrong) = window.wrong() {
+                let place = written.and_then(|w| w.item(number)).map_or(place_of("calendar"), |n| n.place);
+                return Err(Problem::at(place, wrong));
+            }
         }
     }
-    if promote.lease.is_some_and(|span| span.0 < Duration::from_secs(1)) {
-        return Err(Problem::at(place, "a `lease` lasts one second at least"));
+    check_roles(promote, section)?;
+    check_steps(promote, section)
+}
+
+/// Roles are part of file names, and a list of approvers that no step asks for would guard nothing.
+fn check_roles(promote: &Promote, section: &Node) -> Result<(), Problem> {
+    let plain = |role: &str| {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+        !role.is_empty() && role.chars().all(fits)
+    };
+    let wrong = |role: &str| format!("the role `{role}` must be of letters, digits, `-` and `_`");
+    for (number, step) in promote.steps.iter().enumerate() {
+        if let Some(role) = step.approve.iter().find(|role| !plain(role)) {
+            let written = section.get("steps").and_then(|s| s.item(number));
+            return Err(Problem::at(written.map_or(section.place, |n| n.place), wrong(role)));
+        }
     }
-    unique(promote.preview.iter().map(|c| c.name.as_str()), place, "check")?;
+    let asked: Vec<&str> = promote.steps.iter().flat_map(|s| &s.approve).map(String::as_str).collect();
+    let written = section.get("approvers");
+    for (role, place, _) in written.iter().flat_map(|n| n.entries()) {
+        if !plain(role) {
+            return Err(Problem::at(place, wrong(role)));
+        }
+        if !asked.contains(&role) {
+            let roles = if asked.is_empty() { "none".to_owned() } else { asked.join(", ") };
+            return Err(Problem::at(place, format!("no step asks for the approval of `{role}`"))
+                .help(format!("roles that steps ask for: {roles}")));
+        }
+        if promote.approvers.get(role).is_some_and(Vec::is_empty) {
+            return Err(Problem::at(place, format!("nobody may approve as `{role}`"))
+                .help("name keys of the folder of --trust, or leave the role out: then the key of its own name counts"));
+        }
+    }
+    Ok(())
+}
+
+fn check_steps(promote: &Promote, section: &Node) -> Result<(), Problem> {
+    let place_of = |key: &str| section.get(key).map_or(section.place, |n| n.place);
+    let item_of = |key: &str, number: usize| {
+        section.get(key).and_then(|n| n.item(number)).map_or(place_of(key), |n| n.place)
+    };
+    if promote.lease.is_some_and(|span| span.0 < Duration::from_secs(1)) {
+        return Err(Problem::at(place_of("lease"), "a `lease` lasts one second at least"));
+    }
+    unique(promote.preview.iter().map(|c| c.name.as_str()), place_of("preview"), "check")?;
     let mut before = 0.0;
-    for step in &promote.steps {
+    for (number, step) in promote.steps.iter().enumerate() {
         if step.weight.0 <= before {
             let message = format!("the step of {} does not go up from {}", step.weight, Share(before));
-            return Err(Problem::at(place, message).help("steps rise, each above the one before, up to 100%"));
+            return Err(Problem::at(item_of("steps", number), message)
+                .help("steps rise, each above the one before, up to 100%"));
         }
         before = step.weight.0;
     }
     let all = (before - 1.0).abs() < 1e-9;
     if !promote.steps.is_empty() && !all {
-        return Err(Problem::at(place, format!("the last step is {}, not 100%", Share(before)))
-            .help("add `- {weight: 100%}`: a release that never ends leaves two versions behind"));
+        return Err(Problem::at(
+            item_of("steps", promote.steps.len() - 1),
+            format!("the last step is {}, not 100%", Share(before)),
+        )
+        .help("add `- {weight: 100%}`: a release that never ends leaves two versions behind"));
     }
     if promote.strategy == Strategy::Canary && promote.steps.is_empty() {
-        return Err(Problem::at(place, "`strategy: canary` needs `steps`")
+        return Err(Problem::at(place_of("strategy"), "`strategy: canary` needs `steps`")
             .help("for example steps: [{weight: 5%, bake: 10m}, {weight: 100%}]"));
     }
     if promote.rollback_when.is_empty() && promote.steps.iter().any(|s| s.bake.is_some()) {
         return Err(Problem::at(
-            place,
+            place_of("steps"),
             "a step has a bake, but `rollback_when` names nothing to judge it by",
         )
         .help("for example rollback_when: [{metric: error_rate, is: \"> 0.1%\"}]"));
     }
     if promote.strategy == Strategy::Canary && promote.steps.iter().all(|s| s.bake.is_none()) {
-        return Err(Problem::at(place, "no step of the canary has a bake: nothing would ever be judged")
-            .help("give the steps a bake, or use `strategy: blue_green`"));
+        return Err(Problem::at(
+            place_of("steps"),
+            "no step of the canary has a bake: nothing would ever be judged",
+        )
+        .help("give the steps a bake, or use `strategy: blue_green`"));
     }
-    for trigger in &promote.rollback_when {
+    for (number, trigger) in promote.rollback_when.iter().enumerate() {
         if trigger.is.is_some() == trigger.worse_than_baseline_by.is_some() {
             let message =
                 format!("the trigger on `{}` needs one of `is` and `worse_than_baseline_by`", trigger.metric);
-            return Err(Problem::at(place, message));
+            return Err(Problem::at(item_of("rollback_when", number), message));
         }
     }
     Ok(())

@@ -122,6 +122,19 @@ impl By {
         }
     }
 
+    /// What a weight is a share of, for people; none where it is requests, each by itself.
+    pub fn words(&self) -> Option<String> {
+        let named = |key: &Key| match key {
+            Key::Header(name) => format!("header {name}"),
+            Key::Cookie(name) => format!("cookie {name}"),
+        };
+        match self {
+            Self::Requests => None,
+            Self::User(key) => Some(format!("users by {}", named(key))),
+            Self::Match(key, value) => Some(format!("only requests with {} = {value}", named(key))),
+        }
+    }
+
     /// The refusal of a router that can only weigh requests, for its `open`.
     ///
     /// Errors: in words, whenever it is anything else.
@@ -261,10 +274,9 @@ pub fn open(spec: &RouterSpec, loaded: &Loaded) -> Result<Box<dyn Router>, Fault
         folder: &loaded.folder,
         timeout: spec.timeout.map_or(Duration::from_secs(5), |t| t.0),
         split: &By::of(&spec.split).map_err(|why| {
-            Fault::usage("the router's `split` cannot be done")
-                .place(&loaded.reference.path)
-                .cause(why)
-                .help("see `promote.router.split` in the plan")
+            let place = spec.with.0.as_ref().map(|node| node.place);
+            let example = Some("for example split: {by: user, cookie: uid}".into());
+            loaded.fault(Problem { place, message: why, help: example })
         })?,
     };
     (kind.open)(&order).map_err(|problem| loaded.fault(problem))

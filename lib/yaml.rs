@@ -385,6 +385,14 @@ impl Node {
         }
     }
 
+    /// The item at `number`, from 0, when this is a list that has it.
+    pub fn item(&self, number: usize) -> Option<&Node> {
+        match &self.value {
+            Value::Sequence(items) => items.get(number),
+            _ => None,
+        }
+    }
+
     /// Keys with their places and values, empty when this is not a mapping.
     pub fn entries(&self) -> impl Iterator<Item = (&str, Place, &Node)> {
         let entries: &[(Node, Node)] = match &self.value {

@@ -281,6 +281,9 @@ pub struct RouterRecord {
     pub target: String,
     /// How one goes back by hand when no Trapkey is at hand: exact commands.
     pub by_hand: Vec<String>,
+    /// What a weight is a share of, in words; none where it is requests, each by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
 }
 
 /// One side.

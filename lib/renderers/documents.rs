@@ -21,6 +21,8 @@ pub struct Documents {
     pub plan: PlanRef,
     /// Where users reach the service, as the plan shows it.
     pub url: Option<String>,
+    /// The place of the promote state, where it is not the plan's own folder.
+    pub state: Option<String>,
     /// What to do when.
     pub contingency: Vec<Contingency>,
     /// Whom to ask.
@@ -50,6 +52,7 @@ impl Documents {
             release: hide(&self.release)?,
             plan: hide(&self.plan)?,
             url: hide(&self.url)?,
+            state: hide(&self.state)?,
             contingency: hide(&self.contingency)?,
             contacts: hide(&self.contacts)?,
             at: self.at,

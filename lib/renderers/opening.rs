@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::documents::Documents;
 use super::escape::{clip, comparison, one_line};
 use super::figures::{Total, totals};
-use super::words::{Mark, count, lasted, many, ms, sentence, stop};
+use super::words::{Mark, count, date, lasted, many, ms, sentence, stop};
 use crate::evidence::{Body, Counts, DocumentVerdict, Finding, Found, Outcome, Promotion};
 use crate::units::show_share;
 
@@ -88,7 +88,13 @@ fn moved(documents: &Documents, promotion: &Promotion) -> Opening {
             badge: Mark { tone: "none", sign: "…", word: "In progress".into() },
             reason,
             headline: format!("{subject} has {share} of {place}"),
-            lead: join([progress(promotion), checks(documents), judged(promotion), run_by(documents)]),
+            lead: join([
+                waits(promotion),
+                progress(promotion),
+                checks(documents),
+                judged(promotion),
+                run_by(documents),
+            ]),
         },
     }
 }
@@ -97,7 +103,13 @@ fn promoted(documents: &Documents, promotion: &Promotion) -> Opening {
     let (subject, place) = (subject(documents), &documents.release.environment);
     let verify = documents.verify.as_ref().map(|v| &v.document.head);
     let doubt = verify.filter(|head| head.verdict != DocumentVerdict::Pass);
-    let lead = join([progress(promotion), checks(documents), judged(promotion), run_by(documents)]);
+    let lead = join([
+        kept(documents, promotion),
+        progress(promotion),
+        checks(documents),
+        judged(promotion),
+        run_by(documents),
+    ]);
     match doubt {
         None => Opening {
             outcome: "promoted",
@@ -181,6 +193,22 @@ impl Closed<'_> {
 
 fn join(parts: impl IntoIterator<Item = Option<String>>) -> String {
     parts.into_iter().flatten().map(|p| stop(&p)).collect::<Vec<_>>().join(" ")
+}
+
+/// What is in the way of the next step, and when a job should look again.
+fn waits(promotion: &Promotion) -> Option<String> {
+    let again = promotion.next_at.map(|at| format!("the next look is due at {}", date(at)));
+    let all: Vec<String> = promotion.waits_for.clone().into_iter().chain(again).collect();
+    (!all.is_empty()).then(|| sentence(&all.join("; ")))
+}
+
+/// Until when the old side is kept, where it is.
+fn kept(documents: &Documents, promotion: &Promotion) -> Option<String> {
+    let until = date(promotion.next_at.filter(|until| documents.at < *until)?);
+    Some(sentence(&format!(
+        "{} is kept until {until}, and the release can be undone until then",
+        old_side(documents)
+    )))
 }
 
 fn progress(promotion: &Promotion) -> Option<String> {

@@ -33,6 +33,7 @@ pub struct Story {
     pub(super) comparisons: Vec<ComparisonRow>,
     pub(super) changes: Vec<Change>,
     pub(super) timeline: Vec<Moment>,
+    pub(super) approvals: Vec<ApprovalRow>,
     pub(super) hooks: Vec<HookRow>,
     pub(super) back: Option<WayBack>,
     pub(super) contingency: Vec<Scenario>,
@@ -137,6 +138,19 @@ pub(super) struct Moment {
     what: String,
 }
 
+/// Who let a step through, by which key.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct ApprovalRow {
+    step: String,
+    role: String,
+    who: String,
+    /// The id of the key that signed.
+    key: Option<String>,
+    at: String,
+    reason: String,
+    document: String,
+}
+
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct HookRow {
     hook: String,
@@ -206,6 +220,7 @@ impl Story {
             comparisons: comparisons(&documents),
             changes: changes(&documents),
             timeline: timeline(&documents),
+            approvals: moved.map(|p| approvals(&documents, p)).unwrap_or_default(),
             hooks: moved.map(hooks).unwrap_or_default(),
             back: way_back(&documents),
             contingency: contingency(&documents),
@@ -538,6 +553,9 @@ fn changes(documents: &Documents) -> Vec<Change> {
     if let Some(promotion) = seen {
         let way = promotion.strategy.replace('_', "/");
         changes.push(plain("Strategy", format!("{} over {}", text(&way), text(&promotion.router.kind))));
+        if let Some(split) = &promotion.router.split {
+            changes.push(plain("Split", text(split)));
+        }
         changes.push(Change {
             label: "Router",
             text: None,
@@ -594,6 +612,27 @@ fn shorten(moments: &mut Vec<(Timestamp, String, String)>) {
     }
 }
 
+fn approvals(documents: &Documents, promotion: &Promotion) -> Vec<ApprovalRow> {
+    let key = |sha256: &str| {
+        let found = documents.approvals.iter().find(|f| f.need.sha256 == sha256)?;
+        found.signer.as_ref().map(|signer| text(&signer.key))
+    };
+    let step = |number: usize| match promotion.steps.get(number.wrapping_sub(1)) {
+        Some(step) => format!("{number} ({})", show_share(step.weight)),
+        None => number.to_string(),
+    };
+    let row = |a: &crate::evidence::ApprovalRecord| ApprovalRow {
+        step: step(a.step),
+        role: text(&a.role),
+        who: text(&a.who),
+        key: key(&a.sha256),
+        at: date(a.at),
+        reason: a.reason.as_deref().map_or_else(String::new, text),
+        document: text(&a.document),
+    };
+    promotion.approvals.iter().map(row).collect()
+}
+
 fn hooks(promotion: &Promotion) -> Vec<HookRow> {
     promotion
         .hooks
@@ -618,10 +657,24 @@ fn way_back(documents: &Documents) -> Option<WayBack> {
         let old = old_side(documents);
         let plan = shell_word(&one_line(&documents.plan.path));
         let place = shell_word(&one_line(&documents.release.environment));
+        let state = documents.state.as_ref().map(|s| format!(" --state {}", shell_word(&one_line(s))));
+        let state = state.unwrap_or_default();
         if matches!(promotion.outcome, Outcome::InProgress | Outcome::Frozen) {
             ways.push(Way {
                 about: format!("Roll back now: all traffic returns to {old}."),
-                commands: format!("promote abort --plan {plan} --environment {place}"),
+                commands: format!("promote abort --plan {plan} --environment {place}{state}"),
+                note: None,
+            });
+        }
+        if let (Outcome::Promoted, Some(until)) =
+            (promotion.outcome, promotion.next_at.filter(|until| documents.at < *until))
+        {
+            ways.push(Way {
+                about: format!(
+                    "{old} is kept until {}. Until then all traffic returns to it by:",
+                    date(until)
+                ),
+                commands: format!("promote undo --plan {plan} --environment {place}{state}"),
                 note: None,
             });
         }
@@ -629,7 +682,15 @@ fn way_back(documents: &Documents) -> Option<WayBack> {
             ways.push(Way {
                 about: format!("By hand at the router: all traffic returns to {old}."),
                 commands: commands(&promotion.router.by_hand),
-                note: Some(format!("It needs {old} to be running still.")),
+                note: Some(match promotion.next_at {
+                    Some(until) if promotion.outcome == Outcome::Promoted && until <= documents.at => {
+                        format!(
+                            "{old} was kept until {} only: look first whether it still runs and is healthy.",
+                            date(until)
+                        )
+                    }
+                    _ => format!("It needs {old} to be running still."),
+                }),
             });
         } else if !promotion.router.by_hand.is_empty() {
             ways.push(Way {

@@ -121,3 +121,42 @@ fn a_read_only_state_folder_is_named_and_nothing_moves() {
     assert!(ended.stderr.contains("a file cannot be written"), "{}", ended.stderr);
     assert_eq!(stage.haproxy.server("green"), (0, 0));
 }
+
+/// The place in the plan and the words that an error must have.
+fn refused_at(stage: &Stage, more: &str, place: &str, words: &str) {
+    stage.write("[{weight: 50%, bake: 1s, approve: [owner]}, {weight: 100%}]", more);
+    let text = std::fs::read_to_string(stage.path().join("release.yaml")).unwrap();
+    let line = text.lines().position(|l| l.contains(place)).expect("the text is in the plan") + 1;
+    refused(stage, 2, words);
+    let said = stage.promote(&["plan"]).stderr;
+    assert!(said.contains(&format!("release.yaml:{line}:")), "expected line {line} in:\n{said}");
+}
+
+#[test]
+fn a_calendar_that_cannot_be_meant_shows_its_own_line() {
+    let stage = Stage::new(SHORT, "");
+    let zone = "  calendar: {time_zone: Europe/Berlen}\n";
+    refused_at(&stage, zone, "Berlen", "`Europe/Berlen` is no time zone; Europe/Berlin is one");
+    let ends = "  calendar:\n    time_zone: UTC\n    freeze:\n      - {from: 2026-12-20, to: 2026-12-22}\n      - {from: 2026-12-30, to: 2026-12-25}\n";
+    refused_at(&stage, ends, "2026-12-30", "a window ends before it begins");
+}
+
+#[test]
+fn approvers_of_a_role_that_no_step_asks_for_are_refused() {
+    let stage = Stage::new(SHORT, "");
+    let misspelt = "  approvers: {ownr: [ann]}\n";
+    refused_at(&stage, misspelt, "ownr", "no step asks for the approval of `ownr`");
+    refused_at(&stage, "  approvers: {owner: []}\n", "approvers", "nobody may approve as `owner`");
+}
+
+#[test]
+fn a_split_without_a_key_shows_its_line() {
+    let stage = Stage::new(SHORT, "");
+    let path = stage.path().join("release.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text.replace("green: green}", "green: green}, split: {by: user}");
+    std::fs::write(&path, &text).unwrap();
+    let line = text.lines().position(|l| l.contains("split:")).expect("the router is on one line") + 1;
+    refused(&stage, 2, "needs the `header` or the `cookie`");
+    assert!(stage.promote(&["plan"]).stderr.contains(&format!("release.yaml:{line}:")));
+}

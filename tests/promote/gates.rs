@@ -144,6 +144,14 @@ fn the_retire_hook_runs_once_when_the_old_side_was_kept_for_long_enough() {
     let undo = stage.promote(&["undo"]);
     assert_eq!(undo.code, 5);
     assert!(undo.stderr.contains("its old side is not kept any more"), "{}", undo.stderr);
+    // Commands that give all traffic to a side that was taken down need that said first.
+    assert!(undo.stderr.contains("the retire hook ran: bring blue up again first"), "{}", undo.stderr);
+    let abort = stage.promote(&["abort"]);
+    assert!(abort.stderr.contains("the retire hook ran: bring blue up again first"), "{}", abort.stderr);
+    assert_eq!(call("report", stage.path(), &[]).code, 0);
+    let runbook = std::fs::read_to_string(stage.path().join("evidence/runbook.md")).unwrap();
+    assert!(runbook.contains("look first whether it still runs"), "{runbook}");
+    assert!(!runbook.contains("promote undo"), "{runbook}");
     stage.assert_all_green();
 }
 
@@ -284,6 +292,10 @@ fn a_step_waits_for_its_approval_and_only_the_right_key_opens_it() {
     // The bake is over, and only the approval is missing: that is for people to know.
     let waits = promote(&["step"]);
     assert_eq!(waits.code, 3, "{}", waits.stderr);
+    // Also a call that finds nothing new says what it waits for, and when to look again.
+    let again = promote(&["step"]);
+    assert!(again.stderr.contains("; step 2 (50 % on green) waits for the approval"), "{}", again.stderr);
+    assert!(again.stderr.contains("`promote step` is due at 20"), "{}", again.stderr);
     assert!(
         stage.promotion()["waits_for"].as_str().unwrap().contains("waits for the approval of product_owner"),
         "{}",
@@ -305,6 +317,9 @@ fn a_step_waits_for_its_approval_and_only_the_right_key_opens_it() {
     let approved =
         promote(&["approve", "--role", "product_owner", "--key", "olga.key", "--reason", "figures are fine"]);
     assert_eq!(approved.code, 0, "{}", approved.stderr);
+    // Who looks in between is not told to wait for what is there already.
+    let status = promote(&["status"]).stdout;
+    assert!(status.contains("an approval of step 2 by product_owner is there"), "{status}");
     let moved = promote(&["step"]);
     assert_eq!(moved.code, 0, "{}", moved.stderr);
     assert_eq!(stage.haproxy.server("green").0, 50);

@@ -264,3 +264,55 @@ fn an_approval_that_is_gone_changed_or_of_another_release_is_refused() {
     std::fs::remove_file(sample.file(file)).unwrap();
     refused(&sample, &["promote.json -> approval.product_owner.2.json", "not in the folder"]);
 }
+
+#[test]
+fn the_pages_say_who_approved_and_how_long_and_by_which_command_it_can_be_undone() {
+    let sample = approved();
+    let file = "approval.product_owner.2.json";
+    let sha256 = sha256_hex(&std::fs::read(sample.file(file)).unwrap());
+    change(&sample, "promote.json", |d| {
+        d["promotion"]["next_at"] = "2199-01-02T09:30:00Z".into();
+        d["promotion"]["approvals"] = serde_json::json!([{"step": 2, "role": "product_owner", "who": "olga",
+            "at": "2026-01-02T03:04:05Z", "reason": "figures are fine", "document": file, "sha256": sha256}]);
+    });
+    std::fs::remove_file(sample.file("verify.json")).unwrap();
+    let ended = call("report", sample.folder.path(), &["--state", "s3://releases/shop"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    for page in ["report.html", "runbook.md", "summary.md"] {
+        let text = sample.text(page).replace('\\', "");
+        for words in [
+            "figures are fine",
+            "product_owner",
+            "2 Jan 2026, 03:04 UTC",
+            "is kept until 2 Jan 2199, 09:30 UTC",
+            "promote undo --plan release.yaml --environment production --state s3://releases/shop",
+        ] {
+            assert!(text.contains(words), "`{words}` is missing in {page}:\n{text}");
+        }
+    }
+}
+
+#[test]
+fn the_pages_say_what_a_release_waits_for() {
+    let sample = Sample::of(End::InProgress);
+    change(&sample, "promote.json", |d| {
+        d["promotion"]["waits_for"] = "step 3 waits for the approval of qa".into();
+        d["promotion"]["next_at"] = "2026-01-02T09:30:00Z".into();
+    });
+    assert_eq!(sample.render().code, 0);
+    for page in ["report.html", "runbook.md", "summary.md"] {
+        let text = sample.text(page);
+        for words in ["Step 3 waits for the approval of qa", "2 Jan 2026, 09:30 UTC"] {
+            assert!(text.contains(words), "`{words}` is missing in {page}:\n{text}");
+        }
+    }
+}
+
+#[test]
+fn the_pages_say_whom_a_weight_is_a_share_of() {
+    let sample = Sample::of(End::Promoted);
+    assert_eq!(sample.render().code, 0);
+    for page in ["report.html", "runbook.md"] {
+        assert!(sample.text(page).contains("users by cookie uid"), "{page}");
+    }
+}

@@ -420,6 +420,7 @@ impl Sample {
             epoch: 42,
             strategy: "canary".into(),
             router: RouterRecord {
+                split: Some("users by cookie uid".into()),
                 kind: "haproxy".into(),
                 target: "/run/haproxy/admin.sock".into(),
                 by_hand: vec![

@@ -71,10 +71,14 @@ pub fn approve(job: &Job, asked: Approve<'_>) -> Result<Exit, Fault> {
     write_atomic(&path, &bytes).map_err(|e| unwritable(&path, &e))?;
     store(job)?.keep(&kept_name(epoch, asked.role, step), &bytes)?;
     let share = record.course.steps.get(step - 1).map(|s| show_share(s.weight)).unwrap_or_default();
+    let next = match &job.call.trust {
+        Some(_) => "it counts from the next `promote step` on",
+        None => "not checked, for no --trust says whose keys count: the next `promote step` does",
+    };
     job.talk().line(
         Mark::Good,
         &format!(
-            "{} approved step {step} ({share} on green) of {}; it counts from the next look on",
+            "{} approved step {step} ({share} on green) of {}; {next}",
             asked.role,
             name_release(&record.release)
         ),

@@ -156,6 +156,7 @@ pub(super) fn record(
                 kind: plan.router.kind.clone(),
                 target: plan.router.target.shown.clone(),
                 by_hand: router.by_hand(Side::Blue),
+                split: By::of(&plan.router.split).ok().and_then(|by| by.words()),
             },
             blue: SideRecord { url: plan.sides.blue.url.shown.clone(), version: markers.blue.clone() },
             green: SideRecord { url: plan.sides.green.url.shown.clone(), version: None },

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::begin;
 use super::drive::{Driver, Mode};
 use super::machine::{Course, Event};
-use super::record::{Record, course_of, phase, strategy_word};
+use super::record::{Record, course_of, moment, phase, strategy_word};
 use super::{store, take};
 use crate::evidence::{Outcome, name_release};
 use crate::fault::{Exit, Fault};
@@ -69,19 +69,41 @@ pub fn status(job: &Job) -> Result<Exit, Fault> {
     if let Some(why) = &record.promotion.waits_for {
         text.push_str(&format!("  {why}\n"));
     }
+    for left in approvals_left(job, &record)? {
+        text.push_str(&format!("  {left} is there; the next look checks it\n"));
+    }
+    if let (Outcome::InProgress, Some(at)) = (record.outcome().0, record.promotion.next_at) {
+        text.push_str(&format!("  `promote step` is due at {}\n", moment(at)));
+    }
+    if record.state.can_be_undone() {
+        text.push_str("  `promote undo` goes back to blue\n");
+    }
     if store(job)?.asked(Ask::Pause, record.promotion.epoch).is_some() {
         text.push_str("  paused: no further step until `promote resume`\n");
     }
     for decision in record.promotion.decisions.iter().rev().take(5).rev() {
-        text.push_str(&format!(
-            "  {}  {}: {}\n",
-            decision.at.strftime("%Y-%m-%d %H:%M:%S"),
-            decision.who,
-            decision.what
-        ));
+        text.push_str(&format!("  {}  {}: {}\n", moment(decision.at), decision.who, decision.what));
     }
     print(&crate::redact::redact(&text))?;
     Ok(Exit::Pass)
+}
+
+/// The approvals that were left for a promotion under way, and that no gate has looked at yet.
+fn approvals_left(job: &Job, record: &Record) -> Result<Vec<String>, Fault> {
+    if record.promotion.waits_for.is_none() {
+        return Ok(Vec::new());
+    }
+    let beginning = format!("approval.{}.", record.promotion.epoch);
+    let given =
+        |role: &str, step: usize| record.promotion.approvals.iter().any(|a| a.role == role && a.step == step);
+    // Whoever may only read the state may not list: the rest of the status is true all the same.
+    let found = store(job)?.kept(&beginning).unwrap_or_default();
+    let left = found.into_iter().filter_map(|(name, _)| {
+        let (role, step) = name.strip_prefix(&beginning)?.strip_suffix(".json")?.rsplit_once('.')?;
+        let step = step.parse().ok()?;
+        (!given(role, step)).then(|| format!("an approval of step {step} by {role}"))
+    });
+    Ok(left.collect())
 }
 
 /// What a job reads that only goes on where there is something to go on with: `due` says so, the
@@ -131,6 +153,12 @@ pub fn plan(job: &Job) -> Result<Exit, Fault> {
         section.router.kind,
         section.router.target.shown
     );
+    if let Some(split) = routers::By::of(&section.router.split).ok().and_then(|by| by.words()) {
+        text.push_str(&format!("  splits {split}\n"));
+    }
+    for check in &section.preview {
+        text.push_str(&format!("  looks at green before it gets traffic: {}\n", check.name));
+    }
     let total: i64 = course.steps.iter().map(|s| s.bake_ms).sum();
     for (number, step) in course.steps.iter().enumerate() {
         let bake = if step.bake_ms > 0 {
@@ -168,7 +196,12 @@ pub fn plan(job: &Job) -> Result<Exit, Fault> {
         text.push_str(&format!("  goes back when it takes longer than {limit}\n"));
     }
     if let Some(keep) = section.keep_old {
-        text.push_str(&format!("  keeps blue for {keep} afterwards, for `promote undo`\n"));
+        let then = if section.hooks.retire.is_empty() {
+            "; then nothing takes it down, for there is no `hooks.retire`"
+        } else {
+            "; then the retire hook takes it down"
+        };
+        text.push_str(&format!("  keeps blue for {keep} afterwards, for `promote undo`{then}\n"));
     }
     let samples = section.min_samples.unwrap_or(50) as f64;
     text.push_str(&format!(
@@ -278,11 +311,11 @@ pub fn undo(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
         ));
     }
     if !record.state.can_be_undone() {
-        let help = format!(
-            "with `keep_old` in the plan it could have been; by hand:\n{}",
-            record.promotion.router.by_hand.join("\n")
-        );
-        return Err(not_to_undo(&record, "its old side is not kept any more", &help));
+        let cause = match record.course.keep_ms {
+            0 => "its old side is not kept any more, for the plan has no `keep_old`",
+            _ => "its old side is not kept any more: the time of `keep_old` is over",
+        };
+        return Err(not_to_undo(&record, cause, &by_hand(&record)));
     }
     same_router(job, &record)?;
     let job = &Job { release: record.release.clone(), ..job.clone() };
@@ -331,7 +364,18 @@ pub(super) fn finished(record: &Record) -> Fault {
     if record.state.can_be_undone() {
         fault = fault.help("the old side is kept: `promote undo` goes back to it");
     } else if record.outcome().0 == Outcome::Promoted {
-        fault = fault.help(format!("to go back by hand:\n{}", record.promotion.router.by_hand.join("\n")));
+        fault = fault.help(by_hand(record));
     }
     fault
+}
+
+/// How one goes back behind the end, when nobody keeps the old side any longer.
+fn by_hand(record: &Record) -> String {
+    let retired = record.promotion.hooks.iter().any(|h| h.hook == "retire");
+    let first = if retired {
+        "the retire hook ran: bring blue up again first, and look at its health; then go back by hand:"
+    } else {
+        "look first whether blue still runs and is healthy; then go back by hand:"
+    };
+    format!("{first}\n{}", record.promotion.router.by_hand.join("\n"))
 }

@@ -175,10 +175,16 @@ impl Record {
         match (outcome, &self.state) {
             (Outcome::Promoted, _) => {
                 let looks = self.promotion.judgements.len();
+                let kept = match (&self.state, self.promotion.next_at) {
+                    (State::KeepingBlue { .. }, Some(until)) => {
+                        format!("; blue is kept until {}, `promote undo` goes back to it", moment(until))
+                    }
+                    _ => String::new(),
+                };
                 (
                     DocumentVerdict::Pass,
                     format!(
-                        "{release}: green serves everything after {} steps and {looks} judgements",
+                        "{release}: green serves everything after {} steps and {looks} judgements{kept}",
                         self.course.steps.len()
                     ),
                 )
@@ -190,10 +196,16 @@ impl Record {
                 (DocumentVerdict::Error, format!("{release} stands still: {reason}"))
             }
             (Outcome::Frozen, _) => (DocumentVerdict::Fail, format!("{release} stands still: {reason}")),
-            (Outcome::InProgress, state) => (
-                DocumentVerdict::Undecided,
-                format!("{release} is under way: {}", phase(state, &self.course)),
-            ),
+            (Outcome::InProgress, state) => {
+                let waits = self.promotion.waits_for.as_ref().map(|why| format!("; {why}"));
+                let again =
+                    self.promotion.next_at.map(|at| format!("; `promote step` is due at {}", moment(at)));
+                let rest = waits.unwrap_or_default() + &again.unwrap_or_default();
+                (
+                    DocumentVerdict::Undecided,
+                    format!("{release} is under way: {}{rest}", phase(state, &self.course)),
+                )
+            }
         }
     }
 
@@ -235,6 +247,11 @@ impl Record {
     }
 }
 
+/// A moment, for people.
+pub(super) fn moment(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
 /// Milliseconds from one moment to another.
 pub(super) fn between_ms(from: Timestamp, to: Timestamp) -> f64 {
     (to.as_nanosecond() - from.as_nanosecond()) as f64 / 1e6
@@ -261,7 +278,7 @@ pub(super) fn phase(state: &State, course: &Course) -> String {
         State::RunningAfter { .. } => "green has everything, the after hook runs".into(),
         State::KeepingBlue { until_ms } => {
             let until = until_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
-            let until = until.map(|at| at.strftime(" until %Y-%m-%d %H:%M:%S UTC").to_string());
+            let until = until.map(|at| format!(" until {}", moment(at)));
             format!("green serves everything, blue is kept{}", until.unwrap_or_default())
         }
         State::RunningRetire { .. } => "green serves everything, the retire hook runs".into(),

@@ -176,6 +176,7 @@ impl Evidence {
             release: job.release.clone(),
             plan: job.loaded.reference.clone(),
             url: job.environment_url().map(|url| url.shown.clone()),
+            state: job.call.state.as_ref().map(|place| place.display().to_string()),
             contingency: report.contingency.clone(),
             contacts: report.contacts.clone(),
             at: world::now(),
