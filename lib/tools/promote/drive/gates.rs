@@ -27,15 +27,11 @@ impl Driver<'_> {
     /// The gate before a step (from 0), where it is shut. Behind the last step no traffic moves, so
     /// there is none.
     pub(super) fn gate(&mut self, step: usize) -> Option<Gate> {
-        let (gated, weight) = self.record.course.steps.get(step).map(|s| (s.gated, s.weight))?;
+        let weight = self.record.course.steps.get(step).map(|s| s.weight)?;
         let next = format!("step {} ({} on green)", step + 1, show_share(weight));
         let shut = |why: String, opens_at| Gate { why, opens_at, missing: Vec::new() };
-        // Without a gate of its own nothing can wait before the first step.
-        if step > 0 || gated {
-            let epoch = self.record.promotion.epoch;
-            if let Some(asked) = self.store().asked(Ask::Pause, epoch) {
-                return Some(shut(format!("{} has paused it before {next}", asked.who), None));
-            }
+        if let Some(asked) = self.store().asked(Ask::Pause, self.record.promotion.epoch) {
+            return Some(shut(format!("{} has paused it before {next}", asked.who), None));
         }
         if let Some(closed) = self.plan.calendar.as_ref().and_then(|c| c.closed(self.clock.now())) {
             return Some(shut(format!("{next} waits: {}", closed.why), closed.opens_at));
