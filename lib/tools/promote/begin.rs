@@ -140,6 +140,7 @@ pub(super) fn record(
             .help("is this the address that the router serves, and does it send the release header on?"));
     }
     Ok(Record {
+        id: Some(format!("{:016x}", world::unique())),
         release: job.release.clone(),
         plan: job.loaded.reference.clone(),
         needs,

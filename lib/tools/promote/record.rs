@@ -17,6 +17,9 @@ use crate::world;
 /// The record of an environment's newest promotion.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
+    /// By chance: no two promotions have the same, also where their numbers began anew.
+    #[serde(default)]
+    pub id: Option<String>,
     /// What is released.
     pub release: Release,
     /// Under which plan.

@@ -70,7 +70,7 @@ impl Driver<'_> {
     }
 
     fn take_approval(&mut self, step: usize, approved: Approved, bytes: &[u8]) {
-        let Approved { role, who, reason, at, need, .. } = approved;
+        let Approved { role, who, reason, at, expires_at, need, .. } = approved;
         // The link of the chain is the document itself: it lies where the report finds it.
         let path = self.job.evidence().join(&need.path);
         if let Err(error) = write_atomic(&path, bytes) {
@@ -81,12 +81,15 @@ impl Driver<'_> {
         let what = format!("approved step {step} as {role}{why}");
         self.job.talk().line(Mark::Step, &format!("{who} {what}"));
         self.record.decided(world::now(), &who, what);
-        self.record.promotion.approvals.push(ApprovalRecord {
+        let approvals = &mut self.record.promotion.approvals;
+        approvals.retain(|other| other.document != need.path);
+        approvals.push(ApprovalRecord {
             step,
             role,
             who,
             at,
             reason,
+            expires_at,
             document: need.path.clone(),
             sha256: need.sha256.clone(),
         });
@@ -106,8 +109,10 @@ impl Driver<'_> {
     fn not_approved(&mut self, step: usize) -> Vec<String> {
         let roles = self.plan.steps.get(step).map_or(&[][..], |s| s.approve.as_slice());
         let open = |driver: &Self| -> Vec<String> {
-            let given = &driver.record.promotion.approvals;
-            let is_given = |role: &String| given.iter().any(|a| a.step == step + 1 && a.role == *role);
+            let (given, now) = (&driver.record.promotion.approvals, driver.clock.now());
+            let lasts = |a: &ApprovalRecord| a.expires_at.is_none_or(|end| end > now);
+            let fits = |a: &ApprovalRecord, role: &String| a.step == step + 1 && a.role == *role;
+            let is_given = |role: &String| given.iter().any(|a| fits(a, role) && lasts(a));
             roles.iter().filter(|role| !is_given(role)).cloned().collect()
         };
         if open(self).is_empty() {
