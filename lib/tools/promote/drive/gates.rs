@@ -6,7 +6,6 @@ use super::super::approval::{self, Approved};
 use super::super::approve;
 use super::Driver;
 use crate::evidence::{ApprovalBody, ApprovalRecord};
-use crate::state::Ask;
 use crate::units::show_share;
 use crate::world;
 use crate::world::files::{unwritable, write_atomic};
@@ -30,8 +29,13 @@ impl Driver<'_> {
         let weight = self.record.course.steps.get(step).map(|s| s.weight)?;
         let next = format!("step {} ({} on green)", step + 1, show_share(weight));
         let shut = |why: String, opens_at| Gate { why, opens_at, missing: Vec::new() };
-        if let Some(asked) = self.store().asked(Ask::Pause, self.record.promotion.epoch) {
-            return Some(shut(format!("{} has paused it before {next}", asked.who), None));
+        match self.store().paused(self.record.promotion.epoch) {
+            Ok(None) => {}
+            Ok(Some(asked)) => return Some(shut(format!("{} has paused it before {next}", asked.who), None)),
+            Err(fault) => {
+                let why = format!("{next} waits: whether it is paused cannot be seen, {}", fault.line());
+                return Some(shut(why, None));
+            }
         }
         if let Some(closed) = self.plan.calendar.as_ref().and_then(|c| c.closed(self.clock.now())) {
             return Some(shut(format!("{next} waits: {}", closed.why), closed.opens_at));
