@@ -2,6 +2,8 @@
 
 use super::gates::key;
 use super::*;
+use crate::support::command_router::CommandRouter;
+use crate::support::router::RealRouter as _;
 
 /// What promotes with signatures.
 const SIGNED: [&str; 4] = ["--trust", "trust", "--sign-key", "ci.key"];
@@ -105,4 +107,58 @@ fn an_approval_that_expired_before_its_step_opens_nothing() {
     stage.assert_all_green();
     let checked = call("report", stage.path(), &["check", "--trust", "trust"]);
     assert_eq!(checked.code, 0, "{}{}", checked.stdout, checked.stderr);
+}
+
+#[test]
+fn users_do_not_go_back_to_something_else_that_answers_in_blues_place() {
+    let mut stage = Stage::new("[{weight: 50%, bake: 10m}, {weight: 100%}]", "");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    let port = stage.blue.port;
+    drop(std::mem::replace(&mut stage.blue, Side::start("1.0")));
+    // A front page of a fresh machine, which says of itself nothing.
+    let mut listener = None;
+    wait_until("the port to be free", || {
+        listener = std::net::TcpListener::bind(("127.0.0.1", port)).ok();
+        listener.is_some()
+    });
+    let listener = listener.unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            use std::io::{Read, Write};
+            let mut request = [0_u8; 4096];
+            let _ = stream.read(&mut request);
+            let _ =
+                stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 7\r\n\r\nwelcome");
+        }
+    });
+    let ended = stage.promote(&["abort"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert_eq!(stage.promotion()["outcome"], "frozen");
+    assert_eq!((stage.haproxy.server("blue").0, stage.haproxy.server("green").0), (50, 50));
+    let seen = "it does not say which release it is, and this release began with `1.0` on blue";
+    assert!(stage.journal().iter().any(|line| line["did"]["seen"] == seen));
+}
+
+#[test]
+fn the_old_side_is_not_taken_out_while_nobody_can_see_where_traffic_goes() {
+    let folder = folder();
+    let (blue, green) = (Side::start("1.0"), Side::start("1.1"));
+    let router = CommandRouter::start(folder.path(), blue.port, green.port);
+    // The answer fails just when the old side is about to be taken out; taking it out would work.
+    let script = folder.path().join("route.sh");
+    let text = std::fs::read_to_string(&script).unwrap();
+    let state = folder.path().join(".trapkey/production/state.json");
+    let text = text.replace(
+        "  get)\n",
+        &format!("  get)\n    if grep -q '\"phase\":\"retiring_blue\"' {}; then exit 3; fi\n", state.display()),
+    );
+    let text = text.replace("  retire)\n", "  retire)\n    echo \"$2\" >> retired.txt\n");
+    std::fs::write(&script, text).unwrap();
+    let steps = "[{weight: 100%, bake: 200ms}]";
+    let text = plan(&router.router(blue.port, green.port), &blue, &green, steps, "");
+    std::fs::write(folder.path().join("release.yaml"), text).unwrap();
+    let ended = call("promote", folder.path(), &["run"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert!(ended.stderr.contains("blue was not taken out of service"), "{}", ended.stderr);
+    assert!(!folder.path().join("retired.txt").exists(), "blue was taken out");
 }
