@@ -150,7 +150,10 @@ fn the_old_side_is_not_taken_out_while_nobody_can_see_where_traffic_goes() {
     let state = folder.path().join(".trapkey/production/state.json");
     let text = text.replace(
         "  get)\n",
-        &format!("  get)\n    if grep -q '\"phase\":\"retiring_blue\"' {}; then exit 3; fi\n", state.display()),
+        &format!(
+            "  get)\n    if grep -q '\"phase\":\"retiring_blue\"' {}; then exit 3; fi\n",
+            state.display()
+        ),
     );
     let text = text.replace("  retire)\n", "  retire)\n    echo \"$2\" >> retired.txt\n");
     std::fs::write(&script, text).unwrap();

@@ -281,7 +281,8 @@ fn router_counts(metric: &str) -> bool {
 
 /// Counters begin anew with the router, or when somebody clears them, so a base from before is none.
 fn same_instance(base: &Counters, now: Option<&Counters>) -> bool {
-    let went_on = |base: SideCount, now: SideCount| now.requests >= base.requests && now.errors >= base.errors;
+    let went_on =
+        |base: SideCount, now: SideCount| now.requests >= base.requests && now.errors >= base.errors;
     now.is_some_and(|now| {
         now.instance == base.instance && went_on(base.blue, now.blue) && went_on(base.green, now.green)
     })

@@ -77,7 +77,7 @@ impl Clocks {
     /// The clocks of this machine, now.
     pub(super) fn read() -> Self {
         Self {
-            boot: world::boot(),
+            boot: world::clock(),
             uptime_ms: millis(world::uptime()),
             wall_ms: world::now().as_millisecond(),
         }
