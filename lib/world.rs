@@ -40,6 +40,7 @@ pub fn unique() -> u64 {
 ///
 /// It is the kernel's own: what stands in `/proc/uptime` may be that of a container.
 pub fn uptime() -> Duration {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
     #[cfg(target_os = "linux")]
     {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -47,7 +48,6 @@ pub fn uptime() -> Duration {
             return time;
         }
     }
-    static FIRST: OnceLock<Instant> = OnceLock::new();
     FIRST.get_or_init(Instant::now).elapsed()
 }
 

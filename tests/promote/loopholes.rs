@@ -3,7 +3,6 @@
 use super::gates::key;
 use super::*;
 use crate::support::command_router::CommandRouter;
-use crate::support::router::RealRouter as _;
 
 /// What promotes with signatures.
 const SIGNED: [&str; 4] = ["--trust", "trust", "--sign-key", "ci.key"];
