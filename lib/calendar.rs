@@ -192,7 +192,11 @@ impl Moment {
         if let (10, Ok(date)) = (text.len(), text.parse::<Date>()) {
             return Some(Self::Day(date));
         }
-        (text.len() > 10).then(|| text.parse::<DateTime>().ok())?.map(Self::At)
+        // An offset or a zone would be dropped silently, and a freeze would end hours off.
+        let plain = |c: char| c.is_ascii_digit() || ":.,".contains(c);
+        let (date, time) = (text.get(..10)?, text.get(11..)?);
+        let both = date.parse::<Date>().is_ok() && !time.is_empty() && time.chars().all(plain);
+        both.then(|| text.parse::<DateTime>().ok())?.map(Self::At)
     }
 }
 
@@ -319,5 +323,12 @@ mod tests {
         for text in ["9:00", "25:00", "12:60", "2026-13-01", "tomorrow", "", "09:00:00"] {
             assert_eq!(Moment::parse(text), None, "{text}");
         }
+        // The zone is the calendar's; another one must not be dropped silently.
+        for zone in ["-08:00", "+02:00", "-08", "[Asia/Tokyo]", "-08:00[America/Los_Angeles]", "Z"] {
+            for text in [format!("2026-12-20T18:00{zone}"), format!("2026-12-20{zone}")] {
+                assert_eq!(Moment::parse(&text), None, "{text}");
+            }
+        }
+        assert!(Moment::parse("2026-12-20T18:00:30.5").is_some());
     }
 }

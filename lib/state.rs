@@ -38,7 +38,7 @@ pub struct Store {
 }
 
 /// A request as it was seen, and when.
-type Seen = (Instant, Option<Asked>);
+type Seen = (Instant, Result<Option<Asked>, Fault>);
 
 /// What tells one content of an object from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -254,6 +254,17 @@ impl Store {
     /// The request that is open for an epoch. An unreadable one counts as asked: an abort is never
     /// lost to a damaged file. One that could not be fetched from afar is looked for again.
     pub fn asked(&self, ask: Ask, epoch: u64) -> Option<Asked> {
+        self.look(ask, epoch).ok().flatten()
+    }
+
+    /// Whether an epoch is paused, as a gate asks: one that cannot see is not open.
+    ///
+    /// Errors (4): it could not be looked for.
+    pub fn paused(&self, epoch: u64) -> Result<Option<Asked>, Fault> {
+        self.look(Ask::Pause, epoch)
+    }
+
+    fn look(&self, ask: Ask, epoch: u64) -> Result<Option<Asked>, Fault> {
         let between = self.place.between_looks();
         let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let slot = &mut seen[usize::from(ask == Ask::Pause)];
@@ -265,23 +276,22 @@ impl Store {
             *slot = Some((Instant::now(), found.clone()));
             found
         };
-        found.filter(|asked| asked.epoch == epoch)
+        found.map(|found| found.filter(|asked| asked.epoch == epoch))
     }
 
-    fn look_for(&self, ask: Ask, epoch: u64) -> Option<Asked> {
-        let unreadable = || {
-            Some(Asked {
-                epoch,
-                who: "unknown".into(),
-                at: String::new(),
-                why: Some("the request is not readable".into()),
-            })
+    fn look_for(&self, ask: Ask, epoch: u64) -> Result<Option<Asked>, Fault> {
+        let unreadable = Asked {
+            epoch,
+            who: "unknown".into(),
+            at: String::new(),
+            why: Some("the request is not readable".into()),
         };
         match self.place.get(ask.object()) {
-            Ok(Some(object)) => serde_json::from_slice(&object.bytes).map_or_else(|_| unreadable(), Some),
+            Ok(Some(object)) => Ok(Some(serde_json::from_slice(&object.bytes).unwrap_or(unreadable))),
             // In a folder it is there and must not be read: it may be an abort.
-            Err(_) if self.place.between_looks().is_zero() => unreadable(),
-            Ok(None) | Err(_) => None,
+            Err(_) if self.place.between_looks().is_zero() => Ok(Some(unreadable)),
+            Ok(None) => Ok(None),
+            Err(fault) => Err(fault),
         }
     }
 

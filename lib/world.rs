@@ -37,13 +37,28 @@ pub fn unique() -> u64 {
 
 /// Time since the machine was started, going on while this process or the machine is stopped. Where
 /// the system does not tell, time since this process first asked.
+///
+/// It is the kernel's own: what stands in `/proc/uptime` may be that of a container.
 pub fn uptime() -> Duration {
     static FIRST: OnceLock<Instant> = OnceLock::new();
-    let from_system = std::fs::read_to_string("/proc/uptime")
-        .ok()
-        .and_then(|text| text.split(' ').next()?.parse::<f64>().ok())
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    from_system.unwrap_or_else(|| FIRST.get_or_init(Instant::now).elapsed())
+    #[cfg(target_os = "linux")]
+    {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        if let Ok(time) = Duration::try_from(time) {
+            return time;
+        }
+    }
+    FIRST.get_or_init(Instant::now).elapsed()
+}
+
+/// What tells the clock of [`uptime`] from all others: this start of this machine, and where a
+/// container has an offset of its own that too. Empty where the system does not tell.
+pub fn clock() -> String {
+    let space = std::fs::read_link("/proc/self/ns/time").unwrap_or_default();
+    match boot() {
+        boot if boot.is_empty() => boot,
+        boot => format!("{boot} {}", space.display()).trim().to_owned(),
+    }
 }
 
 /// What tells this start of this machine from all others; empty where the system does not tell.

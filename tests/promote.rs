@@ -24,6 +24,7 @@ mod disasters;
 mod envoy;
 mod gates;
 mod load;
+mod loopholes;
 mod model;
 mod routers;
 mod routers_http;

@@ -266,6 +266,10 @@ pub struct ApprovalRecord {
     /// Why, where they said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Until when it counts; null for as long as the promotion lasts.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
     /// The document, in the evidence folder.
     pub document: String,
     /// The SHA-256 of its bytes in hexadecimal.
@@ -508,6 +512,9 @@ pub fn is_role(text: &str) -> bool {
 pub struct Approval {
     /// The promotion: its number in the environment.
     pub epoch: u64,
+    /// The promotion again, by chance: numbers begin anew where the promote state was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promotion: Option<String>,
     /// The step, from 1; null for every step of this promotion that asks the role.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<usize>,

@@ -295,3 +295,39 @@ fn a_request_is_taken_back_only_where_it_still_is_the_one_that_was_meant(spot: &
     withdraw("alice");
     assert_eq!(store.asked(Ask::Pause, 3), None);
 }
+
+/// A place afar that reads nothing for now.
+#[derive(Debug)]
+struct Away;
+
+impl Place for Away {
+    fn shown(&self) -> String {
+        "s3://away".into()
+    }
+    fn get(&self, _: &str) -> Result<Option<Object>, Fault> {
+        Err(Fault::infrastructure("503"))
+    }
+    fn put(&self, _: &str, _: &[u8], _: &Condition) -> Result<Put, Fault> {
+        Ok(Put::Conflict)
+    }
+    fn remove(&self, _: &str) -> Result<(), Fault> {
+        Ok(())
+    }
+    fn list(&self, _: &str) -> Result<Vec<String>, Fault> {
+        Ok(Vec::new())
+    }
+    fn journal(&self, _: &str, _: &str) -> Result<(), Fault> {
+        Ok(())
+    }
+    fn between_looks(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+}
+
+#[test]
+fn a_pause_that_cannot_be_looked_for_keeps_a_gate_shut_and_an_abort_is_looked_for_again() {
+    let store = Store::at(Box::new(Away));
+    assert_eq!(store.paused(3).unwrap_err().what, "503");
+    assert_eq!(store.asked(Ask::Pause, 3), None, "who only looks is not told of a pause that nobody saw");
+    assert_eq!(store.asked(Ask::Abort, 3), None);
+}

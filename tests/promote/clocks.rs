@@ -56,6 +56,22 @@ fn a_clock_set_forward_between_two_steps_makes_no_bake_shorter() {
     stage.assert_all_blue();
 }
 
+/// Containers of one machine have its boot id, and some runtimes give each an uptime of its own.
+#[test]
+fn a_container_that_says_it_runs_for_longer_makes_no_bake_shorter() {
+    let stage = Stage::new("[{weight: 50%, bake: 1h}, {weight: 100%}]", "");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    let uptime = stage.path().join("uptime");
+    std::fs::write(&uptime, "99999999.00 1.00\n").unwrap();
+    let script = format!("mount --bind '{}' /proc/uptime || exit 77\nexec \"$0\" step", uptime.display());
+    let mut command = Command::new("unshare");
+    command.args(if is_root() { &["-m"][..] } else { &["-rm"][..] });
+    command.args(["sh", "-c", &script]).arg(crate::support::binary("promote"));
+    let stepped = run(command.current_dir(stage.path()));
+    assert_eq!(stepped.code, 0, "{}", stepped.stderr);
+    assert_eq!((stage.phase().as_str(), stage.haproxy.server("green").0), ("baking", 50));
+}
+
 #[test]
 fn a_clock_set_back_between_two_steps_wedges_nothing() {
     let stage = Stage::new("[{weight: 50%, bake: 1s}, {weight: 100%}]", "");

@@ -745,8 +745,7 @@ impl Promotion {
             }
             Action::Shift { weight, rollback } => {
                 let touch = Touch::Shift(percent(weight));
-                let gated = |step: usize| step > 0 || self.course.steps[step].gated;
-                let shut = w.paused && matches!(state, State::Shifting { step } if gated(step));
+                let shut = w.paused && matches!(state, State::Shifting { .. });
                 if shut && !rollback {
                     let looks = next(&state, &Event::LookAgain { at_ms: 10 }, &self.course);
                     add("finds a gate shut", &|w| {

@@ -18,6 +18,8 @@ const AHEAD: i64 = 300;
 pub struct Order {
     /// The promotion.
     pub epoch: u64,
+    /// The same by chance.
+    pub promotion: Option<String>,
     /// The role that approves.
     pub role: String,
     /// The step, from 1; none for every step of this promotion that asks the role.
@@ -40,6 +42,8 @@ pub struct Wanted<'a> {
     pub plan: &'a str,
     /// The promotion.
     pub epoch: u64,
+    /// The same by chance.
+    pub promotion: Option<&'a str>,
     /// The role.
     pub role: &'a str,
     /// The step, from 1.
@@ -61,6 +65,8 @@ pub struct Approved {
     pub reason: Option<String>,
     /// When it was signed.
     pub at: Timestamp,
+    /// Until when it counts.
+    pub expires_at: Option<Timestamp>,
     /// How the promotion names it.
     pub need: Need,
 }
@@ -80,8 +86,8 @@ pub fn write(job: &Job, order: Order, key: &SigningKey) -> Result<Vec<u8>, Fault
         name_release(&job.release),
         order.epoch
     );
-    let Order { epoch, role, step, reason, expires_at } = order;
-    let approval = Approval { epoch, step, role, who: ci::actor(), reason, expires_at };
+    let Order { epoch, promotion, role, step, reason, expires_at } = order;
+    let approval = Approval { epoch, promotion, step, role, who: ci::actor(), reason, expires_at };
     let document = job.document(&Conclusion {
         needs: Vec::new(),
         verdict: DocumentVerdict::Pass,
@@ -109,6 +115,7 @@ pub fn check(bytes: &[u8], trust: &Trust, wanted: &Wanted<'_>) -> Result<Approve
         key,
         reason: approval.reason.clone(),
         at: found.document.head.run.finished_at,
+        expires_at: approval.expires_at,
         need: Need { path: file, ..found.need.clone() },
     })
 }
@@ -141,6 +148,9 @@ fn fits<'a>(found: &'a Found<ApprovalBody>, wanted: &Wanted<'_>) -> Result<&'a A
             "`{file}` is about promotion {}, this is promotion {}",
             approval.epoch, wanted.epoch
         ));
+    }
+    if approval.promotion.as_deref() != wanted.promotion {
+        return Err(format!("`{file}` is about another promotion, of the same number"));
     }
     if let Some(step) = approval.step.filter(|step| *step != wanted.step) {
         return Err(format!("`{file}` is about step {step}, asked is step {}", wanted.step));

@@ -56,7 +56,14 @@ pub fn approve(job: &Job, asked: Approve<'_>) -> Result<Exit, Fault> {
     let now = world::now();
     let expires_at = asked.expires_in.and_then(|span| now.checked_add(span.0).ok());
     let epoch = record.promotion.epoch;
-    let order = Order { epoch, role: asked.role.into(), step: Some(step), reason: asked.reason, expires_at };
+    let order = Order {
+        epoch,
+        promotion: record.id.clone(),
+        role: asked.role.into(),
+        step: Some(step),
+        reason: asked.reason,
+        expires_at,
+    };
     let bytes = approval::write(job, order, &key)?;
     if let Some(trust) = &job.call.trust {
         let wanted = wanted(&record, plan, asked.role, step, now);
@@ -128,6 +135,7 @@ pub(super) fn wanted<'a>(
         release: &record.release,
         plan: &record.plan.sha256,
         epoch: record.promotion.epoch,
+        promotion: record.id.as_deref(),
         role,
         step,
         now,
@@ -155,7 +163,11 @@ fn asks(plan: &Promote, step: usize, role: &str) -> bool {
 
 /// The first step that asks the role and has not got its approval; 0 for none.
 fn next_step(record: &Record, plan: &Promote, role: &str) -> usize {
-    let given = |step: usize| record.promotion.approvals.iter().any(|a| a.step == step && a.role == role);
+    let now = world::now();
+    let given = |step: usize| {
+        let mut all = record.promotion.approvals.iter();
+        all.any(|a| a.step == step && a.role == role && a.expires_at.is_none_or(|end| end > now))
+    };
     (1..=plan.steps.len()).find(|step| asks(plan, *step, role) && !given(*step)).unwrap_or(0)
 }
 

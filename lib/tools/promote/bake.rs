@@ -34,6 +34,9 @@ pub(super) struct Window {
     latencies: Vec<f64>,
     /// One latency of so many is kept.
     stride: u64,
+    /// The greatest latency, kept or not.
+    #[serde(default)]
+    max_ms: Option<f64>,
 }
 
 /// The greatest number of latencies that are kept for each side.
@@ -44,7 +47,7 @@ const SAVED: usize = 1 << 11;
 
 impl Default for Window {
     fn default() -> Self {
-        Self { requests: 0, errors: 0, latencies: Vec::new(), stride: 1 }
+        Self { requests: 0, errors: 0, latencies: Vec::new(), stride: 1, max_ms: None }
     }
 }
 
@@ -78,6 +81,9 @@ impl Window {
 
     fn add(&mut self, latency_ms: f64, ok: bool) {
         self.requests += 1;
+        if ok {
+            self.max_ms = Some(self.max_ms.map_or(latency_ms, |max| max.max(latency_ms)));
+        }
         if !ok {
             self.errors += 1;
         } else if (self.requests - self.errors).is_multiple_of(self.stride) {
@@ -90,7 +96,9 @@ impl Window {
 
     fn figures(&self) -> SideFigures {
         let kept = SideFigures::of(self.latencies.iter().map(|ms| (*ms, true)));
-        SideFigures { requests: self.requests, errors: self.errors, ..kept }
+        // A record of before has no greatest one.
+        let max = self.max_ms.or(kept.max);
+        SideFigures { requests: self.requests, errors: self.errors, max, ..kept }
     }
 }
 
@@ -240,7 +248,9 @@ fn with_open(figures: &mut SideFigures, ages: impl Iterator<Item = f64>) {
     figures.mean = Some((sum + ages.iter().sum::<f64>()) / (before + ages.len() as f64));
     figures.latencies_ms.extend(&ages);
     figures.latencies_ms.sort_by(f64::total_cmp);
-    figures.max = figures.latencies_ms.last().copied();
+    // The greatest one may be among those that were not kept.
+    let last = figures.latencies_ms.last().copied();
+    figures.max = figures.max.into_iter().chain(last).max_by(f64::total_cmp);
 }
 
 /// What one trigger says over all its sources: one that fires is enough, and one that passes must be
@@ -269,12 +279,12 @@ fn router_counts(metric: &str) -> bool {
     matches!(metric, "error_rate" | "latency_mean" | "latency_max")
 }
 
-/// Counters begin anew with the router, so a base from before its restart is none.
+/// Counters begin anew with the router, or when somebody clears them, so a base from before is none.
 fn same_instance(base: &Counters, now: Option<&Counters>) -> bool {
+    let went_on =
+        |base: SideCount, now: SideCount| now.requests >= base.requests && now.errors >= base.errors;
     now.is_some_and(|now| {
-        now.instance == base.instance
-            && now.blue.requests >= base.blue.requests
-            && now.green.requests >= base.green.requests
+        now.instance == base.instance && went_on(base.blue, now.blue) && went_on(base.green, now.green)
     })
 }
 
@@ -431,6 +441,30 @@ mod tests {
         assert_eq!((figures.requests, figures.errors), (1_000_000, 10_000));
         let p95 = quantile(&figures.latencies_ms, 0.95).unwrap_or_default();
         assert!((940.0..960.0).contains(&p95), "{p95}");
+    }
+
+    #[test]
+    fn the_greatest_latency_outlives_the_thinning_and_the_state_on_disk() {
+        let mut window = Window::default();
+        for n in 0..200_000_u32 {
+            window.add(if n == 101_001 { 9_000.0 } else { 5.0 }, true);
+        }
+        let json = serde_json::to_string(&window.packed()).unwrap();
+        let mut window: Window = serde_json::from_str(&json).unwrap();
+        window.add(6.0, true);
+        assert_eq!(window.figures().max, Some(9_000.0));
+    }
+
+    #[test]
+    fn counters_that_somebody_cleared_hide_no_error() {
+        let count = |requests, errors| Counters {
+            green: SideCount { requests, errors, ..SideCount::default() },
+            instance: "1".into(),
+            ..Counters::default()
+        };
+        // Cleared, and past the old number of requests since: the errors tell.
+        assert!(!same_instance(&count(1000, 50), Some(&count(1200, 40))));
+        assert!(same_instance(&count(1000, 50), Some(&count(1200, 50))));
     }
 
     #[test]

@@ -140,6 +140,7 @@ pub(super) fn record(
             .help("is this the address that the router serves, and does it send the release header on?"));
     }
     Ok(Record {
+        id: Some(format!("{:016x}", world::unique())),
         release: job.release.clone(),
         plan: job.loaded.reference.clone(),
         needs,
@@ -180,22 +181,43 @@ pub(super) fn record(
     })
 }
 
+/// What a side says of itself.
+pub(super) enum Says {
+    /// Which release it is.
+    Release(String),
+    /// It answers, and does not say.
+    Nothing,
+    /// It does not answer, or with an error of its own.
+    Silent,
+}
+
+/// Asks a side which release it is, where the plan does not say it.
+pub(super) fn says(spec: &SidePlan, plan: &Promote) -> Says {
+    if let Some(given) = &spec.release {
+        return Says::Release(given.clone());
+    }
+    let client = Client::new(Duration::from_secs(5), 0);
+    let url = join(&spec.url.value, &plan.probe.path);
+    let sample = once(&client, &url, &plan.probe.header.to_ascii_lowercase(), Connection::New);
+    match sample.version {
+        Some(version) => Says::Release(version),
+        None if sample.status.is_some_and(|status| status < 500) => Says::Nothing,
+        None => Says::Silent,
+    }
+}
+
 /// What the release header says on a side.
 ///
 /// Errors (2): it has none, and without one nobody can say who answered.
 pub(super) fn marker(side: Side, spec: &SidePlan, plan: &Promote) -> Result<String, Fault> {
-    if let Some(given) = &spec.release {
-        return Ok(given.clone());
+    if let Says::Release(release) = says(spec, plan) {
+        return Ok(release);
     }
     let header = plan.probe.header.to_ascii_lowercase();
-    let client = Client::new(Duration::from_secs(5), 0);
-    let sample = once(&client, &join(&spec.url.value, &plan.probe.path), &header, Connection::New);
-    sample.version.ok_or_else(|| {
-        Fault::usage(format!("{} does not say which release it is", side.word()))
-            .place(redact(&spec.url.shown))
-            .cause(format!("its answer has no header `{header}`, so nobody could prove where traffic goes"))
-            .help("send that header, name another one in `promote.probe.header`, or let the router add one and give `release` for both sides")
-    })
+    Err(Fault::usage(format!("{} does not say which release it is", side.word()))
+        .place(redact(&spec.url.shown))
+        .cause(format!("its answer has no header `{header}`, so nobody could prove where traffic goes"))
+        .help("send that header, name another one in `promote.probe.header`, or let the router add one and give `release` for both sides"))
 }
 
 /// Looks at a side's health until it is well three times in a row, for `patience` at most.

@@ -379,6 +379,7 @@ fn newest(job: &Job) -> Result<Option<Record>, Fault> {
 
 fn under_way(job: &Job) -> Result<Record, Fault> {
     let record = newest(job)?.ok_or_else(|| nothing(job))?;
+    orders::same_service(job, &record)?;
     if record.state.finished() || record.state.serves() {
         return Err(orders::finished(&record));
     }

@@ -441,7 +441,8 @@ pub fn next(state: &State, event: &Event, course: &Course) -> State {
         (S::CheckingGreen, Event::Health { ok: true, .. }) => S::Shifting { step: 0 },
         (S::CheckingGreen, Event::Health { seen, .. }) => back(format!("green is not healthy: {seen}")),
 
-        (S::Shifting { step: 0 }, Event::LookAgain { .. }) => before_first(course),
+        // Also where the plan has no gate there: somebody paused it while green was brought up.
+        (S::Shifting { step: 0 }, Event::LookAgain { .. }) => S::Holding,
         // Its bake is over, so that one good look at the time up to now is enough.
         (S::Shifting { step }, Event::LookAgain { at_ms }) => {
             S::Baking { step: step - 1, since_ms: at_ms.saturating_sub(course.bake_ms(step - 1)) }

@@ -217,6 +217,7 @@ pub fn plan(job: &Job) -> Result<Exit, Fault> {
 /// Holds a promotion before its next step. It is still judged, and still goes back when it must.
 pub fn pause(job: &Job) -> Result<Exit, Fault> {
     let record = running(job)?.record;
+    same_service(job, &record)?;
     if record.state.finished() || record.state.serves() {
         return Err(finished(&record));
     }
@@ -231,6 +232,7 @@ pub fn pause(job: &Job) -> Result<Exit, Fault> {
 /// Lets a paused promotion go on.
 pub fn resume(job: &Job) -> Result<Exit, Fault> {
     let record = running(job)?.record;
+    same_service(job, &record)?;
     store(job)?.forget(Ask::Pause)?;
     job.talk().line(Mark::Good, &format!("{} may go on", name_release(&record.release)));
     Ok(Exit::Pass)
@@ -303,6 +305,7 @@ pub fn undo(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
         drop(lease);
         return running(job).map(|_| Exit::Pass);
     };
+    same_service(job, &record)?;
     if !record.state.serves() {
         return Err(not_to_undo(
             &record,
@@ -336,8 +339,21 @@ fn not_to_undo(record: &Record, cause: &str, help: &str) -> Fault {
         .help(help)
 }
 
+/// Refuses (5) what a plan of one service asks of the promotion of another one: two services may share
+/// a router, and the sides of one say nothing about those of the other.
+pub(super) fn same_service(job: &Job, record: &Record) -> Result<(), Fault> {
+    if record.release.service == job.release.service {
+        return Ok(());
+    }
+    Err(Fault::refused(format!("{} is of another service than this plan", name_release(&record.release)))
+        .place(job.state_place().display().to_string())
+        .cause(format!("the plan is about {}", job.release.service))
+        .help("call it under its own plan, and give each service a place of its own with --state"))
+}
+
 /// Refuses (5) to call a promotion off at another router than the one that it moved.
 pub(super) fn same_router(job: &Job, record: &Record) -> Result<(), Fault> {
+    same_service(job, record)?;
     let (now, then) = (&begin::section(job)?.router, &record.promotion.router);
     if now.kind == then.kind && now.target.shown == then.target {
         return Ok(());

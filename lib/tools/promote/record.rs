@@ -17,6 +17,9 @@ use crate::world;
 /// The record of an environment's newest promotion.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
+    /// By chance: no two promotions have the same, also where their numbers began anew.
+    #[serde(default)]
+    pub id: Option<String>,
     /// What is released.
     pub release: Release,
     /// Under which plan.
@@ -74,7 +77,7 @@ impl Clocks {
     /// The clocks of this machine, now.
     pub(super) fn read() -> Self {
         Self {
-            boot: world::boot(),
+            boot: world::clock(),
             uptime_ms: millis(world::uptime()),
             wall_ms: world::now().as_millisecond(),
         }

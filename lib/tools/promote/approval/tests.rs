@@ -37,6 +37,7 @@ fn now() -> Timestamp {
 fn approval() -> Approval {
     Approval {
         epoch: 7,
+        promotion: Some("1f".into()),
         step: None,
         role: "product_owner".into(),
         who: "anybody".into(),
@@ -84,6 +85,7 @@ fn told_to(bytes: &[u8], change: impl FnOnce(&mut Wanted<'_>)) -> Result<Approve
         release: &release,
         plan: PLAN,
         epoch: 7,
+        promotion: Some("1f"),
         role: "product_owner",
         step: 2,
         now: now(),
@@ -214,8 +216,14 @@ fn job(folder: &std::path::Path) -> Job {
 fn what_is_written_counts() {
     let folder = tempfile::tempdir().unwrap();
     let job = job(folder.path());
-    let order =
-        |role: &str| Order { epoch: 7, role: role.into(), step: Some(2), reason: None, expires_at: None };
+    let order = |role: &str| Order {
+        epoch: 7,
+        promotion: Some("1f".into()),
+        role: role.into(),
+        step: Some(2),
+        reason: None,
+        expires_at: None,
+    };
     let bytes = write(&job, order("product_owner"), &key(2)).unwrap();
     let approvers = approvers();
     let wanted = Wanted {
@@ -223,6 +231,7 @@ fn what_is_written_counts() {
         release: &job.release,
         plan: &job.loaded.reference.sha256,
         epoch: 7,
+        promotion: Some("1f"),
         role: "product_owner",
         step: 2,
         now: crate::world::now(),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::super::bake::{Scene, Watch, Window, look};
-use super::super::begin::{self, look_at};
+use super::super::begin::{self, Says, look_at};
 use super::super::machine::{Action, Event, Hook, State, next};
 use super::super::record::{Record, phase};
 use super::super::shift::shift;
@@ -167,12 +167,16 @@ impl Driver<'_> {
 
     /// Users go back to what served them before, and to nothing else that answers in its place.
     fn is_the_blue_of_before(&self) -> Result<(), String> {
-        let said = begin::marker(Side::Blue, &self.plan.sides.blue, self.plan).ok();
-        match (&self.record.markers.blue, said) {
-            (Some(before), Some(now)) if *before != now => {
+        let Some(before) = &self.record.markers.blue else { return Ok(()) };
+        match begin::says(&self.plan.sides.blue, self.plan) {
+            Says::Release(now) if now != *before => {
                 Err(format!("it says that it is `{now}`, and this release began with `{before}` on blue"))
             }
-            _ => Ok(()),
+            Says::Nothing => Err(format!(
+                "it does not say which release it is, and this release began with `{before}` on blue"
+            )),
+            // Its health is well, and users are to leave green: one lost answer does not keep them there.
+            Says::Release(_) | Says::Silent => Ok(()),
         }
     }
 
@@ -444,8 +448,10 @@ impl Driver<'_> {
             // A router that has restarted since has everybody on the side that is about to be closed.
             match self.reconcile() {
                 Ok(Some(event)) => return Ok(event),
+                Ok(None) => {}
                 Err(fault) if fault.exit != Exit::Infrastructure => return Err(fault),
-                Ok(None) | Err(_) => {}
+                // Nobody can see that no user is on it.
+                Err(fault) => return Ok(self.not_retired(side, &fault)),
             }
         }
         let limit = self.plan.drain.map_or(Duration::from_secs(10), |s| s.0);
@@ -470,14 +476,14 @@ impl Driver<'_> {
                 self.record.decided(world::now(), "trapkey", what);
                 Event::Retired
             }
-            Err(fault) => {
-                let why = fault.line();
-                self.job
-                    .talk()
-                    .line(Mark::Warn, &format!("{} was not taken out of service: {why}", side.word()));
-                Event::RetireFailed { why }
-            }
+            Err(fault) => self.not_retired(side, &fault),
         })
+    }
+
+    fn not_retired(&self, side: Side, fault: &Fault) -> Event {
+        let why = fault.line();
+        self.job.talk().line(Mark::Warn, &format!("{} was not taken out of service: {why}", side.word()));
+        Event::RetireFailed { why }
     }
 }
 

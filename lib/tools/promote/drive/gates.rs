@@ -6,7 +6,6 @@ use super::super::approval::{self, Approved};
 use super::super::approve;
 use super::Driver;
 use crate::evidence::{ApprovalBody, ApprovalRecord};
-use crate::state::Ask;
 use crate::units::show_share;
 use crate::world;
 use crate::world::files::{unwritable, write_atomic};
@@ -27,14 +26,15 @@ impl Driver<'_> {
     /// The gate before a step (from 0), where it is shut. Behind the last step no traffic moves, so
     /// there is none.
     pub(super) fn gate(&mut self, step: usize) -> Option<Gate> {
-        let (gated, weight) = self.record.course.steps.get(step).map(|s| (s.gated, s.weight))?;
+        let weight = self.record.course.steps.get(step).map(|s| s.weight)?;
         let next = format!("step {} ({} on green)", step + 1, show_share(weight));
         let shut = |why: String, opens_at| Gate { why, opens_at, missing: Vec::new() };
-        // Without a gate of its own nothing can wait before the first step.
-        if step > 0 || gated {
-            let epoch = self.record.promotion.epoch;
-            if let Some(asked) = self.store().asked(Ask::Pause, epoch) {
-                return Some(shut(format!("{} has paused it before {next}", asked.who), None));
+        match self.store().paused(self.record.promotion.epoch) {
+            Ok(None) => {}
+            Ok(Some(asked)) => return Some(shut(format!("{} has paused it before {next}", asked.who), None)),
+            Err(fault) => {
+                let why = format!("{next} waits: whether it is paused cannot be seen, {}", fault.line());
+                return Some(shut(why, None));
             }
         }
         if let Some(closed) = self.plan.calendar.as_ref().and_then(|c| c.closed(self.clock.now())) {
@@ -74,7 +74,7 @@ impl Driver<'_> {
     }
 
     fn take_approval(&mut self, step: usize, approved: Approved, bytes: &[u8]) {
-        let Approved { role, who, reason, at, need, .. } = approved;
+        let Approved { role, who, reason, at, expires_at, need, .. } = approved;
         // The link of the chain is the document itself: it lies where the report finds it.
         let path = self.job.evidence().join(&need.path);
         if let Err(error) = write_atomic(&path, bytes) {
@@ -85,12 +85,15 @@ impl Driver<'_> {
         let what = format!("approved step {step} as {role}{why}");
         self.job.talk().line(Mark::Step, &format!("{who} {what}"));
         self.record.decided(world::now(), &who, what);
-        self.record.promotion.approvals.push(ApprovalRecord {
+        let approvals = &mut self.record.promotion.approvals;
+        approvals.retain(|other| other.document != need.path);
+        approvals.push(ApprovalRecord {
             step,
             role,
             who,
             at,
             reason,
+            expires_at,
             document: need.path.clone(),
             sha256: need.sha256.clone(),
         });
@@ -110,8 +113,10 @@ impl Driver<'_> {
     fn not_approved(&mut self, step: usize) -> Vec<String> {
         let roles = self.plan.steps.get(step).map_or(&[][..], |s| s.approve.as_slice());
         let open = |driver: &Self| -> Vec<String> {
-            let given = &driver.record.promotion.approvals;
-            let is_given = |role: &String| given.iter().any(|a| a.step == step + 1 && a.role == *role);
+            let (given, now) = (&driver.record.promotion.approvals, driver.clock.now());
+            let lasts = |a: &ApprovalRecord| a.expires_at.is_none_or(|end| end > now);
+            let fits = |a: &ApprovalRecord, role: &String| a.step == step + 1 && a.role == *role;
+            let is_given = |role: &String| given.iter().any(|a| fits(a, role) && lasts(a));
             roles.iter().filter(|role| !is_given(role)).cloned().collect()
         };
         if open(self).is_empty() {
