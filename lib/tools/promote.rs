@@ -162,12 +162,16 @@ fn keep_or_let_go(job: &Job, mut driver: Driver<'_>) -> Result<Exit, Fault> {
 fn goes_on(job: &Job, record: &Record, call: Call) -> Result<bool, Fault> {
     let same = record.release == job.release;
     if record.state.finished() || record.state.serves() {
-        if call == Call::GoOn {
-            return if same { Ok(true) } else { Err(nothing_begun(job)) };
+        if call == Call::GoOn && !same {
+            return Err(nothing_begun(job));
         }
         // The same release on the same evidence has nothing left to do; new evidence is a new start.
         let same_evidence = |needs: Vec<Need>| !needs.is_empty() && record.needs.starts_with(&needs);
-        return Ok(same && begin::evidence(job).is_ok_and(same_evidence));
+        let goes_on = call == Call::GoOn || (same && begin::evidence(job).is_ok_and(same_evidence));
+        if goes_on && !record.state.finished() {
+            orders::same_router(job, record)?;
+        }
+        return Ok(goes_on);
     }
     if !same {
         return Err(Fault::refused(format!("{} is still under way", name_release(&record.release)))
@@ -181,6 +185,7 @@ fn goes_on(job: &Job, record: &Record, call: Call) -> Result<bool, Fault> {
             .cause(format!("{} began under another text of the plan", name_release(&record.release)))
             .help("go on with the plan that it began with, or call it off with `promote abort`"));
     }
+    orders::same_router(job, record)?;
     Ok(true)
 }
 

@@ -164,3 +164,37 @@ fn the_old_side_is_not_taken_out_while_nobody_can_see_where_traffic_goes() {
     assert!(ended.stderr.contains("blue was not taken out of service"), "{}", ended.stderr);
     assert!(!folder.path().join("retired.txt").exists(), "blue was taken out");
 }
+
+#[test]
+fn sides_that_have_changed_places_by_a_variable_are_not_steered() {
+    let stage = Stage::new("[{weight: 50%, bake: 10m}, {weight: 100%}]", "");
+    let path = stage.path().join("release.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text.replace("blue: blue, green: green", "blue: \"${LIVE:-blue}\", green: \"${IDLE:-green}\"");
+    std::fs::write(&path, text).unwrap();
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    let swapped = ["--set", "LIVE=green", "--set", "IDLE=blue"];
+    for call in ["step", "abort", "start"] {
+        let ended = stage.promote(&[&[call][..], &swapped].concat());
+        assert_eq!(ended.code, 5, "{call}: {}", ended.stderr);
+        assert!(ended.stderr.contains("other sides of it"), "{call}: {}", ended.stderr);
+        assert_eq!((stage.haproxy.server("blue").0, stage.haproxy.server("green").0), (50, 50), "{call}");
+    }
+    assert_eq!(stage.promote(&["abort"]).code, 1);
+    stage.assert_all_blue();
+}
+
+#[test]
+fn a_kept_old_side_is_not_steered_by_sides_that_have_changed_places() {
+    let stage = Stage::new("[{weight: 100%, bake: 200ms}]", "  keep_old: 1h\n");
+    let path = stage.path().join("release.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text.replace("blue: blue, green: green", "blue: \"${LIVE:-blue}\", green: \"${IDLE:-green}\"");
+    std::fs::write(&path, text).unwrap();
+    assert_eq!(stage.promote(&["run"]).code, 0);
+    for call in ["step", "undo"] {
+        let ended = stage.promote(&[call, "--set", "LIVE=green", "--set", "IDLE=blue"]);
+        assert_eq!(ended.code, 5, "{call}: {}", ended.stderr);
+        stage.assert_all_green();
+    }
+}

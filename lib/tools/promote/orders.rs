@@ -10,7 +10,7 @@ use super::{store, take};
 use crate::evidence::{Outcome, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
-use crate::routers;
+use crate::routers::{self, Side};
 use crate::state::{Ask, Asked, Held, Saved};
 use crate::units::{show_duration, show_share};
 use crate::world::talk::Mark;
@@ -351,20 +351,29 @@ pub(super) fn same_service(job: &Job, record: &Record) -> Result<(), Fault> {
         .help("call it under its own plan, and give each service a place of its own with --state"))
 }
 
-/// Refuses (5) to call a promotion off at another router than the one that it moved.
+/// Refuses (5) to steer another router than the one that a promotion moved, or other sides of it: the
+/// same plan names other ones where its variables are others.
 pub(super) fn same_router(job: &Job, record: &Record) -> Result<(), Fault> {
     same_service(job, record)?;
     let (now, then) = (&begin::section(job)?.router, &record.promotion.router);
-    if now.kind == then.kind && now.target.shown == then.target {
+    let same_place = now.kind == then.kind && now.target.shown == then.target;
+    if same_place && same_commands(&begin::router(job)?.by_hand(Side::Blue), &then.by_hand) {
         return Ok(());
     }
-    Err(Fault::refused("the plan names another router than the one that this promotion steers")
+    Err(Fault::refused("the plan names another router, or other sides of it, than this promotion steers")
         .place(&job.loaded.reference.path)
         .cause(format!("it began on {} {}", then.kind, then.target))
         .help(format!(
             "call it off under the plan that it began with, or go back by hand:\n{}",
             then.by_hand.join("\n")
         )))
+}
+
+/// Whether two ways back by hand lead to the same place. What was left out of the record for being
+/// secret cannot be compared.
+fn same_commands(now: &[String], then: &[String]) -> bool {
+    let same = |(now, then): (&String, &String)| then.contains("***") || crate::redact::redact(now) == *then;
+    now.len() == then.len() && now.iter().zip(then).all(same)
 }
 
 fn asked(epoch: u64, why: Option<String>) -> Asked {
