@@ -406,7 +406,12 @@ fn a_long_request_may_end_within_the_drain_while_others_are_on_the_other_side() 
         router.set(Split { green: 0.0, close_idle_side: true }).unwrap();
         assert_eq!(case.met_green(10), 0);
         assert_eq!(router.retire(Half::Green, Duration::from_secs(2)).unwrap(), 0, "nothing was cut");
-        assert!(long.is_finished(), "who is retired serves nobody any more");
+        // Who is retired serves nobody any more; the answer is on its way at most.
+        let until = Instant::now() + Duration::from_millis(500);
+        while !long.is_finished() {
+            assert!(Instant::now() < until, "who is retired serves nobody any more");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         assert_eq!(long.join().unwrap().unwrap().as_deref(), Some("1.1"));
     });
 }
