@@ -56,7 +56,7 @@ pub(crate) fn plan(router: &str, blue: &Side, green: &Side, steps: &str, more: &
         "version: 1\nservice: shop\nenvironments: {{production: {{}}}}\nrelease: {{version: \"${{VERSION:-1.1}}\"}}\n\
          promote:\n  router: {router}\n  sides:\n    blue: {{url: \"{}\"}}\n    green: {{url: \"{}\"}}\n  \
          probe: {{path: /, rate: 100/s, requests: 20}}\n  interval: 100ms\n  min_samples: 20\n  drain: 1s\n  undecided_for: 1s\n  healthy_within: 500ms\n  \
-         rollback_when: [{{metric: error_rate, is: \"> 5%\"}}, {{metric: latency_p95, is: \"> 200ms\"}}]\n  steps: {steps}\n{more}",
+         rollback_when: [{{metric: error_rate, is: \"> 5%\"}}, {{metric: latency_p95, is: \"> 500ms\"}}]\n  steps: {steps}\n{more}",
         blue.url(),
         green.url()
     )
@@ -212,7 +212,7 @@ fn rolls_a_failing_release_back_at_the_first_step() {
 #[test]
 fn rolls_a_slow_release_back() {
     let stage = Stage::new(SHORT, "");
-    stage.green.answers.delay_ms.store(300, Ordering::SeqCst);
+    stage.green.answers.delay_ms.store(800, Ordering::SeqCst);
     assert_eq!(stage.promote(&["run"]).code, 1);
     stage.assert_all_blue();
     assert!(stage.promotion()["reason"].as_str().unwrap().contains("latency_p95"));

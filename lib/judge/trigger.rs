@@ -246,8 +246,8 @@ impl Case<'_> {
         let lower = error_rate_lower(errors, requests, EARLY_CONFIDENCE).ok()?;
         threshold.met_by(&self.metric.observed(lower)).then(|| {
             let message = format!(
-                "{errors} of {requests} requests on green failed: with 99 % confidence at least {}, fires at \
-                 {threshold}",
+                "error_rate on green: {errors} of {requests} requests failed, with 99 % confidence at least {}, \
+                 fires at {threshold}",
                 show_share(lower)
             );
             (Verdict::Fail, message)
