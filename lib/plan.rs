@@ -348,7 +348,7 @@ pub struct Promote {
     #[serde(default)]
     pub approvers: BTreeMap<String, Vec<String>>,
     /// How long the lease on the promote state lasts when its holder does not renew it; 30 s when
-    /// absent. A job that died on another machine holds the environment for as long.
+    /// absent. A job that died on another machine holds the environment for up to twice as long.
     #[serde(default)]
     pub lease: Option<Span>,
 }

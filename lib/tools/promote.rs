@@ -124,9 +124,12 @@ fn in_the_way(job: &Job, record: &Record) -> bool {
 
 /// Calls the release that is under way off, for another one to begin.
 ///
-/// Errors: it steers another router (5); it could not be rolled back (1).
+/// Errors: it steers another router, or the new one's evidence does not hold (5); it could not be
+/// rolled back (1).
 fn supersede(job: &Job, lease: Lease, record: Record) -> Result<(Lease, Option<Record>), Fault> {
     orders::same_router(job, &record)?;
+    // What could not begin must not cost the one that is under way its place.
+    begin::evidence(job)?;
     let old = Job { release: record.release.clone(), ..job.clone() };
     let mut driver = Driver::new(&old, Mode::Hold, begin::router(job)?, lease, record)?;
     driver.heed(&Event::Aborted {

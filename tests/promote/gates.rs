@@ -407,3 +407,17 @@ fn a_job_that_holds_says_to_others_what_it_waits_for() {
     assert!(stage.promotion()["waits_for"].is_null());
     stage.assert_all_green();
 }
+
+#[test]
+fn a_new_release_whose_evidence_does_not_hold_takes_nobodys_place() {
+    let stage = Stage::new("[{weight: 10%, bake: 30s}, {weight: 100%}]", "");
+    let path = stage.path().join("release.yaml");
+    let preflight = "preflight: {checks: [{name: here, kind: file, target: release.yaml}]}\n";
+    std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + preflight).unwrap();
+    assert_eq!(call("preflight", stage.path(), &[]).code, 0);
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    // The evidence in the folder is about 1.1.
+    let ended = stage.promote(&["run", "--supersede", "--set", "VERSION=2.0"]);
+    assert_eq!(ended.code, 5, "{}", ended.stderr);
+    assert_eq!((stage.phase().as_str(), stage.haproxy.server("green").0), ("baking", 10));
+}
