@@ -1,15 +1,241 @@
 //! Every source of figures that a judgement may use.
+//!
+//! A source reads; it judges nothing, and invents nothing: no value where there was none, no order
+//! where several series came back. The contract, run over every kind by the same tests: an
+//! unreachable, hanging or babbling source is a [`Trouble`] within the time limit; several series where
+//! one was meant are a [`Trouble`] that shows their labels; NaN and infinite values come through as
+//! they are; no secret is in a query that is shown or in an error.
+
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use schemars::{Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
+
+use crate::fault::Fault;
+use crate::plan::{Loaded, MetricSpec, Raw};
+use crate::units::Target;
+use crate::yaml::{self, Problem};
 
 pub mod probe;
+pub mod template;
 
-/// One source of figures.
+/// Every source of figures that a plan may name.
+pub static ALL: &[&Kind] = &[];
+
+/// One kind of source.
 #[derive(Debug)]
 pub struct Kind {
-    /// Its name, as `source` in the documents has it.
+    /// Its name in the plan.
     pub name: &'static str,
     /// What it measures, in one sentence.
     pub about: &'static str,
+    /// What `target` is.
+    pub target: &'static str,
+    /// One of `metrics` that works.
+    pub example: &'static str,
+    /// What it gives.
+    pub gives: Gives,
+    /// The JSON Schema of `with`.
+    pub settings: fn(&mut SchemaGenerator) -> Schema,
+    /// Reads the settings; touches nothing.
+    pub open: fn(&Order<'_>) -> Result<Box<dyn Source>, Problem>,
 }
 
-/// Every source of figures.
-pub static ALL: &[&Kind] = &[&probe::KIND];
+/// What a kind of source gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gives {
+    /// Single requests of both sides: error rate and latencies.
+    Requests,
+    /// A series of values for each side: one metric, under the source's own name.
+    Points,
+}
+
+/// What a source is opened with.
+pub struct Order<'a> {
+    /// The source in the plan.
+    pub spec: &'a MetricSpec,
+    /// Where the figures are.
+    pub target: Option<&'a Target>,
+    /// Settings of the kind.
+    pub with: &'a Raw,
+    /// Where `${…}` finds its values.
+    pub variables: &'a dyn yaml::Variables,
+    /// The folder of the plan.
+    pub folder: &'a Path,
+    /// Time for one answer.
+    pub timeout: Duration,
+}
+
+/// A side, as queries name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SideOf {
+    /// `blue` or `green`; empty where there are no sides.
+    pub word: &'static str,
+    /// Its own address.
+    pub url: String,
+    /// What the release header says on it, where that is known.
+    pub release: Option<String>,
+}
+
+impl SideOf {
+    /// Host and port of its address, without scheme, user and path.
+    pub fn address(&self) -> String {
+        let rest = self.url.split_once("://").map_or(self.url.as_str(), |(_, rest)| rest);
+        let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        host.rsplit_once('@').map_or(host, |(_, host)| host).to_owned()
+    }
+}
+
+/// A window of one side: `[from, to)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// The side.
+    pub side: &'a SideOf,
+    /// Its first moment.
+    pub from: Timestamp,
+    /// The moment after its last.
+    pub to: Timestamp,
+    /// The time between two values.
+    pub step: Duration,
+    /// Time for the whole answer.
+    pub limit: Duration,
+}
+
+impl Ask<'_> {
+    /// How long the window is.
+    pub fn window(&self) -> Duration {
+        Duration::try_from(self.to.duration_since(self.from)).unwrap_or_default()
+    }
+}
+
+/// A value of a series, in the source's own unit. It may be NaN or infinite: the judge names that.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// Its moment, in ms since 1970.
+    pub at_ms: i64,
+    /// The value.
+    pub value: f64,
+}
+
+/// One request of a user.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UserRequest {
+    /// 0 for blue, 1 for green.
+    pub side: usize,
+    /// When it was answered, in ms since 1970.
+    pub at_ms: i64,
+    /// How long the answer took, in ms, where the source says.
+    pub latency_ms: Option<f64>,
+    /// Whether it went well.
+    pub ok: bool,
+}
+
+/// Why a source gave nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What kind of trouble.
+    pub what: TroubleKind,
+    /// One line: what, where, why; secrets left out.
+    pub message: String,
+}
+
+/// What kind of trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TroubleKind {
+    /// No answer: unreachable, too late, cut short. Worth another attempt.
+    Unreachable,
+    /// It answered that it cannot: a wrong query, no rights, a server error.
+    Refused,
+    /// It answered what cannot be understood.
+    Babble,
+    /// Several series where one was meant.
+    SeveralSeries,
+}
+
+impl Trouble {
+    /// No answer.
+    pub fn unreachable(message: impl Into<String>) -> Self {
+        Self { what: TroubleKind::Unreachable, message: message.into() }
+    }
+    /// It refuses.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self { what: TroubleKind::Refused, message: message.into() }
+    }
+    /// It cannot be understood.
+    pub fn babble(message: impl Into<String>) -> Self {
+        Self { what: TroubleKind::Babble, message: message.into() }
+    }
+    /// Several series, by their labels; the first ten are shown.
+    pub fn several(labels: &[String]) -> Self {
+        let shown: Vec<&str> = labels.iter().take(10).map(String::as_str).collect();
+        let more = if labels.len() > shown.len() { ", …" } else { "" };
+        let message = format!(
+            "{} series where one was meant: {}{more}; sum them up, or say in the query which one is meant",
+            labels.len(),
+            shown.join(", ")
+        );
+        Self { what: TroubleKind::SeveralSeries, message }
+    }
+}
+
+/// A source of figures.
+pub trait Source: Send {
+    /// The values of one side in a window, ascending in time, each moment once. An empty list is "no
+    /// data": it is for the judge to say what that means.
+    ///
+    /// Errors: see [`Trouble`].
+    fn points(&mut self, _ask: &Ask<'_>) -> Result<Vec<Point>, Trouble> {
+        Err(Trouble::refused("this kind gives single requests, no series"))
+    }
+
+    /// Hands over every request of both sides in a window (`ask.side` is of no meaning here), in the
+    /// order in which they stand.
+    ///
+    /// Errors: see [`Trouble`].
+    fn requests(
+        &mut self,
+        _sides: &[SideOf; 2],
+        _ask: &Ask<'_>,
+        _take: &mut dyn FnMut(UserRequest),
+    ) -> Result<(), Trouble> {
+        Err(Trouble::refused("this kind gives a series, no single requests"))
+    }
+
+    /// The query for a window as people may see it: filled in, secrets left out.
+    fn query(&self, ask: &Ask<'_>) -> String;
+}
+
+/// The kind of that name.
+pub fn kind(name: &str) -> Option<&'static Kind> {
+    ALL.iter().find(|kind| kind.name == name).copied()
+}
+
+/// Opens a source of the plan. Touches nothing.
+///
+/// Errors (2): an unknown kind (the nearest known one is named), or settings that do not validate.
+pub fn open(spec: &MetricSpec, loaded: &Loaded) -> Result<(&'static Kind, Box<dyn Source>), Fault> {
+    let Some(kind) = kind(&spec.kind) else {
+        return Err(loaded.fault(yaml::unknown("metric kind", &spec.kind, ALL.iter().map(|k| k.name))));
+    };
+    let order = Order {
+        spec,
+        target: spec.target.as_ref(),
+        with: &spec.with,
+        variables: &loaded.variables,
+        folder: &loaded.folder,
+        timeout: spec.timeout.map_or(DEFAULT_TIMEOUT, |t| t.0),
+    };
+    let source = (kind.open)(&order).map_err(|mut problem| {
+        problem.message = format!("metric `{}`: {}", spec.name, problem.message);
+        loaded.fault(problem)
+    })?;
+    Ok((kind, source))
+}
+
+/// Time for one answer where the plan does not say.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time between two values where the plan does not say.
+pub const DEFAULT_STEP: Duration = Duration::from_secs(15);

@@ -322,9 +322,15 @@ pub struct Promote {
     /// The way, one weight after another.
     #[serde(default)]
     pub steps: Vec<StepSpec>,
+    /// Sources of figures besides the probe and the router's counters.
+    #[serde(default)]
+    pub metrics: Vec<MetricSpec>,
     /// What ends the release.
     #[serde(default)]
     pub rollback_when: Vec<Trigger>,
+    /// The rules of the verdict.
+    #[serde(default)]
+    pub judge: JudgeSpec,
     /// How long open connections of the old side may end by themselves; 10 s when absent.
     #[serde(default)]
     pub drain: Option<Span>,
@@ -527,20 +533,6 @@ pub struct StepSpec {
     pub approve: Vec<String>,
 }
 
-/// What ends the release.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Trigger {
-    /// `error_rate`, `latency_p50`, `latency_p95`, `latency_p99`, or what the router counts.
-    pub metric: String,
-    /// A plain threshold on green: `> 0.1%`.
-    #[serde(default)]
-    pub is: Option<Expectation>,
-    /// Green against blue at the same time: worse by more than this share.
-    #[serde(default)]
-    pub worse_than_baseline_by: Option<Share>,
-}
-
 /// The checks afterwards.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -630,6 +622,13 @@ pub struct Contact {
     /// How to reach them.
     pub reach: String,
 }
+
+mod judging;
+
+pub use judging::{
+    Aggregate, BurnRate, BurnWindow, JudgeKind, JudgeSpec, MetricSpec, MetricUnit, ScoreSpec, Trigger,
+    Undecided, Worse,
+};
 
 /// Where `${NAME}` finds its values: `--set` first, then the environment.
 #[derive(Clone, Debug, Default)]
@@ -871,9 +870,13 @@ fn check_steps(promote: &Promote, section: &Node) -> Result<(), Problem> {
         .help("give the steps a bake, or use `strategy: blue_green`"));
     }
     for (number, trigger) in promote.rollback_when.iter().enumerate() {
-        if trigger.is.is_some() == trigger.worse_than_baseline_by.is_some() {
-            let message =
-                format!("the trigger on `{}` needs one of `is` and `worse_than_baseline_by`", trigger.metric);
+        let conditions =
+            [trigger.is.is_some(), trigger.worse_than_baseline_by.is_some(), trigger.burn_rate.is_some()];
+        if conditions.iter().filter(|given| **given).count() != 1 {
+            let message = format!(
+                "the trigger on `{}` needs one of `is`, `worse_than_baseline_by` and `burn_rate`",
+                trigger.metric
+            );
             return Err(Problem::at(item_of("rollback_when", number), message));
         }
     }

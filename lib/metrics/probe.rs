@@ -8,16 +8,8 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::Kind;
 use crate::world::http::{Client, Request};
 use crate::world::now;
-
-/// Own requests.
-pub static KIND: Kind = Kind {
-    name: "probe",
-    about: "own requests at a steady rate, to every side at the same moments; latency counts from the moment \
-            a request was due",
-};
 
 /// Requests that may be under way on one side at once.
 pub const MAX_WORKERS: usize = 32;

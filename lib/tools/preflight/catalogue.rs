@@ -70,7 +70,14 @@ pub fn shelves() -> Vec<Shelf> {
         example: k.example,
         ..Entry::default()
     });
-    let metrics = metrics::ALL.iter().map(|k| Entry { kind: k.name, about: k.about, ..Entry::default() });
+    let metrics = metrics::ALL.iter().map(|k| Entry {
+        kind: k.name,
+        about: k.about,
+        target: k.target,
+        settings: whole(k.settings),
+        example: k.example,
+        ..Entry::default()
+    });
     let outputs = renderers::ALL.iter().map(|k| Entry { kind: k.file, about: k.about, ..Entry::default() });
     vec![
         Shelf {
@@ -82,7 +89,7 @@ pub fn shelves() -> Vec<Shelf> {
         Shelf { name: "routers", about: "what `promote` can steer", entries: routers.collect() },
         Shelf {
             name: "metrics",
-            about: "where the figures of a judgement come from",
+            about: "where the figures of a judgement can come from, besides own requests and what the router counts",
             entries: metrics.collect(),
         },
         Shelf { name: "outputs", about: "what `report` writes", entries: outputs.collect() },
@@ -193,8 +200,7 @@ pub fn explain_as_json(name: &str) -> Result<Value, Fault> {
     Ok(Value::Object(entries.iter().map(|(s, e)| (s.name.to_owned(), entry_as_json(e))).collect()))
 }
 
-/// The entries of that name. A plan names no outputs and no metric sources, so there is nothing to
-/// explain about them.
+/// The entries of that name. A plan names no outputs, so there is nothing to explain about them.
 fn named<'a>(shelves: &'a [Shelf], name: &str) -> Result<Vec<(&'a Shelf, &'a Entry)>, Fault> {
     let all: Vec<(&Shelf, &Entry)> = shelves
         .iter()

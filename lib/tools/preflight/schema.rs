@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::checks::{self, Kind};
 use crate::plan::Plan;
-use crate::{routers, sources};
+use crate::{metrics, routers, sources};
 
 /// The JSON Schema (2020-12) of `release.yaml`, for editors and for `check-jsonschema`.
 ///
@@ -22,6 +22,10 @@ pub fn plan_schema() -> Value {
         .iter()
         .map(|kind| when(kind.name, &with((kind.settings)(&mut generator).to_value())))
         .collect();
+    let metrics: Vec<Value> = metrics::ALL
+        .iter()
+        .map(|kind| when(kind.name, &with((kind.settings)(&mut generator).to_value())))
+        .collect();
     let mut schema = generator.into_root_schema_for::<Plan>().to_value();
     if let Some(root) = schema.as_object_mut() {
         root.insert("title".into(), json!("Trapkey plan"));
@@ -33,6 +37,7 @@ pub fn plan_schema() -> Value {
     }
     choose(&mut schema, "CheckSpec", &checks::ALL.iter().map(|k| k.name).collect::<Vec<_>>(), checks);
     choose(&mut schema, "SourceSpec", &sources::ALL.iter().map(|k| k.name).collect::<Vec<_>>(), sources);
+    choose(&mut schema, "MetricSpec", &metrics::ALL.iter().map(|k| k.name).collect::<Vec<_>>(), metrics);
     choose(&mut schema, "RouterSpec", &routers::ALL.iter().map(|k| k.name).collect::<Vec<_>>(), routers);
     schema
 }

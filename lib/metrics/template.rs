@@ -1,0 +1,107 @@
+//! Queries with places for the side and the window: `{{ side }}`, `{{ window }}`, …
+
+use super::Ask;
+use crate::units::show_number;
+
+/// What may stand in a query.
+pub const HOLES: &[(&str, &str)] = &[
+    ("side", "`blue` or `green`"),
+    ("release", "what the release header says on that side"),
+    ("address", "host and port of that side"),
+    ("from", "the beginning of the window, in seconds since 1970"),
+    ("to", "its end, in seconds since 1970"),
+    ("window", "its length, such as `300s`"),
+    ("step", "the time between two values, such as `15s`"),
+];
+
+/// Whether a text names only what can be filled in, so that a plan is refused before anything moves.
+///
+/// Errors: in words, the unknown name or the missing end, and what there is.
+pub fn check(text: &str) -> Result<(), String> {
+    fill_in(text, |name| HOLES.iter().any(|(known, _)| *known == name).then(String::new)).map(drop)
+}
+
+/// Whether a text names one of the holes.
+pub fn names(text: &str, hole: &str) -> bool {
+    let mut found = false;
+    // A text that is wrong names nothing; `check` has refused it.
+    let _ = fill_in(text, |name| {
+        found |= name == hole;
+        Some(String::new())
+    });
+    found
+}
+
+/// The query for one side and one window.
+///
+/// Errors: as [`check`].
+pub fn fill(text: &str, ask: &Ask<'_>) -> Result<String, String> {
+    fill_in(text, |name| {
+        Some(match name {
+            "side" => ask.side.word.to_owned(),
+            "release" => ask.side.release.clone().unwrap_or_default(),
+            "address" => ask.side.address(),
+            "from" => show_seconds(ask.from.as_millisecond()),
+            "to" => show_seconds(ask.to.as_millisecond()),
+            "window" => format!("{}s", ask.window().as_secs().max(1)),
+            "step" => format!("{}s", show_number(ask.step.as_secs_f64())),
+            _ => return None,
+        })
+    })
+}
+
+fn show_seconds(ms: i64) -> String {
+    if ms % 1000 == 0 { (ms / 1000).to_string() } else { format!("{}.{:03}", ms / 1000, ms.rem_euclid(1000)) }
+}
+
+fn fill_in(text: &str, mut value: impl FnMut(&str) -> Option<String>) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("{{") {
+        out.push_str(&rest[..at]);
+        let inside = &rest[at + 2..];
+        let Some(end) = inside.find("}}") else {
+            return Err(format!("`{{{{{inside}` has no `}}}}`"));
+        };
+        let name = inside[..end].trim();
+        let Some(value) = value(name) else {
+            let known: Vec<&str> = HOLES.iter().map(|(name, _)| *name).collect();
+            return Err(format!("`{{{{ {name} }}}}` is not known; known: {}", known.join(", ")));
+        };
+        out.push_str(&value);
+        rest = &inside[end + 2..];
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use jiff::Timestamp;
+
+    use super::super::SideOf;
+    use super::*;
+
+    #[test]
+    fn a_query_names_side_step_and_window() {
+        let side =
+            SideOf { word: "green", url: "http://10.0.0.12:8080/shop".into(), release: Some("1.4.2".into()) };
+        let at = |ms| Timestamp::from_millisecond(ms).unwrap();
+        let ask = Ask {
+            side: &side,
+            from: at(1_000_000),
+            to: at(1_300_500),
+            step: Duration::from_secs(15),
+            limit: Duration::from_secs(1),
+        };
+        let text = r#"rate(x{side="{{ side }}",v="{{release}}",i="{{ address }}"}[{{ window }}]) {{ from }} {{ to }} {{ step }}"#;
+        let expected = r#"rate(x{side="green",v="1.4.2",i="10.0.0.12:8080"}[300s]) 1000 1300.500 15s"#;
+        assert_eq!(fill(text, &ask).unwrap(), expected);
+        assert!(names(text, "side") && !names("rate(x)", "side"));
+        assert!(check("x{{ sied }}").unwrap_err().contains("`{{ sied }}` is not known"));
+        assert!(check("x{{ side").is_err());
+        assert!(check("x{side=\"a\"}").is_ok());
+    }
+}
