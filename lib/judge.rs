@@ -1,16 +1,26 @@
 //! Pure statistics: no I/O, no clock.
 
 mod compare;
+mod comparison;
+mod looks;
+pub(crate) mod normal;
+pub mod power;
 mod quantiles;
 mod ranks;
 mod rates;
+mod samples;
+mod seen;
+mod spending;
 mod trigger;
 
 pub use compare::{ErrorComparison, LatencyComparison, compare_errors, compare_latency};
+pub use looks::{Decision, Judge, Looked, condition, window_ms};
 pub use quantiles::{median, quantile};
 pub use ranks::{MannWhitney, hodges_lehmann, mann_whitney};
 pub use rates::{NoTraffic, error_rate_lower, error_rate_upper, fisher_more};
-pub use trigger::{Metric, judge_trigger, known_metrics, metric_of, trigger_fits};
+pub use samples::{Batch, Bin, Given, Point, Requests, Sorter};
+pub use spending::Spending;
+pub use trigger::{Metric, known_metrics, metric_of, trigger_fits};
 
 use crate::evidence::{ProbeSummary, SideInterval};
 

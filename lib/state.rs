@@ -323,6 +323,16 @@ impl Store {
         Ok(found)
     }
 
+    /// The names of the documents that begin like this.
+    pub fn names(&self, beginning: &str) -> Result<Vec<String>, Fault> {
+        self.place.list(beginning)
+    }
+
+    /// Removes a document that was kept.
+    pub fn remove(&self, name: &str) -> Result<(), Fault> {
+        self.place.remove(name)
+    }
+
     /// A small document beside the state; nothing when there is none.
     ///
     /// Errors (4): it cannot be read, or is damaged.

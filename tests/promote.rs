@@ -233,7 +233,8 @@ fn never_passes_on_missing_data() {
 #[test]
 fn blue_green_switches_at_once_after_green_is_healthy() {
     let stage = Stage::new("[{weight: 100%, bake: 300ms}]", "  strategy: blue_green\n");
-    assert_eq!(stage.promote(&["run"]).code, 0);
+    let ended = stage.promote(&["run"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
     stage.assert_all_green();
     assert_eq!(stage.promotion()["shifts"].as_array().unwrap().len(), 1);
 }

@@ -245,6 +245,9 @@ pub struct Promotion {
     /// Every approval that opened a gate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<ApprovalRecord>,
+    /// The samples behind the judgements; null while the promotion is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<SamplesRecord>,
     /// When a waiting job should look again; after the promotion, until when the old side is kept.
     #[schemars(with = "Option<String>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -367,6 +370,53 @@ pub struct Judgement {
     pub summary: String,
     /// Metric by metric.
     pub metrics: Vec<MetricRecord>,
+    /// The weighted score in 0..=100, where the plan asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+}
+
+/// The samples behind all judgements, kept beside the document.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+pub struct SamplesRecord {
+    /// The file, in the evidence folder: JSON lines, compressed with gzip.
+    pub file: String,
+    /// The SHA-256 of its bytes in hexadecimal.
+    pub sha256: String,
+    /// How many looks are in it.
+    pub looks: u64,
+    /// What is missing, where something is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incomplete: Option<String>,
+}
+
+/// How a metric was tested: enough to do it again by hand.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema, PartialEq)]
+pub struct TestRecord {
+    /// `fisher`, `mann_whitney`, `quantile`, `tail`, `kayenta`: the test that the verdict rests on.
+    pub name: String,
+    /// Its statistic: U, or green's events.
+    pub statistic: Option<f64>,
+    /// Its one-sided p-value: green is worse.
+    pub p_value: Option<f64>,
+    /// What the p-value must not exceed at this look, so that all looks together keep the stated rate
+    /// of false alarms.
+    pub level: Option<f64>,
+    /// By how much green is worse: a difference of shares, ms, or the metric's own unit; negative where
+    /// green is better.
+    pub effect: Option<f64>,
+    /// Its interval: the lower end.
+    pub effect_low: Option<f64>,
+    /// Its interval: the upper end.
+    pub effect_high: Option<f64>,
+    /// The confidence of the interval, in 0..=1.
+    pub confidence: f64,
+    /// How much worse green may be, in the unit of the effect.
+    pub tolerance: Option<f64>,
+    /// Windows of time on green that were compared.
+    pub windows: Option<u64>,
+    /// How much more than independent requests would, the counts spread from window to window: samples
+    /// are divided by it before they are tested. 1 where they are independent.
+    pub spread: Option<f64>,
 }
 
 /// One metric in a judgement.
@@ -392,6 +442,17 @@ pub struct MetricRecord {
     pub blue_samples: u64,
     /// One sentence.
     pub message: String,
+    /// What came of it, more closely than the verdict: `pass`, `fires`, `no_data`, `one_side_empty`,
+    /// `too_few_samples`, `too_few_windows`, `unequal_sizes`, `not_a_number`, `infinite`, `constant`,
+    /// `late_data`, `query_error`, `not_yet` (a threshold is crossed, but not for long enough).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub outcome: String,
+    /// The query, where the source was asked one; secrets left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// How it was tested, for comparisons of the sides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<TestRecord>,
 }
 
 /// What both sides did in one interval.

@@ -1,28 +1,10 @@
 //! What ends a release: one trigger of the plan against the figures of both sides.
 
-use super::rates::{error_rate_lower, fisher_more};
-use super::{SideFigures, quantile};
-use crate::evidence::{MetricRecord, Verdict};
-use crate::expectation::Expectation;
-use crate::plan::Trigger;
-use crate::units::{Observed, Share, Unit, show_share};
+use super::SideFigures;
+use super::quantile;
+use crate::plan::{MetricSpec, Trigger, Worse};
+use crate::units::{Observed, Unit, parse_operand};
 use crate::yaml;
-
-/// How unlikely a difference between the sides must be before it counts. A bake is looked at again
-/// and again, so this is stricter than for a single look.
-const ALPHA: f64 = 0.001;
-
-/// Errors that count although there are fewer samples than asked for, when they leave no doubt.
-const OVERWHELMING_ERRORS: u64 = 5;
-
-/// The confidence with which an early alarm must lie beyond the threshold.
-const EARLY_CONFIDENCE: f64 = 0.99;
-
-/// Green may have this much more errors than blue in any case: a share of a small rate is nothing.
-const ERROR_GUARD: f64 = 0.001;
-
-/// Green may be this much slower than blue in any case, in ms.
-const LATENCY_GUARD_MS: f64 = 1.0;
 
 /// What a metric measures.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,35 +37,85 @@ pub fn known_metrics() -> &'static [&'static str] {
 ///
 /// Errors: the name is unknown; says the nearest known one and all of them.
 pub fn metric_of(name: &str) -> Result<Metric, String> {
-    METRICS.iter().find(|(known, _)| *known == name).map(|(_, metric)| *metric).ok_or_else(|| {
-        let problem = yaml::unknown("metric", name, known_metrics().iter().copied());
-        problem.help.map_or(problem.message.clone(), |help| format!("{}; {help}", problem.message))
-    })
+    metric_among(name, &[])
 }
 
-/// Whether a trigger can be judged, so that a plan is refused before anything moves.
+/// Whether a trigger can be judged, so that a plan is refused before anything moves. `series` are the
+/// plan's metrics that give a series.
 ///
-/// Errors: an unknown metric, a comparison without the metric's unit, or one that would fire while
-/// all is well.
-pub fn trigger_fits(trigger: &Trigger) -> Result<(), String> {
-    let metric = metric_of(&trigger.metric)?;
-    match (&trigger.is, &trigger.worse_than_baseline_by) {
-        (Some(is), None) => {
-            is.fits(metric.unit()).map_err(|e| format!("the trigger on `{}`: {e}", trigger.metric))?;
-            if !is.text().starts_with('>') {
+/// Errors: an unknown metric, a comparison without the metric's unit, one that would fire while all is
+/// well, or a setting that means nothing beside the others.
+pub fn trigger_fits(trigger: &Trigger, series: &[&MetricSpec]) -> Result<(), String> {
+    let own = series.iter().find(|spec| spec.name == trigger.metric).copied();
+    let (unit, worse) = match own {
+        Some(spec) => (spec.unit.dimension(), spec.worse),
+        None => (metric_among(&trigger.metric, series)?.unit(), Worse::Higher),
+    };
+    if own.is_some() && trigger.source.is_some() {
+        return Err(format!("`{}` is a source of its own, so `source` means nothing", trigger.metric));
+    }
+    if let Some(text) = &trigger.at_least {
+        parse_operand(text, unit).map_err(|e| format!("`at_least`: {e}"))?;
+    }
+    if trigger.weight.is_some_and(|w| !w.is_finite() || w <= 0.0) {
+        return Err("a `weight` is a number above 0".into());
+    }
+    let only = |given: bool, name: &str, needs: &str| {
+        if given { Err(format!("`{name}` goes with `{needs}` only")) } else { Ok(()) }
+    };
+    only(
+        trigger.at_least.is_some() && trigger.worse_than_baseline_by.is_none(),
+        "at_least",
+        "worse_than_baseline_by",
+    )?;
+    only(trigger.over.is_some() && trigger.is.is_none(), "over", "is")?;
+    only(trigger.hold.is_some() && trigger.worse_than_baseline_by.is_some(), "for", "is` or `burn_rate")?;
+    match (&trigger.is, &trigger.worse_than_baseline_by, &trigger.burn_rate) {
+        (Some(is), None, None) => {
+            is.fits(unit)?;
+            let alarms: &[char] = match worse {
+                Worse::Higher => &['>'],
+                Worse::Lower => &['<'],
+                Worse::Either => &['>', '<'],
+            };
+            if !is.text().starts_with(alarms) {
+                let begins = alarms.iter().map(|c| format!("`{c}`")).collect::<Vec<_>>().join(" or ");
                 return Err(format!(
-                    "the trigger on `{}` says when to roll back, so it begins with `>` or `>=`; `{is}` would \
-                     fire while all is well",
-                    trigger.metric
+                    "it says when to roll back, so it begins with {begins}; `{is}` would fire while all is well"
                 ));
             }
             Ok(())
         }
-        (None, Some(_)) => Ok(()),
-        _ => {
-            Err(format!("the trigger on `{}` needs one of `is` and `worse_than_baseline_by`", trigger.metric))
+        (None, Some(_), None) => Ok(()),
+        (None, None, Some(burn)) => {
+            if own.is_some() || trigger.metric != "error_rate" {
+                return Err("`burn_rate` is a rate of errors: write `metric: error_rate`".into());
+            }
+            if !(burn.objective.0 > 0.0 && burn.objective.0 < 1.0) {
+                return Err("an `objective` lies between 0% and 100%, such as 99.9%".into());
+            }
+            match burn
+                .windows
+                .iter()
+                .find(|w| w.short.0 >= w.long.0 || !(w.above.is_finite() && w.above > 0.0))
+            {
+                Some(_) => {
+                    Err("a `short` window is shorter than its `long` one, and `above` a number above 0"
+                        .into())
+                }
+                None => Ok(()),
+            }
         }
+        _ => Err("it needs one of `is`, `worse_than_baseline_by` and `burn_rate`".into()),
     }
+}
+
+fn metric_among(name: &str, series: &[&MetricSpec]) -> Result<Metric, String> {
+    METRICS.iter().find(|(known, _)| *known == name).map(|(_, metric)| *metric).ok_or_else(|| {
+        let known = known_metrics().iter().copied().chain(series.iter().map(|spec| spec.name.as_str()));
+        let problem = yaml::unknown("metric", name, known);
+        problem.help.map_or(problem.message.clone(), |help| format!("{}; {help}", problem.message))
+    })
 }
 
 impl Metric {
@@ -120,173 +152,14 @@ impl Metric {
         }
     }
 
-    fn word(self) -> &'static str {
+    /// Its name in the plan.
+    pub fn name(self) -> &'static str {
+        METRICS.iter().find(|(_, metric)| *metric == self).map_or("", |(name, _)| name)
+    }
+
+    /// The unit of the recorded figure, for people.
+    pub fn word(self) -> &'static str {
         if self == Self::ErrorRate { "%" } else { "ms" }
-    }
-}
-
-/// One trigger against the figures of both sides in the same window. `fail` means that it fires.
-///
-/// A side with fewer than `min_samples` gives `too_few_samples`, except that errors which leave no
-/// doubt (five or more, and the 99 % lower bound of their rate beyond the threshold) fire at once.
-/// Nothing seen gives `no_data`, a figure that is none gives `error`; only `pass` is a pass.
-pub fn judge_trigger(
-    trigger: &Trigger,
-    source: &str,
-    green: &SideFigures,
-    blue: &SideFigures,
-    min_samples: u64,
-) -> MetricRecord {
-    let metric = metric_of(&trigger.metric).and_then(|metric| trigger_fits(trigger).map(|()| metric));
-    let (verdict, message) = match &metric {
-        Err(why) => (Verdict::Error, why.clone()),
-        Ok(metric) => Case { metric: *metric, trigger, source, green, blue, min_samples }.judge(),
-    };
-    let figure =
-        |side: &SideFigures| metric.as_ref().ok().and_then(|m| m.figure(side)).filter(|f| f.is_finite());
-    let samples = |side: &SideFigures| metric.as_ref().map_or(0, |m| m.samples(side));
-    MetricRecord {
-        metric: trigger.metric.clone(),
-        source: source.into(),
-        verdict,
-        green: figure(green),
-        blue: figure(blue),
-        unit: metric.as_ref().map_or("", |m| m.word()).into(),
-        threshold: condition(trigger),
-        green_samples: samples(green),
-        blue_samples: samples(blue),
-        message,
-    }
-}
-
-/// The condition as the plan has it.
-fn condition(trigger: &Trigger) -> String {
-    match (&trigger.is, trigger.worse_than_baseline_by) {
-        (Some(is), _) => is.text().to_owned(),
-        (None, Some(share)) => format!("worse than blue by {share}"),
-        (None, None) => String::new(),
-    }
-}
-
-struct Case<'a> {
-    metric: Metric,
-    trigger: &'a Trigger,
-    source: &'a str,
-    green: &'a SideFigures,
-    blue: &'a SideFigures,
-    min_samples: u64,
-}
-
-type Judged = (Verdict, String);
-
-impl Case<'_> {
-    fn judge(&self) -> Judged {
-        let green = match self.side("green", self.green) {
-            Ok(figure) => figure,
-            Err(other) => return self.overwhelming().unwrap_or(other),
-        };
-        let (fires, against) = match (&self.trigger.is, self.trigger.worse_than_baseline_by) {
-            (Some(is), _) => (is.met_by(&self.metric.observed(green)), format!("fires at {is}")),
-            (None, Some(share)) => match self.side("blue", self.blue) {
-                Ok(blue) => (self.worse(green, blue, share), self.against_blue(blue, share)),
-                Err(other) => return other,
-            },
-            (None, None) => return (Verdict::Error, "the trigger has no condition".into()),
-        };
-        let verdict = if fires { Verdict::Fail } else { Verdict::Pass };
-        let message =
-            format!("{} on green is {}, {against}{}", self.name(), self.show(green), self.left_out());
-        (verdict, message)
-    }
-
-    fn name(&self) -> &str {
-        &self.trigger.metric
-    }
-
-    fn show(&self, figure: f64) -> String {
-        self.metric.observed(figure).to_string()
-    }
-
-    /// The figure of a side, where enough stands behind it.
-    fn side(&self, name: &str, side: &SideFigures) -> Result<f64, Judged> {
-        if side.requests == 0 {
-            return Err((Verdict::NoData, format!("no requests were seen on {name}")));
-        }
-        if side.errors > side.requests {
-            let message = format!("{} counts more failures than requests on {name}", self.source);
-            return Err((Verdict::Error, message));
-        }
-        let samples = self.metric.samples(side);
-        let Some(figure) = self.metric.figure(side) else {
-            let message = if side.errors == side.requests {
-                format!("all {} requests on {name} failed, so there is no latency", side.requests)
-            } else {
-                format!("{} has no {} of {name}", self.source, self.name())
-            };
-            return Err((Verdict::NoData, message));
-        };
-        if !figure.is_finite() || figure < 0.0 || side.latencies_ms.iter().any(|l| !l.is_finite()) {
-            return Err((Verdict::Error, format!("{} on {name} is not a number", self.name())));
-        }
-        if samples < self.min_samples {
-            let message =
-                format!("{samples} samples on {name}, {} are needed{}", self.min_samples, self.left_out());
-            return Err((Verdict::TooFewSamples, message));
-        }
-        Ok(figure)
-    }
-
-    /// Errors so many among few requests that waiting would only make more of them.
-    fn overwhelming(&self) -> Option<Judged> {
-        let threshold: &Expectation = self.trigger.is.as_ref()?;
-        let (errors, requests) = (self.green.errors, self.green.requests);
-        if self.metric != Metric::ErrorRate || errors < OVERWHELMING_ERRORS || errors > requests {
-            return None;
-        }
-        let lower = error_rate_lower(errors, requests, EARLY_CONFIDENCE).ok()?;
-        threshold.met_by(&self.metric.observed(lower)).then(|| {
-            let message = format!(
-                "error_rate on green: {errors} of {requests} requests failed, with 99 % confidence at least {}, \
-                 fires at {threshold}",
-                show_share(lower)
-            );
-            (Verdict::Fail, message)
-        })
-    }
-
-    /// Worse than blue by more than the plan allows, and not by chance.
-    fn worse(&self, green: f64, blue: f64, share: Share) -> bool {
-        let limit = self.limit(blue, share);
-        green > limit
-            && match self.metric {
-                Metric::ErrorRate => {
-                    let of = |s: &SideFigures| (s.errors, s.requests);
-                    fisher_more(of(self.blue), of(self.green)) < ALPHA
-                }
-                Metric::Latency(_) => {
-                    let of = |s: &SideFigures| above(&s.latencies_ms, limit);
-                    fisher_more(of(self.blue), of(self.green)) < ALPHA
-                }
-                // Counters give no single values to test; the number of samples must do.
-                Metric::Mean | Metric::Max => true,
-            }
-    }
-
-    fn limit(&self, blue: f64, share: Share) -> f64 {
-        let guard = if self.metric == Metric::ErrorRate { ERROR_GUARD } else { LATENCY_GUARD_MS };
-        blue + (blue * share.0).max(guard)
-    }
-
-    fn against_blue(&self, blue: f64, share: Share) -> String {
-        format!("{} on blue; up to {} is allowed", self.show(blue), self.show(self.limit(blue, share)))
-    }
-
-    fn left_out(&self) -> String {
-        match (self.metric, self.green.errors) {
-            (Metric::ErrorRate, _) | (_, 0) => String::new(),
-            (_, 1) => " (1 failed request left out)".into(),
-            (_, n) => format!(" ({n} failed requests left out)"),
-        }
     }
 }
 

@@ -8,9 +8,9 @@ use crate::evidence::{Counts, PreflightBody, verdict_of};
 use crate::fault::{Exit, Fault};
 use crate::job::{Conclusion, Job};
 use crate::world::talk::{self, Mark, Talk};
-use crate::{judge, routers, sources};
+use crate::{routers, sources};
 
-use super::tell;
+use super::{promote, tell};
 
 mod catalogue;
 mod schema;
@@ -68,14 +68,7 @@ fn validate_the_rest(job: &Job) -> Result<(), Fault> {
     if let Some(section) = &plan.promote {
         routers::open(&section.router, &job.loaded)?;
         checks::prepare(&section.preview, &job.loaded)?;
-        for trigger in &section.rollback_when {
-            judge::trigger_fits(trigger).map_err(|cause| {
-                Fault::usage(format!("the trigger on `{}` cannot be judged", trigger.metric))
-                    .place(&job.loaded.reference.path)
-                    .cause(cause)
-                    .help("see `promote.rollback_when` in the plan")
-            })?;
-        }
+        promote::judged(section, &job.loaded)?;
     }
     if let Some(section) = &plan.verify {
         checks::prepare(&section.checks, &job.loaded)?;

@@ -12,7 +12,9 @@ pub mod flags;
 mod listen;
 pub mod machine;
 mod orders;
+mod readers;
 mod record;
+mod samples;
 mod shift;
 
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use crate::world::talk::Mark;
 use crate::world::{self, ci};
 
 pub use approve::{Approve, approve};
+pub(super) use begin::judged;
 use drive::Driver;
 pub use drive::Mode;
 pub use listen::listen;

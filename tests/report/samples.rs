@@ -417,6 +417,7 @@ impl Sample {
             output: "green 1.4.2 started on 10.0.0.12:8080".into(),
         };
         Promotion {
+            samples: None,
             epoch: 42,
             strategy: "canary".into(),
             router: RouterRecord {
@@ -508,6 +509,9 @@ impl Sample {
             } else {
                 "green is within the limit".into()
             },
+            outcome: if bad { "fires".into() } else { "pass".into() },
+            query: None,
+            test: None,
         };
         let metrics = if bad {
             vec![
@@ -528,6 +532,7 @@ impl Sample {
             verdict,
             summary: summary.into(),
             metrics,
+            score: None,
         }
     }
 

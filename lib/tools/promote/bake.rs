@@ -1,106 +1,59 @@
-//! Watching a step: samples of both sides and the router's counters, judged over the whole window
-//! since the step began.
+//! Watching a step: what both sides did, what the router counted and what the plan's sources say,
+//! judged over the whole window since the step began.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use super::machine::Look;
+use super::readers::{self, Frame, Reader};
 use super::record::Record;
-use crate::evidence::{Interval, Judgement, MetricRecord, SideInterval, Verdict};
-use crate::judge::{SideFigures, judge_trigger, quantile};
+use super::samples::{Line, Log};
+use crate::evidence::{Interval, Judgement, SideInterval, Verdict};
+use crate::fault::Fault;
+use crate::judge::{Batch, Decision, Given, Judge, Requests, SideFigures, Sorter, window_ms};
+use crate::metrics::SideOf;
 use crate::metrics::probe::{Sample, Sampler};
-use crate::plan::{Promote, Trigger};
+use crate::plan::{Loaded, Promote};
 use crate::routers::{Counters, MEAN_OF_LAST, SideCount};
 use crate::world::http::join;
 
 /// What is measured while a step is watched.
-pub(super) struct Watch {
+pub(super) struct Watch<'a> {
+    plan: &'a Promote,
     sampler: Sampler,
+    readers: Vec<Reader>,
+    judge: Judge<'a>,
+    frame: Frame,
+    /// Which step (from 0) and which counting of it.
+    of: (usize, u64),
+    bake_ms: i64,
     /// By how much the driver's clock is ahead of the one that the samples carry, in ms.
     ahead_ms: i64,
-    /// Blue and green, since the last interval that was put on record.
-    recent: [Window; 2],
+    /// When the look before was, in ms.
+    looked_ms: i64,
+    /// Blue and green by source, since the last interval that was put on record.
+    recent: BTreeMap<String, [SideFigures; 2]>,
     recorded_at: i64,
 }
 
-/// What was seen of one side. Requests and errors are all counted; of the latencies a bounded number
-/// is kept, evenly spread, so that days of watching fit into memory.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Window {
-    requests: u64,
-    errors: u64,
-    latencies: Vec<f64>,
-    /// One latency of so many is kept.
-    stride: u64,
-    /// The greatest latency, kept or not.
-    #[serde(default)]
-    max_ms: Option<f64>,
+/// The bake that is watched.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bake {
+    /// The step, from 0.
+    pub(super) step: usize,
+    /// Its beginning, in ms.
+    pub(super) since_ms: i64,
+    /// How long it is watched, in ms.
+    pub(super) bake_ms: i64,
 }
 
-/// The greatest number of latencies that are kept for each side.
-const KEPT: usize = 1 << 16;
+/// How many latencies of one look are kept for each side: the fewest and the most.
+const KEPT: (f64, f64) = (64.0, 20_000.0);
 
-/// The greatest number of latencies that are saved for each side.
-const SAVED: usize = 1 << 11;
-
-impl Default for Window {
-    fn default() -> Self {
-        Self { requests: 0, errors: 0, latencies: Vec::new(), stride: 1, max_ms: None }
-    }
-}
-
-impl Window {
-    /// Requests so far.
-    pub(super) fn requests(&self) -> u64 {
-        self.requests
-    }
-
-    /// The same in less space, for the state on disk.
-    pub(super) fn packed(&self) -> Self {
-        let mut packed = self.clone();
-        while packed.latencies.len() > SAVED {
-            packed.thin_out();
-        }
-        for latency in &mut packed.latencies {
-            *latency = (*latency * 1e3).round() / 1e3;
-        }
-        packed
-    }
-
-    /// Every other latency is dropped.
-    fn thin_out(&mut self) {
-        let mut keep = false;
-        self.latencies.retain(|_| {
-            keep = !keep;
-            keep
-        });
-        self.stride *= 2;
-    }
-
-    fn add(&mut self, latency_ms: f64, ok: bool) {
-        self.requests += 1;
-        if ok {
-            self.max_ms = Some(self.max_ms.map_or(latency_ms, |max| max.max(latency_ms)));
-        }
-        if !ok {
-            self.errors += 1;
-        } else if (self.requests - self.errors).is_multiple_of(self.stride) {
-            self.latencies.push(latency_ms);
-        }
-        if self.latencies.len() >= KEPT {
-            self.thin_out();
-        }
-    }
-
-    fn figures(&self) -> SideFigures {
-        let kept = SideFigures::of(self.latencies.iter().map(|ms| (*ms, true)));
-        // A record of before has no greatest one.
-        let max = self.max_ms.or(kept.max);
-        SideFigures { requests: self.requests, errors: self.errors, max, ..kept }
-    }
-}
+/// How many latencies of a whole bake are kept for each side, about.
+const KEPT_OF_A_BAKE: f64 = 1_000_000.0;
 
 /// The greatest number of intervals that one step puts on record for each source.
 const INTERVALS_PER_STEP: i64 = 120;
@@ -108,352 +61,294 @@ const INTERVALS_PER_STEP: i64 = 120;
 /// A probe that sends fewer of its requests than this did not measure what was asked.
 const ACHIEVED: f64 = 0.9;
 
-impl Watch {
-    /// Begins to ask both sides.
-    /// `recorded_at` is when an interval was last put on record, in ms.
-    pub(super) fn begin(plan: &Promote, now: Timestamp, recorded_at: i64) -> Self {
+/// Requests without an answer after this long count with their age: their true latency is greater.
+const OVERDUE: Duration = Duration::from_secs(1);
+
+impl<'a> Watch<'a> {
+    /// Begins to ask both sides, and knows what earlier calls have seen of the same counting.
+    ///
+    /// Errors (2): a metric's settings do not validate.
+    pub(super) fn begin(
+        plan: &'a Promote,
+        loaded: &Loaded,
+        record: &Record,
+        bake: Bake,
+        before: &[Line],
+        now: Timestamp,
+    ) -> Result<Self, Fault> {
         let urls = [&plan.sides.blue, &plan.sides.green].map(|side| join(&side.url.value, &plan.probe.path));
         let timeout = plan.probe.timeout.map_or(Duration::from_secs(5), |t| t.0);
-        Self {
-            sampler: Sampler::start(&urls, plan.probe.rate.0, timeout, &plan.probe.header),
-            ahead_ms: now.as_millisecond() - crate::world::now().as_millisecond(),
-            recent: Default::default(),
-            recorded_at,
-        }
-    }
-
-    /// A new step: what was seen before does not count for it.
-    pub(super) fn next_step(&mut self, since_ms: i64) {
-        self.recent = Default::default();
-        self.recorded_at = since_ms;
-    }
-
-    fn gather(&mut self, since_ms: i64, watched: &mut [Window; 2]) {
-        for (side, samples) in self.sampler.take().into_iter().enumerate().take(2) {
-            for Sample { at, latency_ms, ok, .. } in samples {
-                if at.as_millisecond().saturating_add(self.ahead_ms) >= since_ms {
-                    watched[side].add(latency_ms, ok);
-                    self.recent[side].add(latency_ms, ok);
+        let since_ms = before.first().map_or(bake.since_ms, |line| line.since_ms);
+        let bake_ms = before.first().map_or(bake.bake_ms, |line| line.bake_ms);
+        let mut readers = readers::open(plan, loaded, since_ms)?;
+        let mut judge = Judge::begin(plan, since_ms, bake_ms);
+        for line in before {
+            judge.look(&line.batch);
+            for reader in &mut readers {
+                let own = line.batch.given.iter().find(|given| given.source == reader.name());
+                if let Some(until_ms) = own.and_then(|given| given.until_ms) {
+                    reader.known_until(until_ms);
                 }
             }
         }
+        let side = |word, url: &str, release: &Option<String>| SideOf {
+            word,
+            url: url.to_owned(),
+            release: release.clone(),
+        };
+        let frame = Frame {
+            sides: [
+                side("blue", &plan.sides.blue.url.value, &record.markers.blue),
+                side("green", &plan.sides.green.url.value, &record.markers.green),
+            ],
+            since_ms,
+            window_ms: window_ms(plan, bake_ms),
+            keep_per_s: KEPT_OF_A_BAKE / (bake_ms.max(1) as f64 / 1e3),
+        };
+        let recorded = record.promotion.series.last().map_or(since_ms, |i| i.at.as_millisecond());
+        Ok(Self {
+            plan,
+            sampler: Sampler::start(&urls, plan.probe.rate.0, timeout, &plan.probe.header),
+            readers,
+            judge,
+            frame,
+            of: (bake.step, record.counting),
+            bake_ms,
+            ahead_ms: now.as_millisecond() - crate::world::now().as_millisecond(),
+            looked_ms: before.last().map_or(since_ms, |line| line.batch.at_ms),
+            recent: BTreeMap::new(),
+            recorded_at: recorded.max(since_ms),
+        })
+    }
+
+    /// Whether it is this counting of this step that is watched.
+    pub(super) fn is_of(&self, step: usize, counting: u64) -> bool {
+        self.of == (step, counting)
+    }
+
+    /// Requests of the probe so far, on the side with fewer.
+    pub(super) fn probed(&self) -> u64 {
+        let [blue, green] = self.judge.requests("probe");
+        blue.min(green)
+    }
+
+    /// Begins to ask the plan's sources, so that they have answered by the next look.
+    pub(super) fn ask(&mut self, now_ms: i64) {
+        for reader in &mut self.readers {
+            reader.ask(&self.frame, now_ms);
+        }
+    }
+
+    /// What the probe has seen since the look before.
+    fn probe(&mut self, now_ms: i64) -> Given {
+        let mut sorters = self.sorters(now_ms);
+        for (samples, sorter) in self.sampler.take().into_iter().zip(&mut sorters) {
+            for Sample { at, latency_ms, ok, .. } in samples {
+                sorter.add(at.as_millisecond().saturating_add(self.ahead_ms), Some(latency_ms), ok);
+            }
+        }
+        let mut sides = sorters.map(Sorter::finish);
+        for (side, ages) in sides.iter_mut().zip(self.sampler.overdue(OVERDUE)) {
+            side.open = ages.into_iter().map(|age| age.round()).collect();
+        }
+        let kept_pace = self.sampler.lag().iter().all(|lag| lag.achieved() >= ACHIEVED);
+        let doubt = (!kept_pace)
+            .then(|| "this machine could not send the probes at the rate that the plan asks for".into());
+        Given { source: "probe".into(), requests: Some(sides), doubt, ..Given::default() }
+    }
+
+    fn sorters(&self, now_ms: i64) -> [Sorter; 2] {
+        let seconds = (now_ms - self.looked_ms).max(0) as f64 / 1e3;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within bounds")]
+        let keep = (seconds * self.frame.keep_per_s).clamp(KEPT.0, KEPT.1) as usize;
+        let sorter = || Sorter::new(self.frame.since_ms, self.frame.window_ms, keep);
+        [sorter(), sorter()]
     }
 }
 
 /// One look at a step.
 pub(super) struct Looked {
     /// What came of it.
-    pub look: Look,
+    pub(super) look: Look,
+    /// Since when nothing is known, in ms, once that has lasted for several looks.
+    pub(super) blind_since_ms: Option<i64>,
     /// The judgement for the record.
-    pub judgement: Judgement,
+    pub(super) judgement: Judgement,
 }
 
 /// What a look needs to know.
-pub(super) struct Scene<'a> {
-    /// The plan's promote section.
-    pub plan: &'a Promote,
-    /// The step, from 0.
-    pub step: usize,
-    /// Its beginning, in ms.
-    pub since_ms: i64,
-    /// How long it is watched, in ms.
-    pub bake_ms: i64,
+pub(super) struct Scene {
     /// Green's share, asked.
-    pub weight: f64,
+    pub(super) weight: f64,
     /// The moment.
-    pub now: Timestamp,
+    pub(super) now: Timestamp,
     /// What the router counts now, where it counts.
-    pub counters: Option<Counters>,
+    pub(super) counters: Option<Counters>,
     /// Why it did not say what it counted, where it should have.
-    pub lost: Option<String>,
+    pub(super) lost: Option<String>,
+    /// Whether to wait for sources that have not answered yet.
+    pub(super) wait: bool,
 }
 
-/// Looks at the whole window since the step began, and puts the newest interval on record.
-pub(super) fn look(watch: &mut Watch, record: &mut Record, scene: &Scene<'_>) -> Looked {
-    watch.gather(scene.since_ms, &mut record.watched);
+/// Looks at the whole window since the step began, and puts what was seen on record.
+pub(super) fn look(watch: &mut Watch<'_>, record: &mut Record, log: &mut Log, scene: &Scene) -> Looked {
+    let now_ms = scene.now.as_millisecond();
+    let mut given = vec![watch.probe(now_ms)];
+    given.extend(counted(watch, record, scene, now_ms));
+    given.extend(watch.readers.iter_mut().map(|reader| reader.take(scene.wait)));
+    let batch = Batch { at_ms: now_ms, given };
+    let (step, counting) = watch.of;
+    log.add(&Line {
+        step: step + 1,
+        counting,
+        since_ms: watch.frame.since_ms,
+        bake_ms: watch.bake_ms,
+        batch: batch.clone(),
+    });
+    let looked = watch.judge.look(&batch);
+    watch.looked_ms = now_ms;
+    put_on_record(watch, record, scene, &batch);
+    let verdict = verdict_of(&looked);
+    let judgement = Judgement {
+        at: scene.now,
+        step: step + 1,
+        window_from: Timestamp::from_millisecond(watch.frame.since_ms).unwrap_or(scene.now),
+        verdict,
+        summary: looked.summary,
+        metrics: looked.metrics,
+        score: looked.score,
+    };
+    let look = match looked.decision {
+        Decision::Pass => Look::Good,
+        Decision::Fail => Look::Bad,
+        Decision::Undecided => Look::Unknown,
+    };
+    Looked { look, blind_since_ms: looked.blind_since_ms, judgement }
+}
+
+/// The one word for a whole look.
+pub(super) fn verdict_of(looked: &crate::judge::Looked) -> Verdict {
+    let metrics = &looked.metrics;
+    let all = |verdict: Verdict| metrics.iter().all(|m| m.verdict == verdict || m.verdict == Verdict::Pass);
+    match looked.decision {
+        Decision::Pass => Verdict::Pass,
+        Decision::Fail => Verdict::Fail,
+        Decision::Undecided if metrics.iter().any(|m| m.verdict == Verdict::Error) => Verdict::Error,
+        Decision::Undecided if all(Verdict::NoData) => Verdict::NoData,
+        Decision::Undecided => Verdict::TooFewSamples,
+    }
+}
+
+/// What the router counted since the look before.
+fn counted(watch: &Watch<'_>, record: &mut Record, scene: &Scene, now_ms: i64) -> Option<Given> {
+    let source = watch.plan.router.kind.clone();
+    let trouble =
+        |why: String| Some(Given { source: source.clone(), trouble: Some(why), ..Given::default() });
+    if let Some(why) = &scene.lost {
+        return trouble(format!("the router does not say what it counted: {why}"));
+    }
+    let counters = scene.counters.as_ref()?;
     // Without a base the counters since the router's start would be judged: releases of long ago.
-    let mut unjudged =
-        scene.lost.as_ref().map(|why| format!("the router does not say what it counted: {why}"));
-    if record.base.is_none() && scene.counters.is_some() {
-        record.base.clone_from(&scene.counters);
-        unjudged = Some(
+    let Some(base) = record.base.clone() else {
+        record.base = Some(counters.clone());
+        record.counted = Some(counters.clone());
+        return trouble(
             "what the router had counted when the step began is not known; it counts from now on".into(),
         );
-    }
-    let base = record.base.clone().filter(|b| same_instance(b, scene.counters.as_ref())).unwrap_or_default();
-    let min = scene.plan.min_samples.unwrap_or(50).max(1);
-    let probes = [0, 1].map(|side| record.watched[side].figures());
-    let window_ms = (scene.now.as_millisecond() - scene.since_ms) as f64;
-    let open = watch.sampler.overdue(OVERDUE);
-    let open = [0, 1].map(|side| open.get(side).map_or(&[][..], Vec::as_slice));
-    let kept_pace = watch.sampler.lag().iter().all(|lag| lag.achieved() >= ACHIEVED);
-    let mut metrics = Vec::new();
-    let mut look = Look::Good;
-    for trigger in &scene.plan.rollback_when {
-        let mut of_trigger = vec![probe_record(trigger, &probes, open, window_ms, min, kept_pace)];
-        if let Some(counters) = scene.counters.as_ref().filter(|_| router_counts(&trigger.metric)) {
-            let [blue, green] = [since(base.blue, counters.blue), since(base.green, counters.green)];
-            of_trigger.push(judge_trigger(trigger, &scene.plan.router.kind, &green, &blue, min));
-        }
-        look = worse(look, look_of(&of_trigger));
-        metrics.extend(of_trigger);
-    }
-    put_on_record(watch, record, scene, &base);
-    if unjudged.is_some() {
-        look = worse(look, Look::Unknown);
-    }
-    let judgement = judgement(scene, look, metrics, unjudged);
-    Looked { look, judgement }
+    };
+    let before = record.counted.clone().unwrap_or_else(|| base.clone());
+    // A router that began anew has counted nothing but this step since.
+    let before = if same_instance(&before, counters) { before } else { Counters::default() };
+    let base = if same_instance(&base, counters) { base } else { Counters::default() };
+    let window = (now_ms - watch.frame.since_ms).div_euclid(watch.frame.window_ms);
+    let window = u32::try_from(window).unwrap_or(0);
+    let side = |base: SideCount, before: SideCount, now: SideCount| Requests {
+        bins: vec![crate::judge::Bin {
+            window,
+            requests: now.requests.saturating_sub(before.requests),
+            errors: now.errors.saturating_sub(before.errors),
+            latencies: Vec::new(),
+        }],
+        mean: mean_since(base, now),
+        max: now.max_ms.filter(|max| base.max_ms.is_none_or(|before| *max > before)),
+        open: Vec::new(),
+    };
+    let sides = [side(base.blue, before.blue, counters.blue), side(base.green, before.green, counters.green)];
+    record.counted = Some(counters.clone());
+    Some(Given { source, requests: Some(sides), ..Given::default() })
 }
 
-/// Requests without an answer after this long count with their age: their true latency is greater.
-const OVERDUE: Duration = Duration::from_secs(1);
-
-fn probe_record(
-    trigger: &Trigger,
-    probes: &[SideFigures; 2],
-    open: [&[f64]; 2],
-    window_ms: f64,
-    min: u64,
-    kept_pace: bool,
-) -> MetricRecord {
-    let [blue, green] = [0, 1].map(|side| {
-        let mut figures = probes[side].clone();
-        // They are no errors yet, and as good answers they would make the error rate smaller.
-        if trigger.metric.starts_with("latency_") {
-            with_open(&mut figures, open[side].iter().copied().filter(|age| *age <= window_ms));
-        }
-        figures
-    });
-    let unanswered = green.requests - probes[1].requests;
-    let mut record = judge_trigger(trigger, "probe", &green, &blue, min);
-    if unanswered > 0 {
-        record.message.push_str(&format!(", {unanswered} still without an answer counted with their age"));
-    }
-    if record.verdict == Verdict::Pass && !kept_pace {
-        record.verdict = Verdict::TooFewSamples;
-        record.message = "this machine could not send the probes at the rate that the plan asks for".into();
-    }
-    record
-}
-
-fn with_open(figures: &mut SideFigures, ages: impl Iterator<Item = f64>) {
-    let before = figures.latencies_ms.len() as f64;
-    let sum = figures.mean.map_or(0.0, |mean| mean * before);
-    let ages: Vec<f64> = ages.collect();
-    if ages.is_empty() {
-        return;
-    }
-    figures.requests += ages.len() as u64;
-    figures.mean = Some((sum + ages.iter().sum::<f64>()) / (before + ages.len() as f64));
-    figures.latencies_ms.extend(&ages);
-    figures.latencies_ms.sort_by(f64::total_cmp);
-    // The greatest one may be among those that were not kept.
-    let last = figures.latencies_ms.last().copied();
-    figures.max = figures.max.into_iter().chain(last).max_by(f64::total_cmp);
-}
-
-/// What one trigger says over all its sources: one that fires is enough, and one that passes must be
-/// there. A source that has seen too little does not stand in the way of one that has seen enough.
-fn look_of(records: &[MetricRecord]) -> Look {
-    let any = |verdict: Verdict| records.iter().any(|r| r.verdict == verdict);
-    if any(Verdict::Fail) {
-        Look::Bad
-    } else if any(Verdict::Pass) && !any(Verdict::Error) {
-        Look::Good
-    } else {
-        Look::Unknown
-    }
-}
-
-fn worse(a: Look, b: Look) -> Look {
-    match (a, b) {
-        (Look::Bad, _) | (_, Look::Bad) => Look::Bad,
-        (Look::Unknown, _) | (_, Look::Unknown) => Look::Unknown,
-        (Look::Good, Look::Good) => Look::Good,
-    }
-}
-
-/// The metrics that a router without quantiles can give.
-fn router_counts(metric: &str) -> bool {
-    matches!(metric, "error_rate" | "latency_mean" | "latency_max")
+/// A mean counts only where all of the requests behind it belong to the step: the router remembers
+/// those of before. (A maximum counts only where it has risen.)
+fn mean_since(base: SideCount, now: SideCount) -> Option<f64> {
+    let fresh = now.requests.saturating_sub(base.requests);
+    now.mean_ms.filter(|_| fresh >= MEAN_OF_LAST || (fresh > 0 && base.requests == 0))
 }
 
 /// Counters begin anew with the router, or when somebody clears them, so a base from before is none.
-fn same_instance(base: &Counters, now: Option<&Counters>) -> bool {
+fn same_instance(base: &Counters, now: &Counters) -> bool {
     let went_on =
         |base: SideCount, now: SideCount| now.requests >= base.requests && now.errors >= base.errors;
-    now.is_some_and(|now| {
-        now.instance == base.instance && went_on(base.blue, now.blue) && went_on(base.green, now.green)
-    })
+    now.instance == base.instance && went_on(base.blue, now.blue) && went_on(base.green, now.green)
 }
 
-/// What was counted between two readings. A maximum counts only where it has risen: the router
-/// remembers the greatest since its start, not since the step began. A mean counts only where all of
-/// the requests behind it belong to the window.
-fn since(base: SideCount, now: SideCount) -> SideFigures {
-    SideFigures {
-        requests: now.requests.saturating_sub(base.requests),
-        errors: now.errors.saturating_sub(base.errors),
-        latencies_ms: Vec::new(),
-        mean: now.mean_ms.filter(|_| {
-            let fresh = now.requests.saturating_sub(base.requests);
-            fresh >= MEAN_OF_LAST || (fresh > 0 && base.requests == 0)
-        }),
-        max: now.max_ms.filter(|max| base.max_ms.is_none_or(|before| *max > before)),
+/// Puts an interval of each source on record when enough time has passed since the last one.
+fn put_on_record(watch: &mut Watch<'_>, record: &mut Record, scene: &Scene, batch: &Batch) {
+    for given in &batch.given {
+        let Some(sides) = &given.requests else { continue };
+        let recent = watch.recent.entry(given.source.clone()).or_default();
+        for (own, side) in recent.iter_mut().zip(sides) {
+            gather(own, side);
+        }
     }
-}
-
-fn judgement(
-    scene: &Scene<'_>,
-    look: Look,
-    metrics: Vec<MetricRecord>,
-    unjudged: Option<String>,
-) -> Judgement {
-    let all = |verdict: Verdict| metrics.iter().all(|m| m.verdict == verdict || m.verdict == Verdict::Pass);
-    let verdict = match look {
-        Look::Good => Verdict::Pass,
-        Look::Bad => Verdict::Fail,
-        Look::Unknown if metrics.iter().any(|m| m.verdict == Verdict::Error) => Verdict::Error,
-        Look::Unknown if unjudged.is_some() => Verdict::Error,
-        Look::Unknown if all(Verdict::NoData) => Verdict::NoData,
-        Look::Unknown => Verdict::TooFewSamples,
-    };
-    let telling: Vec<&MetricRecord> = match look {
-        Look::Bad => metrics.iter().filter(|m| m.verdict == Verdict::Fail).collect(),
-        Look::Unknown => metrics.iter().filter(|m| m.verdict != Verdict::Pass).collect(),
-        Look::Good => metrics.iter().filter(|m| m.verdict == Verdict::Pass).collect(),
-    };
-    let mut summary =
-        telling.iter().map(|m| format!("{} ({})", m.message, m.source)).collect::<Vec<_>>().join("; ");
-    if let (Some(unjudged), Look::Unknown) = (unjudged, look) {
-        summary = unjudged;
-    }
-    if summary.is_empty() {
-        summary = "nothing was judged".into();
-    }
-    Judgement {
-        at: scene.now,
-        step: scene.step + 1,
-        window_from: Timestamp::from_millisecond(scene.since_ms).unwrap_or(scene.now),
-        verdict,
-        summary,
-        metrics,
-    }
-}
-
-/// Puts an interval on record when enough time has passed since the last one.
-fn put_on_record(watch: &mut Watch, record: &mut Record, scene: &Scene<'_>, base: &Counters) {
     let now = scene.now.as_millisecond();
-    let spacing = (scene.bake_ms / INTERVALS_PER_STEP).max(200);
+    let spacing = (watch.bake_ms / INTERVALS_PER_STEP).max(200);
     if now - watch.recorded_at < spacing {
         return;
     }
     watch.recorded_at = now;
-    let [blue, green] = [0, 1].map(|side| probe_interval(&std::mem::take(&mut watch.recent[side]).figures()));
-    if blue.requests + green.requests > 0 {
+    for (source, mut sides) in std::mem::take(&mut watch.recent) {
+        for side in &mut sides {
+            side.latencies_ms.sort_by(f64::total_cmp);
+        }
+        let [blue, green] = sides;
+        let all = blue.requests + green.requests;
+        if all == 0 && source == "probe" {
+            continue;
+        }
+        // Own requests go to both sides alike; users' tell how traffic is split.
+        let split = all > 0 && source != "probe";
         record.promotion.series.push(Interval {
             at: scene.now,
             weight: scene.weight,
-            observed: None,
-            source: "probe".into(),
-            blue,
-            green,
+            observed: split.then(|| green.requests as f64 / all as f64),
+            source,
+            blue: interval(&blue),
+            green: interval(&green),
         });
     }
-    let Some(counters) = &scene.counters else { return };
-    let before =
-        record.counted.take().filter(|b| same_instance(b, Some(counters))).unwrap_or_else(|| base.clone());
-    let [blue, green] = [(before.blue, counters.blue), (before.green, counters.green)]
-        .map(|(b, n)| counter_interval(&since(b, n)));
-    let all = blue.requests + green.requests;
-    record.promotion.series.push(Interval {
-        at: scene.now,
-        weight: scene.weight,
-        observed: (all > 0).then(|| green.requests as f64 / all as f64),
-        source: scene.plan.router.kind.clone(),
-        blue,
-        green,
-    });
-    record.counted = Some(counters.clone());
 }
 
-fn probe_interval(figures: &SideFigures) -> SideInterval {
-    let at = |q: f64| quantile(&figures.latencies_ms, q);
-    SideInterval { p50: at(0.5), p95: at(0.95), p99: at(0.99), ..counter_interval(figures) }
-}
-
-fn counter_interval(figures: &SideFigures) -> SideInterval {
-    SideInterval {
-        requests: figures.requests,
-        errors: figures.errors,
-        mean: figures.mean,
-        max: figures.max,
-        ..SideInterval::default()
+fn gather(own: &mut SideFigures, side: &Requests) {
+    for bin in &side.bins {
+        own.requests += bin.requests;
+        own.errors += bin.errors;
+        own.latencies_ms.extend(&bin.latencies);
     }
+    own.mean = side.mean.or(own.mean);
+    let greatest = side.bins.iter().flat_map(|bin| &bin.latencies).copied();
+    own.max = greatest.chain(own.max).chain(side.max).max_by(f64::total_cmp);
+}
+
+fn interval(figures: &SideFigures) -> SideInterval {
+    let own = figures.latencies_ms.len() as f64;
+    let mean = if own > 0.0 { Some(figures.latencies_ms.iter().sum::<f64>() / own) } else { figures.mean };
+    SideInterval { mean, ..figures.interval() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn record(verdict: Verdict) -> MetricRecord {
-        MetricRecord {
-            metric: "error_rate".into(),
-            source: "probe".into(),
-            verdict,
-            green: None,
-            blue: None,
-            unit: "%".into(),
-            threshold: "> 1%".into(),
-            green_samples: 0,
-            blue_samples: 0,
-            message: String::new(),
-        }
-    }
-
-    #[test]
-    fn silence_never_passes_and_one_alarm_is_enough() {
-        use Verdict::{Error, Fail, NoData, Pass, TooFewSamples};
-        let cases: &[(&[Verdict], Look)] = &[
-            (&[], Look::Unknown),
-            (&[NoData], Look::Unknown),
-            (&[TooFewSamples], Look::Unknown),
-            (&[TooFewSamples, Pass], Look::Good),
-            (&[Pass, Error], Look::Unknown),
-            (&[Pass, Fail], Look::Bad),
-            (&[NoData, Fail], Look::Bad),
-        ];
-        for (verdicts, expected) in cases {
-            let records: Vec<MetricRecord> = verdicts.iter().map(|v| record(*v)).collect();
-            assert_eq!(look_of(&records), *expected, "{verdicts:?}");
-        }
-    }
-
-    #[test]
-    fn days_of_watching_fit_into_memory_and_no_error_is_left_out() {
-        let mut window = Window::default();
-        for n in 0..1_000_000_u32 {
-            window.add(f64::from(n % 1000), n % 100 != 7);
-        }
-        assert!(window.latencies.len() < KEPT && window.latencies.len() > KEPT / 4);
-        let figures = window.figures();
-        assert_eq!((figures.requests, figures.errors), (1_000_000, 10_000));
-        let p95 = quantile(&figures.latencies_ms, 0.95).unwrap_or_default();
-        assert!((940.0..960.0).contains(&p95), "{p95}");
-    }
-
-    #[test]
-    fn the_greatest_latency_outlives_the_thinning_and_the_state_on_disk() {
-        let mut window = Window::default();
-        for n in 0..200_000_u32 {
-            window.add(if n == 101_001 { 9_000.0 } else { 5.0 }, true);
-        }
-        let json = serde_json::to_string(&window.packed()).unwrap();
-        let mut window: Window = serde_json::from_str(&json).unwrap();
-        window.add(6.0, true);
-        assert_eq!(window.figures().max, Some(9_000.0));
-    }
 
     #[test]
     fn counters_that_somebody_cleared_hide_no_error() {
@@ -463,16 +358,16 @@ mod tests {
             ..Counters::default()
         };
         // Cleared, and past the old number of requests since: the errors tell.
-        assert!(!same_instance(&count(1000, 50), Some(&count(1200, 40))));
-        assert!(same_instance(&count(1000, 50), Some(&count(1200, 50))));
+        assert!(!same_instance(&count(1000, 50), &count(1200, 40)));
+        assert!(same_instance(&count(1000, 50), &count(1200, 50)));
     }
 
     #[test]
     fn a_mean_over_requests_from_before_the_step_is_none() {
         let count = |requests, mean| SideCount { requests, mean_ms: Some(mean), ..SideCount::default() };
-        assert_eq!(since(count(5000, 9.0), count(5100, 9.0)).mean, None);
-        assert_eq!(since(count(5000, 9.0), count(5000 + MEAN_OF_LAST, 7.0)).mean, Some(7.0));
-        assert_eq!(since(count(0, 0.0), count(100, 7.0)).mean, Some(7.0));
+        assert_eq!(mean_since(count(5000, 9.0), count(5100, 9.0)), None);
+        assert_eq!(mean_since(count(5000, 9.0), count(5000 + MEAN_OF_LAST, 7.0)), Some(7.0));
+        assert_eq!(mean_since(count(0, 0.0), count(100, 7.0)), Some(7.0));
     }
 
     #[test]
@@ -482,8 +377,8 @@ mod tests {
             instance: instance.into(),
             ..Counters::default()
         };
-        assert!(same_instance(&count(10, "1"), Some(&count(20, "1"))));
-        assert!(!same_instance(&count(10, "1"), Some(&count(20, "2"))));
-        assert!(!same_instance(&count(10, "1"), Some(&count(5, "1"))));
+        assert!(same_instance(&count(10, "1"), &count(20, "1")));
+        assert!(!same_instance(&count(10, "1"), &count(20, "2")));
+        assert!(!same_instance(&count(10, "1"), &count(5, "1")));
     }
 }

@@ -12,12 +12,13 @@ use crate::fault::Fault;
 use crate::job::Job;
 use crate::judge;
 use crate::metrics::probe::{Connection, once};
-use crate::plan::{Promote, Side as SidePlan};
+use crate::metrics::{self, Gives};
+use crate::plan::{Loaded, MetricSpec, Promote, Side as SidePlan};
 use crate::redact::redact;
 use crate::routers::{self, By, Router, Side, same_share};
-use crate::units::show_share;
-use crate::world;
+use crate::units::{Share, show_share};
 use crate::world::http::{Client, join};
+use crate::{world, yaml};
 
 /// The promote section of the plan.
 pub(super) fn section(job: &Job) -> Result<&Promote, Fault> {
@@ -33,16 +34,90 @@ pub(super) fn section(job: &Job) -> Result<&Promote, Fault> {
 /// Errors (2): an unknown metric, a comparison that does not fit it, no address to enter at.
 pub(super) fn validate(job: &Job) -> Result<(), Fault> {
     let plan = section(job)?;
-    for trigger in &plan.rollback_when {
-        judge::trigger_fits(trigger).map_err(|cause| {
-            Fault::usage(format!("the trigger on `{}` cannot be judged", trigger.metric))
-                .place(&job.loaded.reference.path)
-                .cause(cause)
-                .help("see `promote.rollback_when` in the plan")
-        })?;
-    }
+    judged(plan, &job.loaded)?;
     checks::prepare(&plan.preview, &job.loaded)?;
     entry(job).map(drop)
+}
+
+/// Opens the plan's metric sources and looks whether every trigger can be judged. Touches nothing.
+///
+/// Errors (2): an unknown kind or metric, settings that do not validate, a comparison that does not fit.
+pub(in crate::tools) fn judged(plan: &Promote, loaded: &Loaded) -> Result<(), Fault> {
+    let mut series = Vec::new();
+    for spec in &plan.metrics {
+        let (kind, _) = metrics::open(spec, loaded)?;
+        if kind.gives == Gives::Points {
+            series.push(spec);
+        }
+    }
+    let refuse = |what: String, cause: String| {
+        Fault::usage(what)
+            .place(&loaded.reference.path)
+            .cause(cause)
+            .help("see `promote.metrics` and `promote.rollback_when` in docs/judge.md")
+    };
+    for spec in &plan.metrics {
+        let taken = judge::known_metrics().contains(&spec.name.as_str());
+        if taken || spec.name == "probe" || routers::ALL.iter().any(|kind| kind.name == spec.name) {
+            let what = format!("a metric cannot be named `{}`", spec.name);
+            return Err(refuse(what, "that is a name of what Trapkey measures itself".into()));
+        }
+        let used = plan.rollback_when.iter().any(|t| match series.iter().any(|s| s.name == spec.name) {
+            true => t.metric == spec.name,
+            false => {
+                judge::known_metrics().contains(&t.metric.as_str())
+                    && t.source.as_ref().is_none_or(|source| *source == spec.name)
+            }
+        });
+        if !used {
+            let what = format!("no trigger looks at the metric `{}`", spec.name);
+            return Err(refuse(what, "what nobody looks at guards nothing".into()));
+        }
+    }
+    for trigger in &plan.rollback_when {
+        let refuse = |cause| refuse(format!("the trigger on `{}` cannot be judged", trigger.metric), cause);
+        judge::trigger_fits(trigger, &series).map_err(refuse)?;
+        if let Some(source) = &trigger.source {
+            let of_requests = |spec: &&MetricSpec| !series.iter().any(|s| s.name == spec.name);
+            let mut known = vec!["probe", plan.router.kind.as_str()];
+            known.extend(plan.metrics.iter().filter(of_requests).map(|spec| spec.name.as_str()));
+            if !known.contains(&source.as_str()) {
+                let problem = yaml::unknown("source of requests", source, known.into_iter());
+                let help = problem.help.map(|help| format!("; {help}")).unwrap_or_default();
+                return Err(refuse(format!("{}{help}", problem.message)));
+            }
+        }
+    }
+    judge_makes_sense(plan).map_err(|cause| refuse("`promote.judge` cannot be followed".into(), cause))
+}
+
+fn judge_makes_sense(plan: &Promote) -> Result<(), String> {
+    let spec = &plan.judge;
+    let within = |share: Option<Share>, what: &str, low: f64, high: f64| match share {
+        Some(share) if !(share.0 >= low && share.0 <= high) => {
+            Err(format!("`{what}` lies between {} and {}", show_share(low), show_share(high)))
+        }
+        _ => Ok(()),
+    };
+    within(spec.false_alarms, "false_alarms", 1e-6, 0.2)?;
+    within(spec.power, "power", 0.5, 0.999)?;
+    if let Some(score) = spec.score
+        && !(score.marginal >= 0.0 && score.marginal <= score.pass && score.pass <= 100.0)
+    {
+        return Err("a score has 0 <= marginal <= pass <= 100".into());
+    }
+    if spec.score.is_none()
+        && !plan.rollback_when.is_empty()
+        && plan.rollback_when.iter().all(|t| !t.critical)
+    {
+        return Err(
+            "no trigger is critical and there is no `score`: nothing would ever end the release".into()
+        );
+    }
+    if spec.consecutive_errors == Some(0) {
+        return Err("`consecutive_errors` is 1 at least".into());
+    }
+    Ok(())
 }
 
 /// Whether somebody could open the gates of the plan.
@@ -147,7 +222,7 @@ pub(super) fn record(
         state: State::first(&course),
         began_at: world::now(),
         clocks: None,
-        watched: Default::default(),
+        counting: 0,
         base: None,
         counted: None,
         promotion: Promotion {
@@ -174,6 +249,7 @@ pub(super) fn record(
             waits_for: None,
             preview: Vec::new(),
             approvals: Vec::new(),
+            samples: None,
             next_at: None,
         },
         markers,

@@ -7,14 +7,16 @@ use super::bake::Watch;
 use super::begin::{self};
 use super::machine::{Action, Event, State, next};
 use super::record::{Clocks, Record, phase};
+use super::samples::{self, FILE, Log};
 use super::shift::Entry;
-use crate::evidence::PromoteBody;
+use crate::evidence::{PromoteBody, SamplesRecord};
 use crate::fault::{Exit, Fault};
 use crate::job::{Conclusion, Job};
 use crate::plan::Promote;
 use crate::routers::Router;
 use crate::state::{Ask, Asked, Lease, Store};
 use crate::units::{show_duration, show_share};
+use crate::world::files::{unwritable, write_atomic};
 use crate::world::talk::{Mark, Ticker};
 use crate::world::{self, ci, signal};
 
@@ -45,7 +47,8 @@ pub(super) struct Driver<'a> {
     router: Box<dyn Router>,
     lease: Lease,
     record: Record,
-    watch: Option<Watch>,
+    watch: Option<Watch<'a>>,
+    log: Log,
     ticker: Ticker,
     clock: Clock,
     /// The first thing that could not be written while traffic had to move back.
@@ -70,6 +73,7 @@ impl<'a> Driver<'a> {
             lease,
             record,
             watch: None,
+            log: Log::new(),
             ticker: job.talk().ticker(),
             clock: Clock::start(),
             unwritten: None,
@@ -110,6 +114,7 @@ impl<'a> Driver<'a> {
         for ask in [Ask::Abort, Ask::Pause] {
             self.store().forget(ask)?;
         }
+        samples::forget_before(self.store(), self.record.promotion.epoch)?;
         self.lease.journal(
             &json!({"at": world::now(), "epoch": self.record.promotion.epoch, "begins": self.record.release}),
         )?;
@@ -309,6 +314,7 @@ impl<'a> Driver<'a> {
         }
         let saved = self.save();
         self.bear(saved)?;
+        self.keep_samples(&mut conclusion);
         let sentence = conclusion.summary.clone();
         let concluded = self.job.conclude(conclusion);
         let exit = self.bear(concluded)?;
@@ -339,6 +345,26 @@ impl<'a> Driver<'a> {
                 Ok(None)
             }
             Err(fault) => Err(fault),
+        }
+    }
+
+    /// Puts the samples behind the judgements beside the document. Where that is not possible the
+    /// document says so: the verdicts stand without them.
+    fn keep_samples(&mut self, conclusion: &mut Conclusion<PromoteBody>) {
+        let epoch = self.record.promotion.epoch;
+        let path = self.job.evidence().join(FILE);
+        let kept = self.log.for_evidence(self.store(), epoch).and_then(|found| {
+            let Some((bytes, record)) = found else { return Ok(None) };
+            write_atomic(&path, &bytes).map_err(|e| unwritable(&path, &e))?;
+            Ok(Some(record))
+        });
+        let record = kept.unwrap_or_else(|fault| {
+            self.job.talk().line(Mark::Warn, &format!("the samples are not kept: {}", fault.line()));
+            let incomplete = Some(fault.line());
+            Some(SamplesRecord { file: FILE.into(), sha256: String::new(), looks: 0, incomplete })
+        });
+        if let Some(promotion) = &mut conclusion.body.promotion {
+            promotion.samples = record;
         }
     }
 
@@ -392,11 +418,10 @@ impl<'a> Driver<'a> {
     fn save(&mut self) -> Result<(), Fault> {
         // By the clock of this call: a clock that was set since it began is found out by the next one.
         self.record.clocks = Some(Clocks { wall_ms: self.clock.ms(), ..Clocks::read() });
-        let packed = [0, 1].map(|side| self.record.watched[side].packed());
-        let whole = std::mem::replace(&mut self.record.watched, packed);
-        let saved = self.lease.swap(&self.record);
-        self.record.watched = whole;
-        saved
+        // The samples first: a verdict that is on record can be reached again. What could not be written
+        // waits for the next time, and the end tells.
+        let _ = self.log.flush(&self.lease, self.record.promotion.epoch);
+        self.lease.swap(&self.record)
     }
 
     /// Whether a write would only hold up the way back: one has failed already, and traffic is not

@@ -10,6 +10,7 @@ use super::{store, take};
 use crate::evidence::{Outcome, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
+use crate::judge;
 use crate::routers::{self, Side};
 use crate::state::{Ask, Asked, Held, Saved};
 use crate::units::{show_duration, show_share};
@@ -179,11 +180,7 @@ pub fn plan(job: &Job) -> Result<Exit, Fault> {
         ));
     }
     for trigger in &section.rollback_when {
-        let condition = match (&trigger.is, trigger.worse_than_baseline_by) {
-            (Some(is), _) => is.text().to_owned(),
-            (None, Some(share)) => format!("worse than blue by {share}"),
-            (None, None) => String::new(),
-        };
+        let condition = judge::condition(trigger);
         text.push_str(&format!("  goes back when {} {condition}\n", trigger.metric));
     }
     if let Some(closed) = section.calendar.as_ref().and_then(|c| c.closed(world::now())) {

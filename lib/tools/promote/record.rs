@@ -3,13 +3,12 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::bake::Window;
 use super::machine::{Course, Hook, State, Step, Stuck};
 use crate::evidence::{
     Decision, DocumentVerdict, Finding, Need, Outcome, PlanRef, Promotion, Release, StepRecord, Verdict,
     name_release,
 };
-use crate::plan::{Promote, Strategy};
+use crate::plan::{Promote, Strategy, Undecided};
 use crate::routers::Counters;
 use crate::units::{show_duration, show_share};
 use crate::world;
@@ -42,9 +41,9 @@ pub(super) struct Record {
     /// The clocks when this was written.
     #[serde(default)]
     pub clocks: Option<Clocks>,
-    /// What was seen of both sides since the watched step began.
+    /// Which counting the watched step is in: it begins anew with each change of weight.
     #[serde(default)]
-    pub watched: [Window; 2],
+    pub counting: u64,
     /// The evidence so far.
     pub promotion: Promotion,
 }
@@ -117,7 +116,10 @@ pub(super) fn course_of(plan: &Promote) -> Course {
     Course {
         steps,
         keep_ms: plan.keep_old.map_or(0, |s| millis(s.0)),
-        undecided_ms: plan.undecided_for.map_or(600_000, |s| millis(s.0)),
+        undecided_ms: match plan.judge.undecided {
+            Undecided::RollBack => plan.undecided_for.map_or(600_000, |s| millis(s.0)),
+            Undecided::Freeze | Undecided::Wait => i64::MAX,
+        },
         hooks: hooks.iter().filter(|(_, argv)| !argv.is_empty()).map(|(hook, _)| *hook).collect(),
     }
 }

@@ -2,20 +2,23 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use serde_json::json;
 
-use super::super::bake::{Scene, Watch, Window, look};
+use super::super::bake::{Bake, Looked, Scene, Watch, look};
 use super::super::begin::{self, Says, look_at};
-use super::super::machine::{Action, Event, Hook, State, next};
-use super::super::record::{Record, phase};
+use super::super::machine::{Action, Event, Hook, Look, State, next};
+use super::super::record::{Record, millis, phase};
+use super::super::samples;
 use super::super::shift::shift;
 use super::notes::note_rollback;
 use super::{Driver, Mode};
 use crate::checks;
 use crate::evidence::HookRecord;
 use crate::fault::{Exit, Fault};
+use crate::plan::Undecided;
 use crate::routers::{Side, Split, same_share};
-use crate::state::{Ask, Saved};
+use crate::state::{Ask, Asked, Saved};
 use crate::units::{Text, show_duration, show_share};
 use crate::world::shell::Order;
 use crate::world::talk::Mark;
@@ -31,10 +34,12 @@ const FRESH: u64 = 10;
 const PREVIEWS_AT_ONCE: usize = 8;
 /// How long a late job waits for the record to say what must be in force.
 const LATE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long nothing may be known before that is a reason to go back, where the plan does not say, in ms.
+const UNDECIDED_FOR_MS: i64 = 600_000;
 /// How long blue may take to answer before a rollback is held back.
 const BLUE_PATIENCE: Duration = Duration::from_secs(2);
 
-impl Driver<'_> {
+impl<'a> Driver<'a> {
     pub(super) fn perform(&mut self, action: Action) -> Result<Option<Event>, Fault> {
         if !matches!(action, Action::Bake { .. } | Action::Wait | Action::Keep { .. })
             && !self.traffic_first()
@@ -289,7 +294,8 @@ impl Driver<'_> {
     fn count_anew(&mut self) {
         self.record.base = self.router.counters().ok().flatten();
         self.record.counted = None;
-        self.record.watched = Default::default();
+        self.record.counting += 1;
+        self.watch = None;
     }
 
     pub(super) fn interval(&self) -> Duration {
@@ -298,15 +304,8 @@ impl Driver<'_> {
 
     /// Waits for the next look, looks, and says what was seen.
     fn bake(&mut self, step: usize, since_ms: i64, until_ms: i64) -> Result<Option<Event>, Fault> {
-        let plan = self.plan;
-        if self.watch.is_none() {
-            let last = self.record.promotion.series.last().map(|i| i.at.as_millisecond());
-            self.watch = Some(Watch::begin(plan, self.clock.now(), last.unwrap_or(since_ms).max(since_ms)));
-        }
-        let known_step = self.record.promotion.judgements.last().is_some_and(|j| j.step == step + 1);
-        if let Some(watch) = self.watch.as_mut().filter(|_| !known_step) {
-            watch.next_step(since_ms);
-        }
+        let now_ms = self.clock.ms();
+        self.watch(Bake { step, since_ms, bake_ms: until_ms - since_ms })?.ask(now_ms);
         if !self.wait_for_look(until_ms) {
             return Ok(None);
         }
@@ -324,10 +323,17 @@ impl Driver<'_> {
         let Some(watch) = self.watch.as_mut() else { return Ok(None) };
         let weight = self.record.course.steps.get(step).map_or(0.0, |s| s.weight);
         let now = self.clock.now();
-        let bake_ms = until_ms - since_ms;
-        let scene = Scene { plan, step, since_ms, bake_ms, weight, now, counters, lost };
-        let looked = look(watch, &mut self.record, &scene);
-        let sentence = looked.judgement.summary.clone();
+        let scene = Scene { weight, now, counters, lost, wait: self.mode == Mode::Once };
+        let mut looked = look(watch, &mut self.record, &mut self.log, &scene);
+        if self.log.overdue() {
+            // They stay with the job, and wait for the next part.
+            let _ = self.log.flush(&self.lease, self.record.promotion.epoch);
+        }
+        let mut sentence = looked.judgement.summary.clone();
+        if let Some(why) = self.nothing_known(&looked, now, until_ms)? {
+            looked.look = Look::Bad;
+            sentence = why;
+        }
         self.ticker.set(&format!("{} · {sentence}", phase(&self.record.state, &self.record.course)));
         let judgements = &mut self.record.promotion.judgements;
         match judgements.last_mut().filter(|j| j.step == step + 1 && j.verdict == looked.judgement.verdict) {
@@ -338,6 +344,60 @@ impl Driver<'_> {
         self.show_gate(gate.as_ref())?;
         let held = gate.is_some();
         Ok(Some(Event::Looked { look: looked.look, sentence, at_ms: now.as_millisecond(), held }))
+    }
+
+    /// What is measured while this counting of a step is watched; what earlier calls have seen of it is
+    /// known.
+    fn watch(&mut self, bake: Bake) -> Result<&mut Watch<'a>, Fault> {
+        let counting = self.record.counting;
+        let watch = match self.watch.take().filter(|watch| watch.is_of(bake.step, counting)) {
+            Some(watch) => watch,
+            None => {
+                let epoch = self.record.promotion.epoch;
+                let before = samples::of_counting(self.store(), epoch, counting).unwrap_or_else(|fault| {
+                    // What was seen before is lost, and what comes must suffice: that is no pass.
+                    self.job.talk().line(Mark::Warn, &fault.to_string());
+                    self.record.decided(world::now(), "trapkey", fault.line());
+                    self.record.counting += 1;
+                    Vec::new()
+                });
+                Watch::begin(self.plan, &self.job.loaded, &self.record, bake, &before, self.clock.now())?
+            }
+        };
+        Ok(self.watch.insert(watch))
+    }
+
+    /// What follows where nothing has been known for longer than the plan bears: the reason to go back,
+    /// a pause, or nothing.
+    fn nothing_known(&self, looked: &Looked, now: Timestamp, until_ms: i64) -> Result<Option<String>, Fault> {
+        let bears = self.plan.undecided_for.map_or(UNDECIDED_FOR_MS, |span| millis(span.0));
+        let since = match looked.blind_since_ms {
+            Some(since) => since,
+            None if looked.look == Look::Unknown => until_ms,
+            None => return Ok(None),
+        };
+        if now.as_millisecond() - since < bears {
+            return Ok(None);
+        }
+        let why = format!(
+            "nothing could be decided for {}: {}",
+            show_duration((now.as_millisecond() - since) as f64 / 1e3),
+            looked.judgement.summary
+        );
+        match self.plan.judge.undecided {
+            // Beyond the end of the bake the machine goes back by itself.
+            Undecided::RollBack => return Ok(looked.blind_since_ms.map(|_| why)),
+            Undecided::Wait => {}
+            Undecided::Freeze => {
+                let epoch = self.record.promotion.epoch;
+                if self.store().asked(Ask::Pause, epoch).is_none() {
+                    let at = now.to_string();
+                    self.store()
+                        .ask(Ask::Pause, &Asked { epoch, who: "trapkey".into(), at, why: Some(why) })?;
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Between two short calls only the router's own counters see anything.
@@ -361,7 +421,7 @@ impl Driver<'_> {
             Mode::Hold => self.interval().min(Duration::from_millis(left + 1)),
             Mode::Once => {
                 // What earlier calls have seen counts as well; some fresh ones are needed in any case.
-                let seen = self.record.watched.iter().map(Window::requests).min().unwrap_or(0);
+                let seen = self.watch.as_ref().map_or(0, Watch::probed);
                 let missing = self.plan.min_samples.unwrap_or(50).max(1).saturating_sub(seen).max(FRESH);
                 let needed = missing as f64 / self.plan.probe.rate.0 * 1.1 + 0.02;
                 Duration::from_secs_f64(needed.clamp(0.02, 86_400.0))
