@@ -135,11 +135,13 @@ impl<'a> Judge<'a> {
             };
             decision = worse(decision, by_score);
         }
+        let dark =
+            self.plan.rollback_when.iter().zip(&metrics).any(|(t, records)| t.critical && is_dark(records));
         let metrics: Vec<MetricRecord> = metrics.into_iter().flatten().collect();
         if metrics.is_empty() {
             decision = worse(decision, Decision::Undecided);
         }
-        let blind_since_ms = self.blind(decision, &metrics);
+        let blind_since_ms = self.blind(decision == Decision::Undecided && dark);
         let summary = summary(decision, &metrics, score);
         Looked { decision, metrics, score, blind_since_ms, summary }
     }
@@ -163,9 +165,8 @@ impl<'a> Judge<'a> {
     }
 
     /// Since when nothing is known, once that was so at more looks in a row than the plan bears.
-    fn blind(&mut self, decision: Decision, metrics: &[MetricRecord]) -> Option<i64> {
-        let dark = |m: &MetricRecord| matches!(m.verdict, Verdict::NoData | Verdict::Error);
-        if decision != Decision::Undecided || !metrics.iter().any(dark) {
+    fn blind(&mut self, dark: bool) -> Option<i64> {
+        if !dark {
             self.blind = None;
             return None;
         }
@@ -920,6 +921,12 @@ fn decision_of(records: &[MetricRecord]) -> Decision {
     } else {
         Decision::Undecided
     }
+}
+
+/// Whether nothing is known of a trigger, which is not the same as too little.
+fn is_dark(records: &[MetricRecord]) -> bool {
+    let none = |m: &MetricRecord| m.verdict == Verdict::NoData;
+    records.iter().any(|m| m.verdict == Verdict::Error) || records.iter().all(none)
 }
 
 fn worse(a: Decision, b: Decision) -> Decision {
