@@ -70,7 +70,13 @@ enum Command {
         reason: Option<String>,
     },
     /// Print the steps and touch nothing
-    Plan,
+    Plan {
+        /// What the triggers would have done on a recorded series: CSV, or the samples of a promotion
+        #[arg(long, value_name = "FILE")]
+        on: Option<PathBuf>,
+    },
+    /// Reach every verdict again from the recorded samples, and say whether it is the same
+    Replay,
     /// Feature flags of this environment
     #[command(subcommand)]
     Flag(Flag),
@@ -187,7 +193,9 @@ fn main() -> ExitCode {
         Command::Status => cli::order(&shared, TOOL, promote::status),
         Command::Pause => cli::order(&shared, TOOL, promote::pause),
         Command::Resume => cli::order(&shared, TOOL, promote::resume),
-        Command::Plan => cli::order(&shared, TOOL, promote::plan),
+        Command::Plan { on: None } => cli::order(&shared, TOOL, promote::plan),
+        Command::Plan { on: Some(file) } => cli::order(&shared, TOOL, |job| promote::foresee(job, &file)),
+        Command::Replay => cli::order(&shared, TOOL, promote::replay),
         Command::Flag(flag) => cli::order(&shared, TOOL, |job| match flag {
             Flag::Set(set) => flags::set(job, &set.name, &set.change()),
             Flag::List => flags::list(job),

@@ -9,11 +9,13 @@ mod bake;
 mod begin;
 mod drive;
 pub mod flags;
+mod foresee;
 mod listen;
 pub mod machine;
 mod orders;
 mod readers;
 mod record;
+mod replay;
 mod samples;
 mod shift;
 
@@ -33,10 +35,12 @@ pub use approve::{Approve, approve};
 pub(super) use begin::judged;
 use drive::Driver;
 pub use drive::Mode;
+pub use foresee::foresee;
 pub use listen::listen;
 use machine::{Event, State};
 pub use orders::{abort, pause, plan, resume, status, undo};
 use record::Record;
+pub use replay::replay;
 
 /// What is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

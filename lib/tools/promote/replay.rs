@@ -1,0 +1,171 @@
+//! `promote replay`: reaches every verdict again from the recorded samples.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::bake::verdict_of;
+use super::samples;
+use super::{begin, orders};
+use crate::evidence::{Judgement, MetricRecord, PromoteBody, Promotion, Verdict, name_release, sha256_hex};
+use crate::fault::{Exit, Fault};
+use crate::job::Job;
+use crate::judge::{Judge, Looked};
+use crate::plan::Promote;
+use crate::world::files::read_bounded;
+
+/// The largest file of samples in bytes that is read.
+const MOST: u64 = 1 << 30;
+
+/// What came of one recorded judgement.
+#[derive(Clone, Debug, Serialize)]
+struct Again {
+    at: String,
+    step: usize,
+    recorded: Verdict,
+    /// Null where the samples of that look are not there.
+    again: Option<Verdict>,
+    /// Where the two differ, in words.
+    differs: Vec<String>,
+}
+
+/// Judges the recorded samples once more and compares every judgement with the record.
+///
+/// Ends with 0 when all are the same, 1 when one differs, 3 when samples are missing.
+/// Errors: refused (5) when the document does not fit this plan and release, or the samples are not
+/// those that it names.
+pub fn replay(job: &Job) -> Result<Exit, Fault> {
+    let plan = begin::section(job)?;
+    begin::judged(plan, &job.loaded)?;
+    let found = job.need::<PromoteBody>(None)?;
+    let Some(promotion) = &found.document.body.promotion else {
+        return Err(Fault::refused("`promote.json` tells of no promotion").help("run `promote run` first"));
+    };
+    let bytes = recorded(job, promotion)?;
+    let looks = look_again(plan, &bytes)
+        .map_err(|why| Fault::refused("the samples cannot be read").place(samples::FILE).cause(why))?;
+    let again: Vec<Again> = promotion.judgements.iter().map(|j| compare(j, &looks)).collect();
+    let missing = promotion.samples.as_ref().and_then(|s| s.incomplete.clone());
+    let exit = exit_of(&again);
+    if job.call.json {
+        let answer = serde_json::json!({
+            "release": name_release(&job.release),
+            "looks": looks.len(),
+            "judgements": again,
+            "incomplete": missing,
+            "same": exit == Exit::Pass,
+        });
+        orders::print(&orders::pretty(&answer)?)?;
+        return Ok(exit);
+    }
+    let mut text = format!("{}: {} looks\n", name_release(&job.release), looks.len());
+    for judgement in &again {
+        text.push_str(&line(judgement));
+    }
+    if let Some(why) = missing {
+        text.push_str(&format!("  not all samples were kept: {why}\n"));
+    }
+    text.push_str(match exit {
+        Exit::Pass if again.is_empty() => "nothing was judged\n",
+        Exit::Pass => "every verdict is reached again\n",
+        Exit::Closed => "not every verdict is reached again\n",
+        _ => "some verdicts cannot be reached again: their samples are missing\n",
+    });
+    orders::print(&crate::redact::redact(&text))?;
+    Ok(exit)
+}
+
+/// The file of samples, as the document names it.
+fn recorded(job: &Job, promotion: &Promotion) -> Result<Vec<u8>, Fault> {
+    let Some(record) = &promotion.samples else {
+        return Err(Fault::refused("`promote.json` names no samples")
+            .cause("nothing was judged, or the promotion is under way and its job has not ended")
+            .help("run it again when the job has ended"));
+    };
+    let path = job.evidence().join(samples::FILE);
+    let place = path.display().to_string();
+    let bytes = read_bounded(&path, MOST).map_err(|e| {
+        Fault::refused("the samples cannot be read")
+            .place(&place)
+            .cause(e)
+            .help("pass the file on together with promote.json")
+    })?;
+    let digest = sha256_hex(&bytes);
+    if digest != record.sha256 {
+        return Err(Fault::refused("the samples are not those that `promote.json` names")
+            .place(&place)
+            .cause(format!("its SHA-256 is {digest}, the document has {}", record.sha256))
+            .help("take both files from the same run"));
+    }
+    Ok(bytes)
+}
+
+/// Every look by step and moment, judged anew.
+fn look_again(plan: &Promote, bytes: &[u8]) -> Result<BTreeMap<(usize, i64), Looked>, String> {
+    let mut looks = BTreeMap::new();
+    let mut judge: Option<((usize, u64), Judge<'_>)> = None;
+    samples::for_each_line(bytes, |line| {
+        let of = (line.step, line.counting);
+        let mut own = match judge.take().filter(|(known, _)| *known == of) {
+            Some((_, judge)) => judge,
+            None => Judge::begin(plan, line.since_ms, line.bake_ms),
+        };
+        looks.insert((line.step, line.batch.at_ms), own.look(&line.batch));
+        judge = Some((of, own));
+        Ok(())
+    })?;
+    Ok(looks)
+}
+
+fn compare(recorded: &Judgement, looks: &BTreeMap<(usize, i64), Looked>) -> Again {
+    let looked = looks.get(&(recorded.step, recorded.at.as_millisecond()));
+    let again = looked.map(verdict_of);
+    let mut differs = Vec::new();
+    if let (Some(looked), Some(again)) = (looked, again) {
+        if again != recorded.verdict {
+            differs.push(format!("{} instead of {}", again.word(), recorded.verdict.word()));
+        }
+        differs.extend(differences(&recorded.metrics, &looked.metrics));
+    }
+    Again { at: recorded.at.to_string(), step: recorded.step, recorded: recorded.verdict, again, differs }
+}
+
+fn differences(recorded: &[MetricRecord], again: &[MetricRecord]) -> Vec<String> {
+    if recorded.len() != again.len() {
+        return vec![format!("{} metrics instead of {}", again.len(), recorded.len())];
+    }
+    recorded
+        .iter()
+        .zip(again)
+        .filter_map(|(then, now)| {
+            let same = then.metric == now.metric
+                && then.source == now.source
+                && then.verdict == now.verdict
+                && then.green == now.green
+                && then.blue == now.blue
+                && then.test == now.test;
+            (!same).then(|| {
+                format!("{} ({}): {} instead of {}", then.metric, then.source, now.message, then.message)
+            })
+        })
+        .collect()
+}
+
+fn exit_of(again: &[Again]) -> Exit {
+    if again.iter().any(|a| !a.differs.is_empty()) {
+        Exit::Closed
+    } else if again.iter().any(|a| a.again.is_none()) {
+        Exit::Undecided
+    } else {
+        Exit::Pass
+    }
+}
+
+fn line(judgement: &Again) -> String {
+    let says = match judgement.again {
+        None => "its samples are missing".to_owned(),
+        Some(_) if judgement.differs.is_empty() => "and so again".to_owned(),
+        Some(_) => format!("but now: {}", judgement.differs.join("; ")),
+    };
+    format!("  step {}, {}: {}, {says}\n", judgement.step, judgement.at, judgement.recorded.word())
+}
