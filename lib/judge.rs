@@ -1,9 +1,11 @@
 //! Pure statistics: no I/O, no clock.
 
 mod compare;
+pub mod kayenta;
 mod quantiles;
 mod ranks;
 mod rates;
+pub mod trend;
 mod trigger;
 
 pub use compare::{ErrorComparison, LatencyComparison, compare_errors, compare_latency};
