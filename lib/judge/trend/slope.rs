@@ -58,7 +58,7 @@ impl Trend {
 /// same time have no slope and do not count.
 ///
 /// Needs `MIN_FOR_SLOPE` points at two or more different times. A series of more than `MAX_POINTS` is
-/// thinned evenly (`left_out`). Exact for the rest, in O(n²) time and bounded memory: some 0.1 s for
+/// thinned evenly (`left_out`). Exact for the rest, in O(n²) time and bounded memory: some 0.2 s for
 /// 10,000 points, 16 MB.
 /// Sources: Sen, Journal of the American Statistical Association 63 (1968), eq. 2.6; the ranks are
 /// rounded as scipy.stats.theilslopes does.
