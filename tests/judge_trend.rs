@@ -1,5 +1,7 @@
 //! Trends, seasons, shifts and predictions: against scipy, and in the situations they are for.
 
+#![expect(clippy::float_cmp, reason = "what is meant to be the very same")]
+
 use std::path::Path;
 use std::process::Command;
 
@@ -151,6 +153,8 @@ fn what_is_no_series_is_named_and_never_a_pass() {
         ),
         (seasonal_anomalies(&[], &bad, &season).unwrap_err(), Undecided::NoData, Verdict::NoData),
         (median_and_mad(&[]).unwrap_err(), Undecided::NoData, Verdict::NoData),
+        (line(&of([(0.0, 1e200), (1.0, -1e200)])), Undecided::OutOfRange, Verdict::Error),
+        (line(&of([(0.0, 1e100), (1e-300, 0.0)])), Undecided::OutOfRange, Verdict::Error),
     ];
     for (seen, expected, verdict) in seen {
         assert_eq!(seen, expected);

@@ -19,6 +19,9 @@ pub use slope::{Intercept, MAX_POINTS, MIN_FOR_SLOPE, Trend, theil_sen};
 use super::quantiles::median;
 use crate::evidence::Verdict;
 
+/// Greater figures are not computed with.
+const GREATEST: f64 = 1e150;
+
 /// One measurement.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Point {
@@ -54,6 +57,9 @@ pub enum Undecided {
         /// Which point, from 0, as they were given.
         at: usize,
     },
+    /// A time or a value is beyond ±1e150, or times are so close that there is no slope between them:
+    /// nothing to compute with.
+    OutOfRange,
     /// A setting makes no sense.
     Setting(&'static str),
 }
@@ -64,7 +70,7 @@ impl Undecided {
         match self {
             Self::NoData => Verdict::NoData,
             Self::TooFew { .. } | Self::OneMoment => Verdict::TooFewSamples,
-            Self::NotANumber { .. } | Self::Setting(_) => Verdict::Error,
+            Self::NotANumber { .. } | Self::OutOfRange | Self::Setting(_) => Verdict::Error,
         }
     }
 
@@ -77,6 +83,7 @@ impl Undecided {
             }
             Self::OneMoment => "all points of the series were measured at the same moment".into(),
             Self::NotANumber { at } => format!("point {at} of the series is not a finite number"),
+            Self::OutOfRange => "the figures of the series are too great to compute with".into(),
             Self::Setting(what) => what.into(),
         }
     }
@@ -87,15 +94,25 @@ fn usable(points: &[Point], needed: usize) -> Result<Vec<Point>, Undecided> {
     if points.is_empty() {
         return Err(Undecided::NoData);
     }
-    if let Some(at) = points.iter().position(|p| !(p.t.is_finite() && p.value.is_finite())) {
-        return Err(Undecided::NotANumber { at });
-    }
+    checked(points.iter().map(|p| [p.t, p.value]))?;
     if points.len() < needed {
         return Err(Undecided::TooFew { points: points.len(), needed });
     }
     let mut ordered = points.to_vec();
     ordered.sort_by(|a, b| a.t.total_cmp(&b.t));
     Ok(ordered)
+}
+
+/// Whether all figures can be computed with: finite, and so that their differences are.
+fn checked<const N: usize>(figures: impl Iterator<Item = [f64; N]>) -> Result<(), Undecided> {
+    let mut too_great = false;
+    for (at, of) in figures.enumerate() {
+        if !of.iter().all(|x| x.is_finite()) {
+            return Err(Undecided::NotANumber { at });
+        }
+        too_great |= of.iter().any(|x| x.abs() > GREATEST);
+    }
+    if too_great { Err(Undecided::OutOfRange) } else { Ok(()) }
 }
 
 /// The median of values in any order; 0 for none.

@@ -118,7 +118,6 @@ type Place = (f64, f64);
 /// Where a function is zero between two places, by Brent's method with the very steps of R's `uniroot`.
 /// On a step function the result depends on them: it is where the step is, to within the tolerance.
 /// Source: Brent, Algorithms for Minimization without Derivatives (1973), chapter 4.
-#[expect(clippy::float_cmp, reason = "the very same place, and an exact root")]
 fn root((from, to): (Place, Place), value: impl Fn(f64) -> Option<f64>) -> Option<f64> {
     for end in [from, to] {
         if end.1 == 0.0 {

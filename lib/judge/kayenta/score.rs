@@ -34,7 +34,7 @@ pub(super) fn judgement(config: &Config, metrics: Vec<MetricResult>) -> Judgemen
     let (decides, message) =
         decision(&Seen { counted: &counted, groups: &groups, failures: &failures, class })
             .unwrap_or_else(|| by_class(config, class, score, reason.as_deref(), too_much_missing));
-    Judgement { score, class, reason, groups, decides, message, metrics }
+    Judgement { metrics, groups, score, class, reason, decides, message }
 }
 
 /// The score of each group in order of its name.

@@ -1,6 +1,6 @@
 //! What a daily (or weekly) pattern lets one expect at an hour, and which new points are out of it.
 
-use super::{Point, Undecided, middle, usable};
+use super::{Point, Undecided, checked, middle, usable};
 use crate::evidence::Verdict;
 
 /// A standard normal variable lies within this of its median half of the time.
@@ -12,15 +12,16 @@ pub const MIN_FOR_SPREAD: usize = 2;
 /// The fewest points of history with which a phase is judged.
 pub const MIN_PER_PHASE: usize = 5;
 
+/// A season has no more phases than this.
+const MOST_PHASES: usize = 10_000;
+
 /// The median of values in any order, and their median absolute deviation from it, scaled to the
 /// standard deviation of a normal distribution (times 1.4826).
 pub fn median_and_mad(values: &[f64]) -> Result<(f64, f64), Undecided> {
     if values.is_empty() {
         return Err(Undecided::NoData);
     }
-    if let Some(at) = values.iter().position(|x| !x.is_finite()) {
-        return Err(Undecided::NotANumber { at });
-    }
+    checked(values.iter().map(|x| [*x]))?;
     if values.len() < MIN_FOR_SPREAD {
         return Err(Undecided::TooFew { points: values.len(), needed: MIN_FOR_SPREAD });
     }
@@ -79,14 +80,14 @@ impl Season {
     )]
     pub fn phase(&self, t: f64) -> usize {
         let part = t.rem_euclid(self.length) / self.length;
-        ((part * self.phases as f64) as usize).min(self.phases - 1)
+        ((part * self.phases as f64) as usize).min(self.phases.saturating_sub(1))
     }
 
-    fn checked(&self) -> Result<(), Undecided> {
+    fn sensible(&self) -> Result<(), Undecided> {
         let positive = |x: f64| x.is_finite() && x > 0.0;
         let floor = |x: f64| x.is_finite() && x >= 0.0;
-        if !positive(self.length) || self.phases == 0 {
-            return Err(Undecided::Setting("a season needs a length above 0 and at least one phase"));
+        if !positive(self.length) || !(1..=MOST_PHASES).contains(&self.phases) {
+            return Err(Undecided::Setting("a season needs a length above 0 and 1 to 10000 phases"));
         }
         if !positive(self.limit) || !floor(self.floor) || !floor(self.floor_share) {
             return Err(Undecided::Setting(
@@ -158,14 +159,12 @@ pub fn seasonal_anomalies(
     newest: &[Point],
     season: &Season,
 ) -> Result<SeasonReport, Undecided> {
-    season.checked()?;
+    season.sensible()?;
     let history = usable(history, MIN_PER_PHASE)?;
     if newest.is_empty() {
         return Err(Undecided::NoData);
     }
-    if let Some(at) = newest.iter().position(|p| !(p.t.is_finite() && p.value.is_finite())) {
-        return Err(Undecided::NotANumber { at });
-    }
+    checked(newest.iter().map(|p| [p.t, p.value]))?;
     let phases = phases_of(&history, season);
     let mut report = SeasonReport { phases, anomalies: Vec::new(), unjudged: Vec::new(), judged: 0 };
     for (at, point) in newest.iter().enumerate() {

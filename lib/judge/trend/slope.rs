@@ -78,6 +78,9 @@ pub fn theil_sen(points: &[Point], confidence: f64, intercept: Intercept) -> Res
     wanted.extend(ranks.iter().flat_map(|(low, high)| [*low, *high]));
     let found = slopes_at(&used, pairs, &wanted);
     let slope = half_way(found[0], found[1]);
+    if !found.iter().all(|slope| slope.is_finite()) {
+        return Err(Undecided::OutOfRange);
+    }
     let height = match intercept {
         Intercept::Joint => middle(used.iter().map(|p| p.value - slope * p.t)),
         Intercept::Separate => {
@@ -129,8 +132,8 @@ fn interval_ranks(ordered: &[Point], pairs: usize, confidence: f64) -> Option<(u
     let beyond = if confidence > 0.5 { 1.0 - confidence } else { confidence };
     let reach = -normal_quantile(beyond / 2.0) * variance.sqrt();
     let middle = pairs as f64;
-    let high = ((middle + reach) / 2.0).round_ties_even() as usize;
-    let low = ((middle - reach) / 2.0).round_ties_even() - 1.0;
+    let high = f64::midpoint(middle, reach).round_ties_even() as usize;
+    let low = f64::midpoint(middle, -reach).round_ties_even() - 1.0;
     Some((low.max(0.0) as usize, high.min(pairs - 1)))
 }
 
