@@ -135,8 +135,8 @@ fn what_is_no_series_is_named_and_never_a_pass() {
         (line(&endless), Undecided::NotANumber { at: 3 }, Verdict::Error),
         (change_point(&[]).unwrap_err(), Undecided::NoData, Verdict::NoData),
         (
-            change_point(&good(9)).unwrap_err(),
-            Undecided::TooFew { points: 9, needed: 10 },
+            change_point(&good(15)).unwrap_err(),
+            Undecided::TooFew { points: 15, needed: 16 },
             Verdict::TooFewSamples,
         ),
         (change_point(&bad).unwrap_err(), Undecided::NotANumber { at: 7 }, Verdict::Error),
@@ -190,6 +190,25 @@ fn a_disk_that_fills_up_is_full_in_so_many_days() {
     assert!((seen.level - 80.0).abs() < 0.2 && seen.scatter > 0.1 && seen.scatter < 1.0, "{seen:?}");
     assert_eq!(seen.crossing.verdict(14.0 * DAY), Verdict::Fail);
     assert_eq!(seen.crossing.verdict(7.0 * DAY), Verdict::Pass);
+}
+
+#[test]
+fn the_interval_of_a_prediction_holds_the_truth() {
+    // 0.1 a second from 0, with noise of 2 to both sides: 20 is reached at 200 s, 121 s after the last.
+    let held = (0..200)
+        .filter(|seed| {
+            let mut die = noise(500 + seed);
+            let points = of((0..80).map(|i| (f64::from(i), 0.1 * f64::from(i) + 2.0 * die())));
+            match predict(&points, Limit::Below(20.0)).unwrap().crossing {
+                Crossing::In { seconds, earliest, latest } => {
+                    assert!(earliest <= seconds && latest.is_none_or(|t| t >= seconds));
+                    earliest <= 121.0 && latest.is_none_or(|t| t >= 121.0)
+                }
+                other => panic!("{other:?}"),
+            }
+        })
+        .count();
+    assert!(held >= 190, "{held} of 200");
 }
 
 #[test]
@@ -283,7 +302,7 @@ fn a_step_after_a_deploy_is_found_where_it_is_up_or_down() {
 #[test]
 fn pettitts_statistic_is_that_of_the_definition() {
     // U(t) = sum of the signs of all differences across t.
-    let values = [3.0_f64, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0, 5.0, 8.0, 9.0, 7.0];
+    let values = [3.0_f64, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0, 5.0, 3.0, 5.0, 8.0, 9.0, 7.0, 9.0, 3.0];
     let u = |t: usize| -> f64 {
         values[..t]
             .iter()
@@ -298,6 +317,14 @@ fn pettitts_statistic_is_that_of_the_definition() {
     assert!(
         (change.p_value - (2.0 * (-6.0 * most * most / (n.powi(3) + n * n)).exp()).min(1.0)).abs() < 1e-12
     );
+}
+
+#[test]
+fn a_clean_step_of_the_fewest_points_is_significant() {
+    let points = of((0..16).map(|i| (f64::from(i), f64::from(i / 8))));
+    let change = likely(&points);
+    assert_eq!((change.at, change.k, change.before, change.after), (8, 64.0, 0.0, 1.0));
+    assert!(change.is_shift(0.01), "{change:?}");
 }
 
 #[test]

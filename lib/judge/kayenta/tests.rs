@@ -222,6 +222,15 @@ fn missing_data_is_classified_as_in_kayenta() {
 }
 
 #[test]
+fn the_interval_of_98_percent_must_be_clear_of_a_quarter_of_the_shift() {
+    // From -1.2634 around 0.067, moved up: clear of a quarter from (1.2634 + 0.017) / 0.75 = 1.707 on.
+    let moved = |by: f64| -> Vec<f64> { sample("around_10").iter().map(|x| x + by).collect() };
+    let of = |by: f64| classify(&metric(&moved(by), &sample("around_10_too"))).classification;
+    assert_eq!(of(1.70), Classification::Pass);
+    assert_eq!(of(1.72), Classification::High);
+}
+
+#[test]
 fn values_are_prepared_as_in_kayenta() {
     let nan = f64::NAN;
     let replace = with(|c| c.nan_strategy = NanStrategy::Replace);
@@ -296,6 +305,8 @@ fn scores_are_those_of_kayentas_own_tests() {
         ),
         // And by its source: required data counts as failed; groups without weight share the rest.
         (&[], vec![result(Pass, "1"), result(NodataFailMetric, "1")], 50.0),
+        (&[], vec![result(Pass, "1"), result(Nodata, "1")], 0.0),
+        (&[], vec![result(Pass, "1"), result(NodataFailMetric, "1"), result(Nodata, "1")], 50.0),
         (&[("1", 60.0)], vec![result(Pass, "1"), result(Pass, "2"), result(High, "3")], 80.0),
     ];
     for (weights, metrics, score) in cases {

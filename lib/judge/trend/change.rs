@@ -2,8 +2,9 @@
 
 use super::{Intercept, Point, Trend, Undecided, middle, theil_sen, usable};
 
-/// The fewest points in which a change of level is looked for.
-pub const MIN_FOR_CHANGE: usize = 10;
+/// The fewest points in which a change of level is looked for. With fewer, not even a clean step has a
+/// p-value below 1 %.
+pub const MIN_FOR_CHANGE: usize = 16;
 
 /// The most likely shift of the level.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,7 +20,8 @@ pub struct ChangePoint {
     /// Pettitt's statistic K, of ranks: from 0 up to a quarter of the square of the number of points.
     pub k: f64,
     /// The probability of such a statistic or a greater one in a series of independent points without a
-    /// change; approximate, and too high rather than too low for few points.
+    /// change. Approximate, and on the safe side: below 5 % in 1.7 % of series of 20 points, in 4 % of
+    /// 200.
     pub p_value: f64,
     /// A straight line fits the series at least as well as the step does (sum of absolute deviations):
     /// what looks like a shift is a slow trend.
@@ -47,11 +49,12 @@ pub enum Change {
 
 /// The single most likely shift of the level of a series, by Pettitt's test on ranks.
 ///
-/// Ranks make it deaf to the size of spikes. It takes the points to be independent: a series that wanders
-/// has small p-values without a shift. A steady trend has them as well, with the shift in the middle,
-/// which `line_fits_better` tells apart: the step is compared with the Theil-Sen line. Where a step comes
-/// on top of a trend, the greater of the two wins. Needs `MIN_FOR_CHANGE` points. O(n²) in time for the
-/// line, thinned above `MAX_POINTS`.
+/// Ranks make it deaf to the size of spikes. It takes the points to be independent. A series that wanders
+/// has small p-values without a shift (below 1 % in 40 % of runs of 60 points where each keeps 0.7 of
+/// the one before), so give it means of windows rather than neighbouring samples. A steady trend has
+/// them as well, with the shift in the middle, which `line_fits_better` tells apart: the step is compared
+/// with the Theil-Sen line. Where a step comes on top of a trend, the greater of the two wins. Needs
+/// `MIN_FOR_CHANGE` points; the line is that of `theil_sen`, with its time and its thinning.
 /// Source: Pettitt, Applied Statistics 28 (1979).
 pub fn change_point(points: &[Point]) -> Result<Change, Undecided> {
     let ordered = usable(points, MIN_FOR_CHANGE)?;
