@@ -409,6 +409,25 @@ fn a_phase_that_never_varied_has_a_floor_under_its_spread() {
 }
 
 #[test]
+fn an_hour_that_happened_to_be_still_is_judged_by_the_noise_of_the_others() {
+    // Every hour but the first scatters by 10 to both sides.
+    let mut die = noise(31);
+    let history = of((0..24 * 10).map(|h| {
+        let off = if h % 24 == 0 { 0.0 } else { 10.0 * die() };
+        (f64::from(h) * HOUR, 100.0 + off)
+    }));
+    let season = Season { floor_share: 0.0, ..Season::of_a_day(Worse::Either) };
+    let seen = |value| {
+        let newest = [Point::new(24.0 * 10.0 * HOUR, value)];
+        seasonal_anomalies(&history, &newest, &season).unwrap()
+    };
+    let report = seen(104.0);
+    assert_eq!((report.phases[0].mad, report.verdict()), (0.0, Verdict::Pass), "{:?}", report.phases[0]);
+    assert!(report.phases[0].spread > 1.0 && report.phases[0].spread < 3.0, "{:?}", report.phases[0]);
+    assert_eq!(seen(115.0).verdict(), Verdict::Fail);
+}
+
+#[test]
 fn a_phase_without_enough_history_keeps_the_rest_from_passing() {
     let season = Season::of_a_day(Worse::Higher);
     // Four days: four points in each hour.

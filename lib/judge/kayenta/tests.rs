@@ -138,6 +138,7 @@ fn classifications_are_those_of_kayentas_own_tests() {
         assert!(!seen.critical);
     }
     assert_eq!(found(&around_55, &[0.0; 5], &plain).ratio, None);
+    assert_eq!(found(&[0.0; 5], &around_55, &plain).ratio, None);
     assert_eq!(found(&[0.0; 5], &[0.0; 5], &plain).ratio, Some(1.0));
 }
 
@@ -228,6 +229,9 @@ fn the_interval_of_98_percent_must_be_clear_of_a_quarter_of_the_shift() {
     let of = |by: f64| classify(&metric(&moved(by), &sample("around_10_too"))).classification;
     assert_eq!(of(1.70), Classification::Pass);
     assert_eq!(of(1.72), Classification::High);
+    // Up to 1.2688; moved down, from (1.2688 - 0.017) / 0.75 = 1.669 on.
+    assert_eq!(of(-1.66), Classification::Pass);
+    assert_eq!(of(-1.68), Classification::Low);
 }
 
 #[test]
@@ -250,6 +254,8 @@ fn values_are_prepared_as_in_kayenta() {
     let mut many: Vec<f64> = vec![1.0; 295];
     many.extend([2.0, 3.0, 4.0, 5.0, 6.0]);
     assert_eq!(kept(&many, &with_factor(3.0)).len(), 297);
+    let mirrored: Vec<f64> = many.iter().map(|x| -x).collect();
+    assert_eq!(kept(&mirrored, &with_factor(3.0)).len(), 297);
 }
 
 fn config(pass: f64, marginal: f64, groups: &[(&str, f64)]) -> Config {
