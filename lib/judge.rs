@@ -2,6 +2,7 @@
 
 mod compare;
 mod comparison;
+pub mod kayenta;
 mod looks;
 pub(crate) mod normal;
 pub mod power;
@@ -11,6 +12,7 @@ mod rates;
 mod samples;
 mod seen;
 mod spending;
+pub mod trend;
 mod trigger;
 
 pub use compare::{ErrorComparison, LatencyComparison, compare_errors, compare_latency};
