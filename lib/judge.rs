@@ -1,15 +1,25 @@
 //! Pure statistics: no I/O, no clock.
 
+mod binomial;
 mod compare;
+pub mod normal;
 mod quantiles;
 mod ranks;
 mod rates;
 mod trigger;
 
 pub use compare::{ErrorComparison, LatencyComparison, compare_errors, compare_latency};
-pub use quantiles::{median, quantile};
-pub use ranks::{MannWhitney, hodges_lehmann, mann_whitney};
-pub use rates::{NoTraffic, error_rate_lower, error_rate_upper, fisher_more};
+pub use quantiles::{
+    QuantileEstimate, median, quantile, quantile_difference, quantile_interval, quantile_ratio,
+};
+pub use ranks::{
+    Alternative, MannWhitney, Method, Sample, Shift, hodges_lehmann, mann_whitney, mann_whitney_of,
+    mann_whitney_test, shift, shift_of,
+};
+pub use rates::{
+    Interval, NoTraffic, RateDifference, error_rate_interval, error_rate_lower, error_rate_upper, fisher,
+    fisher_more, rate_difference,
+};
 pub use trigger::{Metric, judge_trigger, known_metrics, metric_of, trigger_fits};
 
 use crate::evidence::{ProbeSummary, SideInterval};
