@@ -42,9 +42,8 @@ fn row(size: usize, what: &str, per_ms: f64) {
             (0..size).flat_map(|_| latency(&mut dice, slower, per_ms).to_le_bytes()).collect();
         std::fs::write(folder.path().join(name), bytes).unwrap();
     }
-    let ours = json_of(
-        Command::new(std::env::current_exe().unwrap()).env("TRAPKEY_BENCH_SAMPLES", folder.path()),
-    );
+    let ours =
+        json_of(Command::new(std::env::current_exe().unwrap()).env("TRAPKEY_BENCH_SAMPLES", folder.path()));
     let runs = if size < 1_000_000 { "9" } else { "5" };
     let peer = json_of(
         Command::new(PYTHON)

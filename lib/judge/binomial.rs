@@ -1,4 +1,4 @@
-//! The binomial and the hypergeometric distribution, and the beta distribution behind them.
+//! The binomial and the hypergeometric distribution.
 //!
 //! Points are computed as deviations from the expected number, not as differences of great
 //! logarithms: so they keep their digits at 10^9 requests too.
@@ -9,17 +9,95 @@ use std::f64::consts::PI;
 /// The probability that at most `k` of `n` hit, each with probability `p`.
 pub(super) fn at_most(k: u64, n: u64, p: f64) -> f64 {
     if k >= n {
-        return 1.0;
+        1.0
+    } else if (k as f64) < n as f64 * p {
+        sum_down(k, n, p).min(1.0)
+    } else {
+        (1.0 - sum_up(k + 1, n, p)).clamp(0.0, 1.0)
     }
-    beta_tails(p, k as f64 + 1.0, (n - k) as f64).1
 }
 
 /// The probability that more than `k` of `n` hit, each with probability `p`.
 pub(super) fn more_than(k: u64, n: u64, p: f64) -> f64 {
     if k >= n {
-        return 0.0;
+        0.0
+    } else if (k as f64) < n as f64 * p {
+        (1.0 - sum_down(k, n, p)).clamp(0.0, 1.0)
+    } else {
+        sum_up(k + 1, n, p).min(1.0)
     }
-    beta_tails(p, k as f64 + 1.0, (n - k) as f64).0
+}
+
+/// The probability with which at most `k` of `n` hit only with probability `share`; `k` below `n`.
+pub(super) fn where_at_most(k: u64, n: u64, share: f64) -> f64 {
+    let slope = |p: f64| -((n - k) as f64) * exactly(k, n, p) / (1.0 - p);
+    solve(k as f64 / n as f64, share, true, |p| at_most(k, n, p), slope)
+}
+
+/// The probability with which `k` or more of `n` hit only with probability `share`; `k` above 0.
+pub(super) fn where_at_least(k: u64, n: u64, share: f64) -> f64 {
+    let slope = |p: f64| k as f64 * exactly(k, n, p) / p;
+    solve(k as f64 / n as f64, share, false, |p| more_than(k - 1, n, p), slope)
+}
+
+/// The probability in 0..=1 with which a tail, which grows or falls with it, is `share`.
+///
+/// Newton's method on the logarithm of the tail, which is concave, kept between bounds that close in.
+fn solve(from: f64, share: f64, falls: bool, tail: impl Fn(f64) -> f64, slope: impl Fn(f64) -> f64) -> f64 {
+    if !(share > 0.0 && share < 1.0) {
+        return if (share >= 1.0) == falls { 0.0 } else { 1.0 };
+    }
+    let (mut low, mut high) = (0.0_f64, 1.0_f64);
+    let mut p = if from > 0.0 && from < 1.0 { from } else { 0.5 };
+    for _ in 0..200 {
+        let seen = tail(p);
+        if (seen < share) == falls {
+            high = p;
+        } else {
+            low = p;
+        }
+        let mut next = p + (share / seen).ln() * seen / slope(p);
+        if !(next > low && next < high) {
+            next = low.midpoint(high);
+        }
+        if (next - p).abs() <= 1e-14 * p || next <= low || next >= high {
+            return next.clamp(low, high);
+        }
+        p = next;
+    }
+    p
+}
+
+/// The probability that exactly `k` of `n` hit.
+fn exactly(k: u64, n: u64, p: f64) -> f64 {
+    ln_point(k as f64, n as f64, p, 1.0 - p).exp()
+}
+
+/// Of `k` or fewer: terms that shrink, because `k` is below the mean.
+fn sum_down(k: u64, n: u64, p: f64) -> f64 {
+    let odds = (1.0 - p) / p;
+    let shrink = |k: u64| k as f64 / (n - k + 1) as f64 * odds;
+    sum((1..=k).rev().map(shrink), exactly(k, n, p))
+}
+
+/// Of `k` or more: terms that shrink, because `k` is above the mean.
+fn sum_up(k: u64, n: u64, p: f64) -> f64 {
+    let odds = p / (1.0 - p);
+    let shrink = |k: u64| (n - k) as f64 / (k + 1) as f64 * odds;
+    sum((k..n).map(shrink), exactly(k, n, p))
+}
+
+/// Of a term and those after it, given what each is multiplied with, while they count.
+fn sum(ratios: impl Iterator<Item = f64>, first: f64) -> f64 {
+    let (mut term, mut sum) = (first, first);
+    for ratio in ratios {
+        term *= ratio;
+        sum += term;
+        if term <= sum * 1e-18 {
+            break;
+        }
+    }
+    sum
 }
 
 /// The smallest number in 0..=`n` for which `reached` holds; it must hold from there on. `n` if none.
@@ -102,29 +180,11 @@ impl Spread {
     }
 
     fn sum_up(&self, from: u64) -> f64 {
-        let mut term = self.exactly(from);
-        let mut sum = term;
-        for k in from..self.most() {
-            term *= self.growth(k);
-            sum += term;
-            if term <= sum * 1e-18 {
-                break;
-            }
-        }
-        sum
+        sum((from..self.most()).map(|k| self.growth(k)), self.exactly(from))
     }
 
     fn sum_down(&self, from: u64) -> f64 {
-        let mut term = self.exactly(from);
-        let mut sum = term;
-        for k in (self.least()..from).rev() {
-            term /= self.growth(k);
-            sum += term;
-            if term <= sum * 1e-18 {
-                break;
-            }
-        }
-        sum
+        sum((self.least()..from).rev().map(|k| 1.0 / self.growth(k)), self.exactly(from))
     }
 }
 
@@ -141,7 +201,9 @@ fn ln_point(k: f64, n: f64, p: f64, q: f64) -> f64 {
     }
     let l = n - k;
     let near = beyond_stirling(n) - beyond_stirling(k) - beyond_stirling(l);
-    near - deviance(k, n * p) - deviance(l, n * q) - 0.5 * ((2.0 * PI).ln() + k.ln() + libm::log1p(-k / n))
+    // From the smaller probability: the other one has lost digits.
+    let gap = if p <= 0.5 { k - n * p } else { n * q - l };
+    near - deviance(k, gap) - deviance(l, -gap) - 0.5 * ((2.0 * PI).ln() + k.ln() + libm::log1p(-k / n))
 }
 
 /// What Stirling's formula lacks of the logarithm of a factorial.
@@ -156,13 +218,15 @@ fn beyond_stirling(n: f64) -> f64 {
         / n
 }
 
-/// `x ln(x / expected) + expected - x`, without cancellation where both are close.
-fn deviance(x: f64, expected: f64) -> f64 {
-    if (x - expected).abs() >= 0.1 * (x + expected) {
-        return x * (x / expected).ln() + expected - x;
+/// `x ln(x / expected) + expected - x` for an expected number that is `gap` below `x`, without
+/// cancellation where both are close.
+fn deviance(x: f64, gap: f64) -> f64 {
+    let both = 2.0 * x - gap;
+    if gap.abs() >= 0.1 * both {
+        return x * (x / (x - gap)).ln() - gap;
     }
-    let v = (x - expected) / (x + expected);
-    let mut sum = (x - expected) * v;
+    let v = gap / both;
+    let mut sum = gap * v;
     let mut power = 2.0 * x * v;
     for odd in 1..1000 {
         power *= v * v;
@@ -173,93 +237,4 @@ fn deviance(x: f64, expected: f64) -> f64 {
         sum = next;
     }
     sum
-}
-
-/// The x in 0..=1 which a beta variable stays below with probability `share`, both parameters 1 at least.
-pub(super) fn beta_quantile(share: f64, a: f64, b: f64) -> f64 {
-    solve(share, a, b, false)
-}
-
-/// The x in 0..=1 which a beta variable exceeds with probability `share`, both parameters 1 at least.
-pub(super) fn beta_upper_quantile(share: f64, a: f64, b: f64) -> f64 {
-    solve(share, a, b, true)
-}
-
-/// Newton's method on the logarithm of the tail, which is concave, kept between bounds that close in.
-fn solve(share: f64, a: f64, b: f64, upper: bool) -> f64 {
-    if share.is_nan() {
-        return f64::NAN;
-    }
-    if share <= 0.0 || share >= 1.0 {
-        return if (share >= 1.0) == upper { 0.0 } else { 1.0 };
-    }
-    let (mut low, mut high) = (0.0_f64, 1.0_f64);
-    let mut x = a / (a + b);
-    for _ in 0..200 {
-        let (below, above) = beta_tails(x, a, b);
-        let (tail, sign) = if upper { (above, -1.0) } else { (below, 1.0) };
-        if (tail < share) == upper {
-            high = x;
-        } else {
-            low = x;
-        }
-        let slope = sign * front(x, a, b) / (x * (1.0 - x)) / tail;
-        let step = (share / tail).ln() / slope;
-        let mut next = x + step;
-        if !(next > low && next < high) {
-            next = low.midpoint(high);
-        }
-        if (next - x).abs() <= 1e-14 * x || next <= low || next >= high {
-            return next.clamp(low, high);
-        }
-        x = next;
-    }
-    x
-}
-
-/// The probability that a beta variable is below `x`, and above.
-///
-/// Source: Press et al., Numerical Recipes, 3rd edition (2007), section 6.4.
-fn beta_tails(x: f64, a: f64, b: f64) -> (f64, f64) {
-    if x <= 0.0 || x >= 1.0 {
-        return if x <= 0.0 { (0.0, 1.0) } else { (1.0, 0.0) };
-    }
-    // The fraction converges fast on this side of the mean; the other side is its mirror.
-    if x < (a + 1.0) / (a + b + 2.0) {
-        let below = (front(x, a, b) * beta_fraction(x, a, b) / a).min(1.0);
-        (below, 1.0 - below)
-    } else {
-        let above = (front(x, a, b) * beta_fraction(1.0 - x, b, a) / b).min(1.0);
-        (1.0 - above, above)
-    }
-}
-
-/// `x^a (1 - x)^b / B(a, b)`.
-fn front(x: f64, a: f64, b: f64) -> f64 {
-    ln_point(a, a + b, x, 1.0 - x).exp() * (a * b / (a + b))
-}
-
-#[expect(clippy::many_single_char_names, reason = "the names of the source")]
-fn beta_fraction(x: f64, a: f64, b: f64) -> f64 {
-    const TINY: f64 = 1e-300;
-    let off_zero = |v: f64| if v.abs() < TINY { TINY } else { v };
-    let mut c = 1.0;
-    let mut d = 1.0 / off_zero(1.0 - (a + b) * x / (a + 1.0));
-    let mut result = d;
-    // About the root of the greater parameter is needed.
-    for m in 1..10_000_000 {
-        let m = f64::from(m);
-        let even = m * (b - m) * x / ((a + 2.0 * m - 1.0) * (a + 2.0 * m));
-        let odd = -(a + m) * (a + b + m) * x / ((a + 2.0 * m) * (a + 2.0 * m + 1.0));
-        let before = result;
-        for term in [even, odd] {
-            d = 1.0 / off_zero(1.0 + term * d);
-            c = off_zero(1.0 + term / c);
-            result *= c * d;
-        }
-        if (result - before).abs() <= 1e-16 * result.abs() {
-            break;
-        }
-    }
-    result
 }

@@ -1,6 +1,6 @@
 //! Exact statistics of error rates.
 
-use super::binomial::{Spread, beta_quantile, beta_upper_quantile, smallest};
+use super::binomial::{Spread, smallest, where_at_least, where_at_most};
 use super::normal;
 use super::ranks::Alternative;
 
@@ -39,7 +39,7 @@ pub fn error_rate_upper(errors: u64, requests: u64, confidence: f64) -> Result<f
     if errors >= requests {
         return Ok(1.0);
     }
-    Ok(beta_upper_quantile(1.0 - confidence, errors as f64 + 1.0, (requests - errors) as f64))
+    Ok(where_at_most(errors, requests, 1.0 - confidence))
 }
 
 /// The lower bound of the error rate at a one-sided confidence such as 0.99.
@@ -54,7 +54,7 @@ pub fn error_rate_lower(errors: u64, requests: u64, confidence: f64) -> Result<f
     if errors == 0 {
         return Ok(0.0);
     }
-    Ok(beta_quantile(1.0 - confidence, errors as f64, (requests - errors) as f64 + 1.0))
+    Ok(where_at_least(errors, requests, 1.0 - confidence))
 }
 
 /// Both bounds of the error rate at a two-sided confidence such as 0.95.
