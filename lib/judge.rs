@@ -1,10 +1,11 @@
 //! Pure statistics: no I/O, no clock.
 
+mod binomial;
 mod compare;
 mod comparison;
 pub mod kayenta;
 mod looks;
-pub(crate) mod normal;
+pub mod normal;
 pub mod power;
 mod quantiles;
 mod ranks;
@@ -17,9 +18,17 @@ mod trigger;
 
 pub use compare::{ErrorComparison, LatencyComparison, compare_errors, compare_latency};
 pub use looks::{Decision, Judge, Looked, condition, window_ms};
-pub use quantiles::{median, quantile};
-pub use ranks::{MannWhitney, hodges_lehmann, mann_whitney};
-pub use rates::{NoTraffic, error_rate_lower, error_rate_upper, fisher_more};
+pub use quantiles::{
+    QuantileEstimate, median, quantile, quantile_difference, quantile_interval, quantile_ratio,
+};
+pub use ranks::{
+    Alternative, MannWhitney, Method, Sample, Shift, hodges_lehmann, mann_whitney, mann_whitney_of,
+    mann_whitney_test, shift, shift_of,
+};
+pub use rates::{
+    Interval, NoTraffic, RateDifference, error_rate_interval, error_rate_lower, error_rate_upper, fisher,
+    fisher_more, rate_difference,
+};
 pub use samples::{Batch, Bin, Given, Point, Requests, Sorter};
 pub use spending::Spending;
 pub use trigger::{Metric, known_metrics, metric_of, trigger_fits};

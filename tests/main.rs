@@ -7,6 +7,7 @@ mod chain;
 mod checks;
 mod demo_files;
 mod house;
+mod judge;
 mod judge_trend;
 mod mistakes;
 mod promote;

@@ -8,8 +8,8 @@
 
 use super::normal;
 use super::quantiles::{median, quantile};
-use super::ranks::{hodges_lehmann, mann_whitney};
-use super::rates::fisher_more;
+use super::ranks::{Alternative, Method, Sample, mann_whitney_of, shift_of};
+use super::rates::{fisher_more, rate_difference};
 use super::samples::Bin;
 use super::seen::Side;
 use super::spending::Spending;
@@ -18,8 +18,13 @@ use crate::evidence::TestRecord;
 use crate::plan::Worse;
 
 /// The parts of the stated rate of false alarms that the tests of one comparison may spend: the shift
-/// of the windows, the quantile (or rate) of all requests, the tail.
-const PARTS: [f64; 3] = [0.4, 0.4, 0.2];
+/// of the windows, the quantile of all requests, the tail.
+pub(super) const OF_REQUESTS: [f64; 3] = [0.4, 0.4, 0.2];
+/// The same where there are windows alone.
+pub(super) const OF_SERIES: [f64; 3] = [0.8, 0.0, 0.2];
+
+/// Up to so many windows of both sides together the rank test is exact, ties included.
+const EXACT_WINDOWS: usize = 60;
 
 /// How much more than independent requests counts may spread before it is no chance any more.
 const MOST_SPREAD: f64 = 10.0;
@@ -32,6 +37,7 @@ pub(super) struct Comparison {
     tail: Spending,
     alone: Spending,
     alpha: f64,
+    parts: [f64; 3],
     last: Option<Tested>,
 }
 
@@ -75,14 +81,15 @@ pub(super) struct Singles<'a> {
 
 impl Comparison {
     /// With a total rate of false alarms, in 0..1.
-    pub(super) fn new(alpha: f64) -> Self {
-        let part = |n: usize| Spending::new(alpha * PARTS[n]);
+    pub(super) fn new(alpha: f64, parts: [f64; 3]) -> Self {
+        let part = |n: usize| Spending::new(alpha * parts[n]);
         Self {
             shift: part(0),
             quantile: part(1),
             tail: part(2),
             alone: Spending::new(alpha),
             alpha,
+            parts,
             last: None,
         }
     }
@@ -95,7 +102,7 @@ impl Comparison {
     /// How many windows a side needs so that the clearest difference that ranks can show is no chance at
     /// the end of a bake with `looks` looks.
     pub(super) fn least_windows(&self) -> usize {
-        least_windows(self.alpha * PARTS[0] / 3.0)
+        least_windows(self.alpha * self.parts[0] / 3.0)
     }
 
     /// Whether more requests fail on green than on blue: (errors, requests) of both sides.
@@ -219,29 +226,31 @@ impl Pair<'_> {
     }
 
     fn shift(&self, from: usize, to: usize, level: f64, confidence: f64) -> Tested {
-        let (a, b) = (&self.windows[from], &self.windows[to]);
+        let (a, b, tolerance_of) = (&self.windows[from], &self.windows[to], from);
         let mut record = TestRecord {
             name: "mann_whitney".into(),
             level: Some(level),
             windows: Some(b.len() as u64),
             ..TestRecord::default()
         };
-        let (Some(test), Some(shift)) = (mann_whitney(a, b), hodges_lehmann(a, b)) else {
+        let (Some(from), Some(to)) = (Sample::of(a), Sample::of(b)) else {
             return Tested { record, because: "no windows to compare yet".into(), ..Tested::default() };
         };
+        let Some(shift) = shift_of(&from, &to, confidence) else {
+            return Tested { record, because: "the windows cannot be ranked".into(), ..Tested::default() };
+        };
+        let method = if a.len() + b.len() <= EXACT_WINDOWS { Method::ExactTies } else { Method::Asymptotic };
+        let test = mann_whitney_of(&from, &to, Alternative::Greater, method);
         let spread = memory(a);
         let p = with_spread(test.p_value, spread);
-        let (low, high) = shift_interval(a, b, confidence);
         record.statistic = Some(test.u);
         record.p_value = Some(p);
         record.spread = Some(spread);
-        (record.effect, record.effect_low, record.effect_high) = (Some(shift), low, high);
-        Tested {
-            worse: p <= level && shift > self.tolerances[from],
-            better: false,
-            because: chance(p, level),
-            record,
-        }
+        record.effect = Some(shift.estimate);
+        record.effect_low = shift.interval.map(|i| i.low);
+        record.effect_high = shift.interval.map(|i| i.high);
+        let worse = p <= level && shift.estimate > self.tolerances[tolerance_of];
+        Tested { worse, better: false, because: chance(p, level), record }
     }
 
     /// The rare disaster: far more values than on the other side lie beyond twice what one in a hundred
@@ -429,12 +438,10 @@ fn quantile_of_both(a: &[f64], b: &[f64], q: f64) -> Option<f64> {
     [first_of(a), first_of(b)].into_iter().flatten().min_by(f64::total_cmp)
 }
 
-fn shift_interval(_: &[f64], _: &[f64], _: f64) -> (Option<f64>, Option<f64>) {
-    (None, None)
-}
-
-fn difference_interval(_: (u64, u64), _: (u64, u64), _: f64) -> (Option<f64>, Option<f64>) {
-    (None, None)
+/// The interval of the difference of two rates.
+fn difference_interval(a: (u64, u64), b: (u64, u64), confidence: f64) -> (Option<f64>, Option<f64>) {
+    let interval = rate_difference(a, b, confidence).ok().map(|d| d.interval);
+    (interval.map(|i| i.low), interval.map(|i| i.high))
 }
 
 #[cfg(test)]

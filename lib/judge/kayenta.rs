@@ -35,8 +35,8 @@ use serde::{Deserialize, Serialize};
 
 pub use interval::Shift;
 
+use super::normal;
 use super::quantiles::quantile;
-use super::trend::normal_quantile;
 use crate::evidence::Verdict;
 
 /// The interval of the shift is at this confidence.
@@ -525,7 +525,7 @@ fn single(values: &[f64]) -> Option<f64> {
 /// Values that are all the same, spread like a normal distribution of 1e-5 of the value around it.
 fn spread(values: &[f64]) -> Vec<f64> {
     let n = values.len() as f64;
-    let at = |i: usize| normal_quantile((i as f64 + 0.5) / n);
+    let at = |i: usize| normal::quantile((i as f64 + 0.5) / n);
     values.iter().enumerate().map(|(i, x)| x + x * NOISE * at(i)).collect()
 }
 

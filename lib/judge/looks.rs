@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::comparison::{Comparison, Pair, Singles, Tested};
+use super::comparison::{Comparison, OF_REQUESTS, OF_SERIES, Pair, Singles, Tested};
 use super::quantiles::median;
 use super::rates::error_rate_lower;
 use super::samples::{Batch, Point};
@@ -268,9 +268,9 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn comparison(&mut self, key: &(usize, String)) -> &mut Comparison {
+    fn comparison(&mut self, key: &(usize, String), parts: [f64; 3]) -> &mut Comparison {
         let alpha = self.plan.judge.false_alarms.map_or(FALSE_ALARMS, |share| share.0);
-        self.comparisons.entry(key.clone()).or_insert_with(|| Comparison::new(alpha))
+        self.comparisons.entry(key.clone()).or_insert_with(|| Comparison::new(alpha, parts))
     }
 
     fn min_samples(&self) -> u64 {
@@ -387,7 +387,7 @@ impl Judge<'_> {
         let tolerances = [blue, green].map(|figure| (figure * share.0).max(least));
         let (end, progress) = (self.end(), self.progress());
         let alpha_power = self.plan.judge.power.map(|p| p.0);
-        let comparison = self.comparison(key);
+        let comparison = self.comparison(key, OF_REQUESTS);
         let tested = match metric {
             Metric::ErrorRate => {
                 let counts = [0, 1].map(|side| (case.figures[side].errors, case.figures[side].requests));
@@ -462,7 +462,7 @@ impl Judge<'_> {
             return;
         }
         let alpha = self.plan.judge.false_alarms.map_or(FALSE_ALARMS, |share| share.0);
-        let least = self.comparison(key).least_windows() as u64;
+        let least = self.comparison(key, OF_REQUESTS).least_windows() as u64;
         if let Some(windows) = windows.filter(|windows| *windows < least) {
             judged.verdict = Verdict::TooFewSamples;
             judged.outcome = "too_few_windows";
@@ -798,7 +798,7 @@ impl Judge<'_> {
         let tolerances = middles.map(|middle| (middle.abs() * share.0).max(least));
         let progress = self.progress();
         let pair = Pair { windows, requests: None, tolerances, progress };
-        let comparison = self.comparison(key);
+        let comparison = self.comparison(key, OF_SERIES);
         let needed = comparison.least_windows();
         let tested = comparison.of_values(&pair, spec.worse);
         let show = |figure: f64| show_figure(spec, sign * figure);

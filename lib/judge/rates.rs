@@ -1,12 +1,35 @@
 //! Exact statistics of error rates.
 
+use super::binomial::{Spread, smallest, where_at_least, where_at_most};
+use super::normal;
+use super::ranks::Alternative;
+
 /// Nothing was asked, so there is no rate: silence is not health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoTraffic;
 
+/// Where a figure lies, at some confidence.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Interval {
+    /// The lower end.
+    pub low: f64,
+    /// The upper end.
+    pub high: f64,
+}
+
+/// By how much an error rate differs from another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RateDifference {
+    /// The second rate less the first, in -1..=1.
+    pub difference: f64,
+    /// Where the true difference lies.
+    pub interval: Interval,
+}
+
 /// The upper bound of the error rate at a one-sided confidence such as 0.99.
 ///
-/// `errors` of `requests` in one window; the result is a share in 0..=1.
+/// `errors` of `requests` in one window; the result is a share in 0..=1. More errors than requests
+/// count as all.
 /// Errors: [`NoTraffic`] when `requests` is 0.
 /// Source: Clopper & Pearson, Biometrika 26 (1934).
 pub fn error_rate_upper(errors: u64, requests: u64, confidence: f64) -> Result<f64, NoTraffic> {
@@ -16,7 +39,7 @@ pub fn error_rate_upper(errors: u64, requests: u64, confidence: f64) -> Result<f
     if errors >= requests {
         return Ok(1.0);
     }
-    Ok(where_beta_reaches(confidence, errors as f64 + 1.0, (requests - errors) as f64))
+    Ok(where_at_most(errors, requests, 1.0 - confidence))
 }
 
 /// The lower bound of the error rate at a one-sided confidence such as 0.99.
@@ -31,7 +54,53 @@ pub fn error_rate_lower(errors: u64, requests: u64, confidence: f64) -> Result<f
     if errors == 0 {
         return Ok(0.0);
     }
-    Ok(where_beta_reaches(1.0 - confidence, errors as f64, (requests - errors) as f64 + 1.0))
+    Ok(where_at_least(errors, requests, 1.0 - confidence))
+}
+
+/// Both bounds of the error rate at a two-sided confidence such as 0.95.
+///
+/// Errors: [`NoTraffic`] when `requests` is 0.
+/// Source: Clopper & Pearson, Biometrika 26 (1934).
+pub fn error_rate_interval(errors: u64, requests: u64, confidence: f64) -> Result<Interval, NoTraffic> {
+    let one_sided = 1.0 - (1.0 - confidence) / 2.0;
+    Ok(Interval {
+        low: error_rate_lower(errors, requests, one_sided)?,
+        high: error_rate_upper(errors, requests, one_sided)?,
+    })
+}
+
+/// By how much the error rate of `b` exceeds that of `a`, at a two-sided confidence such as 0.95.
+/// Each is (errors, requests).
+///
+/// Errors: [`NoTraffic`] when either has no requests.
+/// Source: Newcombe, Statistics in Medicine 17 (1998), method 10, of Wilson's score intervals.
+pub fn rate_difference(a: (u64, u64), b: (u64, u64), confidence: f64) -> Result<RateDifference, NoTraffic> {
+    let (rate_a, around_a) = wilson(a, confidence)?;
+    let (rate_b, around_b) = wilson(b, confidence)?;
+    let difference = rate_b - rate_a;
+    let interval = Interval {
+        low: difference - (rate_b - around_b.low).hypot(around_a.high - rate_a),
+        high: difference + (around_b.high - rate_b).hypot(rate_a - around_a.low),
+    };
+    Ok(RateDifference { difference, interval })
+}
+
+/// The rate and Wilson's score interval around it.
+///
+/// Source: Wilson, Journal of the American Statistical Association 22 (1927).
+fn wilson((errors, requests): (u64, u64), confidence: f64) -> Result<(f64, Interval), NoTraffic> {
+    if requests == 0 {
+        return Err(NoTraffic);
+    }
+    let errors = errors.min(requests);
+    let (n, rate) = (requests as f64, errors as f64 / requests as f64);
+    let z = -normal::quantile((1.0 - confidence) / 2.0);
+    let squared = z * z;
+    let center = (2.0 * n * rate + squared) / (2.0 * (n + squared));
+    let reach = z * (4.0 * n * rate * (1.0 - rate) + squared).sqrt() / (2.0 * (n + squared));
+    let low = if errors == 0 { 0.0 } else { center - reach };
+    let high = if errors == requests { 1.0 } else { center + reach };
+    Ok((rate, Interval { low, high }))
 }
 
 /// The probability that `b` has so many hits or more of all that there are, when `a` and `b` do not
@@ -40,129 +109,53 @@ pub fn error_rate_lower(errors: u64, requests: u64, confidence: f64) -> Result<f
 /// 1 when either side has nothing.
 /// Source: Fisher, Journal of the Royal Statistical Society 98 (1935).
 pub fn fisher_more(a: (u64, u64), b: (u64, u64)) -> f64 {
-    let (hits_a, of_a) = (a.0.min(a.1), a.1);
-    let (hits_b, of_b) = (b.0.min(b.1), b.1);
+    fisher(a, b, Alternative::Greater)
+}
+
+/// Fisher's exact test: the probability that hits are spread as they are, or further apart, when `a`
+/// and `b` do not differ. `Greater` is a greater share on `b`. Each is (hits, of how many).
+///
+/// Two-sided, spreads count that are as improbable as this one or more. 1 when either side has
+/// nothing, and when none or all are hits.
+/// Source: Fisher, Journal of the Royal Statistical Society 98 (1935).
+pub fn fisher(a: (u64, u64), b: (u64, u64), alternative: Alternative) -> f64 {
+    let (of_a, of_b) = (a.1, b.1);
+    let (hits_a, hits_b) = (a.0.min(of_a), b.0.min(of_b));
     let hits = hits_a + hits_b;
-    if of_a == 0 || of_b == 0 || hits_b == hits.saturating_sub(of_a) {
+    if of_a == 0 || of_b == 0 || hits == 0 || (hits_a == of_a && hits_b == of_b) {
         return 1.0;
     }
-    let table = Table { of_a, of_b, hits };
-    // Summed from the thin end, where terms shrink: the other end could begin with an underflow.
-    if hits_b as f64 > hits as f64 * of_b as f64 / (of_a as f64 + of_b as f64) {
-        table.sum_up(hits_b).min(1.0)
+    let spread = Spread { of_a, of_b, hits };
+    match alternative {
+        Alternative::Greater => spread.at_least(hits_b),
+        Alternative::Less => spread.at_most(hits_b),
+        Alternative::TwoSided => as_improbable(&spread, hits_b),
+    }
+}
+
+/// The probability of all numbers of hits on b that are as improbable as `hits` or more.
+fn as_improbable(spread: &Spread, hits: u64) -> f64 {
+    /// Equal probabilities may come out apart by rounding.
+    const ROUNDING: f64 = 1.0 + 1e-10;
+    let limit = spread.exactly(hits) * ROUNDING;
+    let (least, most) = (spread.least(), spread.most());
+    // Up to the most probable number the probabilities grow, from there on they shrink.
+    let peak = least + smallest(most - least, |k| least + k == most || spread.falls_after(least + k));
+    if spread.exactly(peak) <= limit {
+        return 1.0;
+    }
+    let (mut tails, below, above) = (0.0, hits < peak, hits > peak);
+    let low = if below {
+        Some(hits)
     } else {
-        (1.0 - table.sum_down(hits_b - 1)).clamp(0.0, 1.0)
+        smallest(peak - least, |k| spread.exactly(least + k) > limit).checked_sub(1).map(|k| least + k)
+    };
+    let high = if above { hits } else { peak + smallest(most - peak, |k| spread.exactly(peak + k) <= limit) };
+    if let Some(low) = low {
+        tails += spread.at_most(low);
     }
-}
-
-/// The margins of a table: the hits spread over both sides by chance.
-struct Table {
-    of_a: u64,
-    of_b: u64,
-    hits: u64,
-}
-
-impl Table {
-    /// The probability of exactly `k` hits on b.
-    fn exactly(&self, k: u64) -> f64 {
-        let all = ln_choose(self.of_a + self.of_b, self.hits);
-        (ln_choose(self.of_b, k) + ln_choose(self.of_a, self.hits - k) - all).exp()
+    if above || spread.exactly(high) <= limit {
+        tails += spread.at_least(high);
     }
-
-    /// What the probability is multiplied with from `k` hits on b to `k + 1`.
-    fn growth(&self, k: u64) -> f64 {
-        let (of_a, of_b, left, k) = (self.of_a as f64, self.of_b as f64, (self.hits - k) as f64, k as f64);
-        (of_b - k) * left / ((k + 1.0) * (of_a - left + 1.0))
-    }
-
-    fn sum_up(&self, from: u64) -> f64 {
-        let mut term = self.exactly(from);
-        let mut sum = term;
-        for k in from..self.hits.min(self.of_b) {
-            term *= self.growth(k);
-            sum += term;
-            if term <= sum * 1e-17 {
-                break;
-            }
-        }
-        sum
-    }
-
-    fn sum_down(&self, from: u64) -> f64 {
-        let mut term = self.exactly(from);
-        let mut sum = term;
-        for k in (self.hits.saturating_sub(self.of_a)..from).rev() {
-            term /= self.growth(k);
-            sum += term;
-            if term <= sum * 1e-17 {
-                break;
-            }
-        }
-        sum
-    }
-}
-
-fn ln_choose(n: u64, k: u64) -> f64 {
-    let ln_factorial = |x: u64| libm::lgamma(x as f64 + 1.0);
-    ln_factorial(n) - ln_factorial(k) - ln_factorial(n - k)
-}
-
-/// The x in 0..=1 where the regularised incomplete beta function I_x(a, b) reaches `share`.
-fn where_beta_reaches(share: f64, a: f64, b: f64) -> f64 {
-    let (mut low, mut high) = (0.0_f64, 1.0_f64);
-    // More halvings than a number has bits change nothing.
-    for _ in 0..200 {
-        let middle = low.midpoint(high);
-        if middle <= low || middle >= high {
-            break;
-        }
-        if incomplete_beta(middle, a, b) < share {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    low.midpoint(high)
-}
-
-/// The regularised incomplete beta function I_x(a, b), by Lentz's continued fraction.
-///
-/// Source: Press et al., Numerical Recipes, 3rd edition (2007), section 6.4.
-fn incomplete_beta(x: f64, a: f64, b: f64) -> f64 {
-    if x <= 0.0 || x >= 1.0 {
-        return x.clamp(0.0, 1.0);
-    }
-    let ln_front = libm::lgamma(a + b) - libm::lgamma(a) - libm::lgamma(b) + a * x.ln() + b * libm::log1p(-x);
-    let front = ln_front.exp();
-    // The fraction converges fast on this side of the mean; the other side is its mirror.
-    if x < (a + 1.0) / (a + b + 2.0) {
-        front * beta_fraction(x, a, b) / a
-    } else {
-        1.0 - front * beta_fraction(1.0 - x, b, a) / b
-    }
-}
-
-#[expect(clippy::many_single_char_names, reason = "the names of the source")]
-fn beta_fraction(x: f64, a: f64, b: f64) -> f64 {
-    const TINY: f64 = 1e-300;
-    let off_zero = |v: f64| if v.abs() < TINY { TINY } else { v };
-    let mut c = 1.0;
-    let mut d = 1.0 / off_zero(1.0 - (a + b) * x / (a + 1.0));
-    let mut result = d;
-    // About the root of the greater parameter is needed: enough for 10^9 requests.
-    for m in 1..100_000 {
-        let m = f64::from(m);
-        let even = m * (b - m) * x / ((a + 2.0 * m - 1.0) * (a + 2.0 * m));
-        let odd = -(a + m) * (a + b + m) * x / ((a + 2.0 * m) * (a + 2.0 * m + 1.0));
-        let before = result;
-        for term in [even, odd] {
-            d = 1.0 / off_zero(1.0 + term * d);
-            c = off_zero(1.0 + term / c);
-            result *= c * d;
-        }
-        if (result - before).abs() <= 1e-16 * result.abs() {
-            break;
-        }
-    }
-    result
+    tails.min(1.0)
 }

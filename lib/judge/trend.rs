@@ -122,42 +122,6 @@ fn middle(values: impl IntoIterator<Item = f64>) -> f64 {
     median(&values).unwrap_or_default()
 }
 
-/// The value that a standard normal variable stays below with probability `p`; infinite at 0 and 1.
-///
-/// Newton's method on the tail from `libm::erfc`, from a start that is good to 4.5e-4; exact to a few
-/// units in the last place.
-/// Source of the start: Abramowitz & Stegun, Handbook of Mathematical Functions, 26.2.23.
-pub(super) fn normal_quantile(p: f64) -> f64 {
-    if p.is_nan() || !(0.0..=1.0).contains(&p) {
-        return f64::NAN;
-    }
-    if p > 0.5 {
-        return -normal_quantile(1.0 - p);
-    }
-    if p == 0.0 {
-        return f64::NEG_INFINITY;
-    }
-    let t = (-2.0 * p.ln()).sqrt();
-    let above = 2.515_517 + t * (0.802_853 + t * 0.010_328);
-    let below = 1.0 + t * (1.432_788 + t * (0.189_269 + t * 0.001_308));
-    let mut z = above / below - t;
-    for _ in 0..8 {
-        let tail = 0.5 * libm::erfc(-z / std::f64::consts::SQRT_2);
-        let density = (-z * z / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
-        let step = (tail - p) / density;
-        // Halley's correction: the density changes by -z a unit.
-        let step = step / (1.0 + z * step / 2.0);
-        if !step.is_finite() {
-            break;
-        }
-        z -= step;
-        if step.abs() <= z.abs() * f64::EPSILON {
-            break;
-        }
-    }
-    z
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, clippy::float_cmp, reason = "a test stops at what it did not expect")]
 mod tests;

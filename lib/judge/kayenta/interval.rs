@@ -1,7 +1,7 @@
 //! The interval of the shift between two samples, as Kayenta and R compute it: by inverting the rank-sum
 //! test with its normal approximation.
 
-use crate::judge::trend::normal_quantile;
+use crate::judge::normal;
 
 /// Both search for a root until they are within this, in the unit of the values.
 const TOLERANCE: f64 = 1e-4;
@@ -41,7 +41,7 @@ pub(super) fn shift(baseline: &[f64], canary: &[f64], confidence: f64) -> Option
             root(ends, |shift| samples.statistic(shift).map(|z| z - quantile))
         }
     };
-    let quantile = normal_quantile((1.0 - confidence) / 2.0);
+    let quantile = normal::quantile((1.0 - confidence) / 2.0);
     Some(Shift {
         low: end(-quantile)?,
         high: end(quantile)?,

@@ -1,6 +1,7 @@
 //! The line through a series, by Theil and Sen: the median of the slopes between all pairs of points.
 
-use super::{Point, Undecided, middle, normal_quantile, usable};
+use super::{Point, Undecided, middle, usable};
+use crate::judge::normal;
 use crate::judge::quantiles::median;
 
 /// The fewest points of a line.
@@ -130,7 +131,7 @@ fn interval_ranks(ordered: &[Point], pairs: usize, confidence: f64) -> Option<(u
         return None;
     }
     let beyond = if confidence > 0.5 { 1.0 - confidence } else { confidence };
-    let reach = -normal_quantile(beyond / 2.0) * variance.sqrt();
+    let reach = -normal::quantile(beyond / 2.0) * variance.sqrt();
     let middle = pairs as f64;
     let high = f64::midpoint(middle, reach).round_ties_even() as usize;
     let low = f64::midpoint(middle, -reach).round_ties_even() - 1.0;
