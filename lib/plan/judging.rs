@@ -1,5 +1,7 @@
 //! The part of the plan that says what is judged: figures, triggers, and the rules of the verdict.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -175,6 +177,10 @@ pub struct Trigger {
     /// What it weighs in the judge's `score`; 1 when absent.
     #[serde(default)]
     pub weight: Option<f64>,
+    /// With `judge: {kind: kayenta}`: how Kayenta treats this metric (`direction`, `nan_strategy`,
+    /// `outliers`, `effect_size`, `critical`, `must_have_data`, `muted`, `groups`).
+    #[serde(default)]
+    pub kayenta: Raw,
 }
 
 fn yes() -> bool {
@@ -222,6 +228,9 @@ pub struct JudgeSpec {
     /// Weighted score of all triggers, for those that are not critical.
     #[serde(default)]
     pub score: Option<ScoreSpec>,
+    /// With `kind: kayenta`: what its groups weigh, in percent; those without share the rest.
+    #[serde(default)]
+    pub groups: BTreeMap<String, f64>,
     /// Looks in a row at which a source may fail before nothing is known; 4 when absent.
     #[serde(default)]
     pub consecutive_errors: Option<u32>,
