@@ -268,6 +268,7 @@ fn the_shift_and_its_ends_are_the_very_differences() {
     let heavy: fn(f64) -> f64 = |x| (std::f64::consts::PI * (x - 0.5)).tan();
     let wide: fn(f64) -> f64 = |x| 10_f64.powf(600.0 * x - 300.0);
     let even: fn(f64) -> f64 = |x| x;
+    let mixed: fn(f64) -> f64 = |x| if x < 0.6 { 5.0 } else { 1.0 / (x - 0.6) };
     for (a, b) in [
         (of(400, tenths), of(301, tenths)),
         (of(800, even), of(900, even)),
@@ -275,6 +276,8 @@ fn the_shift_and_its_ends_are_the_very_differences() {
         (of(700, heavy), of(600, heavy)),
         (of(700, wide), of(501, wide)),
         (of(600, wide), of(600, two)),
+        (of(800, mixed), of(700, mixed)),
+        (of(3000, mixed), of(2500, tenths)),
         (of(3, even), of(2000, heavy)),
         (of(2000, tenths), of(3, even)),
     ] {
