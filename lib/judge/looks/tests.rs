@@ -1,6 +1,6 @@
 //! What one look says, and many looks together.
 
-use super::super::samples::{Bin, Given, Requests};
+use super::super::samples::{Bin, Given, Point, Requests};
 use super::super::{known_metrics, trigger_fits};
 use super::*;
 use crate::yaml;
@@ -461,10 +461,7 @@ fn kayenta_scores_the_comparisons_and_a_part_of_them_decides_nothing() {
     assert_eq!((seen, score), (Decision::Undecided, None));
     let (seen, ..) = decision(&good(), &did(0, 0, 10.0));
     assert_eq!(seen, Decision::Undecided);
-    let without = plan_of("[{metric: latency_p50, worse_than_baseline_by: 20%}]", "judge: {kind: kayenta}");
+    let without =
+        super::tests::plan("[{metric: latency_p50, worse_than_baseline_by: 20%}]", "judge: {kind: kayenta}");
     assert!(kayenta_fits(&without).unwrap_err().contains("needs `score`"));
-}
-
-fn plan_of(triggers: &str, rest: &str) -> Promote {
-    plan(triggers, rest)
 }
