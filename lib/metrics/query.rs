@@ -67,7 +67,8 @@ impl Query {
                 return Err(order.problem(key, format!("`{key}` is empty")));
             }
         }
-        let [blue, green] = texts;
+        // A block of YAML ends with a line break.
+        let [blue, green] = texts.map(|text| text.trim().to_owned());
         let named = OF_A_SIDE.iter().find(|hole| template::names(&blue, hole));
         match named {
             Some(hole) if !order.sides => {

@@ -35,12 +35,13 @@ impl Server {
         if let Some(running) = shared.upgrade() {
             return running;
         }
-        let started = Arc::new(Self::start());
+        let started = Arc::new(Self::start("s3"));
         *shared = Arc::downgrade(&started);
         started
     }
 
-    fn start() -> Self {
+    /// Starts one that speaks for these services of AWS: `s3`, `cloudwatch`.
+    pub(crate) fn start(services: &'static str) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(".needs/bin/ministack");
         assert!(program.exists(), "ministack must be installed: scripts/install-needs test");
@@ -50,7 +51,7 @@ impl Server {
             let mut command = Command::new("setpriv");
             command.arg("--pdeathsig=KILL").arg(program);
             command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-            command.env("BIND_HOST", "127.0.0.1").env("GATEWAY_PORT", port.to_string()).env("SERVICES", "s3");
+            command.env("BIND_HOST", "127.0.0.1").env("GATEWAY_PORT", port.to_string()).env("SERVICES", services);
             command.env("AWS_ACCESS_KEY_ID", KEY).env("AWS_SECRET_ACCESS_KEY", SECRET);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             sender.send(command.spawn().unwrap()).unwrap();
