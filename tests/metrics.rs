@@ -67,7 +67,13 @@ fn side(word: &'static str) -> SideOf {
 }
 
 /// Asks for one side and one window, in ms since 1970.
-fn ask(source: &mut dyn Source, side: &SideOf, from: i64, to: i64, step: Duration) -> Result<Vec<Point>, Trouble> {
+fn ask(
+    source: &mut dyn Source,
+    side: &SideOf,
+    from: i64,
+    to: i64,
+    step: Duration,
+) -> Result<Vec<Point>, Trouble> {
     let at = |ms| Timestamp::from_millisecond(ms).unwrap();
     source.points(&Ask { side, from: at(from), to: at(to), step, limit: Duration::from_secs(10) })
 }

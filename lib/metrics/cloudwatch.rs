@@ -92,7 +92,8 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
     if let Err(message) = period(step) {
         return Err(order.problem("", message).help("write `step: 60s`"));
     }
-    let variable = |name: &str| order.variables.get(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
+    let variable =
+        |name: &str| order.variables.get(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
     let needed = |name: &str| {
         variable(name).ok_or_else(|| {
             order.problem("", format!("the variable `{name}` is not set, and CloudWatch needs it"))
@@ -101,10 +102,15 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
     };
     let region = match settings.region.as_ref().map(|text| text.value.trim().to_owned()) {
         Some(region) => region,
-        None => variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION")).map_or_else(|| needed("AWS_REGION"), Ok)?,
+        None => variable("AWS_REGION")
+            .or_else(|| variable("AWS_DEFAULT_REGION"))
+            .map_or_else(|| needed("AWS_REGION"), Ok)?,
     };
-    if region.is_empty() || !region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
-        return Err(order.problem("region", format!("`{region}` is no region")).help("write one such as eu-central-1"));
+    if region.is_empty() || !region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    {
+        return Err(order
+            .problem("region", format!("`{region}` is no region"))
+            .help("write one such as eu-central-1"));
     }
     let credentials = Credentials {
         key: needed("AWS_ACCESS_KEY_ID")?,
@@ -135,14 +141,17 @@ fn wanted(order: &Order<'_>, settings: &Settings) -> Result<(Asks, Query), Probl
         let dimensions = (!settings.dimensions.is_empty()).then_some("dimensions");
         let beside = metric.iter().find(|(_, text)| text.is_some()).map(|(name, _)| *name).or(dimensions);
         if let Some(name) = beside {
-            let message = format!("`query` and `{name}` stand beside each other, and only one of them is asked");
+            let message =
+                format!("`query` and `{name}` stand beside each other, and only one of them is asked");
             return Err(order.problem(name, message).help("a query names its metrics by itself"));
         }
         return Ok((Asks::Expression, query.query(order, "query")?));
     }
     let needed = |name: &str, text: &Option<Text>| {
         text.as_ref().map(|text| text.value.clone()).filter(|text| !text.is_empty()).ok_or_else(|| {
-            order.problem("", format!("neither `query` nor `{name}` is there")).help("write `query: …`, or `namespace`, `metric`, `dimensions` and `stat`")
+            order
+                .problem("", format!("neither `query` nor `{name}` is there"))
+                .help("write `query: …`, or `namespace`, `metric`, `dimensions` and `stat`")
         })
     };
     let (namespace, name) = (needed("namespace", &settings.namespace)?, needed("metric", &settings.metric)?);
@@ -154,7 +163,8 @@ fn wanted(order: &Order<'_>, settings: &Settings) -> Result<(Asks, Query), Probl
         }
     }
     let texts = dimensions.map(|list| {
-        json!({"Metric": {"Namespace": namespace, "MetricName": name, "Dimensions": list}, "Stat": stat}).to_string()
+        json!({"Metric": {"Namespace": namespace, "MetricName": name, "Dimensions": list}, "Stat": stat})
+            .to_string()
     });
     Ok((Asks::Metric, Query::new(order, "dimensions", texts)?))
 }
@@ -246,8 +256,9 @@ impl CloudWatch {
         let query = match self.asks {
             Asks::Expression => json!({"Id": ID, "Expression": query, "Period": period}),
             Asks::Metric => {
-                let mut stat: Value = serde_json::from_str(query)
-                    .map_err(|_| self.server.refused("a value of `dimensions` ends the text that it stands in"))?;
+                let mut stat: Value = serde_json::from_str(query).map_err(|_| {
+                    self.server.refused("a value of `dimensions` ends the text that it stands in")
+                })?;
                 stat["Period"] = period.into();
                 json!({"Id": ID, "MetricStat": stat})
             }
@@ -271,7 +282,8 @@ impl CloudWatch {
         ];
         let scope = Scope { region: &self.region, service: "monitoring" };
         let signed = sign(&self.credentials, scope, &headers, &body, now());
-        let signed: Vec<(&str, &str)> = signed.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let signed: Vec<(&str, &str)> =
+            signed.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let answer = self.server.post_raw("/", &signed, body, limit)?;
         if let Some(error) = self.error(&answer) {
             return Err(error);
@@ -279,7 +291,9 @@ impl CloudWatch {
         let answer = self.server.accept(answer)?;
         let page: Page = self.server.json(&answer)?;
         if !page.messages.is_empty() {
-            return Err(self.server.refused(&format!("the answer may be incomplete: {}", words(&page.messages))));
+            return Err(self
+                .server
+                .refused(&format!("the answer may be incomplete: {}", words(&page.messages))));
         }
         Ok(page)
     }
@@ -294,7 +308,14 @@ impl CloudWatch {
         let name = name.rsplit('#').next().unwrap_or(name);
         let text = ["message", "Message"].iter().find_map(|key| value.get(key)?.as_str()).unwrap_or_default();
         let line = short(&format!("{name}: {text} (status {})", answer.status));
-        let again = ["Throttl", "ServiceUnavailable", "InternalFailure", "InternalServiceFault", "RequestTimeout", "LimitExceeded"];
+        let again = [
+            "Throttl",
+            "ServiceUnavailable",
+            "InternalFailure",
+            "InternalServiceFault",
+            "RequestTimeout",
+            "LimitExceeded",
+        ];
         let again = again.iter().any(|part| name.contains(part));
         Some(if again { self.server.unreachable(&line) } else { self.server.refused(&line) })
     }
@@ -338,7 +359,8 @@ mod tests {
 
     #[test]
     fn a_step_is_a_period_that_cloudwatch_has() {
-        for (ms, expected) in [(1000, Some(1)), (30_000, Some(30)), (60_000, Some(60)), (300_000, Some(300))] {
+        for (ms, expected) in [(1000, Some(1)), (30_000, Some(30)), (60_000, Some(60)), (300_000, Some(300))]
+        {
             assert_eq!(period(Duration::from_millis(ms)).ok(), expected);
         }
         for ms in [0, 500, 15_000, 61_000, 60_500] {

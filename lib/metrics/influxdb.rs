@@ -129,7 +129,9 @@ impl Service for Influx {
         match &self.dialect {
             Dialect::Flux { org } => {
                 let mut path = String::from("/api/v2/query?");
-                path.push_str(&form_urlencoded::Serializer::new(String::new()).append_pair("org", org).finish());
+                path.push_str(
+                    &form_urlencoded::Serializer::new(String::new()).append_pair("org", org).finish(),
+                );
                 let dialect = json!({"annotations": ["datatype", "group", "default"], "header": true, "delimiter": ","});
                 let body = json!({"query": query, "type": "flux", "dialect": dialect});
                 let headers = [("content-type", "application/json"), ("accept", "application/csv")];
@@ -188,7 +190,12 @@ impl Influx {
         if !kind.contains("csv") {
             return Err(wrong("Flux answers with CSV"));
         }
-        let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(answer.body.as_slice());
+        // A number that is cut off is a number too.
+        if !answer.body.is_empty() && !answer.body.ends_with(b"\n") {
+            return Err(wrong("the last line has no end; it may have been cut off"));
+        }
+        let mut reader =
+            csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(answer.body.as_slice());
         let mut columns = Columns::default();
         let mut all: BTreeMap<(String, String), Series> = BTreeMap::new();
         for row in reader.records() {
@@ -221,19 +228,29 @@ impl Influx {
                 if let Some(error) = columns.cell(&row, "error") {
                     return Err(self.server.refused(&short(error)));
                 }
-                let why = format!("a table has the columns {}, and needs `_time` and `_value`", columns.names.join(", "));
+                let why = format!(
+                    "a table has the columns {}, and needs `_time` and `_value`",
+                    columns.names.join(", ")
+                );
                 return Err(wrong(&why));
             };
             let datatype = columns.datatype.get(value).map_or("", String::as_str);
             if !matches!(datatype, "double" | "long" | "unsignedLong" | "") {
-                return Err(self.server.refused(&format!("the values are of the type {}, not numbers", short(datatype))));
+                return Err(self
+                    .server
+                    .refused(&format!("the values are of the type {}, not numbers", short(datatype))));
             }
-            let key = (columns.cell(&row, "result").unwrap_or_default(), columns.cell(&row, "table").unwrap_or_default());
+            let key = (
+                columns.cell(&row, "result").unwrap_or_default(),
+                columns.cell(&row, "table").unwrap_or_default(),
+            );
             let series = all
                 .entry((key.0.to_owned(), key.1.to_owned()))
                 .or_insert_with(|| Series { label: columns.label(&row), points: Vec::new() });
             if row.len() != columns.names.len() {
-                return Err(wrong("a row has another number of columns than its table; it may have been cut off"));
+                return Err(wrong(
+                    "a row has another number of columns than its table; it may have been cut off",
+                ));
             }
             let at = columns.cell(&row, "_time").unwrap_or_default();
             let at: Timestamp = at.parse().map_err(|_| wrong("a `_time` is no moment"))?;
@@ -278,7 +295,8 @@ impl Influx {
         };
         let names: BTreeSet<usize> = (0..series.columns.len()).filter(|at| *at != time).collect();
         for column in names {
-            let mut labels: Vec<(&str, &str)> = vec![("name", series.name.as_str()), ("column", &series.columns[column])];
+            let mut labels: Vec<(&str, &str)> =
+                vec![("name", series.name.as_str()), ("column", &series.columns[column])];
             labels.extend(series.tags.iter().map(|(name, value)| (name.as_str(), value.as_str())));
             let mut points = Vec::new();
             for row in &series.values {
@@ -288,7 +306,8 @@ impl Influx {
                 if value.is_null() {
                     continue;
                 }
-                let Number(value) = serde_json::from_value(value.clone()).map_err(|e| wrong(&e.to_string()))?;
+                let Number(value) =
+                    serde_json::from_value(value.clone()).map_err(|e| wrong(&e.to_string()))?;
                 points.push(Point { at_ms, value });
             }
             all.push(Series { label: label(labels.into_iter()), points });

@@ -91,7 +91,8 @@ impl Service for Prometheus {
     fn series(&self, query: &str, ask: &Ask<'_>) -> Result<Vec<Series>, Trouble> {
         let Some(grid) = Grid::of(ask) else { return Ok(Vec::new()) };
         if grid.points() > MAX_POINTS {
-            let (step, window) = (show_duration(ask.step.as_secs_f64()), show_duration(ask.window().as_secs_f64()));
+            let (step, window) =
+                (show_duration(ask.step.as_secs_f64()), show_duration(ask.window().as_secs_f64()));
             return Err(self.server.refused(&format!(
                 "a step of {step} makes {} values of {window}, and Prometheus gives {MAX_POINTS} at most; ask for a longer step",
                 grid.points()
@@ -150,13 +151,20 @@ impl Prometheus {
             return Err(self.server.refused(&short(&why)));
         }
         if (reply.is_partial || !reply.warnings.is_empty()) && !self.allow_partial {
-            let why = if reply.warnings.is_empty() { "it says so".into() } else { short(&reply.warnings.join("; ")) };
+            let why = if reply.warnings.is_empty() {
+                "it says so".into()
+            } else {
+                short(&reply.warnings.join("; "))
+            };
             let help = "with `allow_partial: true` such an answer counts";
             return Err(self.server.refused(&format!("the answer may be incomplete: {why} ({help})")));
         }
-        let Some(data) = reply.data else { return Err(self.server.not_understood(answer, "there is no `data`")) };
+        let Some(data) = reply.data else {
+            return Err(self.server.not_understood(answer, "there is no `data`"));
+        };
         if data.result_type != "matrix" {
-            let why = format!("the result is a {}, where a range query gives a matrix", short(&data.result_type));
+            let why =
+                format!("the result is a {}, where a range query gives a matrix", short(&data.result_type));
             return Err(self.server.not_understood(answer, &why));
         }
         let all: Vec<OneSeries> = serde_json::from_value(data.result)
@@ -193,7 +201,10 @@ mod tests {
             Grid::of(&Ask { side: &side, from: at(from), to: at(to), step, limit: step })
         };
         assert_eq!(grid(0, 60_000, 15_000), Some(Grid { first_ms: 0, last_ms: 45_000, step_ms: 15_000 }));
-        assert_eq!(grid(1, 60_001, 15_000), Some(Grid { first_ms: 15_000, last_ms: 60_000, step_ms: 15_000 }));
+        assert_eq!(
+            grid(1, 60_001, 15_000),
+            Some(Grid { first_ms: 15_000, last_ms: 60_000, step_ms: 15_000 })
+        );
         assert_eq!(grid(1, 15_000, 15_000), None);
         assert_eq!(grid(-1, 1, 15_000).map(Grid::points), Some(1));
         // Whatever the bounds are, nothing is asked twice and nothing is left out.

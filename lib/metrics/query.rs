@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::Deserializer;
 use serde::Deserialize;
+use serde::de::Deserializer;
 
 use super::{Ask, Order, Trouble, template};
 use crate::yaml::{Node, Problem, Value};

@@ -66,7 +66,9 @@ fn one(mut all: Vec<Series>, ask: &Ask<'_>) -> Result<Vec<Point>, Trouble> {
     points.retain(|point| window.contains(&point.at_ms));
     points.sort_by_key(|point| point.at_ms);
     match points.windows(2).find(|two| two[0].at_ms == two[1].at_ms) {
-        Some(two) => Err(Trouble::babble(format!("two values at one moment, {} ms since 1970", two[0].at_ms))),
+        Some(two) => {
+            Err(Trouble::babble(format!("two values at one moment, {} ms since 1970", two[0].at_ms)))
+        }
         None => Ok(points),
     }
 }
@@ -107,8 +109,13 @@ impl Server {
             let message = format!("`{shown}` has parameters, and is the beginning of an address");
             return Err(order.problem("", message).help("write https://host/path"));
         }
-        let mut server =
-            Self { name, base: base.value.clone(), shown, headers: Vec::new(), client: Client::new(order.timeout, 0) };
+        let mut server = Self {
+            name,
+            base: base.value.clone(),
+            shown,
+            headers: Vec::new(),
+            client: Client::new(order.timeout, 0),
+        };
         for (header, text) in headers {
             server.header(order, "headers", header, &text.value)?;
         }
@@ -149,7 +156,12 @@ impl Server {
     ) -> Result<Answer, Trouble> {
         let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
         if form.len() > LONG {
-            return self.post(path, &[("content-type", "application/x-www-form-urlencoded")], form.into(), limit);
+            return self.post(
+                path,
+                &[("content-type", "application/x-www-form-urlencoded")],
+                form.into(),
+                limit,
+            );
         }
         self.get(path, parameters, limit)
     }
@@ -163,7 +175,10 @@ impl Server {
     ) -> Result<Answer, Trouble> {
         let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
         let url = format!("{}?{form}", join(&self.base, path));
-        self.accept(self.send(Request { headers: self.headers.clone(), keep: MAX_ANSWER + 1, ..Request::get(&url) }, limit)?)
+        self.accept(self.send(
+            Request { headers: self.headers.clone(), keep: MAX_ANSWER + 1, ..Request::get(&url) },
+            limit,
+        )?)
     }
 
     /// Sends a body.
@@ -188,7 +203,10 @@ impl Server {
         let mut all = self.headers.clone();
         all.extend(headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let url = join(&self.base, path);
-        self.send(Request { method: "POST".into(), url, headers: all, body: Some(body), keep: MAX_ANSWER + 1 }, limit)
+        self.send(
+            Request { method: "POST".into(), url, headers: all, body: Some(body), keep: MAX_ANSWER + 1 },
+            limit,
+        )
     }
 
     fn send(&self, request: Request, limit: Duration) -> Result<Answer, Trouble> {
@@ -202,7 +220,9 @@ impl Server {
         })?;
         if answer.body.len() as u64 > MAX_ANSWER {
             let most = show_size(MAX_ANSWER as f64);
-            return Err(self.babble(&format!("an answer of more than {most}; ask for fewer series or a longer step")));
+            return Err(
+                self.babble(&format!("an answer of more than {most}; ask for fewer series or a longer step"))
+            );
         }
         Ok(answer)
     }
@@ -361,7 +381,9 @@ impl<'de> Deserialize<'de> for Number {
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Number, E> {
                 // Rust reads `NaN`, `+Inf` and `-Infinity`, in any case.
-                text.parse().map(Number).map_err(|_| E::custom(format_args!("`{}` is no number", short(text))))
+                text.parse()
+                    .map(Number)
+                    .map_err(|_| E::custom(format_args!("`{}` is no number", short(text))))
             }
         }
         deserializer.deserialize_any(Any)
@@ -401,8 +423,11 @@ mod tests {
 
     #[test]
     fn numbers_come_as_numbers_and_as_texts() {
-        let read = |text: &str| serde_json::from_str::<Vec<Number>>(text).map(|all| all.iter().map(|n| n.0).collect());
-        let numbers: Vec<f64> = read(r#"[1, -2, 0.5, "0.25", "+Inf", "-Inf", "Infinity", "1e9999"]"#).unwrap();
+        let read = |text: &str| {
+            serde_json::from_str::<Vec<Number>>(text).map(|all| all.iter().map(|n| n.0).collect())
+        };
+        let numbers: Vec<f64> =
+            read(r#"[1, -2, 0.5, "0.25", "+Inf", "-Inf", "Infinity", "1e9999"]"#).unwrap();
         let inf = f64::INFINITY;
         assert_eq!(numbers, [1.0, -2.0, 0.5, 0.25, inf, -inf, inf, inf]);
         assert!(read(r#"["NaN"]"#).unwrap()[0].is_nan());

@@ -101,11 +101,31 @@ mod tests {
     fn signs_as_the_published_vectors_do() {
         let form = "application/x-www-form-urlencoded";
         let vectors = [
-            (authorization(None, &[], ""), "host;x-amz-date", "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b"),
-            (authorization(None, &[("my-header1", "value1")], ""), "host;my-header1;x-amz-date", "c5410059b04c1ee005303aed430f6e6645f61f4dc9e1461ec8f8916fdf18852c"),
-            (authorization(None, &[("my-header1", "VALUE1")], ""), "host;my-header1;x-amz-date", "cdbc9802e29d2942e5e10b5bccfdd67c5f22c7c4e8ae67b53629efa58b974b7d"),
-            (authorization(None, &[("content-type", form)], "Param1=value1"), "content-type;host;x-amz-date", "ff11897932ad3f4e8b18135d722051e5ac45fc38421b1da7b9d196a0fe09473a"),
-            (authorization(Some(TOKEN), &[], ""), "host;x-amz-date;x-amz-security-token", "85d96828115b5dc0cfc3bd16ad9e210dd772bbebba041836c64533a82be05ead"),
+            (
+                authorization(None, &[], ""),
+                "host;x-amz-date",
+                "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b",
+            ),
+            (
+                authorization(None, &[("my-header1", "value1")], ""),
+                "host;my-header1;x-amz-date",
+                "c5410059b04c1ee005303aed430f6e6645f61f4dc9e1461ec8f8916fdf18852c",
+            ),
+            (
+                authorization(None, &[("my-header1", "VALUE1")], ""),
+                "host;my-header1;x-amz-date",
+                "cdbc9802e29d2942e5e10b5bccfdd67c5f22c7c4e8ae67b53629efa58b974b7d",
+            ),
+            (
+                authorization(None, &[("content-type", form)], "Param1=value1"),
+                "content-type;host;x-amz-date",
+                "ff11897932ad3f4e8b18135d722051e5ac45fc38421b1da7b9d196a0fe09473a",
+            ),
+            (
+                authorization(Some(TOKEN), &[], ""),
+                "host;x-amz-date;x-amz-security-token",
+                "85d96828115b5dc0cfc3bd16ad9e210dd772bbebba041836c64533a82be05ead",
+            ),
         ];
         for (line, names, signature) in vectors {
             let expected = format!(

@@ -61,7 +61,10 @@ fn prometheus_is_asked_on_its_grid_with_the_headers_of_the_plan() {
     assert_eq!(pairs(&points)[..1], [(120_000, 0.5)]);
     assert!(points[1].value.is_nan() && points[2].value == f64::INFINITY && points.len() == 3);
     assert_eq!((asked.method.as_str(), asked.path.as_str()), ("GET", "/base/api/v1/query_range"));
-    assert_eq!(asked.parameter("query"), "up{side=\"green\", release=\"1.4-green\", instance=\"10.0.0.1:805\"}");
+    assert_eq!(
+        asked.parameter("query"),
+        "up{side=\"green\", release=\"1.4-green\", instance=\"10.0.0.1:805\"}"
+    );
     let (start, end, step) = (asked.parameter("start"), asked.parameter("end"), asked.parameter("step"));
     assert_eq!((start.as_str(), end.as_str(), step.as_str()), ("120.000", "240.000", "60.000"));
     assert_eq!(asked.header("authorization"), "Bearer tok-prometheus-0123456789");
@@ -73,12 +76,16 @@ fn prometheus_is_asked_on_its_grid_with_the_headers_of_the_plan() {
 
 #[test]
 fn an_incomplete_answer_counts_only_where_the_plan_says_so() {
-    let warned = matrix(&json!({"warnings": ["No StoreAPIs matched for this query", "store 10.1.2.3 timed out"]}));
+    let warned =
+        matrix(&json!({"warnings": ["No StoreAPIs matched for this query", "store 10.1.2.3 timed out"]}));
     for whole in [warned, matrix(&json!({"isPartial": true}))] {
         let service = replies(vec![Reply::json(whole)]);
         let (what, message) = trouble(green(&service, "prometheus", PROM, (0, 300)));
         assert_eq!(what, TroubleKind::Refused, "{message}");
-        assert!(message.contains("may be incomplete") && message.contains("`allow_partial: true`"), "{message}");
+        assert!(
+            message.contains("may be incomplete") && message.contains("`allow_partial: true`"),
+            "{message}"
+        );
         let allowed = format!("{PROM}\nallow_partial: true");
         assert_eq!(green(&service, "prometheus", &allowed, (0, 300)).0.unwrap().len(), 4);
     }
@@ -148,7 +155,8 @@ fn graphite_is_asked_by_its_render_api_and_null_is_no_value() {
 
     let none = replies(vec![Reply::json("[]")]);
     assert_eq!(green(&none, "graphite", with, (60, 300)).0, Ok(Vec::new()));
-    let two = json!([{"target": "shop.green.a", "datapoints": []}, {"target": "shop.green.b", "datapoints": []}]);
+    let two =
+        json!([{"target": "shop.green.a", "datapoints": []}, {"target": "shop.green.b", "datapoints": []}]);
     let (what, message) = trouble(green(&replies(vec![Reply::json(two)]), "graphite", with, (60, 300)));
     assert_eq!(what, TroubleKind::SeveralSeries);
     assert!(message.contains("shop.green.a, shop.green.b"), "{message}");
@@ -186,7 +194,10 @@ fn datadog_gets_its_keys_in_headers_and_nowhere_else() {
 
     // The plan may name other variables.
     let other = format!("{with}\napi_key: ${{PROMETHEUS_TOKEN}}");
-    assert_eq!(green(&service, "datadog", &other, (60, 300)).1.header("dd-api-key"), "tok-prometheus-0123456789");
+    assert_eq!(
+        green(&service, "datadog", &other, (60, 300)).1.header("dd-api-key"),
+        "tok-prometheus-0123456789"
+    );
     let without: Vec<_> = VARIABLES.iter().filter(|(name, _)| *name != "DD_APP_KEY").copied().collect();
     let fault = open_with(&metric("http://127.0.0.1:9", "datadog", with), &without, true).err().unwrap();
     assert!(fault.cause.unwrap().contains("the variable `DD_APP_KEY` is not set"));
@@ -198,10 +209,26 @@ fn datadog_says_what_is_wrong_in_three_ways() {
     let says = |status, body: serde_json::Value| Reply::Says(status, "application/json", body.to_string());
     let two = json!([datadog_series("host:a"), datadog_series("host:b")]);
     let cases = [
-        (says(403, json!({"errors": ["Forbidden"]})), TroubleKind::Refused, "no rights, status 403: Forbidden"),
-        (says(400, json!({"errors": ["Error parsing query: unable to parse avg:: Rule 'scope_expr'"]})), TroubleKind::Refused, "status 400: Error parsing query"),
-        (says(429, json!({"errors": ["Rate limit of 100 requests in 3600 seconds reached"]})), TroubleKind::Unreachable, "not now, status 429: Rate limit"),
-        (says(200, json!({"status": "error", "error": "Query timed out", "series": []})), TroubleKind::Refused, "Query timed out"),
+        (
+            says(403, json!({"errors": ["Forbidden"]})),
+            TroubleKind::Refused,
+            "no rights, status 403: Forbidden",
+        ),
+        (
+            says(400, json!({"errors": ["Error parsing query: unable to parse avg:: Rule 'scope_expr'"]})),
+            TroubleKind::Refused,
+            "status 400: Error parsing query",
+        ),
+        (
+            says(429, json!({"errors": ["Rate limit of 100 requests in 3600 seconds reached"]})),
+            TroubleKind::Unreachable,
+            "not now, status 429: Rate limit",
+        ),
+        (
+            says(200, json!({"status": "error", "error": "Query timed out", "series": []})),
+            TroubleKind::Refused,
+            "Query timed out",
+        ),
         (datadog(&two), TroubleKind::SeveralSeries, "2 series where one was meant: host:a, host:b"),
         (says(200, json!({"status": "ok"})), TroubleKind::Babble, "there is no `series`"),
     ];
@@ -242,8 +269,14 @@ fn influxdb_is_asked_in_flux_and_its_csv_is_read() {
     assert_eq!(asked.header("authorization"), "Token tok-influx-0123456789");
     assert_eq!(asked.header("accept"), "application/csv");
     let body = asked.json();
-    assert_eq!(body["query"], "from(bucket: \"b\") |> range(start: 1970-01-01T00:01:00Z, stop: 1970-01-01T00:05:00Z) |> filter(fn: (r) => r.side == \"green\")");
-    assert_eq!((&body["type"], &body["dialect"]["annotations"]), (&json!("flux"), &json!(["datatype", "group", "default"])));
+    assert_eq!(
+        body["query"],
+        "from(bucket: \"b\") |> range(start: 1970-01-01T00:01:00Z, stop: 1970-01-01T00:05:00Z) |> filter(fn: (r) => r.side == \"green\")"
+    );
+    assert_eq!(
+        (&body["type"], &body["dialect"]["annotations"]),
+        (&json!("flux"), &json!(["datatype", "group", "default"]))
+    );
     // No table at all.
     for nothing in ["", "\n"] {
         assert_eq!(green(&csv(nothing), "influxdb", FLUX, (60, 300)).0, Ok(Vec::new()));
@@ -261,11 +294,16 @@ fn tables_of_flux_that_are_no_one_series_of_numbers_are_refused() {
         (yields, TroubleKind::SeveralSeries, "2 series"),
         (texts, TroubleKind::Refused, "the values are of the type string"),
         (error.into(), TroubleKind::Refused, "Failed to parse query"),
-        ("error,reference\nFailed to parse query,897\n".into(), TroubleKind::Refused, "Failed to parse query"),
+        (
+            "error,reference\nFailed to parse query,897\n".into(),
+            TroubleKind::Refused,
+            "Failed to parse query",
+        ),
         (format!("{TABLE}\n{error}"), TroubleKind::Refused, "Failed to parse query"),
         (TABLE.replace("_value", "mean"), TroubleKind::Babble, "needs `_time` and `_value`"),
         (TABLE.replace("15.43", "much"), TroubleKind::Babble, "a `_value` is no number"),
-        (TABLE[..TABLE.len() - 12].into(), TroubleKind::Babble, "cut off"),
+        (TABLE[..TABLE.len() - 12].into(), TroubleKind::Babble, "the last line has no end"),
+        (format!("{}\n", &TABLE[..TABLE.len() - 12]), TroubleKind::Babble, "another number of columns"),
         (TABLE.replace("00:02:00.5Z,", "00:01:00Z,2"), TroubleKind::Babble, "two values at one moment"),
     ];
     for (body, kind, words) in cases {
@@ -286,16 +324,20 @@ const INFLUXQL: &str = "language: influxql\ndatabase: shop\nretention_policy: we
 
 #[test]
 fn influxdb_is_asked_in_influxql_and_its_json_is_read() {
-    let one = |values: serde_json::Value, columns: serde_json::Value| {
-        json!({"results": [{"statement_id": 0, "series": [{"name": "checkout", "tags": {"host": "a"}, "columns": columns, "values": values}]}]})
-    };
+    let one = |values: serde_json::Value, columns: serde_json::Value| json!({"results": [{"statement_id": 0, "series": [{"name": "checkout", "tags": {"host": "a"}, "columns": columns, "values": values}]}]});
     let good = one(json!([[60_000, 0.55], [120_000, null], [180_000, 23_422]]), json!(["time", "mean"]));
     let service = replies(vec![Reply::json(good)]);
     let (points, asked) = green(&service, "influxdb", INFLUXQL, (60, 300));
     assert_eq!(pairs(&points.unwrap()), [(60_000, 0.55), (180_000, 23_422.0)]);
     assert_eq!((asked.method.as_str(), asked.path.as_str()), ("GET", "/base/query"));
-    assert_eq!(asked.parameter("q"), "SELECT mean(ms) FROM checkout WHERE side = 'green' AND time >= '1970-01-01T00:01:00Z' AND time < '1970-01-01T00:05:00Z' GROUP BY time(60s)");
-    assert_eq!((asked.parameter("db"), asked.parameter("rp"), asked.parameter("epoch")), ("shop".into(), "week".into(), "ms".into()));
+    assert_eq!(
+        asked.parameter("q"),
+        "SELECT mean(ms) FROM checkout WHERE side = 'green' AND time >= '1970-01-01T00:01:00Z' AND time < '1970-01-01T00:05:00Z' GROUP BY time(60s)"
+    );
+    assert_eq!(
+        (asked.parameter("db"), asked.parameter("rp"), asked.parameter("epoch")),
+        ("shop".into(), "week".into(), "ms".into())
+    );
     assert_eq!(asked.header("authorization"), "Token tok-influx-0123456789");
     let none = json!({"results": [{"statement_id": 0}]});
     assert_eq!(green(&replies(vec![Reply::json(none)]), "influxdb", INFLUXQL, (60, 300)).0, Ok(Vec::new()));
@@ -303,17 +345,30 @@ fn influxdb_is_asked_in_influxql_and_its_json_is_read() {
     let mut partial = one(json!([[60_000, 0.55]]), json!(["time", "mean"]));
     partial["results"][0]["partial"] = true.into();
     let cases = [
-        (one(json!([[60_000, 1, 2]]), json!(["time", "mean", "max"])), TroubleKind::SeveralSeries, "column=\"max\", host=\"a\""),
+        (
+            one(json!([[60_000, 1, 2]]), json!(["time", "mean", "max"])),
+            TroubleKind::SeveralSeries,
+            "column=\"max\", host=\"a\"",
+        ),
         (partial, TroubleKind::Refused, "cut off"),
-        (json!({"results": [{"statement_id": 0, "error": "retention policy not found: week"}]}), TroubleKind::Refused, "retention policy not found: week"),
+        (
+            json!({"results": [{"statement_id": 0, "error": "retention policy not found: week"}]}),
+            TroubleKind::Refused,
+            "retention policy not found: week",
+        ),
         (json!({"error": "error parsing query: found EOF"}), TroubleKind::Refused, "error parsing query"),
-        (one(json!([["1970-01-01T00:01:00Z", 1]]), json!(["time", "mean"])), TroubleKind::Babble, "a `time` is no moment"),
+        (
+            one(json!([["1970-01-01T00:01:00Z", 1]]), json!(["time", "mean"])),
+            TroubleKind::Babble,
+            "a `time` is no moment",
+        ),
         (one(json!([[60_000]]), json!(["time", "mean"])), TroubleKind::Babble, "too few columns"),
         (one(json!([[60_000, "a"]]), json!(["time", "mean"])), TroubleKind::Babble, "`a` is no number"),
         (json!({}), TroubleKind::Babble, "there are no `results`"),
     ];
     for (body, kind, words) in cases {
-        let (what, message) = trouble(green(&replies(vec![Reply::json(body)]), "influxdb", INFLUXQL, (60, 300)));
+        let (what, message) =
+            trouble(green(&replies(vec![Reply::json(body)]), "influxdb", INFLUXQL, (60, 300)));
         assert_eq!(what, kind, "{message}");
         assert!(message.contains(words), "{words}: {message}");
     }
@@ -322,7 +377,10 @@ fn influxdb_is_asked_in_influxql_and_its_json_is_read() {
 #[test]
 fn settings_of_the_other_language_and_a_query_without_a_window_are_refused() {
     let no = |with: &str| refusal(&metric("http://127.0.0.1:9", "influxdb", with));
-    assert!(no(&FLUX.replace("org: shop & sons\n", "")).contains("`org` is missing, and a query in Flux needs it"));
+    assert!(
+        no(&FLUX.replace("org: shop & sons\n", ""))
+            .contains("`org` is missing, and a query in Flux needs it")
+    );
     assert!(no(&format!("{FLUX}\ndatabase: x")).contains("`database` has no meaning for a query in Flux"));
     assert!(no(&format!("{INFLUXQL}\norg: x")).contains("`org` has no meaning for a query in InfluxQL"));
     assert!(no(&FLUX.replace("{{ to_time }}", "now()")).contains("does not name the window"));

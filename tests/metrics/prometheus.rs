@@ -27,7 +27,8 @@ fn a_real_prometheus_is_asked_for_each_side() {
     let url = server.url();
     std::thread::sleep(5 * SCRAPE);
     let (from, to) = (ago(800), ago(0));
-    let at = |query: &str, word: &'static str| ask(&mut *open(&metric(&url, query)), &side(word), from, to, STEP);
+    let at =
+        |query: &str, word: &'static str| ask(&mut *open(&metric(&url, query)), &side(word), from, to, STEP);
 
     // One series for each side, at moments of the grid, each once.
     let query = "sum(requests{side=\"{{ side }}\", code=\"200\"})";

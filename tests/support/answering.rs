@@ -130,12 +130,16 @@ fn serve(
             }
             Reply::Breaks(body) => {
                 let length = body.len() + 100;
-                let head = format!("HTTP/1.1 200 x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n");
+                let head = format!(
+                    "HTTP/1.1 200 x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+                );
                 return writer.write_all(format!("{head}{body}").as_bytes());
             }
             Reply::Hangs => wait(ended, 400),
             Reply::Drips => {
-                writer.write_all(b"HTTP/1.1 200 x\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n")?;
+                writer.write_all(
+                    b"HTTP/1.1 200 x\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n",
+                )?;
                 for _ in 0..400 {
                     writer.write_all(b" ")?;
                     wait(ended, 1);
@@ -143,7 +147,9 @@ fn serve(
             }
             Reply::Floods => {
                 const SIZE: usize = 65 * 1024 * 1024;
-                let head = format!("HTTP/1.1 200 x\r\ncontent-type: application/json\r\ncontent-length: {SIZE}\r\n\r\n");
+                let head = format!(
+                    "HTTP/1.1 200 x\r\ncontent-type: application/json\r\ncontent-length: {SIZE}\r\n\r\n"
+                );
                 writer.write_all(head.as_bytes())?;
                 let part = vec![b' '; 1024 * 1024];
                 for _ in 0..SIZE / part.len() {

@@ -60,7 +60,8 @@ impl Prometheus {
         let path = format!("/api/v1/query?query={query}");
         let began = Instant::now();
         loop {
-            let answer: Value = self.get(&path).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+            let answer: Value =
+                self.get(&path).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
             if answer["data"]["result"].as_array().is_some_and(|all| !all.is_empty()) {
                 return;
             }

@@ -35,13 +35,14 @@ impl Server {
         if let Some(running) = shared.upgrade() {
             return running;
         }
-        let started = Arc::new(Self::start("s3"));
+        let started = Arc::new(Self::start("s3", false));
         *shared = Arc::downgrade(&started);
         started
     }
 
-    /// Starts one that speaks for these services of AWS: `s3`, `cloudwatch`.
-    pub(crate) fn start(services: &'static str) -> Self {
+    /// Starts one that speaks for these services of AWS, such as `s3` or `cloudwatch,iam`; with `auth`
+    /// it asks what a user has the right to do.
+    pub(crate) fn start(services: &'static str, auth: bool) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(".needs/bin/ministack");
         assert!(program.exists(), "ministack must be installed: scripts/install-needs test");
@@ -51,7 +52,11 @@ impl Server {
             let mut command = Command::new("setpriv");
             command.arg("--pdeathsig=KILL").arg(program);
             command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-            command.env("BIND_HOST", "127.0.0.1").env("GATEWAY_PORT", port.to_string()).env("SERVICES", services);
+            command
+                .env("BIND_HOST", "127.0.0.1")
+                .env("GATEWAY_PORT", port.to_string())
+                .env("SERVICES", services)
+                .env("AUTH", auth.to_string());
             command.env("AWS_ACCESS_KEY_ID", KEY).env("AWS_SECRET_ACCESS_KEY", SECRET);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             sender.send(command.spawn().unwrap()).unwrap();
