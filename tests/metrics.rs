@@ -86,3 +86,45 @@ fn ago(ms: i64) -> i64 {
 fn values(points: &[Point]) -> Vec<f64> {
     points.iter().map(|point| point.value).collect()
 }
+
+#[test]
+fn preflight_tells_of_every_kind_and_its_schema_takes_the_examples() {
+    let folder = crate::support::folder();
+    let say = |arguments: &[&str]| {
+        let ended = crate::support::call("preflight", folder.path(), arguments);
+        assert_eq!(ended.code, 0, "{ended:?}");
+        ended.stdout
+    };
+    let (kinds, schema) = (say(&["kinds"]), say(&["schema"]));
+    let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
+    let mut one = schema["$defs"]["MetricSpec"].clone();
+    one["$defs"] = schema["$defs"].clone();
+    let validator = jsonschema::validator_for(&one).unwrap();
+    for kind in metrics::ALL {
+        assert!(kinds.contains(kind.name) && kinds.contains(kind.about), "{}", kind.name);
+        let page = say(&["explain", kind.name]);
+        assert!(page.contains(kind.target) && page.contains(kind.example.lines().next().unwrap()), "{page}");
+        let list = as_json(kind.example);
+        for example in list.as_array().unwrap() {
+            let wrong: Vec<String> = validator.iter_errors(example).map(|e| e.to_string()).collect();
+            assert!(wrong.is_empty(), "{}: {wrong:?}", kind.name);
+            let mut odd = example.clone();
+            odd["with"]["tokne"] = "x".into();
+            assert!(!validator.is_valid(&odd), "{}", kind.name);
+        }
+    }
+}
+
+/// YAML as JSON.
+fn as_json(text: &str) -> serde_json::Value {
+    fn of(node: &trapkey::yaml::Node) -> serde_json::Value {
+        match &node.value {
+            trapkey::yaml::Value::Sequence(items) => items.iter().map(of).collect(),
+            trapkey::yaml::Value::Mapping(_) => serde_json::Value::Object(
+                node.entries().map(|(name, _, value)| (name.to_owned(), of(value))).collect(),
+            ),
+            trapkey::yaml::Value::Scalar { text, .. } => text.clone().into(),
+        }
+    }
+    of(&trapkey::yaml::parse(text).unwrap())
+}

@@ -1,8 +1,7 @@
 //! InfluxDB: Flux (`/api/v2/query`, annotated CSV) and InfluxQL (`/query`, JSON).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -13,6 +12,10 @@ use super::{Ask, Gives, Kind, Order, Point, Source, Trouble};
 use crate::units::Text;
 use crate::world::http::Answer;
 use crate::yaml::Problem;
+
+mod annotated;
+
+use annotated::No;
 
 /// See `preflight explain influxdb`.
 pub(super) static KIND: Kind = Kind {
@@ -148,117 +151,17 @@ impl Service for Influx {
     }
 }
 
-/// What the columns of a table of annotated CSV are.
-#[derive(Debug, Default)]
-struct Columns {
-    datatype: Vec<String>,
-    group: Vec<String>,
-    default: Vec<String>,
-    names: Vec<String>,
-}
-
-impl Columns {
-    fn at(&self, name: &str) -> Option<usize> {
-        self.names.iter().position(|known| known == name)
-    }
-
-    /// The cell of a row; its column's default where it is empty.
-    fn cell<'a>(&'a self, row: &'a csv::StringRecord, name: &str) -> Option<&'a str> {
-        let at = self.at(name)?;
-        let cell = row.get(at).filter(|cell| !cell.is_empty());
-        cell.or_else(|| self.default.get(at).map(String::as_str)).filter(|cell| !cell.is_empty())
-    }
-
-    /// The labels of the group that a row belongs to.
-    fn label(&self, row: &csv::StringRecord) -> String {
-        let grouped = self.names.iter().enumerate().filter(|(at, name)| {
-            self.group.get(*at).is_some_and(|g| g == "true")
-                && !matches!(name.as_str(), "_start" | "_stop" | "_time" | "_value")
-        });
-        label(grouped.map(|(_, name)| (name.as_str(), self.cell(row, name).unwrap_or_default())))
-    }
-}
-
 impl Influx {
-    /// Reads annotated CSV.
-    ///
-    /// Source: <https://docs.influxdata.com/influxdb/v2/reference/syntax/annotated-csv/>.
+    /// Reads the answer to Flux.
     fn tables(&self, answer: &Answer) -> Result<Vec<Series>, Trouble> {
-        let wrong = |why: &str| self.server.not_understood(answer, why);
-        let kind = answer.header("content-type").unwrap_or_default();
         // No rows at all is an empty body, of the right type.
-        if !kind.contains("csv") {
-            return Err(wrong("Flux answers with CSV"));
+        if !answer.header("content-type").is_some_and(|kind| kind.contains("csv")) {
+            return Err(self.server.not_understood(answer, "Flux answers with CSV"));
         }
-        // A number that is cut off is a number too.
-        if !answer.body.is_empty() && !answer.body.ends_with(b"\n") {
-            return Err(wrong("the last line has no end; it may have been cut off"));
-        }
-        let mut reader =
-            csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(answer.body.as_slice());
-        let mut columns = Columns::default();
-        let mut all: BTreeMap<(String, String), Series> = BTreeMap::new();
-        for row in reader.records() {
-            let row = row.map_err(|e| wrong(&e.to_string()))?;
-            let cells = || row.iter().map(str::to_owned).collect::<Vec<_>>();
-            match row.get(0).unwrap_or_default() {
-                annotation if annotation.starts_with('#') => {
-                    if !columns.names.is_empty() {
-                        columns = Columns::default();
-                    }
-                    match annotation {
-                        "#datatype" => columns.datatype = cells(),
-                        "#group" => columns.group = cells(),
-                        "#default" => columns.default = cells(),
-                        _ => {}
-                    }
-                    continue;
-                }
-                "error" if columns.names.is_empty() => {
-                    columns.names = cells();
-                    continue;
-                }
-                _ => {}
-            }
-            if columns.names.is_empty() {
-                columns.names = cells();
-                continue;
-            }
-            let (Some(_), Some(value)) = (columns.at("_time"), columns.at("_value")) else {
-                if let Some(error) = columns.cell(&row, "error") {
-                    return Err(self.server.refused(&short(error)));
-                }
-                let why = format!(
-                    "a table has the columns {}, and needs `_time` and `_value`",
-                    columns.names.join(", ")
-                );
-                return Err(wrong(&why));
-            };
-            let datatype = columns.datatype.get(value).map_or("", String::as_str);
-            if !matches!(datatype, "double" | "long" | "unsignedLong" | "") {
-                return Err(self
-                    .server
-                    .refused(&format!("the values are of the type {}, not numbers", short(datatype))));
-            }
-            let key = (
-                columns.cell(&row, "result").unwrap_or_default(),
-                columns.cell(&row, "table").unwrap_or_default(),
-            );
-            let series = all
-                .entry((key.0.to_owned(), key.1.to_owned()))
-                .or_insert_with(|| Series { label: columns.label(&row), points: Vec::new() });
-            if row.len() != columns.names.len() {
-                return Err(wrong(
-                    "a row has another number of columns than its table; it may have been cut off",
-                ));
-            }
-            let at = columns.cell(&row, "_time").unwrap_or_default();
-            let at: Timestamp = at.parse().map_err(|_| wrong("a `_time` is no moment"))?;
-            let Some(value) = columns.cell(&row, "_value") else { continue };
-            let value: f64 = value.parse().map_err(|_| wrong("a `_value` is no number"))?;
-            series.points.push(Point { at_ms: at.as_millisecond(), value });
-        }
-        Ok(all.into_values().collect())
+        annotated::series(&answer.body).map_err(|no| match no {
+            No::Refused(why) => self.server.refused(&why),
+            No::Babble(why) => self.server.not_understood(answer, &why),
+        })
     }
 
     /// Reads the answer to InfluxQL.
@@ -274,45 +177,51 @@ impl Influx {
             return Err(self.server.not_understood(answer, "there are no `results`"));
         }
         let mut all = Vec::new();
-        for series in results.into_iter().flat_map(|r| {
-            let partial = r.partial;
-            r.series.into_iter().map(move |series| (series, partial))
-        }) {
-            let (series, partial) = series;
-            if partial || series.partial {
-                let why = "the answer is cut off (max-row-limit); ask for a longer step";
-                return Err(self.server.refused(why));
+        for result in &results {
+            for rows in &result.series {
+                if result.partial || rows.partial {
+                    let why = "the answer is cut off (max-row-limit); ask for a longer step";
+                    return Err(self.server.refused(why));
+                }
+                let parts = rows.columns_as_series();
+                all.extend(parts.map_err(|why| self.server.not_understood(answer, &why))?);
             }
-            self.columns_of(answer, series, &mut all)?;
         }
         Ok(all)
     }
+}
 
-    fn columns_of(&self, answer: &Answer, series: Rows, all: &mut Vec<Series>) -> Result<(), Trouble> {
-        let wrong = |why: &str| self.server.not_understood(answer, why);
-        let Some(time) = series.columns.iter().position(|name| name == "time") else {
-            return Err(wrong("a series has no column `time`"));
-        };
-        let names: BTreeSet<usize> = (0..series.columns.len()).filter(|at| *at != time).collect();
-        for column in names {
-            let mut labels: Vec<(&str, &str)> =
-                vec![("name", series.name.as_str()), ("column", &series.columns[column])];
-            labels.extend(series.tags.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-            let mut points = Vec::new();
-            for row in &series.values {
-                let cell = |at: usize| row.get(at).ok_or_else(|| wrong("a row has too few columns"));
-                let at_ms = cell(time)?.as_i64().ok_or_else(|| wrong("a `time` is no moment"))?;
-                let value = cell(column)?;
-                if value.is_null() {
-                    continue;
-                }
-                let Number(value) =
-                    serde_json::from_value(value.clone()).map_err(|e| wrong(&e.to_string()))?;
+impl Rows {
+    /// Each column beside `time` is a series.
+    ///
+    /// Errors: in words.
+    fn columns_as_series(&self) -> Result<Vec<Series>, String> {
+        let time = self.columns.iter().position(|name| name == "time");
+        let time = time.ok_or("a series has no column `time`")?;
+        let values = (0..self.columns.len()).filter(|column| *column != time);
+        values
+            .map(|column| Ok(Series { label: self.label(column), points: self.points(time, column)? }))
+            .collect()
+    }
+
+    fn label(&self, column: usize) -> String {
+        let own = [("name", self.name.as_str()), ("column", self.columns[column].as_str())];
+        let tags = self.tags.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        label(own.into_iter().chain(tags))
+    }
+
+    fn points(&self, time: usize, column: usize) -> Result<Vec<Point>, String> {
+        let mut points = Vec::new();
+        for row in &self.values {
+            let cell = |at: usize| row.get(at).ok_or("a row has too few columns");
+            let at_ms = cell(time)?.as_i64().ok_or("a `time` is no moment")?;
+            let value = cell(column)?;
+            if !value.is_null() {
+                let Number(value) = Number::deserialize(value).map_err(|e| e.to_string())?;
                 points.push(Point { at_ms, value });
             }
-            all.push(Series { label: label(labels.into_iter()), points });
         }
-        Ok(())
+        Ok(points)
     }
 }
 

@@ -63,27 +63,27 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
     Ok(Box::new(Remote { service: Prometheus { server, allow_partial: settings.allow_partial }, query }))
 }
 
-/// The moments of a window that are whole multiples of the step.
+/// The moments of a window that are whole multiples of the step; all in ms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Grid {
-    first_ms: i64,
-    last_ms: i64,
-    step_ms: i64,
+    first: i64,
+    last: i64,
+    step: i64,
 }
 
 impl Grid {
     /// None where no such moment lies in the window.
     fn of(ask: &Ask<'_>) -> Option<Self> {
-        let step_ms = i64::try_from(ask.step.as_millis()).unwrap_or(i64::MAX).max(1);
+        let step = i64::try_from(ask.step.as_millis()).unwrap_or(i64::MAX).max(1);
         let (from, to) = (ask.from.as_millisecond(), ask.to.as_millisecond());
-        let down = |ms: i64| ms.div_euclid(step_ms).saturating_mul(step_ms);
-        let first_ms = down(from.saturating_add(step_ms - 1));
-        let last_ms = down(to.saturating_sub(1));
-        (first_ms <= last_ms).then_some(Self { first_ms, last_ms, step_ms })
+        let down = |ms: i64| ms.div_euclid(step).saturating_mul(step);
+        let first = down(from.saturating_add(step - 1));
+        let last = down(to.saturating_sub(1));
+        (first <= last).then_some(Self { first, last, step })
     }
 
     fn points(self) -> i64 {
-        (self.last_ms - self.first_ms) / self.step_ms + 1
+        (self.last - self.first) / self.step + 1
     }
 }
 
@@ -98,7 +98,7 @@ impl Service for Prometheus {
                 grid.points()
             )));
         }
-        let (start, end, step) = (seconds(grid.first_ms), seconds(grid.last_ms), seconds(grid.step_ms));
+        let (start, end, step) = (seconds(grid.first), seconds(grid.last), seconds(grid.step));
         let timeout = format!("{}ms", ask.limit.as_millis().max(1));
         let parameters =
             [("query", query), ("start", &start), ("end", &end), ("step", &step), ("timeout", &timeout)];
@@ -200,11 +200,8 @@ mod tests {
             let step = Duration::from_millis(step);
             Grid::of(&Ask { side: &side, from: at(from), to: at(to), step, limit: step })
         };
-        assert_eq!(grid(0, 60_000, 15_000), Some(Grid { first_ms: 0, last_ms: 45_000, step_ms: 15_000 }));
-        assert_eq!(
-            grid(1, 60_001, 15_000),
-            Some(Grid { first_ms: 15_000, last_ms: 60_000, step_ms: 15_000 })
-        );
+        assert_eq!(grid(0, 60_000, 15_000), Some(Grid { first: 0, last: 45_000, step: 15_000 }));
+        assert_eq!(grid(1, 60_001, 15_000), Some(Grid { first: 15_000, last: 60_000, step: 15_000 }));
         assert_eq!(grid(1, 15_000, 15_000), None);
         assert_eq!(grid(-1, 1, 15_000).map(Grid::points), Some(1));
         // Whatever the bounds are, nothing is asked twice and nothing is left out.
@@ -212,7 +209,7 @@ mod tests {
         let mut seen = Vec::new();
         for two in bounds.windows(2) {
             let Some(grid) = grid(two[0], two[1], 15_000) else { continue };
-            seen.extend((0..grid.points()).map(|n| grid.first_ms + n * grid.step_ms));
+            seen.extend((0..grid.points()).map(|n| grid.first + n * grid.step));
         }
         assert_eq!(seen, [15_000, 30_000, 45_000, 60_000, 75_000, 90_000, 105_000]);
         assert_eq!(seconds(-1_500), "-1.500");

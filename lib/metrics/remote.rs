@@ -48,7 +48,8 @@ pub(super) struct Remote<S> {
 impl<S: Service> Source for Remote<S> {
     fn points(&mut self, ask: &Ask<'_>) -> Result<Vec<Point>, Trouble> {
         let filled = self.query.fill(ask);
-        filled.and_then(|query| self.service.series(&query, ask)).and_then(|all| one(all, ask)).map_err(clean)
+        let all = filled.and_then(|query| self.service.series(&query, ask));
+        all.and_then(|all| one(all, ask)).map_err(|no| Trouble { message: clean(&no.message), ..no })
     }
 
     fn query(&self, ask: &Ask<'_>) -> String {
@@ -74,10 +75,8 @@ fn one(mut all: Vec<Series>, ask: &Ask<'_>) -> Result<Vec<Point>, Trouble> {
 }
 
 /// One line, without secrets.
-fn clean(trouble: Trouble) -> Trouble {
-    let line = redact::redact(&trouble.message);
-    let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    Trouble { message: line, ..trouble }
+fn clean(message: &str) -> String {
+    redact::redact(message).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Where a service is, and how it is asked.
@@ -175,10 +174,7 @@ impl Server {
     ) -> Result<Answer, Trouble> {
         let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
         let url = format!("{}?{form}", join(&self.base, path));
-        self.accept(self.send(
-            Request { headers: self.headers.clone(), keep: MAX_ANSWER + 1, ..Request::get(&url) },
-            limit,
-        )?)
+        self.accept(self.send(Request { headers: self.headers.clone(), ..Request::get(&url) }, limit)?)
     }
 
     /// Sends a body.
@@ -203,13 +199,13 @@ impl Server {
         let mut all = self.headers.clone();
         all.extend(headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let url = join(&self.base, path);
-        self.send(
-            Request { method: "POST".into(), url, headers: all, body: Some(body), keep: MAX_ANSWER + 1 },
-            limit,
-        )
+        self.send(Request { method: "POST".into(), url, headers: all, body: Some(body), keep: 0 }, limit)
     }
 
-    fn send(&self, request: Request, limit: Duration) -> Result<Answer, Trouble> {
+    fn send(&self, mut request: Request, limit: Duration) -> Result<Answer, Trouble> {
+        request.keep = MAX_ANSWER + 1;
+        // A connection that is kept from one look to the next may be gone by then.
+        request.headers.push(("connection".into(), "close".into()));
         let answer = self.client.send_within(&request, limit).map_err(|no: NoAnswer| {
             let why = if no.timed_out {
                 format!("no answer within {}: {}", show_duration(limit.as_secs_f64()), no.why)

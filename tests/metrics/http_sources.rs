@@ -136,6 +136,20 @@ fn a_release_that_would_end_a_text_in_the_query_is_not_filled_in() {
     assert!(service.asked().is_empty());
 }
 
+#[test]
+fn a_user_and_a_password_may_stand_in_the_address() {
+    let service = replies(vec![Reply::json(matrix(&json!({}))), Reply::Says(400, "text/plain", "no".into())]);
+    let url = format!("http://judge:${{PASSWORD}}@127.0.0.1:{}", service.port);
+    let variables = [VARIABLES, &[("PASSWORD", "s3cret-word")]].concat();
+    let mut source =
+        open_with(&metric(&url, "prometheus", PROM).replace("Authorization", "x-more"), &variables, true)
+            .unwrap();
+    assert_eq!(ask(&mut *source, &side("blue"), 0, 300_000, MINUTE).unwrap().len(), 4);
+    assert_eq!(service.asked()[0].header("authorization"), "Basic anVkZ2U6czNjcmV0LXdvcmQ=");
+    let trouble = ask(&mut *source, &side("blue"), 0, 300_000, MINUTE).unwrap_err();
+    assert!(!trouble.message.contains("s3cret-word"), "{trouble:?}");
+}
+
 // --- Graphite ------------------------------------------------------------------------------------------
 
 #[test]
