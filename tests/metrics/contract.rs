@@ -253,7 +253,7 @@ fn a_refusal_is_told_from_what_is_worth_another_attempt() {
 
 #[test]
 fn a_redirect_is_not_followed() {
-    let other = Answering::start(|_| Reply::json("{}"));
+    let other = Answering::start(|_| Reply::json(json!({})));
     for fixture in fixtures() {
         let to: &'static str = format!("location: {}/login?state=secret-state", other.url()).leak();
         let trouble = fixture.of(Reply::SaysWith(302, "text/html", to, String::new())).unwrap_err();

@@ -167,7 +167,7 @@ fn graphite_is_asked_by_its_render_api_and_null_is_no_value() {
     assert_eq!((asked.parameter("from"), asked.parameter("until")), ("59".into(), "301".into()));
     assert_eq!(asked.header("authorization"), "Basic c2hvcDp0b2stZ3JhcGhpdGU=");
 
-    let none = replies(vec![Reply::json("[]")]);
+    let none = replies(vec![Reply::json(json!([]))]);
     assert_eq!(green(&none, "graphite", with, (60, 300)).0, Ok(Vec::new()));
     let two =
         json!([{"target": "shop.green.a", "datapoints": []}, {"target": "shop.green.b", "datapoints": []}]);

@@ -57,8 +57,8 @@ pub(crate) enum Reply {
 
 impl Reply {
     /// 200 and JSON.
-    pub(crate) fn json(body: impl ToString) -> Self {
-        Self::Says(200, "application/json", body.to_string())
+    pub(crate) fn json(body: impl Into<serde_json::Value>) -> Self {
+        Self::Says(200, "application/json", body.into().to_string())
     }
 }
 

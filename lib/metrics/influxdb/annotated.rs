@@ -119,15 +119,11 @@ impl Columns {
 
     /// A table with neither time nor value is an error, or a query of something else.
     fn no_series(&self, row: &StringRecord) -> No {
-        match self.cell(row, "error") {
-            Some(error) => No::Refused(short(error)),
-            None => {
-                let names: Vec<&str> = self.names.iter().filter(|name| !name.is_empty()).collect();
-                babble(format!(
-                    "a table has the columns {}, and needs `_time` and `_value`",
-                    short(&names.join(", "))
-                ))
-            }
+        if let Some(error) = self.cell(row, "error") {
+            return No::Refused(short(error));
         }
+        let names: Vec<&str> = self.names.iter().filter(|name| !name.is_empty()).collect();
+        let names = short(&names.join(", "));
+        babble(format!("a table has the columns {names}, and needs `_time` and `_value`"))
     }
 }
