@@ -1,6 +1,5 @@
 //! The contract of every kind that is asked over HTTP. A kind without a fixture here fails.
 
-use std::net::TcpListener;
 use std::time::Instant;
 
 use serde_json::json;
@@ -181,7 +180,7 @@ fn several_series_are_named_and_none_is_chosen() {
 
 #[test]
 fn whoever_does_not_answer_in_time_is_unreachable() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = crate::support::free_port();
     let (hanging, dripping) = (Answering::start(|_| Reply::Hangs), Answering::start(|_| Reply::Drips));
     for fixture in fixtures() {
         for url in [format!("http://127.0.0.1:{port}"), hanging.url(), dripping.url()] {

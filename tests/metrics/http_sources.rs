@@ -162,7 +162,7 @@ fn graphite_is_asked_by_its_render_api_and_null_is_no_value() {
     assert_eq!(pairs(&points.unwrap()), [(60_000, 1.5), (180_000, 0.0), (240_000, f64::INFINITY)]);
     assert_eq!((asked.method.as_str(), asked.path.as_str()), ("GET", "/base/render"));
     assert_eq!(asked.parameter("target"), "summarize(shop.green.orders, \"60s\", \"sum\")");
-    assert_eq!(asked.parameter("format"), "json");
+    assert_eq!((asked.parameter("format"), asked.parameter("noCache")), ("json".into(), "true".into()));
     // Graphite leaves out what lies at `from`.
     assert_eq!((asked.parameter("from"), asked.parameter("until")), ("59".into(), "301".into()));
     assert_eq!(asked.header("authorization"), "Basic c2hvcDp0b2stZ3JhcGhpdGU=");

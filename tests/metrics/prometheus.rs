@@ -26,7 +26,7 @@ fn a_real_prometheus_is_asked_for_each_side() {
     server.wait_for("requests{code=\"500\"}");
     let url = server.url();
     std::thread::sleep(5 * SCRAPE);
-    let (from, to) = (ago(800), ago(0));
+    let (from, to) = (ago(2000), ago(0));
     let at =
         |query: &str, word: &'static str| ask(&mut *open(&metric(&url, query)), &side(word), from, to, STEP);
 
@@ -35,8 +35,8 @@ fn a_real_prometheus_is_asked_for_each_side() {
     let (blue, green) = (at(query, "blue").unwrap(), at(query, "green").unwrap());
     assert_eq!((values(&blue), values(&green)), (vec![10.0; 4], vec![20.0; 4]));
     let moments: Vec<i64> = blue.iter().map(|point| point.at_ms).collect();
-    assert!(moments.windows(2).all(|two| two[1] - two[0] == 200), "{moments:?}");
-    assert!(moments.iter().all(|at| at % 200 == 0 && (from..to).contains(at)), "{moments:?}");
+    assert!(moments.windows(2).all(|two| two[1] - two[0] == 500), "{moments:?}");
+    assert!(moments.iter().all(|at| at % 500 == 0 && (from..to).contains(at)), "{moments:?}");
 
     // Several series, by their labels; the name of a metric is one of them.
     let trouble = at("requests{side=\"{{ side }}\"}", "green").unwrap_err();
@@ -95,6 +95,6 @@ fn a_side_that_is_gone_has_no_values_and_no_old_ones() {
     let gone = ago(0);
     std::thread::sleep(4 * SCRAPE);
     let mut source = open(&metric(&server.url(), "sum(requests{side=\"{{ side }}\"})"));
-    assert_eq!(ask(&mut *source, &side("green"), gone + 200, ago(0), STEP), Ok(Vec::new()));
-    assert!(!ask(&mut *source, &side("blue"), gone + 200, ago(0), STEP).unwrap().is_empty());
+    assert_eq!(ask(&mut *source, &side("green"), gone + 500, ago(0), STEP), Ok(Vec::new()));
+    assert!(!ask(&mut *source, &side("blue"), gone + 500, ago(0), STEP).unwrap().is_empty());
 }

@@ -16,11 +16,11 @@ pub(crate) struct Prometheus {
     _folder: tempfile::TempDir,
 }
 
-/// How often it scrapes.
-pub(crate) const SCRAPE: Duration = Duration::from_millis(200);
+/// How often it scrapes. A scrape has as long as that, and leaves a gap where it takes longer.
+pub(crate) const SCRAPE: Duration = Duration::from_millis(500);
 
 impl Prometheus {
-    /// Starts one that scrapes targets (`host:port`, path `/metrics`) every 200 ms.
+    /// Starts one that scrapes targets (`host:port`, path `/metrics`) every half second.
     pub(crate) fn start(targets: &[String]) -> Self {
         let folder = super::folder();
         let port = free_port();

@@ -2,7 +2,7 @@
 //! signatures, and of writers that race on a condition it lets one through.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -43,7 +43,7 @@ impl Server {
     /// Starts one that speaks for these services of AWS, such as `s3` or `cloudwatch,iam`; with `auth`
     /// it asks what a user has the right to do.
     pub(crate) fn start(services: &'static str, auth: bool) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = super::free_port();
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(".needs/bin/ministack");
         assert!(program.exists(), "ministack must be installed: scripts/install-needs test");
         // It ends with the thread that starts it, which lasts as long as this program.
