@@ -18,11 +18,15 @@ use crate::plan::{Loaded, MetricSpec, Raw};
 use crate::units::Target;
 use crate::yaml::{self, Problem};
 
+mod command;
+mod file;
+mod moment;
 pub mod probe;
+mod series;
 pub mod template;
 
 /// Every source of figures that a plan may name.
-pub static ALL: &[&Kind] = &[];
+pub static ALL: &[&Kind] = &[&file::KIND, &command::KIND];
 
 /// One kind of source.
 #[derive(Debug)]
