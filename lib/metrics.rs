@@ -18,15 +18,19 @@ use crate::plan::{Loaded, MetricSpec, Raw};
 use crate::units::Target;
 use crate::yaml::{self, Problem};
 
+mod access;
 mod command;
 mod file;
+mod json_log;
+mod log;
 mod moment;
+mod nginx_log;
 pub mod probe;
 mod series;
 pub mod template;
 
 /// Every source of figures that a plan may name.
-pub static ALL: &[&Kind] = &[&file::KIND, &command::KIND];
+pub static ALL: &[&Kind] = &[&nginx_log::KIND, &json_log::KIND, &file::KIND, &command::KIND];
 
 /// One kind of source.
 #[derive(Debug)]
