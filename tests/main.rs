@@ -7,6 +7,7 @@ mod chain;
 mod checks;
 mod demo_files;
 mod house;
+mod metrics_files;
 mod mistakes;
 mod promote;
 mod report;

@@ -129,7 +129,11 @@ impl Log {
             trouble.message = format!("{shown}: {}", trouble.message);
             trouble
         };
-        let parts = self.parts(window, time_of).map_err(named)?;
+        let (parts, hole) = self.parts(window, time_of).map_err(named)?;
+        // Where no line is understood, that is the thing to say.
+        if let Some(hole) = hole.clone().filter(|_| parts.iter().any(|part| part.first_ms.is_some())) {
+            return Err(named(hole));
+        }
         let mut count = Count::default();
         let mut known = Vec::new();
         for part in &parts {
@@ -142,7 +146,7 @@ impl Log {
         }
         count.verdict().map_err(named)?;
         self.known = known;
-        Ok(())
+        hole.map_or(Ok(()), |hole| Err(named(hole)))
     }
 
     /// Where to begin in a file.
@@ -153,8 +157,12 @@ impl Log {
         }
     }
 
-    /// The files in which the window stands, oldest first.
-    fn parts(&mut self, window: Window, time_of: &TimeOf<'_>) -> Result<Vec<Part>, Trouble> {
+    /// The files in which the window stands, oldest first, and what is missing.
+    fn parts(
+        &mut self,
+        window: Window,
+        time_of: &TimeOf<'_>,
+    ) -> Result<(Vec<Part>, Option<Trouble>), Trouble> {
         for _ in 0..3 {
             let (file, metadata) = open_regular(&self.path)?;
             let current = Part::new(file, &metadata, time_of).map_err(|error| unreadable(&error))?;
@@ -163,7 +171,7 @@ impl Log {
             let still = std::fs::metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == current.id);
             if still {
                 self.see_cuts(&current);
-                return self.reaching(current, rotated, window);
+                return Ok(self.reaching(current, rotated, window));
             }
         }
         Err(Trouble::unreachable("it is rotated faster than it can be read"))
@@ -240,16 +248,16 @@ impl Log {
         !ending.is_empty() && middle.and_then(|middle| middle.strip_prefix(stem)).is_some_and(number)
     }
 
-    /// The files that the window needs, if together they reach back to its beginning.
+    /// The files that the window needs, and whether together they fail to reach back to its beginning.
     ///
-    /// They do when a line stands there that is older than it, when the last rotated file was finished
+    /// They reach when a line stands there that is older than it, when the last rotated file was finished
     /// before it, or when the oldest file has been there since before it.
     fn reaching(
         &self,
         current: Part,
         (rotated, packed): (Vec<Part>, Option<i64>),
         window: Window,
-    ) -> Result<Vec<Part>, Trouble> {
+    ) -> (Vec<Part>, Option<Trouble>) {
         let from = window.from_ms;
         let mut needed: Vec<Part> = Vec::new();
         let mut reaches = false;
@@ -277,10 +285,10 @@ impl Log {
                 (None, None) => (oldest.is_some_and(|born| born <= from), begins.or(oldest)),
             };
             if !there_before {
-                return Err(Trouble::refused(hole(from, since, packed.is_some())));
+                return (needed, Some(Trouble::refused(hole(from, since, packed.is_some()))));
             }
         }
-        Ok(needed)
+        (needed, None)
     }
 }
 

@@ -144,7 +144,7 @@ fn read_csv(bytes: &[u8], names: &Names, word: &str) -> Result<Series, Trouble> 
             (Some(at), None) => Ok(at),
             (Some(_), Some(_)) => Err(Trouble::babble(format!("two columns are called `{name}`"))),
             (None, _) => {
-                let all: Vec<String> = headers.iter().take(20).map(start_of).collect();
+                let all: Vec<String> = headers.iter().take(20).map(plain_or_dots).collect();
                 Err(Trouble::babble(format!("no column `{name}`; its header row: {}", all.join(", "))))
             }
         }
@@ -161,9 +161,9 @@ fn read_csv(bytes: &[u8], names: &Names, word: &str) -> Result<Series, Trouble> 
         match reader.read_record(&mut record) {
             Ok(true) => {}
             Ok(false) => return Ok(Series { points: found.points, by_side }),
-            Err(error) => return Err(Trouble::babble(csv_error(&error, line))),
+            Err(error) => return Err(Trouble::babble(csv_error(bytes, &error, line))),
         }
-        let line = record.position().map_or(line, csv::Position::line);
+        let line = record.position().map_or(line, |place| line_of(bytes, place));
         let cell = |at: usize| record.get(at).unwrap_or_default();
         if let Some((side, word)) = side {
             match cell(side) {
@@ -178,16 +178,27 @@ fn read_csv(bytes: &[u8], names: &Names, word: &str) -> Result<Series, Trouble> 
     }
 }
 
+/// The line that a row stands on; its place is before the empty lines that lead to it.
+fn line_of(bytes: &[u8], place: &csv::Position) -> u64 {
+    let start = usize::try_from(place.byte()).unwrap_or(usize::MAX).min(bytes.len());
+    let empty = bytes[start..].iter().take_while(|byte| matches!(byte, b'\n' | b'\r'));
+    place.line() + empty.filter(|byte| **byte == b'\n').count() as u64
+}
+
+/// A column's name, if it looks like one: the file may be something else altogether.
+fn plain_or_dots(header: &str) -> String {
+    let plain = header.chars().all(|c| c.is_alphanumeric() || " _-.".contains(c));
+    if plain { start_of(header) } else { "…".into() }
+}
+
 /// In words, without the cells: those may hold anything.
-fn csv_error(error: &csv::Error, line: u64) -> String {
+fn csv_error(bytes: &[u8], error: &csv::Error, line: u64) -> String {
+    let line = error.position().map_or(line, |place| line_of(bytes, place));
     match error.kind() {
-        csv::ErrorKind::UnequalLengths { expected_len, len, pos } => {
-            let line = pos.as_ref().map_or(line, csv::Position::line);
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
             format!("line {line}: {len} cells where the header has {expected_len}")
         }
-        csv::ErrorKind::Utf8 { pos, .. } => {
-            format!("line {}: it is not UTF-8", pos.as_ref().map_or(line, csv::Position::line))
-        }
+        csv::ErrorKind::Utf8 { .. } => format!("line {line}: it is not UTF-8"),
         _ => format!("line {line}: it is not CSV"),
     }
 }
