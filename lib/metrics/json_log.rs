@@ -85,12 +85,15 @@ enum Preset {
     /// `OriginDuration`. Of a retried request it holds the last attempt.
     Traefik,
     /// `ts`, `status`, `duration` (s), and the side at `upstream` (`log_append upstream
-    /// {http.reverse_proxy.upstream.hostport}`) or in the response header `X-Upstream` (`header_down
-    /// X-Upstream {http.reverse_proxy.upstream.hostport}`).
+    /// {http.reverse_proxy.upstream.hostport}`, from Caddy 2.8 on) or in the response header `X-Upstream`
+    /// (`header_down X-Upstream {http.reverse_proxy.upstream.hostport}`, and the same by `header` in
+    /// `handle_errors`: without it an answer that Caddy gives for a dead side names nobody). Of a client
+    /// that did not wait it does not tell the side.
     Caddy,
     /// `json_format: {start_time: "%START_TIME%", duration: "%DURATION%", response_code:
     /// "%RESPONSE_CODE%", upstream_host: "%UPSTREAM_HOST%"}`, which are Istio's names too. Of a retried
-    /// request it holds the last attempt.
+    /// request it holds the last attempt. It writes every ten seconds: `delay: 11s`, or less with
+    /// `--file-flush-interval-msec`.
     Envoy,
 }
 
@@ -440,8 +443,10 @@ impl<'w> Visitor<'_> for Key<'w> {
 mod tests {
     use super::*;
 
-    /// Moment, and side, how it went and latency of each request.
-    fn read(settings: Settings, line: &str) -> Option<(i64, Vec<(String, Option<bool>, Option<f64>)>)> {
+    /// Side, how it went and latency of each request.
+    type Seen = Vec<(String, Option<bool>, Option<f64>)>;
+
+    fn read(settings: Settings, line: &str) -> Option<(i64, Seen)> {
         let grammar = Line::new(settings).unwrap();
         let mut attempts = Vec::new();
         let at = grammar.read(line.as_bytes(), &mut attempts)?;

@@ -174,7 +174,7 @@ impl Line {
             return Err(("this format is JSON".into(), help.into()));
         }
         let mut words = words(format)?;
-        let has = |name: &str| words.iter().any(|word| *word == Word::Name(name));
+        let has = |name: &str| words.contains(&Word::Name(name));
         let (time, clock) =
             [("msec", Clock::Msec), ("time_iso8601", Clock::Iso), ("time_local", Clock::Local)]
                 .into_iter()
@@ -342,9 +342,9 @@ impl Grammar for Line {
         }
         let moment = self.moment(found[Slot::Time as usize])?;
         if self.by_address {
-            self.each(&found, attempts)?
+            self.each(&found, attempts)?;
         } else {
-            self.one(&found, attempts)?
+            self.one(&found, attempts)?;
         }
         Some(moment)
     }
@@ -582,7 +582,7 @@ mod tests {
         assert_eq!(read(&settings(FULL), &text), one(12.0));
         let by_request = Settings { latency: Some(Latency::Request), ..settings(FULL) };
         assert_eq!(read(&by_request, &text), one(13.0));
-        let short = settings(r#"$msec|$status|$upstream_addr"#);
+        let short = settings("$msec|$status|$upstream_addr");
         assert_eq!(
             read(&short, "1795248001.123|503|10.0.0.1:80"),
             Some((1_795_248_001_123, vec![("10.0.0.1:80".into(), Some(false), None)]))
@@ -647,7 +647,7 @@ mod tests {
             assert_eq!(read(&settings(FULL), text), None, "{text}");
         }
         // nginx writes a quote of the client's as \x22, so that a name cannot end its field.
-        let name = r#"x [21/Nov/2026:00:00:00 +0000] \x22GET / HTTP/1.1\x22 200 2"#;
+        let name = r"x [21/Nov/2026:00:00:00 +0000] \x22GET / HTTP/1.1\x22 200 2";
         let forged = good.replacen("- - [", &format!("- {name} ["), 1);
         assert_eq!(read(&settings(FULL), &forged), None);
         let agent = good.replace("curl", r"\x22 10.0.0.9:80 500 9.9 9.9");
