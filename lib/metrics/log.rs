@@ -5,7 +5,7 @@ use std::fs::{File, Metadata};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 
@@ -81,6 +81,8 @@ pub(super) type TimeOf<'t> = dyn Fn(&[u8]) -> Option<i64> + 't;
 const MAX_LINE: u64 = 256 * 1024;
 /// Bisection ends when this much is left to read.
 const FINE: u64 = 64 * 1024;
+/// From so much on, a place is searched although one is known.
+const FAR: u64 = 64 * 1024 * 1024;
 /// How far is looked for a line that is understood.
 const PROBE: u64 = 1024 * 1024;
 /// Lines that must agree on where a place of the file lies in time: one with a wrong clock does not count.
@@ -91,6 +93,8 @@ const BEHIND: u32 = 1000;
 const HOPELESS: u64 = 10_000;
 /// How many bytes tell a file from another one.
 const HEAD: usize = 256;
+/// Changes of files that are no further apart may be in any order.
+const SAME_TIME: Duration = Duration::from_secs(10);
 /// The newest rotated files that are looked at.
 const MAX_ROTATED: usize = 64;
 /// How rotated files end that are not read.
@@ -151,10 +155,13 @@ impl Log {
 
     /// Where to begin in a file.
     fn start(&self, part: &Part, window: Window, time_of: &TimeOf<'_>) -> io::Result<u64> {
-        match self.known.iter().find(|known| known.is(part)) {
-            Some(known) if known.to_ms <= window.from_ms => Ok(known.offset),
-            _ => bisect(part, window.from_ms.saturating_sub(self.disorder_ms), time_of),
+        let known = self.known.iter().find(|known| known.is(part) && known.to_ms <= window.from_ms);
+        let offset = known.map_or(0, |known| known.offset);
+        if known.is_some() && part.size - offset < FAR {
+            return Ok(offset);
         }
+        // A single line with a clock far ahead would keep that place where it is.
+        bisect(part, window.from_ms.saturating_sub(self.disorder_ms), time_of).map(|found| found.max(offset))
     }
 
     /// The files in which the window stands, oldest first, and what is missing.
@@ -192,7 +199,7 @@ impl Log {
         window: Window,
         time_of: &TimeOf<'_>,
     ) -> Result<(Vec<Part>, Option<i64>), Trouble> {
-        if current.first_ms.is_some_and(|first| first < window.from_ms.saturating_sub(self.disorder_ms)) {
+        if current.begins_before(window.from_ms.saturating_sub(self.disorder_ms)) {
             return Ok((Vec::new(), None));
         }
         let folder = files::parent(&self.path);
@@ -216,10 +223,18 @@ impl Log {
         }
         found.sort();
         let mut parts: Vec<Part> = Vec::new();
-        for (_, path) in found.iter().rev().take(MAX_ROTATED) {
-            // It may have been rotated away meanwhile; then an older one tells.
-            let Ok((file, metadata)) = open_regular(path) else { continue };
+        let mut enough_since: Option<SystemTime> = None;
+        for (changed, path) in found.iter().rev().take(MAX_ROTATED) {
+            if enough_since.is_some_and(|since| *changed < since) {
+                break;
+            }
+            // One that is not readable, or rotated away meanwhile, would be a hole that nobody sees.
+            let (file, metadata) = open_regular(path).map_err(|trouble| beside(path, trouble))?;
             let part = Part::new(file, &metadata, time_of).map_err(|error| unreadable(&error))?;
+            if part.begins_before(window.from_ms.saturating_sub(self.disorder_ms)) {
+                // Files that were written to at nearly the same time may be in any order here.
+                enough_since = enough_since.or(changed.checked_sub(SAME_TIME));
+            }
             // A copy is the log itself until that is cut short.
             if part.id != current.id && !part.is_copy_of(current) && parts.iter().all(|p| p.id != part.id) {
                 parts.push(part);
@@ -263,7 +278,7 @@ impl Log {
         let mut reaches = false;
         for part in std::iter::once(current).chain(rotated.into_iter().rev()) {
             reaches |= part.first_ms.is_some_and(|first| first <= from);
-            let enough = part.first_ms.is_some_and(|first| first < from.saturating_sub(self.disorder_ms));
+            let enough = part.begins_before(from.saturating_sub(self.disorder_ms));
             // Between it and the ones after it one may have been packed.
             let gap = !needed.is_empty() && packed.is_some_and(|at| at > part.changed_ms && at >= from);
             if gap {
@@ -312,6 +327,11 @@ fn milliseconds(moment: SystemTime) -> i64 {
     Timestamp::try_from(moment).map_or(0, Timestamp::as_millisecond)
 }
 
+fn beside(path: &Path, trouble: Trouble) -> Trouble {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    Trouble { message: format!("the rotated file {}: {}", redact(&name), trouble.message), ..trouble }
+}
+
 fn unreadable(error: &io::Error) -> Trouble {
     Trouble::unreachable(format!("it cannot be read: {error}"))
 }
@@ -335,6 +355,10 @@ impl Part {
         };
         part.first_ms = times(&part, 0, part.size, 1, time_of)?.map(|(_, first)| first);
         Ok(part)
+    }
+
+    fn begins_before(&self, ms: i64) -> bool {
+        self.first_ms.is_some_and(|first| first < ms)
     }
 
     /// Whether it has the same lines as the beginning of the other one.
