@@ -36,6 +36,10 @@ pub struct MetricSpec {
     /// The time between two values; 15 s when absent.
     #[serde(default)]
     pub step: Option<Span>,
+    /// The time that one value covers: `{{ window }}` in a query. One step when absent. Where it is longer
+    /// than a step, values share data and tell less than as many that do not.
+    #[serde(default)]
+    pub window: Option<Span>,
     /// How long after its moment a value is final: later ones are not asked for yet. One step when
     /// absent.
     #[serde(default)]
