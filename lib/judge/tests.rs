@@ -4,7 +4,6 @@ use serde_json::Value;
 
 use super::*;
 use crate::evidence::Verdict;
-use crate::plan::Trigger;
 
 fn reference() -> Value {
     serde_json::from_str(include_str!("../../tests/fixtures/judge.json")).unwrap()
@@ -39,15 +38,6 @@ impl Dice {
         self.roll();
         1 + usize::try_from(self.0 % 60).unwrap()
     }
-}
-
-fn trigger(text: &str) -> Trigger {
-    let lookup = |_: &str| None;
-    crate::yaml::parse(text).unwrap().read(&lookup).unwrap()
-}
-
-fn figures(requests: u64, errors: u64, latency: f64) -> SideFigures {
-    SideFigures::of((0..requests).map(|i| (latency + (i % 7) as f64 * 0.1, i >= errors)))
 }
 
 #[test]
