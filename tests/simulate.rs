@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use trapkey::judge::{Batch, Decision, Given, Judge, Sorter, window_ms};
+use trapkey::judge::{Batch, Decision, Given, Judge, Sorter, bin_ms};
 use trapkey::plan::Promote;
 
 /// A bake of five minutes at ten requests a second and side, looked at every 15 s.
@@ -75,7 +75,8 @@ enum Metric {
     P95,
 }
 
-const NOTHING: Change = Change { name: "nothing", errors: ERRORS, slower: 1.0, tail: 0.0, seen_by: Metric::Errors };
+const NOTHING: Change =
+    Change { name: "nothing", errors: ERRORS, slower: 1.0, tail: 0.0, seen_by: Metric::Errors };
 
 const CHANGES: [Change; 6] = [
     Change { name: "errors 0.1 % → 0.5 %", errors: 0.005, ..NOTHING },
@@ -96,7 +97,8 @@ fn plan(judge: &str, metric: Metric) -> Promote {
         (_, Metric::Errors) => "{metric: error_rate, worse_than_baseline_by: 50%, at_least: 0.1%}".to_owned(),
         (_, Metric::P95) => "{metric: latency_p95, worse_than_baseline_by: 5%}".to_owned(),
     };
-    let rules = if judge == "Kayenta" { "judge: {kind: kayenta, score: {pass: 95, marginal: 75}}\n" } else { "" };
+    let rules =
+        if judge == "Kayenta" { "judge: {kind: kayenta, score: {pass: 95, marginal: 75}}\n" } else { "" };
     let text = format!(
         "router: {{kind: haproxy, target: s}}\nsides: {{blue: {{url: \"http://b\"}}, green: {{url: \"http://g\"}}}}\n\
          probe: {{rate: 10/s}}\nsteps: [{{weight: 5%, bake: 5m}}, {{weight: 100%}}]\n{rules}rollback_when: [{trigger}]\n"
@@ -126,7 +128,10 @@ fn no_change(runs: usize) {
 
 fn changes(runs: usize) {
     for likeness in [Likeness::None, Likeness::Own] {
-        println!("| {} requests: found, after which share of the bake (median) | Trapkey | Kayenta | threshold |", likeness.word());
+        println!(
+            "| {} requests: found, after which share of the bake (median) | Trapkey | Kayenta | threshold |",
+            likeness.word()
+        );
         println!("| --- | ---: | ---: | ---: |");
         for change in CHANGES {
             let cells = JUDGES.map(|judge| {
@@ -184,14 +189,14 @@ fn simulate(plan: &Promote, change: Change, likeness: Likeness, runs: usize) -> 
 /// One bake: what came of it, and at which look.
 fn bake(plan: &Promote, change: Change, likeness: Likeness, seed: u64) -> (Decision, i64) {
     let mut judge = Judge::begin(plan, 0, BAKE_MS);
-    let window = window_ms(plan, BAKE_MS);
+    let bin = bin_ms(plan, BAKE_MS);
     let mut dice = Dice::new(seed);
     let mut sides = [Side::new(NOTHING, &mut dice), Side::new(change, &mut dice)];
     let mut weather = Walk::new(&mut dice);
     let mut last = Decision::Undecided;
     for look in 1..=LOOKS {
         let (from, to) = ((look - 1) * REQUESTS / LOOKS, look * REQUESTS / LOOKS);
-        let mut sorters = [0, 1].map(|_| Sorter::new(0, window, usize::MAX / 4));
+        let mut sorters = [0, 1].map(|_| Sorter::new(0, bin, usize::MAX / 4));
         for n in from..to {
             weather.step(&mut dice);
             for (side, sorter) in sides.iter_mut().zip(&mut sorters) {
