@@ -31,8 +31,9 @@ const MOST_SPREAD: f64 = 50.0;
 /// The same for errors: ten times as many at once is an outage, and no burst.
 const MOST_SPREAD_OF_ERRORS: f64 = 10.0;
 
-/// Fewest bins of time by which one sees how requests resemble each other.
-const FEWEST_BINS: usize = 6;
+/// Fewest groups of bins by which one sees whether requests resemble each other: for a quantile, and for
+/// events that are rare by nature.
+const FEWEST_GROUPS: [usize; 2] = [30, 8];
 /// How many groups of bins are compared with each other at most.
 const GROUPS: usize = 40;
 
@@ -313,8 +314,9 @@ impl Singles<'_> {
             (slow as u64, bin.latencies.len() as u64)
         };
         let [a, b] = [from, to].map(|side| self.sides[side].events(self.end, 1, beyond));
-        // Without bins to see it by, how requests resemble each other is not known.
-        let known = a.len().min(b.len()) >= FEWEST_BINS;
+        // Where requests resemble those before them, windows of time tell, and single requests do not.
+        let fewest = FEWEST_GROUPS[usize::from(name == "tail")];
+        let known = unlike(&a, fewest) && unlike(&b, fewest);
         let spread = spread(a, b);
         let counts = [from, to].map(|side| above(self.sorted[side], limit));
         let p = if known { by_chance(thinned(counts[0], spread), thinned(counts[1], spread)) } else { 1.0 };
@@ -374,6 +376,31 @@ fn spread(standard: Vec<(f64, f64)>, other: Vec<(f64, f64)>) -> f64 {
     of_standard.max(jumps(&other)).clamp(1.0, MOST_SPREAD)
 }
 
+/// Whether neighbouring bins are no more alike than by chance, and there are enough to see it.
+fn unlike(bins: &[(f64, f64)], fewest: usize) -> bool {
+    let series = residuals(&grouped(bins.to_vec()));
+    if series.is_empty() {
+        // Nothing happened, or everything: there is nothing that could resemble anything.
+        return bins.len() >= fewest;
+    }
+    let n = series.len() as f64;
+    series.len() >= fewest
+        && likeness(&series, 1) * n.sqrt() <= 1.0
+        && (likeness(&series, 1) + likeness(&series, 2)) * n.sqrt() <= 1.5
+}
+
+/// The correlation of a series with itself some places further on.
+fn likeness(series: &[f64], lag: usize) -> f64 {
+    let n = series.len() as f64;
+    let mean = series.iter().sum::<f64>() / n;
+    let square: f64 = series.iter().map(|x| (x - mean).powi(2)).sum();
+    if square <= 0.0 || !square.is_finite() {
+        return 0.0;
+    }
+    let pairs = series.iter().zip(series.iter().skip(lag));
+    pairs.map(|(a, b)| (a - mean) * (b - mean)).sum::<f64>() / square
+}
+
 /// Neighbouring bins together, so that there are not too many.
 fn grouped(bins: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     let size = bins.len().div_ceil(GROUPS).max(1);
@@ -427,16 +454,10 @@ fn residuals(windows: &[(f64, f64)]) -> Vec<f64> {
 /// variance of its mean, from the correlation of neighbours, at least 1.
 fn memory(series: &[f64]) -> f64 {
     let n = series.len();
-    if n < 4 {
+    if n < 4 || series.iter().all(|x| *x == series[0]) {
         return 1.0;
     }
-    let mean = series.iter().sum::<f64>() / n as f64;
-    let square: f64 = series.iter().map(|x| (x - mean).powi(2)).sum();
-    if square <= 0.0 || !square.is_finite() {
-        return 1.0;
-    }
-    let product: f64 = series.windows(2).map(|pair| (pair[0] - mean) * (pair[1] - mean)).sum();
-    let raw = product / square;
+    let raw = likeness(series, 1);
     // The estimate is too low in short series; Kendall's correction.
     let r = (raw + (1.0 + 3.0 * raw) / n as f64).clamp(0.0, 0.9);
     ((1.0 + r) / (1.0 - r)).clamp(1.0, MOST_SPREAD)
