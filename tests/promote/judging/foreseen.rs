@@ -46,13 +46,23 @@ fn values(seconds: u32, share: f64) -> String {
 
 #[test]
 fn recorded_requests_tell_what_the_triggers_would_have_done() {
-    let stage = desk("  rollback_when: [{metric: error_rate, is: \"> 5%\"}, {metric: latency_p95, is: \"> 500ms\"}]\n");
+    let stage = desk(
+        "  rollback_when: [{metric: error_rate, is: \"> 5%\"}, {metric: latency_p95, is: \"> 500ms\"}]\n",
+    );
     let good = foresee(&stage, "good.csv", &requests(130, 1000, 10));
     assert_eq!(good.code, 0, "{}{}", good.stdout, good.stderr);
-    assert!(good.stdout.contains("would go through") && good.stdout.contains("step 2 (50 %)"), "{}", good.stdout);
+    assert!(
+        good.stdout.contains("would go through") && good.stdout.contains("step 2 (50 %)"),
+        "{}",
+        good.stdout
+    );
     let bad = foresee(&stage, "bad.csv", &requests(130, 70, 2));
     assert_eq!(bad.code, 1, "{}{}", bad.stdout, bad.stderr);
-    assert!(bad.stdout.contains("would be rolled back") && bad.stdout.contains("error_rate"), "{}", bad.stdout);
+    assert!(
+        bad.stdout.contains("would be rolled back") && bad.stdout.contains("error_rate"),
+        "{}",
+        bad.stdout
+    );
     let short = foresee(&stage, "short.csv", &requests(40, 1000, 10));
     assert_eq!(short.code, 3, "{}{}", short.stdout, short.stderr);
     assert!(short.stdout.contains("nothing is decided"), "{}", short.stdout);
@@ -76,7 +86,10 @@ fn recorded_values_tell_what_the_triggers_would_have_done() {
 fn a_series_that_cannot_be_used_is_refused_with_its_line() {
     let stage = desk(RULES);
     let cases = [
-        ("time,side,metric,value\n1,blue,orders,1\n2,red,orders,1\n", "line 3: `red` is neither `blue` nor `green`"),
+        (
+            "time,side,metric,value\n1,blue,orders,1\n2,red,orders,1\n",
+            "line 3: `red` is neither `blue` nor `green`",
+        ),
         ("time,side,metric,value\nyesterday,blue,orders,1\n", "line 2: `yesterday` is no time"),
         ("time,side,metric,value\n1,blue,sales,1\n", "line 2: the plan has no metric `sales`"),
         ("time,side,metric,value\n1,blue,orders,many\n", "line 2: `many` is no number"),
@@ -85,7 +98,10 @@ fn a_series_that_cannot_be_used_is_refused_with_its_line() {
         ("time,side,latency_ms,ok\n1,blue,NaN,true\n", "line 2: `NaN` is no latency"),
         ("time,side,latency_ms,ok\n1,blue,inf,true\n", "line 2: `inf` is no latency"),
         ("time,side,latency_ms,ok\n1,blue,5,yes\n", "line 2: `yes` is no `true` or `false`"),
-        ("time,side,latency_ms,ok,source\n1,blue,5,true,nginx\n", "line 2: the plan has no source of requests `nginx`"),
+        (
+            "time,side,latency_ms,ok,source\n1,blue,5,true,nginx\n",
+            "line 2: the plan has no source of requests `nginx`",
+        ),
         ("time,side\n1,blue\n", "`metric` and `value`, or `latency_ms` and `ok`"),
         ("when,side,metric,value\n", "no `time` and `side`"),
         ("time,side,metric,value\n", "it has no rows"),
@@ -95,7 +111,11 @@ fn a_series_that_cannot_be_used_is_refused_with_its_line() {
     for (text, expected) in cases {
         let ended = foresee(&stage, "wrong.csv", text);
         assert_eq!(ended.code, 2, "{text}: {}{}", ended.stdout, ended.stderr);
-        assert!(ended.stderr.contains(expected) && ended.stderr.contains("wrong.csv"), "{text}: {}", ended.stderr);
+        assert!(
+            ended.stderr.contains(expected) && ended.stderr.contains("wrong.csv"),
+            "{text}: {}",
+            ended.stderr
+        );
     }
     std::fs::write(stage.path().join("broken.gz"), b"\x1f\x8b\x08broken").unwrap();
     let ended = stage.promote(&["plan", "--on", "broken.gz"]);
@@ -107,7 +127,8 @@ fn a_series_that_cannot_be_used_is_refused_with_its_line() {
 
 #[test]
 fn samples_of_an_earlier_promotion_are_a_series() {
-    let usual = "  rollback_when: [{metric: error_rate, is: \"> 5%\"}, {metric: latency_p95, is: \"> 500ms\"}]\n";
+    let usual =
+        "  rollback_when: [{metric: error_rate, is: \"> 5%\"}, {metric: latency_p95, is: \"> 500ms\"}]\n";
     let steps = "[{weight: 10%, bake: 2s}, {weight: 50%, bake: 2s}, {weight: 100%}]";
     let on = |stage: &Stage| stage.promote(&["plan", "--on", "evidence/promote.samples.jsonl.gz"]);
     let good = judged(steps, usual);

@@ -21,7 +21,8 @@ impl Logged {
         let format = "log_format trapkey '$msec \"$request\" $status \"$upstream_addr\" \"$upstream_status\" \"$upstream_response_time\"'; ";
         let log = folder.path().join("access.log");
         let text = std::fs::read_to_string(&nginx.config).unwrap();
-        let logged = text.replace("access_log off;", &format!("{format}access_log {} trapkey;", log.display()));
+        let logged =
+            text.replace("access_log off;", &format!("{format}access_log {} trapkey;", log.display()));
         assert_ne!(text, logged);
         std::fs::write(&nginx.config, logged).unwrap();
         nginx.restart();

@@ -125,7 +125,7 @@ fn samples_that_somebody_edited_with_their_digest_do_not_reach_the_verdicts() {
         for given in line["given"].as_array_mut().unwrap() {
             let Some(sides) = given["requests"].as_array_mut() else { continue };
             for bin in sides.iter_mut().flat_map(|side| side["bins"].as_array_mut().unwrap()) {
-                bin["errors"] = 0.into();
+                bin.as_object_mut().unwrap().remove("e");
             }
         }
     }

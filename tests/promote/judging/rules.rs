@@ -68,7 +68,7 @@ fn errors_that_burn_the_objective_in_both_windows_roll_back() {
     let ended = stage.promote(&["run"]);
     assert_eq!(ended.code, 1, "{}", ended.stderr);
     let reason = came_back(&stage);
-    assert!(reason.contains("times what 99% allows in 2s"), "{reason}");
+    assert!(reason.contains("times what 99 % allows in 2 s"), "{reason}");
 }
 
 #[test]

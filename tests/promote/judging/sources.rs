@@ -14,7 +14,10 @@ fn orders_that_fall_on_green_alone_roll_back_and_equal_ones_promote() {
     good.assert_all_green();
     let seen = newest(&good.promotion(), "orders_per_minute", "orders_per_minute");
     assert_eq!((&seen["verdict"], &seen["outcome"]), (&"pass".into(), &"pass".into()), "{seen:#}");
-    assert!(seen["green"].as_f64().unwrap() > 790.0 && seen["blue_samples"].as_u64().unwrap() >= 6, "{seen:#}");
+    assert!(
+        seen["green"].as_f64().unwrap() > 790.0 && seen["blue_samples"].as_u64().unwrap() >= 6,
+        "{seen:#}"
+    );
     assert!(seen["query"].as_str().unwrap().contains("sum(orders_per_minute"), "{seen:#}");
     assert_eq!(seen["test"]["name"], "mann_whitney");
     assert_replays(good.path());
@@ -84,6 +87,8 @@ fn a_prometheus_that_is_gone_for_less_than_is_borne_is_forgiven() {
     std::fs::write(&path, text).unwrap();
     let child = stage.spawn(&["run"]);
     stage.wait_for_phase("baking");
+    std::thread::sleep(Duration::from_secs(2));
+    orders.prometheus.kill();
     std::thread::sleep(Duration::from_secs(2));
     orders.prometheus.restart();
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
@@ -163,7 +168,10 @@ fn a_source_that_hangs_delays_no_rollback() {
     let bad = Instant::now();
     wait_until("the way back", || stage.haproxy.server("green").0 == 0);
     let took = bad.elapsed();
-    figure(&format!("a hanging source, interval 100 ms: first bad answer to read-back {} ms", took.as_millis()));
+    figure(&format!(
+        "a hanging source, interval 100 ms: first bad answer to read-back {} ms",
+        took.as_millis()
+    ));
     // A share of 5 % in 1.5 s of good answers takes some bad ones first.
     assert!(took < Duration::from_millis(2000), "{took:?}");
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
