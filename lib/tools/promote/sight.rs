@@ -72,7 +72,7 @@ fn by_chance(plan: &Promote, compared: &[&Trigger], bakes: usize) -> Option<Stri
     let untested = compared.iter().find(|trigger| trigger.metric == "latency_max");
     let apart = untested.map_or(String::new(), |t| format!(", {} apart, which cannot be tested", t.metric));
     Some(format!(
-        "of 100 good releases at most {:.0} go back by chance: {} a bake, {} of them{apart}",
+        "of 100 good releases at most {:.0} go back by chance: {} in each of {}{apart}",
         (share * 100.0).ceil().min(100.0),
         many(tests, "comparison"),
         many(bakes, "bake")
@@ -143,7 +143,7 @@ impl<'a> Bake<'a> {
         let name = format!("{} {}", trigger.metric, condition(trigger));
         if self.plan.judge.kind == JudgeKind::Kayenta {
             let said = match series(self.plan, trigger) {
-                Some(spec) => format!("{} values a side", show_number(self.values(spec))),
+                Some(spec) => format!("{} a side", many_of(self.values(spec), "value")),
                 None => self.samples(),
             };
             sight.lines.push(format!("  {name}: {said}, classified as Kayenta does"));
@@ -194,10 +194,10 @@ impl<'a> Bake<'a> {
             format!("{found} where blue has {}", show_share(base))
         });
         format!(
-            "{} probes a side see, in {} of 100 bakes, a rate of {}",
+            "{} probes a side; seen in {} of 100 bakes: {}",
             show_number(self.requests),
             show_number((power * 100.0).round()),
-            seen.join(", of ")
+            seen.join(", "),
         )
     }
 
@@ -235,24 +235,24 @@ impl<'a> Bake<'a> {
             ));
         } else if values < needed {
             sight.warnings.push(format!(
-                "{}: {} has {} values that do not overlap, and {} are needed: it cannot pass at the end of the bake",
+                "{}: {} has {} that do not overlap, and {} are needed: it cannot pass at the end of the bake",
                 spec.name,
                 show(self.seconds),
-                show_number(values),
+                many_of(values, "value"),
                 show_number(needed)
             ));
         }
         let level = self.level(power::Of::Series.share());
-        self.shift(values, level, &format!("{} values a side", show_number(values)))
+        self.shift(values, level, &format!("{} a side", many_of(values, "value")))
     }
 
     fn shift(&self, values: f64, level: f64, what: &str) -> String {
         match power::deviations_in_sight(values, level, self.power()) {
             Some(deviations) => format!(
-                "{what} see, in {} of 100 bakes, a shift of {deviations:.1} times the standard deviation of a window, where it is more than is allowed",
+                "{what}; seen in {} of 100 bakes: a shift of {deviations:.1} standard deviations of a window",
                 show_number((self.power() * 100.0).round())
             ),
-            None => format!("{what} are too few to be sure of any shift"),
+            None => format!("{what}; too few to be sure of any shift"),
         }
     }
 }
@@ -272,6 +272,10 @@ fn show(seconds: f64) -> String {
 
 fn many(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+fn many_of(number: f64, what: &str) -> String {
+    format!("{} {what}{}", show_number(number), if number == 1.0 { "" } else { "s" })
 }
 
 fn steps_word(steps: &[usize]) -> String {
@@ -307,7 +311,7 @@ mod tests {
         let lines: Vec<&str> = sight.lines.iter().map(String::as_str).collect();
         assert_eq!(lines.len(), 7, "{lines:#?}");
         assert_eq!((lines[0], lines[3]), ("in 10 min (steps 1, 3):", "in 1 h (step 2):"));
-        assert!(lines[1].contains("12000 probes a side see, in 80 of 100 bakes, a rate of"), "{}", lines[1]);
+        assert!(lines[1].contains("12000 probes a side; seen in 80 of 100 bakes: 0."), "{}", lines[1]);
         assert!(lines[2].contains("20 windows of 30 s a side"), "{}", lines[2]);
         // error_rate at the probe and at the router, latency at the probe; three bakes.
         assert!(lines[6].starts_with("of 100 good releases at most 9 go back by chance"), "{}", lines[6]);
@@ -321,7 +325,7 @@ mod tests {
                 "judge: {{{judge}}}\nrollback_when: [{{metric: error_rate, worse_than_baseline_by: 10%, source: probe}}]"
             );
             let line = seen(steps, &rules).lines[1].clone();
-            let rate = line.split("a rate of ").nth(1).unwrap().split(" %").next().unwrap();
+            let rate = line.split("bakes: ").nth(1).unwrap().split(" %").next().unwrap();
             rate.parse::<f64>().unwrap()
         };
         let short = rate("[{weight: 5%, bake: 2m}, {weight: 100%}]", "");
