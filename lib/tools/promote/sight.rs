@@ -143,7 +143,7 @@ impl<'a> Bake<'a> {
         let name = format!("{} {}", trigger.metric, condition(trigger));
         if self.plan.judge.kind == JudgeKind::Kayenta {
             let said = match series(self.plan, trigger) {
-                Some(spec) => format!("{} a side", many_of(self.values(spec), "value")),
+                Some(spec) => format!("{} a side", many_of(self.values(spec).0, "value")),
                 None => self.samples(),
             };
             sight.lines.push(format!("  {name}: {said}, classified as Kayenta does"));
@@ -215,16 +215,18 @@ impl<'a> Bake<'a> {
         self.shift(self.windows, level, &self.samples())
     }
 
-    fn values(&self, spec: &MetricSpec) -> f64 {
+    /// Values a side, and how many of them do not overlap.
+    fn values(&self, spec: &MetricSpec) -> (f64, f64) {
         let step = spec.step.map_or(DEFAULT_STEP, |span| span.0).as_secs_f64().max(1e-3);
         let delay = spec.delay.map_or(step, |span| span.0.as_secs_f64());
         let covers = spec.window.map_or(step, |span| span.0.as_secs_f64()).max(step);
-        ((self.seconds - delay).max(0.0) / covers).floor()
+        let time = (self.seconds - delay).max(0.0);
+        ((time / step).floor(), (time / covers).floor())
     }
 
     fn of_series(&self, spec: &MetricSpec, sight: &mut Sight) -> String {
         let step = spec.step.map_or(DEFAULT_STEP, |span| span.0).as_secs_f64();
-        let values = self.values(spec);
+        let (values, apart) = self.values(spec);
         let needed = power::fewest_windows(false_alarms(self.plan), power::Of::Series) as f64;
         if self.seconds < FEWEST_STEPS * step {
             sight.warnings.push(format!(
@@ -235,7 +237,7 @@ impl<'a> Bake<'a> {
             ));
         } else if values < needed {
             sight.warnings.push(format!(
-                "{}: {} has {} that do not overlap, and {} are needed: it cannot pass at the end of the bake",
+                "{}: {} has {}, and {} are needed: it cannot pass at the end of the bake",
                 spec.name,
                 show(self.seconds),
                 many_of(values, "value"),
@@ -243,7 +245,11 @@ impl<'a> Bake<'a> {
             ));
         }
         let level = self.level(power::Of::Series.share());
-        self.shift(values, level, &format!("{} a side", many_of(values, "value")))
+        let mut what = format!("{} a side", many_of(values, "value"));
+        if apart < values {
+            what.push_str(&format!(", {} of them without an overlap", show_number(apart)));
+        }
+        self.shift(apart, level, &what)
     }
 
     fn shift(&self, values: f64, level: f64, what: &str) -> String {
@@ -346,15 +352,24 @@ mod tests {
         assert_eq!(of("10m", orders), [] as [String; 0]);
         assert_eq!(of("40s", orders), ["orders: 40 s is shorter than three steps of 15 s"]);
         let few = of("80s", orders);
-        assert!(
-            few.len() == 1 && few[0].contains("has 4 values that do not overlap, and 6 are needed"),
-            "{few:?}"
-        );
+        assert!(few.len() == 1 && few[0].contains("has 4 values, and 6 are needed"), "{few:?}");
         let few = of("2s", "rollback_when: [{metric: error_rate, is: '> 1%'}]");
         assert!(few.len() == 1 && few[0].contains("`min_samples` asks for 50"), "{few:?}");
         let strict = "judge: {false_alarms: 0.0001%}\nmin_samples: 1\nrollback_when: [{metric: latency_p95, worse_than_baseline_by: 5%}]";
         let few = of("1s", strict);
         assert!(few.len() == 1 && few[0].contains("8 windows of time, and 13 are needed"), "{few:?}");
+    }
+
+    #[test]
+    fn values_that_overlap_are_told_apart() {
+        let rules = |window: &str| {
+            format!(
+                "metrics: [{{name: orders, kind: file, target: x, step: 15s, window: {window}}}]\nrollback_when: [{{metric: orders, worse_than_baseline_by: 5%}}]"
+            )
+        };
+        let of = |window: &str| seen(STEPS, &rules(window)).lines[1].clone();
+        assert!(of("15s").contains("39 values a side; seen in"), "{}", of("15s"));
+        assert!(of("1m").contains("39 values a side, 9 of them without an overlap; "), "{}", of("1m"));
     }
 
     #[test]
