@@ -27,7 +27,15 @@ pub(super) const OF_SERIES: [f64; 3] = [0.8, 0.0, 0.2];
 const EXACT_WINDOWS: usize = 60;
 
 /// How much more than independent requests counts may spread before it is no chance any more.
-const MOST_SPREAD: f64 = 10.0;
+const MOST_SPREAD: f64 = 50.0;
+/// The same for errors: ten times as many at once is an outage, and no burst.
+const MOST_SPREAD_OF_ERRORS: f64 = 10.0;
+
+/// Fewest groups of bins by which one sees whether requests resemble each other: for a quantile, and for
+/// events that are rare by nature.
+const FEWEST_GROUPS: [usize; 2] = [30, 8];
+/// How many groups of bins are compared with each other at most.
+const GROUPS: usize = 40;
 
 /// The tests of one comparison over all its looks.
 #[derive(Clone, Debug)]
@@ -123,8 +131,9 @@ impl Comparison {
         let rate = |(k, n): (u64, u64)| k as f64 / n.max(1) as f64;
         let (blue, green) = (rate(counts[0]), rate(counts[1]));
         let one_way = |from: usize, to: usize| {
-            let spread = spread(sides[from].events(end, errors), sides[to].events(end, errors));
-            let p = fisher_more(thinned(counts[from], spread), thinned(counts[to], spread));
+            let [a, b] = [from, to].map(|side| sides[side].events(end, 1, errors));
+            let spread = spread(a, b).min(MOST_SPREAD_OF_ERRORS);
+            let p = by_chance(thinned(counts[from], spread), thinned(counts[to], spread));
             (p, spread)
         };
         let (p, spread) = one_way(0, 1);
@@ -304,10 +313,13 @@ impl Singles<'_> {
             let slow = bin.latencies.iter().filter(|l| **l > limit).count();
             (slow as u64, bin.latencies.len() as u64)
         };
-        let [a, b] = [from, to].map(|side| self.sides[side].events(self.end, beyond));
+        let [a, b] = [from, to].map(|side| self.sides[side].events(self.end, 1, beyond));
+        // Where requests resemble those before them, windows of time tell, and single requests do not.
+        let fewest = FEWEST_GROUPS[usize::from(name == "tail")];
+        let known = unlike(&a, fewest) && unlike(&b, fewest);
         let spread = spread(a, b);
         let counts = [from, to].map(|side| above(self.sorted[side], limit));
-        let p = fisher_more(thinned(counts[0], spread), thinned(counts[1], spread));
+        let p = if known { by_chance(thinned(counts[0], spread), thinned(counts[1], spread)) } else { 1.0 };
         let record = TestRecord {
             name: name.into(),
             statistic: Some(counts[1].0 as f64),
@@ -359,8 +371,54 @@ fn thinned((events, all): (u64, u64), spread: f64) -> (u64, u64) {
 /// the standard tells by all its windows; the other one only by what changes from one window to the
 /// next, so that a defect that comes and stays is not taken for noise.
 fn spread(standard: Vec<(f64, f64)>, other: Vec<(f64, f64)>) -> f64 {
+    let (standard, other) = (grouped(standard), grouped(other));
     let of_standard = dispersion(&standard) * memory(&residuals(&standard));
     of_standard.max(jumps(&other)).clamp(1.0, MOST_SPREAD)
+}
+
+/// Whether neighbouring bins are no more alike than by chance, and there are enough to see it.
+fn unlike(bins: &[(f64, f64)], fewest: usize) -> bool {
+    let series = residuals(&grouped(bins.to_vec()));
+    if series.is_empty() {
+        // Nothing happened, or everything: there is nothing that could resemble anything.
+        return bins.len() >= fewest;
+    }
+    let n = series.len() as f64;
+    series.len() >= fewest
+        && likeness(&series, 1) * n.sqrt() <= 1.0
+        && (likeness(&series, 1) + likeness(&series, 2)) * n.sqrt() <= 1.5
+}
+
+/// The correlation of a series with itself some places further on.
+fn likeness(series: &[f64], lag: usize) -> f64 {
+    let n = series.len() as f64;
+    let mean = series.iter().sum::<f64>() / n;
+    let square: f64 = series.iter().map(|x| (x - mean).powi(2)).sum();
+    if square <= 0.0 || !square.is_finite() {
+        return 0.0;
+    }
+    let pairs = series.iter().zip(series.iter().skip(lag));
+    pairs.map(|(a, b)| (a - mean) * (b - mean)).sum::<f64>() / square
+}
+
+/// Neighbouring bins together, so that there are not too many.
+fn grouped(bins: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+    let size = bins.len().div_ceil(GROUPS).max(1);
+    if size == 1 {
+        return bins;
+    }
+    let sum = |group: &[(f64, f64)]| group.iter().fold((0.0, 0.0), |(k, n), (x, y)| (k + x, n + y));
+    bins.chunks(size).map(sum).collect()
+}
+
+/// Fisher's probability that the second has so many events by chance, with half of that of exactly so
+/// many (mid-p): the plain one is far too careful where events are few.
+///
+/// Source: Lancaster, Journal of the American Statistical Association 56 (1961).
+fn by_chance(a: (u64, u64), b: (u64, u64)) -> f64 {
+    let so_many = fisher_more(a, b);
+    let more = if a.0 > 0 && b.0 < b.1 { fisher_more((a.0 - 1, a.1), (b.0 + 1, b.1)) } else { 0.0 };
+    so_many.midpoint(more)
 }
 
 /// Pearson's dispersion: 1 for independent events.
@@ -396,16 +454,10 @@ fn residuals(windows: &[(f64, f64)]) -> Vec<f64> {
 /// variance of its mean, from the correlation of neighbours, at least 1.
 fn memory(series: &[f64]) -> f64 {
     let n = series.len();
-    if n < 4 {
+    if n < 4 || series.iter().all(|x| *x == series[0]) {
         return 1.0;
     }
-    let mean = series.iter().sum::<f64>() / n as f64;
-    let square: f64 = series.iter().map(|x| (x - mean).powi(2)).sum();
-    if square <= 0.0 || !square.is_finite() {
-        return 1.0;
-    }
-    let product: f64 = series.windows(2).map(|pair| (pair[0] - mean) * (pair[1] - mean)).sum();
-    let raw = product / square;
+    let raw = likeness(series, 1);
     // The estimate is too low in short series; Kendall's correction.
     let r = (raw + (1.0 + 3.0 * raw) / n as f64).clamp(0.0, 0.9);
     ((1.0 + r) / (1.0 - r)).clamp(1.0, MOST_SPREAD)

@@ -52,6 +52,14 @@ struct Known {
     to_ms: i64,
 }
 
+/// A file under the name of a rotated one.
+struct Beside {
+    changed: SystemTime,
+    packed: bool,
+    number: u64,
+    path: PathBuf,
+}
+
 /// A file that belongs to the log.
 struct Part {
     file: File,
@@ -173,10 +181,13 @@ impl Log {
         for _ in 0..3 {
             let (file, metadata) = open_regular(&self.path)?;
             let current = Part::new(file, &metadata, time_of).map_err(|error| unreadable(&error))?;
-            let rotated = self.rotated(&current, window, time_of)?;
-            // A rotation between the two would have hidden a file.
-            let still = std::fs::metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == current.id);
-            if still {
+            let enough = current.begins_before(window.from_ms.saturating_sub(self.disorder_ms));
+            let beside = if enough { Vec::new() } else { self.beside()? };
+            let rotated = self.rotated(&beside, &current, window, time_of)?;
+            // A rotation meanwhile may have hidden a file.
+            let same_file =
+                std::fs::metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == current.id);
+            if same_file && (enough || same_files(&beside, &self.beside()?)) {
                 self.see_cuts(&current);
                 return Ok(self.reaching(current, rotated, window));
             }
@@ -192,48 +203,54 @@ impl Log {
         }
     }
 
+    /// What lies beside the log under the name of a rotated file, newest last.
+    fn beside(&self) -> Result<Vec<Beside>, Trouble> {
+        let folder = files::parent(&self.path);
+        let unreadable = |error: io::Error| {
+            let place = redact(&folder.display().to_string());
+            Trouble::refused(format!("its folder {place} cannot be read: {error}"))
+        };
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&folder).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            let name = entry.file_name();
+            // What has gone meanwhile is missed when it is looked at a second time.
+            let (Some(name), Ok(metadata)) = (name.to_str(), entry.metadata()) else { continue };
+            if metadata.is_file() && self.is_rotated(name) {
+                let ending = Path::new(name).extension();
+                found.push(Beside {
+                    changed: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+                    packed: ending.is_some_and(|ending| PACKED.iter().any(|packed| ending == *packed)),
+                    number: metadata.ino(),
+                    path: entry.path(),
+                });
+            }
+        }
+        found.sort_by(|a, b| (a.changed, &a.path).cmp(&(b.changed, &b.path)));
+        Ok(found)
+    }
+
     /// The rotated files, newest last, and when the newest packed one was last written to.
     fn rotated(
         &self,
+        beside: &[Beside],
         current: &Part,
         window: Window,
         time_of: &TimeOf<'_>,
     ) -> Result<(Vec<Part>, Option<i64>), Trouble> {
-        if current.begins_before(window.from_ms.saturating_sub(self.disorder_ms)) {
-            return Ok((Vec::new(), None));
-        }
-        let folder = files::parent(&self.path);
-        let place = folder.display();
-        let listing = std::fs::read_dir(&folder)
-            .map_err(|error| Trouble::refused(format!("its folder {place} cannot be read: {error}")))?;
-        let mut found: Vec<(SystemTime, PathBuf)> = Vec::new();
-        let mut packed: Option<i64> = None;
-        for entry in listing.flatten() {
-            let name = entry.file_name();
-            let (Some(name), Ok(metadata)) = (name.to_str(), entry.metadata()) else { continue };
-            if !metadata.is_file() || !self.is_rotated(name) {
-                continue;
-            }
-            let changed = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            if Path::new(name).extension().is_some_and(|end| PACKED.iter().any(|packed| end == *packed)) {
-                packed = packed.max(Some(milliseconds(changed)));
-            } else {
-                found.push((changed, entry.path()));
-            }
-        }
-        found.sort();
+        let packed = beside.iter().filter(|file| file.packed).map(|file| milliseconds(file.changed)).max();
         let mut parts: Vec<Part> = Vec::new();
         let mut enough_since: Option<SystemTime> = None;
-        for (changed, path) in found.iter().rev().take(MAX_ROTATED) {
-            if enough_since.is_some_and(|since| *changed < since) {
+        for file in beside.iter().rev().filter(|file| !file.packed).take(MAX_ROTATED) {
+            if enough_since.is_some_and(|since| file.changed < since) {
                 break;
             }
             // One that is not readable, or rotated away meanwhile, would be a hole that nobody sees.
-            let (file, metadata) = open_regular(path).map_err(|trouble| beside(path, trouble))?;
-            let part = Part::new(file, &metadata, time_of).map_err(|error| unreadable(&error))?;
+            let (opened, metadata) = open_regular(&file.path).map_err(|trouble| file.named(&trouble))?;
+            let part = Part::new(opened, &metadata, time_of).map_err(|error| unreadable(&error))?;
             if part.begins_before(window.from_ms.saturating_sub(self.disorder_ms)) {
                 // Files that were written to at nearly the same time may be in any order here.
-                enough_since = enough_since.or(changed.checked_sub(SAME_TIME));
+                enough_since = enough_since.or(file.changed.checked_sub(SAME_TIME));
             }
             // A copy is the log itself until that is cut short.
             if part.id != current.id && !part.is_copy_of(current) && parts.iter().all(|p| p.id != part.id) {
@@ -327,9 +344,21 @@ fn milliseconds(moment: SystemTime) -> i64 {
     Timestamp::try_from(moment).map_or(0, Timestamp::as_millisecond)
 }
 
-fn beside(path: &Path, trouble: Trouble) -> Trouble {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    Trouble { message: format!("the rotated file {}: {}", redact(&name), trouble.message), ..trouble }
+fn same_files(before: &[Beside], after: &[Beside]) -> bool {
+    let names = |files: &[Beside]| {
+        let mut names: Vec<_> = files.iter().map(|file| (file.path.clone(), file.number)).collect();
+        names.sort();
+        names
+    };
+    names(before) == names(after)
+}
+
+impl Beside {
+    fn named(&self, trouble: &Trouble) -> Trouble {
+        let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let message = format!("the rotated file {}: {}", redact(&name), trouble.message);
+        Trouble { message, what: trouble.what }
+    }
 }
 
 fn unreadable(error: &io::Error) -> Trouble {
