@@ -329,7 +329,8 @@ pub struct Promote {
     #[serde(default)]
     pub rollback_when: Vec<Trigger>,
     /// The rules of the verdict.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "judging::word_or_rules")]
+    #[schemars(schema_with = "judging::word_or_rules_schema")]
     pub judge: JudgeSpec,
     /// How long open connections of the old side may end by themselves; 10 s when absent.
     #[serde(default)]

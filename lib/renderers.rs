@@ -8,6 +8,7 @@ mod documents;
 pub mod escape;
 mod figures;
 mod html;
+mod judged;
 mod junit;
 mod opening;
 mod runbook;

@@ -23,6 +23,7 @@ mod crashes;
 mod disasters;
 mod envoy;
 mod gates;
+mod judging;
 mod load;
 mod loopholes;
 mod model;
@@ -111,6 +112,11 @@ impl Stage {
 
     pub(crate) fn promotion(&self) -> Value {
         self.document()["promotion"].clone()
+    }
+
+    /// What the document says of the end; empty when there is none.
+    pub(crate) fn outcome(&self) -> String {
+        self.promotion()["outcome"].as_str().unwrap_or_default().to_owned()
     }
 
     /// Every line of the journal.

@@ -1,7 +1,32 @@
 //! How many samples a comparison needs to see what it is to see.
 
+use super::comparison::{OF_REQUESTS, OF_SERIES, least_windows};
 use super::normal::quantile;
 use crate::evidence::TestRecord;
+
+/// What a comparison has: single requests, or the values of a series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// Single requests, window by window.
+    Requests,
+    /// Values of a series, each a window of its own.
+    Series,
+}
+
+impl Of {
+    /// The part of the stated rate of false alarms that the shift of its windows may spend.
+    pub fn share(self) -> f64 {
+        match self {
+            Self::Requests => OF_REQUESTS[0],
+            Self::Series => OF_SERIES[0],
+        }
+    }
+}
+
+/// Windows a side below which a comparison with that rate of false alarms passes nothing.
+pub fn fewest_windows(false_alarms: f64, of: Of) -> usize {
+    least_windows(false_alarms * of.share() / 3.0)
+}
 
 /// Requests a side to tell a rate of `worse` from one of `base` with a power, one-sided at `alpha`.
 ///

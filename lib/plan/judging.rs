@@ -1,9 +1,12 @@
 //! The part of the plan that says what is judged: figures, triggers, and the rules of the verdict.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::{MapAccessDeserializer, StrDeserializer};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Raw;
 use crate::expectation::Expectation;
@@ -241,6 +244,31 @@ pub struct JudgeSpec {
     /// What is done while nothing is known: go back after `undecided_for` when absent.
     #[serde(default)]
     pub undecided: Undecided,
+}
+
+/// Reads the rules of the verdict, or a bare kind.
+pub(super) fn word_or_rules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<JudgeSpec, D::Error> {
+    struct Either;
+    impl<'de> Visitor<'de> for Either {
+        type Value = JudgeSpec;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("`trapkey`, `kayenta`, or a mapping with the rules")
+        }
+        fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<JudgeSpec, E> {
+            let kind = JudgeKind::deserialize(StrDeserializer::new(word))?;
+            Ok(JudgeSpec { kind, ..JudgeSpec::default() })
+        }
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<JudgeSpec, A::Error> {
+            JudgeSpec::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+    deserializer.deserialize_any(Either)
+}
+
+/// The same for the schema.
+pub(super) fn word_or_rules_schema(generator: &mut SchemaGenerator) -> Schema {
+    let (word, rules) = (generator.subschema_for::<JudgeKind>(), generator.subschema_for::<JudgeSpec>());
+    json_schema!({ "anyOf": [word, rules], "description": "The rules of the verdict, or a bare kind with all its defaults." })
 }
 
 /// Which rules judge the comparisons.

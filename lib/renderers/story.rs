@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::documents::Documents;
 use super::escape::{clip, comparison as comparison_sign, link, one_line, plain, shell_word};
 use super::figures::{self, Course, JudgementRow, MetricRow, StepRow};
+use super::judged::{self, Judged};
 use super::opening::{Opening, clip_commit, counts, heads, old_side, opening, promotion};
 use super::words::{Mark, clock, count, date, day, lasted, many, metric, ms};
 use crate::evidence::{
@@ -29,6 +30,7 @@ pub struct Story {
     pub(super) course: Option<Course>,
     pub(super) steps: Vec<StepRow>,
     pub(super) judgements: Vec<JudgementRow>,
+    pub(super) judged: Option<Judged>,
     pub(super) gates: Vec<Gate>,
     pub(super) comparisons: Vec<ComparisonRow>,
     pub(super) changes: Vec<Change>,
@@ -216,6 +218,7 @@ impl Story {
             course: moved.map(figures::course).filter(|c| !c.charts.is_empty()),
             steps: moved.map(figures::steps).unwrap_or_default(),
             judgements: moved.map(figures::judgements).unwrap_or_default(),
+            judged: moved.and_then(|promotion| judged::judged(&documents, promotion)),
             gates: gates(&documents),
             comparisons: comparisons(&documents),
             changes: changes(&documents),

@@ -18,6 +18,7 @@ mod record;
 mod replay;
 mod samples;
 mod shift;
+mod sight;
 
 use std::sync::Arc;
 use std::time::Duration;

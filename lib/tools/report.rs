@@ -34,6 +34,10 @@ pub fn render(job: &Job, templates: Option<&Path>) -> Result<Exit, Fault> {
     let evidence = chain::read(job)?;
     let links = evidence.links(job)?;
     let needs = evidence.needs();
+    let missing = evidence.without_samples(job);
+    if let Some(why) = &missing {
+        job.talk().line(Mark::Warn, why);
+    }
     let story = Story::of(evidence.documents(job))?;
     // Everything is rendered before anything is written: a broken template leaves no half report.
     let mut rendered = Vec::new();
@@ -57,7 +61,7 @@ pub fn render(job: &Job, templates: Option<&Path>) -> Result<Exit, Fault> {
         needs,
         verdict: DocumentVerdict::Pass,
         summary: headline.clone(),
-        findings: findings(&links, &unknown),
+        findings: findings(&links, &unknown, missing.as_deref()),
         body: ReportBody { outcome: story.outcome().into(), headline, outputs },
         outputs: vec![("outcome", story.outcome().into()), ("report", page)],
     })
@@ -85,6 +89,9 @@ pub fn check(job: &Job) -> Result<Exit, Fault> {
         .map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))?;
     if let Some(fault) = broken {
         return Err(fault);
+    }
+    if let Some(why) = evidence.without_samples(job) {
+        job.talk().line(Mark::Warn, &why);
     }
     job.talk().line(Mark::Good, &format!("the chain holds: {} links", links.len()));
     Ok(Exit::Pass)
@@ -121,7 +128,7 @@ fn step_summary(job: &Job, bytes: &[u8]) {
     }
 }
 
-fn findings(links: &[chain::Link], unknown: &[String]) -> Vec<Finding> {
+fn findings(links: &[chain::Link], unknown: &[String], missing: Option<&str>) -> Vec<Finding> {
     let now = world::now();
     let proven = links.iter().map(|link| {
         let mut finding = Finding::new(link.name(), "chain", Verdict::Pass, now).says(link.to_string());
@@ -134,7 +141,12 @@ fn findings(links: &[chain::Link], unknown: &[String]) -> Vec<Finding> {
         finding.severity = Severity::Warning;
         finding
     });
-    proven.chain(warnings).collect()
+    let samples = missing.map(|why| {
+        let mut finding = Finding::new("samples", "chain", Verdict::NoData, now).says(why);
+        finding.severity = Severity::Warning;
+        finding
+    });
+    proven.chain(warnings).chain(samples).collect()
 }
 
 fn unknown_template(name: &str) -> String {

@@ -5,15 +5,15 @@ use crate::support::meddler::{Deed, Meddler};
 use crate::support::s3::{Bucket, SECRET};
 
 /// A stage whose state is shared by runners that have nothing else in common.
-struct Fleet {
-    stage: Stage,
+pub(super) struct Fleet {
+    pub(super) stage: Stage,
     bucket: Bucket,
     /// Where runners reach the store.
     port: u16,
 }
 
 impl Fleet {
-    fn new(steps: &str, more: &str) -> Self {
+    pub(super) fn new(steps: &str, more: &str) -> Self {
         let stage = Stage::new(steps, more);
         // The plan is the same on every runner, and so must be what it names.
         let path = stage.path().join("release.yaml");
@@ -31,7 +31,7 @@ impl Fleet {
     }
 
     /// A runner: a folder of its own, with the plan and the evidence so far.
-    fn runner(&self) -> tempfile::TempDir {
+    pub(super) fn runner(&self) -> tempfile::TempDir {
         let runner = folder();
         std::fs::copy(self.stage.path().join("release.yaml"), runner.path().join("release.yaml")).unwrap();
         runner
@@ -44,7 +44,7 @@ impl Fleet {
         command
     }
 
-    fn promote(&self, runner: &Path, arguments: &[&str]) -> Ended {
+    pub(super) fn promote(&self, runner: &Path, arguments: &[&str]) -> Ended {
         let ended = run(&mut self.tool(runner, arguments));
         assert!(
             !ended.stderr.contains(SECRET) && !ended.stderr.contains("X-Amz-Signature"),

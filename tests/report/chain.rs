@@ -42,6 +42,7 @@ fn check_prints_each_link_and_passes() {
         "snapshot.json -> preflight.json",
         "promote.json -> preflight.json",
         "promote.json -> snapshot.json",
+        "promote.json -> promote.samples.jsonl.gz",
         "verify.json -> promote.json",
         "verify.json -> baseline.json",
     ] {
@@ -49,7 +50,7 @@ fn check_prints_each_link_and_passes() {
     }
     let ended = call("report", sample.folder.path(), &["check", "--json"]);
     let links: Value = serde_json::from_str(&ended.stdout).unwrap();
-    assert_eq!(links.as_array().unwrap().len(), 10);
+    assert_eq!(links.as_array().unwrap().len(), 11);
     assert!(!sample.file("report.json").exists(), "`check` writes nothing");
 }
 
@@ -314,5 +315,64 @@ fn the_pages_say_whom_a_weight_is_a_share_of() {
     assert_eq!(sample.render().code, 0);
     for page in ["report.html", "runbook.md"] {
         assert!(sample.text(page).contains("users by cookie uid"), "{page}");
+    }
+}
+
+#[test]
+fn the_samples_behind_the_verdicts_are_a_link_that_may_be_absent_but_not_another() {
+    let sample = Sample::of(End::Promoted);
+    let check = || call("report", sample.folder.path(), &["check"]);
+    let ended = check();
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert!(ended.stdout.contains("promote.json -> promote.samples.jsonl.gz sha256 "), "{}", ended.stdout);
+    // One byte of it.
+    let path = sample.file("promote.samples.jsonl.gz");
+    let bytes = std::fs::read(&path).unwrap();
+    let mut other = bytes.clone();
+    other[12] ^= 1;
+    std::fs::write(&path, other).unwrap();
+    let words = "the link promote.json -> promote.samples.jsonl.gz is broken";
+    refused(&sample, &[words]);
+    // Gone: everything else is proven, and it is said that nobody can judge again here.
+    std::fs::remove_file(&path).unwrap();
+    let ended = check();
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert!(ended.stderr.contains("`promote replay` cannot reach them again here"), "{}", ended.stderr);
+    let ended = sample.render();
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let report = support::json(&sample.file("report.json"));
+    let finding = report["findings"].as_array().unwrap().iter().find(|f| f["name"] == "samples").unwrap();
+    assert_eq!((&finding["verdict"], &finding["severity"]), (&"no_data".into(), &"warning".into()));
+    // Outside of the folder there is nothing to prove.
+    let sample = Sample::of(End::Promoted);
+    change(&sample, "promote.json", |d| d["promotion"]["samples"]["file"] = "../release.yaml".into());
+    std::fs::remove_file(sample.file("verify.json")).unwrap();
+    refused(&sample, &["is not the name of a file in the evidence folder"]);
+}
+
+#[test]
+fn the_pages_say_how_it_was_judged_and_how_to_do_it_again() {
+    let sample = Sample::of(End::RolledBack);
+    assert_eq!(sample.render().code, 0);
+    let page = sample.text("report.html");
+    for words in [
+        "How green was compared with blue",
+        "Mann-Whitney",
+        "+512 ms",
+        "+410 ms to +614 ms, 98 % confidence",
+        "&lt; 0.000001",
+        "promote.samples.jsonl.gz",
+        "promote replay --plan release.yaml --environment production",
+    ] {
+        assert!(page.contains(words) || page.replace('\u{a0}', " ").contains(words), "`{words}` is missing");
+    }
+    let runbook = sample.text("runbook.md").replace('\\', "");
+    for words in
+        ["How it was judged", "2160 looks", "promote replay --plan release.yaml --environment production"]
+    {
+        assert!(
+            runbook.replace(['\u{a0}', '\u{202f}'], " ").replace("2 160", "2160").contains(words),
+            "`{words}` is missing:\n{runbook}"
+        );
     }
 }

@@ -305,6 +305,7 @@ impl Sample {
         let mut head = self.head::<PromoteBody>(130.0, 200.0, findings, &summary);
         head.verdict = verdict;
         head.run.finished_at = last + SignedDuration::from_secs(2);
+        std::fs::write(self.file(SAMPLES), packed_looks()).unwrap();
         self.write(head, PromoteBody { promotion: Some(promotion) }, &["preflight.json", "snapshot.json"]);
     }
 
@@ -417,7 +418,12 @@ impl Sample {
             output: "green 1.4.2 started on 10.0.0.12:8080".into(),
         };
         Promotion {
-            samples: None,
+            samples: Some(SamplesRecord {
+                file: SAMPLES.into(),
+                sha256: sha256_hex(&packed_looks()),
+                looks: 2160,
+                incomplete: None,
+            }),
             epoch: 42,
             strategy: "canary".into(),
             router: RouterRecord {
@@ -513,18 +519,36 @@ impl Sample {
             query: None,
             test: None,
         };
+        let compared = |green: f64, blue: f64| MetricRecord {
+            test: Some(TestRecord {
+                name: "mann_whitney".into(),
+                statistic: Some(if bad { 400.0 } else { 189.0 }),
+                p_value: Some(if bad { 0.000_000_02 } else { 0.62 }),
+                level: Some(0.000_41),
+                effect: Some(green - blue),
+                effect_low: Some((green - blue) * 0.8),
+                effect_high: Some((green - blue) * 1.2),
+                confidence: 0.98,
+                tolerance: Some(blue * 0.3),
+                windows: Some(20),
+                spread: Some(1.1),
+            }),
+            ..metric("latency_p99", "ms", green, blue, "worse than blue by 30 %")
+        };
         let metrics = if bad {
             vec![
                 metric("error_rate", "%", 0.075, 0.0, "> 0.1%"),
                 metric("latency_p95", "ms", 412.0, 84.0, "> 120ms"),
+                compared(633.0, 121.0),
             ]
         } else {
             vec![
                 metric("error_rate", "%", 0.000_21, 0.000_22, "> 0.1%"),
                 metric("latency_p95", "ms", 79.0, 84.0, "> 120ms"),
+                compared(117.0, 121.0),
             ]
         };
-        let summary = if bad { "2 of 2 metrics failed" } else { "2 of 2 metrics passed" };
+        let summary = if bad { "3 of 3 metrics failed" } else { "3 of 3 metrics passed" };
         Judgement {
             at: self.at(at),
             step,
@@ -584,4 +608,19 @@ fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap().flatten() {
         std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
+}
+
+/// The file with the samples behind the judgements.
+pub(crate) const SAMPLES: &str = "promote.samples.jsonl.gz";
+
+/// One look, packed.
+fn packed_looks() -> Vec<u8> {
+    use std::io::Write;
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packer
+        .write_all(
+            b"{\"step\":1,\"counting\":1,\"since_ms\":0,\"bake_ms\":10000,\"at_ms\":5000,\"given\":[]}\n",
+        )
+        .unwrap();
+    packer.finish().unwrap()
 }

@@ -1,5 +1,6 @@
 //! A real Prometheus on a free loopback port, and something for it to scrape.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use super::free_port;
 pub(crate) struct Prometheus {
     pub port: u16,
     child: Child,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// How often it scrapes. A scrape has as long as that, and leaves a gap where it takes longer.
@@ -31,22 +32,24 @@ impl Prometheus {
              scrape_configs:\n  - job_name: shop\n    static_configs:\n      - targets: {targets:?}\n"
         );
         std::fs::write(&config, text).unwrap();
-        let child = Command::new("prometheus")
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(folder.path().join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let prometheus = Self { port, child, _folder: folder };
+        let prometheus = Self { port, child: spawn(folder.path(), port), folder };
+        prometheus.wait();
+        prometheus
+    }
+
+    /// Ends it now, and starts it again on what it has kept.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        self.child = spawn(self.folder.path(), self.port);
+        self.wait();
+    }
+
+    fn wait(&self) {
         let began = Instant::now();
-        while prometheus.get("/-/ready").is_none() {
+        while self.get("/-/ready").is_none() {
             assert!(began.elapsed().as_secs() < 30, "waited thirty seconds for Prometheus");
             std::thread::sleep(Duration::from_millis(20));
         }
-        prometheus
     }
 
     /// Its address.
@@ -81,6 +84,18 @@ impl Prometheus {
         let answer = client.get(&format!("{}{path}", self.url())).ok().filter(|a| a.status == 200)?;
         String::from_utf8(answer.body).ok()
     }
+}
+
+fn spawn(folder: &Path, port: u16) -> Child {
+    Command::new("prometheus")
+        .arg(format!("--config.file={}", folder.join("prometheus.yml").display()))
+        .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
+        .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(folder.join("log")).unwrap())
+        .spawn()
+        .unwrap()
 }
 
 impl Drop for Prometheus {

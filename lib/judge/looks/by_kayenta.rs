@@ -9,6 +9,9 @@ use super::{Decision, Judge};
 use crate::evidence::{MetricRecord, TestRecord, Verdict};
 use crate::plan::{Promote, ScoreSpec, Trigger, Worse};
 
+/// Kayenta's test needs as many values on each side.
+const FEWEST_VALUES: usize = 2;
+
 /// Whether a plan's settings for Kayenta make sense.
 ///
 /// Errors: in words, the setting.
@@ -33,7 +36,7 @@ fn config(plan: &Promote) -> Result<Config, String> {
     let ScoreSpec { pass, marginal } = plan
         .judge
         .score
-        .ok_or("`kayenta` needs `score`, for example `score: {pass: 95, marginal: 75}`: without it everything would pass")?;
+        .ok_or("`kayenta` needs `score`: without it everything would pass; write `judge: {kind: kayenta, score: {pass: 95, marginal: 75}}`")?;
     Ok(Config { pass, marginal, groups: plan.judge.groups.clone() })
 }
 
@@ -86,6 +89,9 @@ impl Judge<'_> {
                 }
             }
         }
+        if self.too_early(metrics, &asked) {
+            return None;
+        }
         let judged = self.score_by_kayenta(metrics, &asked);
         let judged = match judged {
             Ok(judged) => judged,
@@ -110,6 +116,27 @@ impl Judge<'_> {
             by_trigger[number] = decision;
         }
         Some(judged.score)
+    }
+
+    /// Whether a source has given requests, and too few windows of time with them are over yet: that is
+    /// too early to score, and neither an error nor a lack of data.
+    fn too_early(&self, metrics: &mut [Vec<MetricRecord>], asked: &[(usize, usize)]) -> bool {
+        let mut early = false;
+        for (number, place) in asked {
+            let record = &mut metrics[*number][*place];
+            let values = self.values(&self.plan.rollback_when[*number], &record.source);
+            if record.verdict != Verdict::Pass || values.iter().all(|side| side.len() >= FEWEST_VALUES) {
+                continue;
+            }
+            early = true;
+            (record.verdict, record.outcome) = (Verdict::TooFewSamples, "too_few_windows".into());
+            record.message = format!(
+                "{} windows of time with {} on both sides are over, {FEWEST_VALUES} are needed",
+                values[0].len().min(values[1].len()),
+                record.metric
+            );
+        }
+        early
     }
 
     fn score_by_kayenta(

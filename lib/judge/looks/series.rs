@@ -91,7 +91,15 @@ impl Judge<'_> {
 
     /// Why a side's values cannot be judged.
     fn unfit(&self, spec: &MetricSpec, name: &str, side: &[Point], any: bool) -> Option<Judged> {
+        let step = spec.step.map_or(15e3, |s| s.0.as_secs_f64() * 1e3);
+        let delay = spec.delay.map_or(step, |d| d.0.as_secs_f64() * 1e3);
         let Some(newest) = side.last() else {
+            // Values are final a while after their moment: before that, none is no sign of anything.
+            let first_due = self.since_ms as f64 + delay + LATE_STEPS * step;
+            if (self.seen.at_ms as f64) < first_due {
+                let message = format!("no values on {name} yet");
+                return Some(Judged::new(Verdict::TooFewSamples, "too_few_samples", message));
+            }
             let outcome = if any { "one_side_empty" } else { "no_data" };
             return Some(Judged::new(Verdict::NoData, outcome, format!("no values were seen on {name}")));
         };
@@ -107,8 +115,6 @@ impl Judge<'_> {
         if by_number.is_some() {
             return by_number;
         }
-        let step = spec.step.map_or(15e3, |s| s.0.as_secs_f64() * 1e3);
-        let delay = spec.delay.map_or(step, |d| d.0.as_secs_f64() * 1e3);
         let age = (self.seen.at_ms - newest.0) as f64;
         if age > delay + LATE_STEPS * step {
             let message = format!("the newest value on {name} is {} old", show_duration(age / 1e3));

@@ -192,7 +192,8 @@ fn of_series(spec: &str, trigger: &str, sides: [&[f64]; 2]) -> MetricRecord {
         side.iter().enumerate().map(point).collect::<Vec<_>>()
     });
     let given = Given { source: "orders".into(), points: Some(points), ..Given::default() };
-    let at_ms = 5_000 * sides[1].len().max(sides[0].len()) as i64;
+    let longest = sides[1].len().max(sides[0].len());
+    let at_ms = if longest == 0 { BAKE } else { 5_000 * longest as i64 };
     let looked = judge.look(&Batch { at_ms, given: vec![given] });
     looked.metrics.into_iter().next().unwrap()
 }
@@ -464,4 +465,43 @@ fn kayenta_scores_the_comparisons_and_a_part_of_them_decides_nothing() {
     let without =
         super::tests::plan("[{metric: latency_p50, worse_than_baseline_by: 20%}]", "judge: {kind: kayenta}");
     assert!(kayenta_fits(&without).unwrap_err().contains("needs `score`"));
+}
+
+#[test]
+fn what_cannot_be_there_yet_is_no_lack_of_data() {
+    let series =
+        "metrics: [{name: orders, kind: file, target: x, step: 15s}]\njudge: {consecutive_errors: 1}";
+    let on_series = plan("[{metric: orders, is: '> 1'}]", series);
+    let mut judge = Judge::begin(&on_series, 0, BAKE);
+    let mut look = |at_ms| {
+        let points = Some([vec![], vec![]]);
+        let given = Given { source: "orders".into(), points, ..Given::default() };
+        let looked = judge.look(&Batch { at_ms, given: vec![given] });
+        (looked.metrics[0].verdict, looked.blind_since_ms)
+    };
+    // The first value is final 30 s after the beginning, and late after 60 s.
+    for at in [1_000, 30_000, 59_000] {
+        assert_eq!(look(at), (Verdict::TooFewSamples, None), "{at}");
+    }
+    assert_eq!(look(60_000), (Verdict::NoData, Some(60_000)));
+    // Kayenta compares windows of time, and needs some that are over.
+    let by_kayenta = plan(
+        "[{metric: latency_p50, worse_than_baseline_by: 20%}]",
+        "judge: {kind: kayenta, score: {pass: 95, marginal: 75}, consecutive_errors: 1}",
+    );
+    for (at_ms, expected) in
+        [(3_000, Verdict::TooFewSamples), (9_000, Verdict::TooFewSamples), (60_000, Verdict::Pass)]
+    {
+        let mut judge = Judge::begin(&by_kayenta, 0, BAKE);
+        let requests = did(200, 0, 10.0).over(&judge, 0, at_ms);
+        let requests = Some([requests.clone(), requests]);
+        let given = Given { source: "probe".into(), requests, ..Given::default() };
+        let looked = judge.look(&Batch { at_ms, given: vec![given] });
+        assert_eq!(
+            (looked.metrics[0].verdict, looked.blind_since_ms),
+            (expected, None),
+            "{}",
+            looked.summary
+        );
+    }
 }

@@ -126,6 +126,16 @@ impl<'a> Watch<'a> {
         self.of == (step, counting)
     }
 
+    /// Whether one of the plan's sources tells of users' requests, those between two calls among them.
+    pub(super) fn reads_requests(&self) -> bool {
+        self.readers.iter().any(Reader::reads_requests)
+    }
+
+    /// Whether a source was asked, and has neither answered nor run out of time since this job began.
+    pub(super) fn is_owed_answers(&self) -> bool {
+        self.readers.iter().any(Reader::owes_its_first_answer)
+    }
+
     /// Requests of the probe so far, on the side with fewer.
     pub(super) fn probed(&self) -> u64 {
         let [blue, green] = self.judge.requests("probe");
@@ -186,8 +196,6 @@ pub(super) struct Scene {
     pub(super) counters: Option<Counters>,
     /// Why it did not say what it counted, where it should have.
     pub(super) lost: Option<String>,
-    /// Whether to wait for sources that have not answered yet.
-    pub(super) wait: bool,
 }
 
 /// Looks at the whole window since the step began, and puts what was seen on record.
@@ -195,7 +203,7 @@ pub(super) fn look(watch: &mut Watch<'_>, record: &mut Record, log: &mut Log, sc
     let now_ms = scene.now.as_millisecond();
     let mut given = vec![watch.probe(now_ms)];
     given.extend(counted(watch, record, scene, now_ms));
-    given.extend(watch.readers.iter_mut().map(|reader| reader.take(scene.wait)));
+    given.extend(watch.readers.iter_mut().map(Reader::take));
     let batch = Batch { at_ms: now_ms, given };
     let (step, counting) = watch.of;
     log.add(&Line {

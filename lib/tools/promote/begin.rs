@@ -54,7 +54,7 @@ pub(in crate::tools) fn judged(plan: &Promote, loaded: &Loaded) -> Result<(), Fa
         Fault::usage(what)
             .place(&loaded.reference.path)
             .cause(cause)
-            .help("see `promote.metrics` and `promote.rollback_when` in docs/judge.md")
+            .help("see `promote.metrics` and `promote.rollback_when` in docs/plan.md")
     };
     for spec in &plan.metrics {
         let taken = judge::known_metrics().contains(&spec.name.as_str());

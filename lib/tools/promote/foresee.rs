@@ -302,7 +302,7 @@ fn from_csv(plan: &Promote, bytes: &[u8]) -> Result<Vec<Row>, String> {
             let latency_ms = match cell(latency) {
                 "" => None,
                 text => Some(number(text)?)
-                    .filter(|ms| *ms >= 0.0)
+                    .filter(|ms| *ms >= 0.0 && ms.is_finite())
                     .ok_or_else(|| wrong("latency", text))
                     .map(Some)?,
             };
@@ -313,6 +313,12 @@ fn from_csv(plan: &Promote, bytes: &[u8]) -> Result<Vec<Row>, String> {
             };
             let source = source.map_or("probe", cell);
             let source = if source.is_empty() { "probe" } else { source };
+            let known = source == "probe"
+                || source == plan.router.kind
+                || plan.metrics.iter().any(|spec| spec.name == source);
+            if !known {
+                return Err(format!("line {line}: the plan has no source of requests `{source}`"));
+            }
             What::Request { source: source.to_owned(), latency_ms, ok }
         };
         rows.push(Row { at_ms, side, what });

@@ -6,7 +6,7 @@ use super::begin;
 use super::drive::{Driver, Mode};
 use super::machine::{Course, Event};
 use super::record::{Record, course_of, moment, phase, strategy_word};
-use super::{store, take};
+use super::{sight, store, take};
 use crate::evidence::{Outcome, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
@@ -207,6 +207,16 @@ pub fn plan(job: &Job) -> Result<Exit, Fault> {
         section.probe.rate.0,
         show_duration(total as f64 / 1e3)
     ));
+    let sight = sight::in_sight(section, &course);
+    if !sight.lines.is_empty() {
+        text.push_str("what the comparisons can see:\n");
+    }
+    for line in &sight.lines {
+        text.push_str(&format!("  {line}\n"));
+    }
+    for warning in &sight.warnings {
+        text.push_str(&format!("  too short: {warning}\n"));
+    }
     print(&crate::redact::redact(&text))?;
     Ok(Exit::Pass)
 }

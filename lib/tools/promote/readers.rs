@@ -1,7 +1,7 @@
 //! The plan's metric sources while a step is watched: each is asked by a thread of its own, so that one
 //! that hangs holds up no verdict on the others.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -30,6 +30,8 @@ pub(super) struct Reader {
     /// Up to here everything is known, in ms.
     until_ms: i64,
     asked: Option<Asked>,
+    /// Whether an answer, or the end of the time for one, has come since it was opened.
+    answered: bool,
 }
 
 struct Asked {
@@ -65,6 +67,7 @@ pub(super) fn open(plan: &Promote, loaded: &Loaded, since_ms: i64) -> Result<Vec
                 source: Some(source),
                 until_ms: since_ms,
                 asked: None,
+                answered: false,
             })
         })
         .collect()
@@ -74,6 +77,16 @@ impl Reader {
     /// Its name in the plan.
     pub(super) fn name(&self) -> &str {
         &self.spec.name
+    }
+
+    /// Whether it was asked, and has neither answered nor run out of time since it was opened.
+    pub(super) fn owes_its_first_answer(&self) -> bool {
+        self.asked.is_some() && !self.answered
+    }
+
+    /// Whether it gives single requests of users.
+    pub(super) fn reads_requests(&self) -> bool {
+        self.gives == Gives::Requests
     }
 
     /// What was read before this call is known.
@@ -107,7 +120,7 @@ impl Reader {
     }
 
     /// What it has answered, at this look: nothing new while an answer is due.
-    pub(super) fn take(&mut self, wait: bool) -> Given {
+    pub(super) fn take(&mut self) -> Given {
         let nothing = Given { source: self.spec.name.clone(), ..self.empty() };
         let Some(asked) = &self.asked else {
             if self.source.is_none() {
@@ -115,14 +128,10 @@ impl Reader {
             }
             return nothing;
         };
-        let left = asked.give_up.saturating_duration_since(Instant::now());
-        let came = if wait {
-            asked.answer.recv_timeout(left).map_err(|e| e == RecvTimeoutError::Disconnected)
-        } else {
-            asked.answer.try_recv().map_err(|e| e == TryRecvError::Disconnected)
-        };
-        match came {
+        let late = asked.give_up <= Instant::now();
+        match asked.answer.try_recv() {
             Ok((source, given, fine)) => {
+                self.answered = true;
                 if fine {
                     self.until_ms = asked.until_ms;
                 }
@@ -130,14 +139,15 @@ impl Reader {
                 self.asked = None;
                 given
             }
-            Err(true) => {
+            Err(TryRecvError::Disconnected) => {
                 self.asked = None;
                 Given { trouble: Some("reading it broke off".into()), ..nothing }
             }
-            Err(false) if left.is_zero() => {
+            Err(TryRecvError::Empty) if late => {
+                self.answered = true;
                 Given { trouble: Some("it does not answer, and does not give up either".into()), ..nothing }
             }
-            Err(false) => nothing,
+            Err(TryRecvError::Empty) => nothing,
         }
     }
 

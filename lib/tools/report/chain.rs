@@ -6,13 +6,13 @@ use serde::Serialize;
 
 use crate::evidence::{
     ApprovalBody, BaselineBody, Body, DocumentVerdict, Found, Head, Need, PreflightBody, PromoteBody,
-    SnapshotBody, VerifyBody, short,
+    SnapshotBody, VerifyBody, sha256_hex, short,
 };
 use crate::fault::Fault;
 use crate::job::Job;
 use crate::renderers::Documents;
 use crate::signature::Signer;
-use crate::world;
+use crate::world::{self, files};
 
 /// The documents that the evidence folder holds; each fits the plan and the release.
 pub(super) struct Evidence {
@@ -93,6 +93,21 @@ fn one<B: Body>(job: &Job) -> Result<Option<Found<B>>, Fault> {
     job.read::<B>().map(Some)
 }
 
+/// The largest file of samples in bytes that is read.
+const MAX_SAMPLES: u64 = 1 << 30;
+
+/// What is known of the samples behind the judgements.
+enum Samples {
+    /// The promotion names none.
+    None,
+    /// They are those that it names.
+    Hold(Link),
+    /// They are not there; why.
+    Absent(String),
+    /// They are others.
+    Broken(Fault),
+}
+
 /// Refuses when a document was not made from exactly that parent.
 type ComesFrom<'a> = Box<dyn Fn(&Need) -> Result<(), Fault> + 'a>;
 
@@ -166,7 +181,70 @@ impl Evidence {
                 return (links, Some(fault));
             }
         }
+        match self.samples(job) {
+            Samples::Hold(link) => links.push(link),
+            Samples::Broken(fault) => return (links, Some(fault)),
+            Samples::None | Samples::Absent(_) => {}
+        }
         (links, None)
+    }
+
+    /// Why nobody can reach the verdicts again from this folder; nothing where everybody can, or where
+    /// nothing was judged.
+    pub(super) fn without_samples(&self, job: &Job) -> Option<String> {
+        match self.samples(job) {
+            Samples::Absent(why) => Some(why),
+            Samples::None | Samples::Hold(_) | Samples::Broken(_) => None,
+        }
+    }
+
+    /// The samples behind the judgements, held against the digest in `promote.json`.
+    fn samples(&self, job: &Job) -> Samples {
+        let Some(found) = &self.promote else { return Samples::None };
+        let promotion = found.document.body.promotion.as_ref();
+        let Some(record) = promotion.and_then(|promotion| promotion.samples.as_ref()) else {
+            return Samples::None;
+        };
+        let name = format!("`{}`", record.file);
+        if record.sha256.is_empty() {
+            let why = record.incomplete.clone().unwrap_or_default();
+            return Samples::Absent(format!("the samples behind the verdicts were not kept: {why}"));
+        }
+        let path = job.evidence().join(&record.file);
+        let place = path.display().to_string();
+        let broken = |cause: String| {
+            Samples::Broken(
+                Fault::refused(format!("the link {} -> {} is broken", PromoteBody::FILE, record.file))
+                    .place(&place)
+                    .cause(cause)
+                    .help(
+                        "pass the whole evidence folder on between jobs; both files come from the same run",
+                    ),
+            )
+        };
+        if std::path::Path::new(&record.file).file_name() != Some(record.file.as_ref()) {
+            return broken(format!("{name} is not the name of a file in the evidence folder"));
+        }
+        if !is_there(job, &record.file) {
+            return Samples::Absent(format!(
+                "{name}, the samples behind the verdicts, is not in the folder: `promote replay` cannot reach them again here"
+            ));
+        }
+        match files::read_bounded(&path, MAX_SAMPLES) {
+            Err(error) => broken(error.to_string()),
+            Ok(bytes) if sha256_hex(&bytes) != record.sha256 => broken(format!(
+                "`{}` names a file with SHA-256 {}, and {name} has {}",
+                PromoteBody::FILE,
+                short(&record.sha256),
+                short(&sha256_hex(&bytes))
+            )),
+            Ok(_) => Samples::Hold(Link {
+                document: PromoteBody::FILE.into(),
+                made_from: record.file.clone(),
+                sha256: record.sha256.clone(),
+                signed_by: found.signer.clone(),
+            }),
+        }
     }
 
     /// What the renderers are given.

@@ -317,14 +317,20 @@ impl<'a> Driver<'a> {
             Ok(counters) => (counters, None),
             Err(fault) => (None, Some(fault.line())),
         };
-        if self.mode == Mode::Once && counters.is_none() && lost.is_none() {
-            self.note_blind_spots();
-        }
         let Some(watch) = self.watch.as_mut() else { return Ok(None) };
+        let blind = counters.is_none() && lost.is_none() && !watch.reads_requests();
         let weight = self.record.course.steps.get(step).map_or(0.0, |s| s.weight);
         let now = self.clock.now();
-        let scene = Scene { weight, now, counters, lost, wait: self.mode == Mode::Once };
+        let scene = Scene { weight, now, counters, lost };
         let mut looked = look(watch, &mut self.record, &mut self.log, &scene);
+        // A short call does not leave before its sources have answered. What is bad without them does
+        // not wait.
+        if self.mode == Mode::Once && looked.look != Look::Bad && watch.is_owed_answers() {
+            return Ok(None);
+        }
+        if self.mode == Mode::Once && blind {
+            self.note_blind_spots();
+        }
         if self.log.overdue() {
             // They stay with the job, and wait for the next part.
             let _ = self.log.flush(&self.lease, self.record.promotion.epoch);
