@@ -11,18 +11,30 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use schemars::{Schema, SchemaGenerator};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
 use crate::plan::{Loaded, MetricSpec, Raw};
-use crate::units::Target;
+use crate::units::{Target, Text};
 use crate::yaml::{self, Problem};
 
 pub mod probe;
 pub mod template;
 
+mod query;
+mod remote;
+mod sigv4;
+
+mod cloudwatch;
+mod datadog;
+mod graphite;
+mod influxdb;
+mod prometheus;
+
 /// Every source of figures that a plan may name.
-pub static ALL: &[&Kind] = &[];
+pub static ALL: &[&Kind] =
+    &[&cloudwatch::KIND, &datadog::KIND, &graphite::KIND, &influxdb::KIND, &prometheus::KIND];
 
 /// One kind of source.
 #[derive(Debug)]
@@ -66,6 +78,34 @@ pub struct Order<'a> {
     pub folder: &'a Path,
     /// Time for one answer.
     pub timeout: Duration,
+    /// Whether it is asked for each side; then a query must tell them apart.
+    pub sides: bool,
+}
+
+impl Order<'_> {
+    /// The settings of the kind.
+    ///
+    /// Errors: an unknown key, a wrong type, a missing variable, each with its place.
+    pub fn settings<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        self.with.read(self.variables)
+    }
+
+    /// The target as one text that is not empty.
+    pub fn target(&self) -> Result<&Text, Problem> {
+        let target = self.target.ok_or_else(|| self.problem("", "`target` is missing"))?;
+        let text = target.one().map_err(|message| self.problem("", message))?;
+        if text.value.trim().is_empty() {
+            return Err(self.problem("", "`target` is empty"));
+        }
+        Ok(text)
+    }
+
+    /// A problem with the setting of that name; with all of them where there is none of it.
+    pub fn problem(&self, key: &str, message: impl Into<String>) -> Problem {
+        let with = self.with.0.as_ref();
+        let place = with.and_then(|node| node.get(key)).or(with).map(|node| node.place);
+        Problem { place, message: message.into(), help: None }
+    }
 }
 
 /// A side, as queries name it.
@@ -217,6 +257,17 @@ pub fn kind(name: &str) -> Option<&'static Kind> {
 ///
 /// Errors (2): an unknown kind (the nearest known one is named), or settings that do not validate.
 pub fn open(spec: &MetricSpec, loaded: &Loaded) -> Result<(&'static Kind, Box<dyn Source>), Fault> {
+    open_for(spec, loaded, true)
+}
+
+/// The same, for each side or for what has no sides: what is live.
+///
+/// Errors (2): as [`open`].
+pub fn open_for(
+    spec: &MetricSpec,
+    loaded: &Loaded,
+    sides: bool,
+) -> Result<(&'static Kind, Box<dyn Source>), Fault> {
     let Some(kind) = kind(&spec.kind) else {
         return Err(loaded.fault(yaml::unknown("metric kind", &spec.kind, ALL.iter().map(|k| k.name))));
     };
@@ -227,6 +278,7 @@ pub fn open(spec: &MetricSpec, loaded: &Loaded) -> Result<(&'static Kind, Box<dy
         variables: &loaded.variables,
         folder: &loaded.folder,
         timeout: spec.timeout.map_or(DEFAULT_TIMEOUT, |t| t.0),
+        sides,
     };
     let source = (kind.open)(&order).map_err(|mut problem| {
         problem.message = format!("metric `{}`: {}", spec.name, problem.message);

@@ -9,6 +9,7 @@ mod demo_files;
 mod house;
 mod judge;
 mod judge_trend;
+mod metrics;
 mod mistakes;
 mod promote;
 mod report;

@@ -1,7 +1,8 @@
 //! Queries with places for the side and the window: `{{ side }}`, `{{ window }}`, …
 
+use std::time::Duration;
+
 use super::Ask;
-use crate::units::show_number;
 
 /// What may stand in a query.
 pub const HOLES: &[(&str, &str)] = &[
@@ -10,8 +11,11 @@ pub const HOLES: &[(&str, &str)] = &[
     ("address", "host and port of that side"),
     ("from", "the beginning of the window, in seconds since 1970"),
     ("to", "its end, in seconds since 1970"),
+    ("from_time", "the beginning of the window, such as `2026-11-21T08:00:00Z`"),
+    ("to_time", "its end, written the same way"),
     ("window", "its length, such as `300s`"),
     ("step", "the time between two values, such as `15s`"),
+    ("step_seconds", "the same as a bare number, such as `15`"),
 ];
 
 /// Whether a text names only what can be filled in, so that a plan is refused before anything moves.
@@ -44,10 +48,19 @@ pub fn fill(text: &str, ask: &Ask<'_>) -> Result<String, String> {
             "from" => show_seconds(ask.from.as_millisecond()),
             "to" => show_seconds(ask.to.as_millisecond()),
             "window" => format!("{}s", ask.window().as_secs().max(1)),
-            "step" => format!("{}s", show_number(ask.step.as_secs_f64())),
+            "from_time" => ask.from.to_string(),
+            "to_time" => ask.to.to_string(),
+            "step" => show_step(ask.step),
+            "step_seconds" => show_seconds(i64::try_from(ask.step.as_millis()).unwrap_or(i64::MAX)),
             _ => return None,
         })
     })
+}
+
+/// No language of queries knows `0.5s`.
+fn show_step(step: Duration) -> String {
+    let ms = step.as_millis();
+    if ms.is_multiple_of(1000) { format!("{}s", ms / 1000) } else { format!("{ms}ms") }
 }
 
 fn show_seconds(ms: i64) -> String {
@@ -99,6 +112,11 @@ mod tests {
         let text = r#"rate(x{side="{{ side }}",v="{{release}}",i="{{ address }}"}[{{ window }}]) {{ from }} {{ to }} {{ step }}"#;
         let expected = r#"rate(x{side="green",v="1.4.2",i="10.0.0.12:8080"}[300s]) 1000 1300.500 15s"#;
         assert_eq!(fill(text, &ask).unwrap(), expected);
+        let text = "{{ from_time }} {{ to_time }} {{ step_seconds }}";
+        assert_eq!(fill(text, &ask).unwrap(), "1970-01-01T00:16:40Z 1970-01-01T00:21:40.5Z 15");
+        let ask = Ask { step: Duration::from_millis(500), ..ask };
+        assert_eq!(fill("{{ step }} {{ step_seconds }}", &ask).unwrap(), "500ms 0.500");
+        let text = "{side=\"{{ side }}\"}";
         assert!(names(text, "side") && !names("rate(x)", "side"));
         assert!(check("x{{ sied }}").unwrap_err().contains("`{{ sied }}` is not known"));
         assert!(check("x{{ side").is_err());

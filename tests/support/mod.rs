@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+pub(crate) mod answering;
 pub(crate) mod caddy;
 pub(crate) mod command_router;
 pub(crate) mod envoy;
@@ -10,6 +11,7 @@ pub(crate) mod haproxy;
 pub(crate) mod meddler;
 pub(crate) mod nginx;
 pub(crate) mod postgres;
+pub(crate) mod prometheus;
 pub(crate) mod router;
 pub(crate) mod s3;
 pub(crate) mod side;

@@ -2,7 +2,7 @@
 //! signatures, and of writers that race on a condition it lets one through.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -35,13 +35,15 @@ impl Server {
         if let Some(running) = shared.upgrade() {
             return running;
         }
-        let started = Arc::new(Self::start());
+        let started = Arc::new(Self::start("s3", false));
         *shared = Arc::downgrade(&started);
         started
     }
 
-    fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    /// Starts one that speaks for these services of AWS, such as `s3` or `cloudwatch,iam`; with `auth`
+    /// it asks what a user has the right to do.
+    pub(crate) fn start(services: &'static str, auth: bool) -> Self {
+        let port = super::free_port();
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(".needs/bin/ministack");
         assert!(program.exists(), "ministack must be installed: scripts/install-needs test");
         // It ends with the thread that starts it, which lasts as long as this program.
@@ -50,7 +52,11 @@ impl Server {
             let mut command = Command::new("setpriv");
             command.arg("--pdeathsig=KILL").arg(program);
             command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-            command.env("BIND_HOST", "127.0.0.1").env("GATEWAY_PORT", port.to_string()).env("SERVICES", "s3");
+            command
+                .env("BIND_HOST", "127.0.0.1")
+                .env("GATEWAY_PORT", port.to_string())
+                .env("SERVICES", services)
+                .env("AUTH", auth.to_string());
             command.env("AWS_ACCESS_KEY_ID", KEY).env("AWS_SECRET_ACCESS_KEY", SECRET);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             sender.send(command.spawn().unwrap()).unwrap();
