@@ -19,7 +19,15 @@ use crate::plan::{Loaded, MetricSpec, Raw};
 use crate::units::{Target, Text};
 use crate::yaml::{self, Problem};
 
+mod access;
+mod command;
+mod file;
+mod json_log;
+mod log;
+mod moment;
+mod nginx_log;
 pub mod probe;
+mod series;
 pub mod template;
 
 mod query;
@@ -33,8 +41,17 @@ mod influxdb;
 mod prometheus;
 
 /// Every source of figures that a plan may name.
-pub static ALL: &[&Kind] =
-    &[&cloudwatch::KIND, &datadog::KIND, &graphite::KIND, &influxdb::KIND, &prometheus::KIND];
+pub static ALL: &[&Kind] = &[
+    &cloudwatch::KIND,
+    &command::KIND,
+    &datadog::KIND,
+    &file::KIND,
+    &graphite::KIND,
+    &influxdb::KIND,
+    &json_log::KIND,
+    &nginx_log::KIND,
+    &prometheus::KIND,
+];
 
 /// One kind of source.
 #[derive(Debug)]

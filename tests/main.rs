@@ -10,6 +10,7 @@ mod house;
 mod judge;
 mod judge_trend;
 mod metrics;
+mod metrics_files;
 mod mistakes;
 mod promote;
 mod report;

@@ -1,0 +1,543 @@
+//! A log that grows and is rotated, read window by window in bounded memory.
+
+use std::ffi::OsStr;
+use std::fs::{File, Metadata};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use jiff::Timestamp;
+
+use super::Trouble;
+use super::file::open_regular;
+use crate::redact::redact;
+use crate::units::{Text, show_duration};
+use crate::world::{files, now};
+
+/// A log, and how far it was read.
+///
+/// Where a window begins is searched by bisection, for lines ascend but for a few seconds (`disorder`);
+/// what was read to its end once is gone on with there. Rotated files beside it (`access.log.1`,
+/// `access.log-20261121`, `access-2026-11-21T08.log`) are read where the window reaches back to them.
+pub(super) struct Log {
+    path: PathBuf,
+    shown: String,
+    /// By how much a line may be older than one before it.
+    disorder_ms: i64,
+    known: Vec<Known>,
+    /// When it was seen that the log had been cut short: what it lost is older.
+    cut_short_ms: Option<i64>,
+}
+
+/// What to read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    /// Its first moment, in ms since 1970.
+    pub(super) from_ms: i64,
+    /// The moment after its last.
+    pub(super) to_ms: i64,
+    /// When the answer must be there.
+    pub(super) until: Instant,
+}
+
+/// A file that was read up to the end of a window.
+#[derive(Clone, Debug)]
+struct Known {
+    id: (u64, u64),
+    /// Its first bytes: another file may have taken its number.
+    head: Vec<u8>,
+    /// Before this place stands nothing of `to_ms` or later.
+    offset: u64,
+    to_ms: i64,
+}
+
+/// A file that belongs to the log.
+struct Part {
+    file: File,
+    id: (u64, u64),
+    head: Vec<u8>,
+    size: u64,
+    changed_ms: i64,
+    born_ms: Option<i64>,
+    /// The moment of its first line that is understood.
+    first_ms: Option<i64>,
+}
+
+/// Lines of a window that are understood and others.
+#[derive(Default)]
+struct Count {
+    understood: u64,
+    odd: u64,
+    /// The first of the latter, as people may see it.
+    first_odd: String,
+    bytes: u64,
+}
+
+/// Reads the moment of a line, in ms since 1970.
+pub(super) type TimeOf<'t> = dyn Fn(&[u8]) -> Option<i64> + 't;
+
+/// The longest line that is read; a longer one is skipped, and counted as not understood.
+const MAX_LINE: u64 = 256 * 1024;
+/// Bisection ends when this much is left to read.
+const FINE: u64 = 64 * 1024;
+/// How far is looked for a line that is understood.
+const PROBE: u64 = 1024 * 1024;
+/// Lines that must agree on where a place of the file lies in time: one with a wrong clock does not count.
+const VOICES: usize = 16;
+/// Lines in a row behind the window before reading ends.
+const BEHIND: u32 = 1000;
+/// Odd lines at the beginning, with none that is understood, before reading is given up.
+const HOPELESS: u64 = 10_000;
+/// How many bytes tell a file from another one.
+const HEAD: usize = 256;
+/// The newest rotated files that are looked at.
+const MAX_ROTATED: usize = 64;
+/// How rotated files end that are not read.
+const PACKED: [&str; 6] = ["gz", "bz2", "xz", "zst", "lz4", "zip"];
+
+impl Log {
+    /// A log at a path below a folder. Touches nothing.
+    pub(super) fn new(path: &Text, folder: &Path, disorder_ms: i64) -> Self {
+        Self {
+            path: folder.join(&path.value),
+            shown: redact(&path.shown),
+            disorder_ms: disorder_ms.max(0),
+            known: Vec::new(),
+            cut_short_ms: None,
+        }
+    }
+
+    /// Its path, as people may see it.
+    pub(super) fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// Shows every line of a window to `each`, and some before and after it; `each` says when a line
+    /// was written, or that it does not understand it.
+    ///
+    /// Errors: the log is not there, does not reach back to the beginning of the window, was not read in
+    /// time, or for the greater part cannot be understood. What was shown before is void then.
+    pub(super) fn read(
+        &mut self,
+        window: Window,
+        time_of: &TimeOf<'_>,
+        each: &mut dyn FnMut(&[u8]) -> Option<i64>,
+    ) -> Result<(), Trouble> {
+        let shown = self.shown.clone();
+        let named = |mut trouble: Trouble| {
+            trouble.message = format!("{shown}: {}", trouble.message);
+            trouble
+        };
+        let (parts, hole) = self.parts(window, time_of).map_err(named)?;
+        // Where no line is understood, that is the thing to say.
+        if let Some(hole) = hole.clone().filter(|_| parts.iter().any(|part| part.first_ms.is_some())) {
+            return Err(named(hole));
+        }
+        let mut count = Count::default();
+        let mut known = Vec::new();
+        for part in &parts {
+            let start = self.start(part, window, time_of).map_err(|error| named(unreadable(&error)))?;
+            let offset = read_part(part, start, window, self.disorder_ms, each, &mut count).map_err(named)?;
+            if !part.is_whole() {
+                return Err(named(Trouble::unreachable("it was cut short while it was read")));
+            }
+            known.push(Known { id: part.id, head: part.head.clone(), offset, to_ms: window.to_ms });
+        }
+        count.verdict().map_err(named)?;
+        self.known = known;
+        hole.map_or(Ok(()), |hole| Err(named(hole)))
+    }
+
+    /// Where to begin in a file.
+    fn start(&self, part: &Part, window: Window, time_of: &TimeOf<'_>) -> io::Result<u64> {
+        match self.known.iter().find(|known| known.is(part)) {
+            Some(known) if known.to_ms <= window.from_ms => Ok(known.offset),
+            _ => bisect(part, window.from_ms.saturating_sub(self.disorder_ms), time_of),
+        }
+    }
+
+    /// The files in which the window stands, oldest first, and what is missing.
+    fn parts(
+        &mut self,
+        window: Window,
+        time_of: &TimeOf<'_>,
+    ) -> Result<(Vec<Part>, Option<Trouble>), Trouble> {
+        for _ in 0..3 {
+            let (file, metadata) = open_regular(&self.path)?;
+            let current = Part::new(file, &metadata, time_of).map_err(|error| unreadable(&error))?;
+            let rotated = self.rotated(&current, window, time_of)?;
+            // A rotation between the two would have hidden a file.
+            let still = std::fs::metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == current.id);
+            if still {
+                self.see_cuts(&current);
+                return Ok(self.reaching(current, rotated, window));
+            }
+        }
+        Err(Trouble::unreachable("it is rotated faster than it can be read"))
+    }
+
+    /// Notices that the file was cut short since it was read (`copytruncate`).
+    fn see_cuts(&mut self, current: &Part) {
+        if self.known.iter().any(|known| known.id == current.id && !known.is(current)) {
+            self.cut_short_ms = Some(now().as_millisecond());
+            self.known.retain(|known| known.id != current.id);
+        }
+    }
+
+    /// The rotated files, newest last, and when the newest packed one was last written to.
+    fn rotated(
+        &self,
+        current: &Part,
+        window: Window,
+        time_of: &TimeOf<'_>,
+    ) -> Result<(Vec<Part>, Option<i64>), Trouble> {
+        if current.first_ms.is_some_and(|first| first < window.from_ms.saturating_sub(self.disorder_ms)) {
+            return Ok((Vec::new(), None));
+        }
+        let folder = files::parent(&self.path);
+        let place = folder.display();
+        let listing = std::fs::read_dir(&folder)
+            .map_err(|error| Trouble::refused(format!("its folder {place} cannot be read: {error}")))?;
+        let mut found: Vec<(SystemTime, PathBuf)> = Vec::new();
+        let mut packed: Option<i64> = None;
+        for entry in listing.flatten() {
+            let name = entry.file_name();
+            let (Some(name), Ok(metadata)) = (name.to_str(), entry.metadata()) else { continue };
+            if !metadata.is_file() || !self.is_rotated(name) {
+                continue;
+            }
+            let changed = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            if Path::new(name).extension().is_some_and(|end| PACKED.iter().any(|packed| end == *packed)) {
+                packed = packed.max(Some(milliseconds(changed)));
+            } else {
+                found.push((changed, entry.path()));
+            }
+        }
+        found.sort();
+        let mut parts: Vec<Part> = Vec::new();
+        for (_, path) in found.iter().rev().take(MAX_ROTATED) {
+            // It may have been rotated away meanwhile; then an older one tells.
+            let Ok((file, metadata)) = open_regular(path) else { continue };
+            let part = Part::new(file, &metadata, time_of).map_err(|error| unreadable(&error))?;
+            // A copy is the log itself until that is cut short.
+            if part.id != current.id && !part.is_copy_of(current) && parts.iter().all(|p| p.id != part.id) {
+                parts.push(part);
+            }
+        }
+        parts.sort_by_key(|part| part.first_ms.unwrap_or(part.changed_ms));
+        Ok((parts, packed))
+    }
+
+    /// Whether a name is one that a rotation gives: `access.log.1`, `access.log-20261121.gz`, or with the
+    /// moment before the ending, `access-2026-11-21T08-00-00.000.log`.
+    fn is_rotated(&self, name: &str) -> bool {
+        fn own(part: Option<&OsStr>) -> &str {
+            part.and_then(OsStr::to_str).unwrap_or_default()
+        }
+        let (whole, stem) = (own(self.path.file_name()), own(self.path.file_stem()));
+        let ending = own(self.path.extension());
+        let number = |rest: &str| {
+            rest.strip_prefix(['.', '-']).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        };
+        if let Some(rest) = name.strip_prefix(whole) {
+            return number(rest);
+        }
+        let plain = PACKED.iter().find_map(|end| name.strip_suffix(end)?.strip_suffix('.')).unwrap_or(name);
+        let middle = plain.strip_suffix(ending).and_then(|rest| rest.strip_suffix('.'));
+        !ending.is_empty() && middle.and_then(|middle| middle.strip_prefix(stem)).is_some_and(number)
+    }
+
+    /// The files that the window needs, and whether together they fail to reach back to its beginning.
+    ///
+    /// They reach when a line stands there that is older than it, when the last rotated file was finished
+    /// before it, or when the oldest file has been there since before it.
+    fn reaching(
+        &self,
+        current: Part,
+        (rotated, packed): (Vec<Part>, Option<i64>),
+        window: Window,
+    ) -> (Vec<Part>, Option<Trouble>) {
+        let from = window.from_ms;
+        let mut needed: Vec<Part> = Vec::new();
+        let mut reaches = false;
+        for part in std::iter::once(current).chain(rotated.into_iter().rev()) {
+            reaches |= part.first_ms.is_some_and(|first| first <= from);
+            let enough = part.first_ms.is_some_and(|first| first < from.saturating_sub(self.disorder_ms));
+            // Between it and the ones after it one may have been packed.
+            let gap = !needed.is_empty() && packed.is_some_and(|at| at > part.changed_ms && at >= from);
+            if gap {
+                reaches = false;
+                break;
+            }
+            needed.push(part);
+            if enough {
+                break;
+            }
+        }
+        needed.reverse();
+        let begins = needed.iter().filter_map(|part| part.first_ms).min();
+        if !reaches {
+            let oldest = needed.first().and_then(|part| part.born_ms);
+            let (there_before, since) = match (packed, self.cut_short_ms) {
+                (Some(packed), _) => (packed < from, begins),
+                (None, Some(cut)) => (cut <= from, Some(begins.unwrap_or(cut))),
+                (None, None) => (oldest.is_some_and(|born| born <= from), begins.or(oldest)),
+            };
+            if !there_before {
+                return (needed, Some(Trouble::refused(hole(from, since, packed.is_some()))));
+            }
+        }
+        (needed, None)
+    }
+}
+
+/// Why a window is not answered in part.
+fn hole(from_ms: i64, since: Option<i64>, packed: bool) -> String {
+    let since = since
+        .map_or_else(|| "it is empty".to_owned(), |ms| format!("it reaches back to {} only", moment(ms)));
+    let why = if packed {
+        "; what is older has been packed, and is not read: let the rotation leave its newest file as it is (`delaycompress`)"
+    } else {
+        "; what was before is not there, neither in it nor in a rotated file beside it"
+    };
+    format!("the window begins at {}, and {since}{why}", moment(from_ms))
+}
+
+fn moment(ms: i64) -> String {
+    Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms} ms"), |moment| moment.to_string())
+}
+
+fn milliseconds(moment: SystemTime) -> i64 {
+    Timestamp::try_from(moment).map_or(0, Timestamp::as_millisecond)
+}
+
+fn unreadable(error: &io::Error) -> Trouble {
+    Trouble::unreachable(format!("it cannot be read: {error}"))
+}
+
+impl Known {
+    fn is(&self, part: &Part) -> bool {
+        self.id == part.id && self.offset <= part.size && part.head.starts_with(&self.head)
+    }
+}
+
+impl Part {
+    fn new(file: File, metadata: &Metadata, time_of: &TimeOf<'_>) -> io::Result<Self> {
+        let mut part = Self {
+            head: head(&file, HEAD)?,
+            file,
+            id: (metadata.dev(), metadata.ino()),
+            size: metadata.len(),
+            changed_ms: metadata.modified().map_or(0, milliseconds),
+            born_ms: metadata.created().ok().map(milliseconds),
+            first_ms: None,
+        };
+        part.first_ms = times(&part, 0, part.size, 1, time_of)?.map(|(_, first)| first);
+        Ok(part)
+    }
+
+    /// Whether it has the same lines as the beginning of the other one.
+    fn is_copy_of(&self, other: &Self) -> bool {
+        let length = usize::try_from(self.size).unwrap_or(usize::MAX).min(4096);
+        let same = || Some(head(&self.file, length).ok()? == head(&other.file, length).ok()?);
+        self.size > 0 && self.size <= other.size && same() == Some(true)
+    }
+
+    /// Whether it still has all that it had when it was opened.
+    fn is_whole(&self) -> bool {
+        let size = self.file.metadata().map_or(0, |metadata| metadata.len());
+        size >= self.size && head(&self.file, self.head.len()).is_ok_and(|head| head == self.head)
+    }
+}
+
+fn head(file: &File, length: usize) -> io::Result<Vec<u8>> {
+    let mut head = vec![0; length];
+    let mut there = 0;
+    while there < length {
+        match file.read_at(&mut head[there..], there as u64)? {
+            0 => break,
+            read => there += read,
+        }
+    }
+    head.truncate(there);
+    Ok(head)
+}
+
+/// A place before which every line is older than `target_ms`.
+fn bisect(part: &Part, target_ms: i64, time_of: &TimeOf<'_>) -> io::Result<u64> {
+    let (mut low, mut high) = (0, part.size);
+    while high - low > FINE {
+        let middle = low + (high - low) / 2;
+        match times(part, middle, high, VOICES, time_of)? {
+            Some((line, newest)) if newest < target_ms => low = line,
+            _ => high = middle,
+        }
+    }
+    Ok(low)
+}
+
+/// Of the first lines behind a place that are understood: where they begin, and the newest moment.
+fn times(
+    part: &Part,
+    place: u64,
+    end: u64,
+    voices: usize,
+    time_of: &TimeOf<'_>,
+) -> io::Result<Option<(u64, i64)>> {
+    let mut lines = Lines::new(&part.file, place, if place == 0 { 4 * 1024 } else { 16 * 1024 })?;
+    if place > 0 {
+        // The middle of a line; one that begins just here is lost with it, which does no harm.
+        lines.next()?;
+    }
+    let mut found: Option<(u64, i64)> = None;
+    let mut heard = 0;
+    let end = end.min(place.saturating_add(PROBE));
+    while heard < voices && lines.offset < end {
+        let start = lines.offset;
+        let Some(line) = lines.next()? else { break };
+        if let Some(moment) = line.and_then(time_of) {
+            found = Some(found.map_or((start, moment), |(first, newest)| (first, newest.max(moment))));
+            heard += 1;
+        }
+    }
+    Ok(found)
+}
+
+/// Shows the lines of a window, and returns the place before which nothing of its end or later stands.
+fn read_part(
+    part: &Part,
+    start: u64,
+    window: Window,
+    disorder_ms: i64,
+    each: &mut dyn FnMut(&[u8]) -> Option<i64>,
+    count: &mut Count,
+) -> Result<u64, Trouble> {
+    let mut lines = Lines::new(&part.file, start, 256 * 1024).map_err(|error| unreadable(&error))?;
+    let mut behind = 0;
+    let mut resume = None;
+    let begun = Instant::now();
+    loop {
+        let offset = lines.offset;
+        let Some(line) = lines.next().map_err(|error| unreadable(&error))? else {
+            count.bytes += lines.offset - start;
+            return Ok(resume.unwrap_or(lines.offset));
+        };
+        match line.and_then(&mut *each) {
+            Some(moment) => {
+                count.understood += 1;
+                if moment >= window.to_ms {
+                    resume.get_or_insert(offset);
+                }
+                behind = if moment >= window.to_ms.saturating_add(disorder_ms) { behind + 1 } else { 0 };
+                if behind >= BEHIND {
+                    count.bytes += lines.offset - start;
+                    return Ok(resume.unwrap_or(offset));
+                }
+            }
+            None => count.odd(line.unwrap_or(b"a line of more than 256 KiB"))?,
+        }
+        if (count.understood + count.odd).is_multiple_of(1024) && Instant::now() >= window.until {
+            let megabytes = (lines.offset - start) / 1_000_000;
+            let took = show_duration(begun.elapsed().as_secs_f64());
+            return Err(Trouble::unreachable(format!(
+                "it was not read in time: {megabytes} MB in {took}; give it more with `timeout`"
+            )));
+        }
+    }
+}
+
+impl Count {
+    fn odd(&mut self, line: &[u8]) -> Result<(), Trouble> {
+        if self.odd == 0 {
+            self.first_odd = show_line(line);
+        }
+        // An empty line says nothing, and nothing wrong.
+        self.odd += u64::from(!line.is_empty());
+        if self.odd >= HOPELESS && self.understood == 0 { self.verdict() } else { Ok(()) }
+    }
+
+    fn verdict(&self) -> Result<(), Trouble> {
+        if self.odd <= self.understood {
+            return Ok(());
+        }
+        Err(Trouble::babble(format!(
+            "{} of {} lines are not understood, the first: {}",
+            self.odd,
+            self.odd + self.understood,
+            self.first_odd
+        )))
+    }
+}
+
+/// The beginning of a line as people may see it: without query strings, for those hold what users keep
+/// to themselves.
+pub(super) fn show_line(line: &[u8]) -> String {
+    let text = redact(&String::from_utf8_lossy(line));
+    let mut out = String::new();
+    let mut hidden = false;
+    for c in text.chars() {
+        hidden &= !(c.is_whitespace() || c == '"');
+        match c {
+            _ if hidden => {}
+            '?' => {
+                out.push_str("?…");
+                hidden = true;
+            }
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+        if out.chars().count() > 160 {
+            return format!("`{out}…`");
+        }
+    }
+    format!("`{out}`")
+}
+
+/// The finished lines of a file from a place on.
+struct Lines<'f> {
+    file: BufReader<&'f File>,
+    /// Where the next line begins.
+    offset: u64,
+    line: Vec<u8>,
+}
+
+impl<'f> Lines<'f> {
+    fn new(file: &'f File, offset: u64, buffer: usize) -> io::Result<Self> {
+        let mut source = file;
+        source.seek(SeekFrom::Start(offset))?;
+        Ok(Self { file: BufReader::with_capacity(buffer, file), offset, line: Vec::new() })
+    }
+
+    /// The next line without its end, or that it is too long; none at the end of what is finished.
+    #[expect(clippy::option_option, reason = "a line, a line that is skipped, no line")]
+    fn next(&mut self) -> io::Result<Option<Option<&[u8]>>> {
+        self.line.clear();
+        let mut length = (&mut self.file).take(MAX_LINE).read_until(b'\n', &mut self.line)? as u64;
+        let short = self.line.last() == Some(&b'\n');
+        if !short && length < MAX_LINE {
+            return Ok(None);
+        }
+        let mut ended = short;
+        while !ended {
+            let bytes = self.file.fill_buf()?;
+            if bytes.is_empty() {
+                return Ok(None);
+            }
+            let found = memchr::memchr(b'\n', bytes);
+            ended = found.is_some();
+            let used = found.map_or(bytes.len(), |at| at + 1);
+            self.file.consume(used);
+            length += used as u64;
+        }
+        self.offset += length;
+        if !short {
+            return Ok(Some(None));
+        }
+        self.line.pop();
+        if self.line.last() == Some(&b'\r') {
+            self.line.pop();
+        }
+        Ok(Some(Some(&self.line)))
+    }
+}

@@ -1,0 +1,409 @@
+//! Logs that real servers write, against what the sides and the clients saw.
+
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use trapkey::metrics::{SideOf, Source, UserRequest};
+use trapkey::world::http::Client;
+
+use super::{now_ms, open, requests, sides};
+use crate::support::caddy::Caddy;
+use crate::support::envoy::Envoy;
+use crate::support::nginx::Nginx;
+use crate::support::router::RealRouter;
+use crate::support::side::Side;
+use crate::support::traefik::Traefik;
+use crate::support::{folder, free_port, wait_until};
+
+const FORMAT: &str = r#"$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent" $msec $upstream_addr $upstream_status $upstream_response_time $request_time"#;
+
+/// Two sides, green slower, and a folder.
+struct Stage {
+    folder: tempfile::TempDir,
+    blue: Side,
+    green: Side,
+    /// Where the servers look for green.
+    green_port: u16,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let (blue, green) = (Side::start("1.0"), Side::start("1.1"));
+        green.answers.delay_ms.store(30, Ordering::SeqCst);
+        Self { folder: folder(), green_port: green.port, blue, green }
+    }
+
+    /// Nobody listens where green should be.
+    fn with_dead_green() -> Self {
+        Self { green_port: free_port(), ..Self::new() }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn sides(&self) -> [SideOf; 2] {
+        sides(&format!("127.0.0.1:{}", self.blue.port), &format!("127.0.0.1:{}", self.green_port))
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path().join("access.log")).unwrap_or_default()
+    }
+
+    /// What a source says of a window, once the log has so many lines of requests.
+    fn seen(&self, metric: &str, from: i64, count: usize) -> Vec<UserRequest> {
+        // Envoy writes what it has every ten seconds.
+        let started = Instant::now();
+        loop {
+            // It is opened anew: the server may not have written its first line yet.
+            let mut source = open(self.path(), metric).unwrap();
+            let found = requests(source.as_mut(), &self.sides(), from, now_ms() + 1000);
+            match found {
+                Ok(found) if found.len() >= count => return found,
+                _ if started.elapsed() < Duration::from_secs(25) => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                other => panic!("{count} requests are expected, not {other:?} of {}", self.log()),
+            }
+        }
+    }
+}
+
+/// Changes a file of a server's configuration.
+fn change(path: &Path, edit: impl FnOnce(String) -> String) {
+    let text = std::fs::read_to_string(path).unwrap();
+    let edited = edit(text.clone());
+    assert_ne!(edited, text, "nothing was changed in {}", path.display());
+    std::fs::write(path, edited).unwrap();
+}
+
+fn change_json(path: &Path, edit: impl FnOnce(&mut Value)) {
+    change(path, |text| {
+        let mut value: Value = serde_json::from_str(&text).unwrap();
+        edit(&mut value);
+        value.to_string()
+    });
+}
+
+fn nginx(stage: &Stage) -> Nginx {
+    let mut nginx = Nginx::start(stage.path(), stage.blue.port, stage.green_port);
+    let log = stage.path().join("access.log");
+    change(&nginx.config, |text| {
+        let log = format!(
+            "log_format trapkey '{FORMAT}'; access_log {} trapkey; proxy_next_upstream error timeout http_500;",
+            log.display()
+        );
+        text.replace("access_log off;", &log)
+    });
+    change(&nginx.include, |text| text.replace(" weight=1", " max_fails=0").replace(" down", " max_fails=0"));
+    nginx.restart();
+    nginx
+}
+
+fn nginx_metric(more: &str) -> String {
+    format!("{{name: n, kind: nginx_log, target: access.log, with: {{format: '{FORMAT}'{more}}}}}")
+}
+
+fn traefik(stage: &Stage) -> Traefik {
+    let mut traefik = Traefik::start(stage.path(), stage.blue.port, stage.green_port);
+    let log = stage.path().join("access.log");
+    change(&stage.path().join("traefik.yml"), |text| {
+        format!("{text}accessLog: {{format: json, filePath: {}}}\n", log.display())
+    });
+    change(&traefik.file, |text| text + "          - {name: \"shop-green\", weight: 1}\n");
+    traefik.restart();
+    traefik
+}
+
+fn caddy(stage: &Stage) -> Caddy {
+    let mut caddy = Caddy::start(stage.path(), stage.blue.port);
+    let log = stage.path().join("access.log");
+    change_json(&stage.path().join("caddy.json"), |config| {
+        config["logging"] = json!({"logs": {"access": {
+            "writer": {"output": "file", "filename": log}, "encoder": {"format": "json"}, "include": ["http.log.access"]}}});
+        let server = &mut config["apps"]["http"]["servers"]["srv0"];
+        server["logs"] = json!({});
+        // An answer of its own, when the side gave none, needs the name too.
+        let named = json!({"X-Upstream": ["{http.reverse_proxy.upstream.hostport}"]});
+        server["errors"] = json!({"routes": [{"handle": [
+            {"handler": "headers", "response": {"set": named}},
+            {"handler": "static_response", "status_code": "{http.error.status_code}"}]}]});
+        let handler = &mut server["routes"][0]["handle"][0];
+        handler["headers"] = json!({"response": {"set": named}});
+        let green = json!({"dial": format!("127.0.0.1:{}", stage.green_port)});
+        handler["upstreams"].as_array_mut().unwrap().push(green);
+    });
+    caddy.restart();
+    caddy
+}
+
+fn envoy(stage: &Stage) -> Envoy {
+    let mut envoy = Envoy::start(stage.path(), stage.blue.port, stage.green_port);
+    let log = stage.path().join("access.log");
+    change_json(&stage.path().join("envoy.json"), |config| {
+        let manager =
+            &mut config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"];
+        manager["access_log"] = json!([{"name": "envoy.access_loggers.file", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+            "path": log,
+            "log_format": {"json_format": {"start_time": "%START_TIME%", "duration": "%DURATION%",
+                "response_code": "%RESPONSE_CODE%", "upstream_host": "%UPSTREAM_HOST%",
+                "upstream_cluster": "%UPSTREAM_CLUSTER%"}}}}]);
+    });
+    change_json(&envoy.routes, |routes| {
+        let clusters = &mut routes["resources"][0]["virtual_hosts"][0]["routes"][1]["route"]["weighted_clusters"]
+            ["clusters"];
+        clusters[0]["weight"] = json!(50);
+        clusters[1]["weight"] = json!(50);
+    });
+    envoy.restart();
+    envoy
+}
+
+/// Sends requests, some of which green fails, and compares what the source says with what the sides
+/// served and the clients got. Returns when it began.
+fn tells_what_happened(stage: &Stage, server: &dyn RealRouter, metric: &dyn Fn(&str) -> String) -> i64 {
+    let client = Client::new(Duration::from_secs(5), 0);
+    // Caddy begins its log with the first request, and a window before the log's beginning is refused.
+    client.get(&server.url()).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    stage.green.answers.fail_every.store(3, Ordering::SeqCst);
+    let before = (stage.blue.served(), stage.green.served());
+    let from = now_ms();
+    let statuses: Vec<u16> = (0..60).map(|_| client.get(&server.url()).unwrap().status).collect();
+    let failed = statuses.iter().filter(|status| **status == 500).count();
+    let served = (stage.blue.served() - before.0, stage.green.served() - before.1);
+    assert!(served.0 > 5 && served.1 > 5 && failed > 1, "{served:?}, {failed} failed");
+    let found = stage.seen(&metric(""), from, 60);
+    let of = |side: usize| found.iter().filter(move |request| request.side == side);
+    assert_eq!((of(0).count() as u64, of(1).count() as u64), served, "{}", stage.log());
+    assert!(of(0).all(|request| request.ok));
+    assert_eq!(of(1).filter(|request| !request.ok).count(), failed);
+    for request in &found {
+        let latency = request.latency_ms.unwrap();
+        let least = if request.side == 1 { 28.0 } else { 0.0 };
+        assert!((least..2000.0).contains(&latency), "{request:?}");
+        assert!((from..=now_ms()).contains(&request.at_ms), "{request:?}");
+    }
+    assert!(found.windows(2).all(|pair| pair[0].at_ms <= pair[1].at_ms + 1000));
+    from
+}
+
+fn leave_early(server: &dyn RealRouter) {
+    let address = server.url().replace("http://", "");
+    let mut stream = TcpStream::connect(&address).unwrap();
+    stream.write_all(b"GET /left HTTP/1.1\r\nHost: shop\r\n\r\n").unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+}
+
+/// A client that does not wait says nothing about the side, unless the plan wants it so.
+fn leaves_out_clients_that_left(stage: &Stage, server: &dyn RealRouter, metric: &dyn Fn(&str) -> String) {
+    for side in [&stage.blue, &stage.green] {
+        side.answers.delay_ms.store(700, Ordering::SeqCst);
+        side.answers.fail_every.store(0, Ordering::SeqCst);
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    let gone = now_ms();
+    leave_early(server);
+    let counted = stage.seen(&metric(", client_closed: error"), gone, 1);
+    assert_eq!(counted.iter().map(|request| request.ok).collect::<Vec<_>>(), [false], "{}", stage.log());
+    assert_eq!(stage.seen(&metric(", client_closed: ok"), gone, 1).len(), 1);
+    assert_eq!(stage.seen(&metric(""), gone, 0).len(), 0);
+}
+
+fn json_metric(preset: &'static str) -> impl Fn(&str) -> String {
+    move |more| format!("{{name: j, kind: json_log, target: access.log, with: {{preset: {preset}{more}}}}}")
+}
+
+#[test]
+fn nginx_tells_every_request() {
+    let stage = Stage::new();
+    let mut nginx = nginx(&stage);
+    // No second attempts here.
+    change(&nginx.config, |text| text.replace("error timeout http_500;", "off;"));
+    nginx.restart();
+    tells_what_happened(&stage, &nginx, &nginx_metric);
+    leaves_out_clients_that_left(&stage, &nginx, &nginx_metric);
+}
+
+#[test]
+fn traefiks_preset_tells_every_request() {
+    let stage = Stage::new();
+    let traefik = traefik(&stage);
+    tells_what_happened(&stage, &traefik, &json_metric("traefik"));
+    leaves_out_clients_that_left(&stage, &traefik, &json_metric("traefik"));
+}
+
+#[test]
+fn caddys_preset_tells_every_request() {
+    let stage = Stage::new();
+    let caddy = caddy(&stage);
+    let from = tells_what_happened(&stage, &caddy, &json_metric("caddy"));
+    // The same log by what the sides call themselves.
+    let mut sides = stage.sides();
+    sides[0].release = Some("1.0".into());
+    sides[1].release = Some("1.1".into());
+    let by_release = json_metric("caddy")(", side: /resp_headers/X-Release/0");
+    let mut source = open(stage.path(), &by_release).unwrap();
+    let found = requests(source.as_mut(), &sides, from, now_ms() + 1000).unwrap();
+    assert!(found.len() == 60 && found.iter().any(|request| request.side == 1));
+    // Of a client that did not wait it does not tell the side.
+    stage.blue.answers.delay_ms.store(700, Ordering::SeqCst);
+    stage.green.answers.delay_ms.store(700, Ordering::SeqCst);
+    leave_early(&caddy);
+    wait_until("the line", || stage.log().contains("/left"));
+    assert_eq!(stage.seen(&json_metric("caddy")(", client_closed: error"), from, 60).len(), 60);
+}
+
+#[test]
+fn envoys_preset_tells_every_request() {
+    let stage = Stage::new();
+    let envoy = envoy(&stage);
+    let from = tells_what_happened(&stage, &envoy, &json_metric("envoy"));
+    let by_cluster = ", side: upstream_cluster, blue: shop-blue, green: shop-green";
+    let found = stage.seen(&json_metric("envoy")(by_cluster), from, 60);
+    assert!(found.len() == 60 && found.iter().any(|request| request.side == 1));
+    leaves_out_clients_that_left(&stage, &envoy, &json_metric("envoy"));
+}
+
+/// Half of all requests go to a side that is not there.
+fn names_a_dead_side(start: impl Fn(&Stage) -> Box<dyn RealRouter>, metric: &str) {
+    let stage = Stage::with_dead_green();
+    let server = start(&stage);
+    let client = Client::new(Duration::from_secs(5), 0);
+    client.get(&server.url()).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    let from = now_ms();
+    let statuses: Vec<u16> = (0..30).map(|_| client.get(&server.url()).unwrap().status).collect();
+    let failed = statuses.iter().filter(|status| **status >= 500).count();
+    assert!(failed > 3 && failed < 30, "{statuses:?}");
+    let found = stage.seen(metric, from, 30);
+    let of = |side: usize, ok: bool| found.iter().filter(|r| r.side == side && r.ok == ok).count();
+    assert_eq!([of(0, true), of(0, false), of(1, true), of(1, false)], [30 - failed, 0, 0, failed]);
+}
+
+#[test]
+fn requests_that_a_dead_side_never_saw_are_its_errors() {
+    let nginx_once = |stage: &Stage| -> Box<dyn RealRouter> {
+        let mut nginx = nginx(stage);
+        change(&nginx.config, |text| text.replace("error timeout http_500;", "off;"));
+        nginx.restart();
+        Box::new(nginx)
+    };
+    names_a_dead_side(nginx_once, &nginx_metric(""));
+    names_a_dead_side(|stage| Box::new(traefik(stage)), &json_metric("traefik")(""));
+    names_a_dead_side(|stage| Box::new(caddy(stage)), &json_metric("caddy")(""));
+    names_a_dead_side(|stage| Box::new(envoy(stage)), &json_metric("envoy")(""));
+}
+
+#[test]
+fn a_failure_that_nginx_hides_by_another_attempt_is_one_of_the_side_that_failed() {
+    let stage = Stage::new();
+    let nginx = nginx(&stage);
+    stage.green.answers.fail_every.store(1, Ordering::SeqCst);
+    std::thread::sleep(Duration::from_millis(50));
+    let from = now_ms();
+    let before = (stage.blue.served(), stage.green.served());
+    let client = Client::new(Duration::from_secs(5), 0);
+    for _ in 0..40 {
+        assert_eq!(client.get(&nginx.url()).unwrap().status, 200, "the user sees nothing of it");
+    }
+    let served = (stage.blue.served() - before.0, stage.green.served() - before.1);
+    assert!(served.0 == 40 && served.1 >= 10, "{served:?}");
+    let count = |found: &[UserRequest], side: usize, ok: bool| {
+        found.iter().filter(|request| request.side == side && request.ok == ok).count() as u64
+    };
+    let all = stage.seen(&nginx_metric(""), from, usize::try_from(served.0 + served.1).unwrap());
+    let counts = [count(&all, 0, true), count(&all, 0, false), count(&all, 1, true), count(&all, 1, false)];
+    assert_eq!(counts, [40, 0, 0, served.1]);
+    assert!(
+        all.iter().filter(|request| request.side == 1).all(|request| request.latency_ms.unwrap() >= 28.0)
+    );
+    let last = stage.seen(&nginx_metric(", attempts: last"), from, 40);
+    assert_eq!((count(&last, 0, true), last.len()), (40, 40));
+    let by_status = stage.seen(&nginx_metric(", errors: [502, 504]"), from, 40);
+    assert_eq!(count(&by_status, 1, true), served.1, "500 is no error for this plan");
+}
+
+#[test]
+fn nginx_is_followed_over_rotations_under_load() {
+    let stage = Stage::new();
+    let nginx = nginx(&stage);
+    stage.green.answers.delay_ms.store(0, Ordering::SeqCst);
+    std::thread::sleep(Duration::from_millis(50));
+    let client = Client::new(Duration::from_secs(5), 0);
+    // Something older than the first window, so that the log reaches back.
+    assert_eq!(client.get(&nginx.url()).unwrap().status, 200);
+    std::thread::sleep(Duration::from_millis(50));
+    let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (at, log) = (stage.path().to_path_buf(), stage.path().join("access.log"));
+    let reopen = || {
+        let config = nginx.config.to_str().unwrap();
+        let ended =
+            std::process::Command::new("nginx").args(["-s", "reopen", "-c", config]).status().unwrap();
+        assert!(ended.success());
+    };
+    let begin = now_ms();
+    let (mut followed, mut from) = (Vec::new(), begin);
+    let sides = stage.sides();
+    let mut source = open(stage.path(), &nginx_metric("")).unwrap();
+    let mut look = |source: &mut dyn Source, followed: &mut Vec<UserRequest>, to: i64| {
+        wait_until("the log between rename and reopening", || {
+            let found = requests(source, &sides, from, to);
+            followed.extend(found.iter().flatten());
+            found.is_ok()
+        });
+        from = to;
+    };
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            let client = Client::new(Duration::from_secs(5), 0);
+            while !stop.load(Ordering::SeqCst) {
+                assert_eq!(client.get(&nginx.url()).unwrap().status, 200);
+                sent.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        for round in 0..12 {
+            std::thread::sleep(Duration::from_millis(150));
+            if round % 4 == 1 {
+                let older = at.join("access.log.1");
+                if older.exists() {
+                    std::fs::rename(&older, at.join(format!("access.log.{}", 20 - round))).unwrap();
+                }
+                std::fs::rename(&log, older).unwrap();
+                std::thread::sleep(Duration::from_millis(30));
+                reopen();
+            }
+            // As with `delay`: what is this old has been written.
+            look(source.as_mut(), &mut followed, now_ms() - 100);
+        }
+        stop.store(true, Ordering::SeqCst);
+        load.join().unwrap();
+    });
+    std::thread::sleep(Duration::from_millis(50));
+    look(source.as_mut(), &mut followed, now_ms());
+    let sent = sent.load(Ordering::SeqCst);
+    assert!(sent > 100, "{sent}");
+    assert_eq!(followed.len() as u64, sent);
+    let afresh = stage.seen(&nginx_metric(""), begin, 1);
+    assert_eq!(afresh.len() as u64, sent, "a fresh process sees the same over all files");
+    // Copied and cut short, as logrotate does it where the server cannot open its log again.
+    std::fs::copy(&log, at.join("access.log.0")).unwrap();
+    OpenOptions::new().write(true).open(&log).unwrap().set_len(0).unwrap();
+    for _ in 0..25 {
+        assert_eq!(client.get(&nginx.url()).unwrap().status, 200);
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    let mut text = String::new();
+    std::fs::File::open(&log).unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text.lines().count(), 25, "it goes on at the beginning");
+    let before = followed.len();
+    look(source.as_mut(), &mut followed, now_ms());
+    assert_eq!(followed.len() - before, 25);
+    assert_eq!(stage.seen(&nginx_metric(""), begin, 1).len() as u64, sent + 25);
+}
