@@ -92,47 +92,56 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
     if let Err(message) = period(step) {
         return Err(order.problem("", message).help("write `step: 60s`"));
     }
-    let variable =
-        |name: &str| order.variables.get(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
-    let needed = |name: &str| {
-        variable(name).ok_or_else(|| {
-            order.problem("", format!("the variable `{name}` is not set, and CloudWatch needs it"))
-                .help("CloudWatch takes AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (with a lent key also AWS_SESSION_TOKEN) and AWS_REGION")
-        })
-    };
-    let region = match settings.region.as_ref().map(|text| text.value.trim().to_owned()) {
-        Some(region) => region,
-        None => variable("AWS_REGION")
-            .or_else(|| variable("AWS_DEFAULT_REGION"))
-            .map_or_else(|| needed("AWS_REGION"), Ok)?,
-    };
-    if region.is_empty() || !region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-    {
-        return Err(order
-            .problem("region", format!("`{region}` is no region"))
-            .help("write one such as eu-central-1"));
-    }
-    let credentials = Credentials {
-        key: needed("AWS_ACCESS_KEY_ID")?,
-        secret: needed("AWS_SECRET_ACCESS_KEY")?,
-        token: variable("AWS_SESSION_TOKEN"),
-    };
-    redact::learn(&credentials.secret);
-    credentials.token.iter().for_each(|token| redact::learn(token));
-    let amazon = || {
-        let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-        format!("https://monitoring.{region}.{domain}")
-    };
-    let endpoint = match order.target {
-        Some(_) => order.target()?.clone(),
-        None => variable("AWS_ENDPOINT_URL_CLOUDWATCH")
-            .or_else(|| variable("AWS_ENDPOINT_URL"))
-            .unwrap_or_else(amazon)
-            .into(),
-    };
-    let server = Server::new("CloudWatch", order, &endpoint, &BTreeMap::new())?;
+    let region = region(order, settings.region.as_ref())?;
+    let credentials = credentials(order)?;
+    let server = Server::new("CloudWatch", order, &endpoint(order, &region)?, &BTreeMap::new())?;
     let (asks, query) = wanted(order, &settings)?;
     Ok(Box::new(Remote { service: CloudWatch { server, region, credentials, asks }, query }))
+}
+
+/// A variable that is not empty.
+fn variable(order: &Order<'_>, name: &str) -> Option<String> {
+    order.variables.get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+}
+
+fn needed(order: &Order<'_>, name: &str) -> Result<String, Problem> {
+    variable(order, name).ok_or_else(|| {
+        order.problem("", format!("the variable `{name}` is not set, and CloudWatch needs it"))
+            .help("CloudWatch takes AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (with a lent key also AWS_SESSION_TOKEN) and AWS_REGION")
+    })
+}
+
+fn region(order: &Order<'_>, given: Option<&Text>) -> Result<String, Problem> {
+    let given = given.map(|text| text.value.trim().to_owned());
+    let known =
+        given.or_else(|| variable(order, "AWS_REGION").or_else(|| variable(order, "AWS_DEFAULT_REGION")));
+    let region = known.map_or_else(|| needed(order, "AWS_REGION"), Ok)?;
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if region.is_empty() || !region.bytes().all(legal) {
+        let problem = order.problem("region", format!("`{region}` is no region"));
+        return Err(problem.help("write one such as eu-central-1"));
+    }
+    Ok(region)
+}
+
+fn credentials(order: &Order<'_>) -> Result<Credentials, Problem> {
+    let key = needed(order, "AWS_ACCESS_KEY_ID")?;
+    let secret = needed(order, "AWS_SECRET_ACCESS_KEY")?;
+    let token = variable(order, "AWS_SESSION_TOKEN");
+    redact::learn(&secret);
+    redact::learn(token.as_deref().unwrap_or_default());
+    Ok(Credentials { key, secret, token })
+}
+
+fn endpoint(order: &Order<'_>, region: &str) -> Result<Text, Problem> {
+    if order.target.is_some() {
+        return order.target().cloned();
+    }
+    let given =
+        variable(order, "AWS_ENDPOINT_URL_CLOUDWATCH").or_else(|| variable(order, "AWS_ENDPOINT_URL"));
+    // China's regions have a domain of their own.
+    let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+    Ok(given.unwrap_or_else(|| format!("https://monitoring.{region}.{domain}")).into())
 }
 
 fn wanted(order: &Order<'_>, settings: &Settings) -> Result<(Asks, Query), Problem> {

@@ -234,6 +234,14 @@ fn a_metric_is_named_whole_with_a_period_that_cloudwatch_has() {
         let fault = open_with(&metric("http://127.0.0.1:9", METRIC), &some, true).err().unwrap();
         assert!(fault.cause.unwrap().contains(&format!("the variable `{missing}` is not set")));
     }
+    // Without a target it is Amazon's own, or the one that a variable names.
+    let service = replies(vec![json!({"MetricDataResults": []})]);
+    let url = service.url();
+    let own = metric("", METRIC).replace("  target: \n", "");
+    let there = [VARIABLES, &[("AWS_ENDPOINT_URL_CLOUDWATCH", url.as_str())]].concat();
+    let mut source = open_with(&own, &there, true).unwrap();
+    assert_eq!(ask(&mut *source, &side("green"), 0, 300_000, MINUTE), Ok(Vec::new()));
+    assert_eq!(service.asked().len(), 1);
     // A dimension may be written once for each side.
     let each = METRIC.replace("\"{{ side }}\"", "{blue: tg/b/73e2, green: tg/g/943f}");
     let service = replies(vec![json!({"MetricDataResults": []})]);

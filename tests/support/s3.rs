@@ -2,7 +2,7 @@
 //! signatures, and of writers that race on a condition it lets one through.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -29,6 +29,18 @@ pub(crate) const KEY: &str = "AKIATRAPKEYTESTS0000";
 /// Its secret.
 pub(crate) const SECRET: &str = "s3cret/of+the/tests-with-40-characters-0";
 
+/// A port that was free a moment ago, below those that the system gives to outgoing connections.
+fn port() -> u16 {
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let next = std::process::id().wrapping_add(GIVEN.fetch_add(1, Ordering::SeqCst)) % 1_000;
+        let port = 9_000 + u16::try_from(next).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 impl Server {
     fn shared() -> Arc<Self> {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -43,7 +55,7 @@ impl Server {
     /// Starts one that speaks for these services of AWS, such as `s3` or `cloudwatch,iam`; with `auth`
     /// it asks what a user has the right to do.
     pub(crate) fn start(services: &'static str, auth: bool) -> Self {
-        let port = super::free_port();
+        let port = port();
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(".needs/bin/ministack");
         assert!(program.exists(), "ministack must be installed: scripts/install-needs test");
         // It ends with the thread that starts it, which lasts as long as this program.
