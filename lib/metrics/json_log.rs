@@ -30,7 +30,9 @@ pub(super) static KIND: Kind = Kind {
 /// A place in a line is a key of its object, or a JSON pointer such as `/resp_headers/X-Release/0`.
 /// Moments are RFC 3339 or numbers since 1970 whose unit (s, ms, us, ns) is told by their size. A line
 /// with neither side nor status is no request, and left out. Rotated files beside the log are read as
-/// far as they are not packed.
+/// far as they are not packed. A window that begins before the log does is
+/// refused, and never taken for silence: an older line, a rotated file that was finished before, or the
+/// age of the log itself must show that it reaches back.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Settings {

@@ -5,7 +5,7 @@ use std::fs::{File, Metadata};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 
@@ -52,6 +52,14 @@ struct Known {
     to_ms: i64,
 }
 
+/// A file under the name of a rotated one.
+struct Beside {
+    changed: SystemTime,
+    packed: bool,
+    number: u64,
+    path: PathBuf,
+}
+
 /// A file that belongs to the log.
 struct Part {
     file: File,
@@ -81,6 +89,8 @@ pub(super) type TimeOf<'t> = dyn Fn(&[u8]) -> Option<i64> + 't;
 const MAX_LINE: u64 = 256 * 1024;
 /// Bisection ends when this much is left to read.
 const FINE: u64 = 64 * 1024;
+/// From so much on, a place is searched although one is known.
+const FAR: u64 = 64 * 1024 * 1024;
 /// How far is looked for a line that is understood.
 const PROBE: u64 = 1024 * 1024;
 /// Lines that must agree on where a place of the file lies in time: one with a wrong clock does not count.
@@ -91,6 +101,8 @@ const BEHIND: u32 = 1000;
 const HOPELESS: u64 = 10_000;
 /// How many bytes tell a file from another one.
 const HEAD: usize = 256;
+/// Changes of files that are no further apart may be in any order.
+const SAME_TIME: Duration = Duration::from_secs(10);
 /// The newest rotated files that are looked at.
 const MAX_ROTATED: usize = 64;
 /// How rotated files end that are not read.
@@ -151,10 +163,13 @@ impl Log {
 
     /// Where to begin in a file.
     fn start(&self, part: &Part, window: Window, time_of: &TimeOf<'_>) -> io::Result<u64> {
-        match self.known.iter().find(|known| known.is(part)) {
-            Some(known) if known.to_ms <= window.from_ms => Ok(known.offset),
-            _ => bisect(part, window.from_ms.saturating_sub(self.disorder_ms), time_of),
+        let known = self.known.iter().find(|known| known.is(part) && known.to_ms <= window.from_ms);
+        let offset = known.map_or(0, |known| known.offset);
+        if known.is_some() && part.size - offset < FAR {
+            return Ok(offset);
         }
+        // A single line with a clock far ahead would keep that place where it is.
+        bisect(part, window.from_ms.saturating_sub(self.disorder_ms), time_of).map(|found| found.max(offset))
     }
 
     /// The files in which the window stands, oldest first, and what is missing.
@@ -166,10 +181,13 @@ impl Log {
         for _ in 0..3 {
             let (file, metadata) = open_regular(&self.path)?;
             let current = Part::new(file, &metadata, time_of).map_err(|error| unreadable(&error))?;
-            let rotated = self.rotated(&current, window, time_of)?;
-            // A rotation between the two would have hidden a file.
-            let still = std::fs::metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == current.id);
-            if still {
+            let enough = current.begins_before(window.from_ms.saturating_sub(self.disorder_ms));
+            let beside = if enough { Vec::new() } else { self.beside()? };
+            let rotated = self.rotated(&beside, &current, window, time_of)?;
+            // A rotation meanwhile may have hidden a file.
+            let same_file =
+                std::fs::metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == current.id);
+            if same_file && (enough || same_files(&beside, &self.beside()?)) {
                 self.see_cuts(&current);
                 return Ok(self.reaching(current, rotated, window));
             }
@@ -185,41 +203,55 @@ impl Log {
         }
     }
 
+    /// What lies beside the log under the name of a rotated file, newest last.
+    fn beside(&self) -> Result<Vec<Beside>, Trouble> {
+        let folder = files::parent(&self.path);
+        let unreadable = |error: io::Error| {
+            let place = redact(&folder.display().to_string());
+            Trouble::refused(format!("its folder {place} cannot be read: {error}"))
+        };
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&folder).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            let name = entry.file_name();
+            // What has gone meanwhile is missed when it is looked at a second time.
+            let (Some(name), Ok(metadata)) = (name.to_str(), entry.metadata()) else { continue };
+            if metadata.is_file() && self.is_rotated(name) {
+                let ending = Path::new(name).extension();
+                found.push(Beside {
+                    changed: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+                    packed: ending.is_some_and(|ending| PACKED.iter().any(|packed| ending == *packed)),
+                    number: metadata.ino(),
+                    path: entry.path(),
+                });
+            }
+        }
+        found.sort_by(|a, b| (a.changed, &a.path).cmp(&(b.changed, &b.path)));
+        Ok(found)
+    }
+
     /// The rotated files, newest last, and when the newest packed one was last written to.
     fn rotated(
         &self,
+        beside: &[Beside],
         current: &Part,
         window: Window,
         time_of: &TimeOf<'_>,
     ) -> Result<(Vec<Part>, Option<i64>), Trouble> {
-        if current.first_ms.is_some_and(|first| first < window.from_ms.saturating_sub(self.disorder_ms)) {
-            return Ok((Vec::new(), None));
-        }
-        let folder = files::parent(&self.path);
-        let place = folder.display();
-        let listing = std::fs::read_dir(&folder)
-            .map_err(|error| Trouble::refused(format!("its folder {place} cannot be read: {error}")))?;
-        let mut found: Vec<(SystemTime, PathBuf)> = Vec::new();
-        let mut packed: Option<i64> = None;
-        for entry in listing.flatten() {
-            let name = entry.file_name();
-            let (Some(name), Ok(metadata)) = (name.to_str(), entry.metadata()) else { continue };
-            if !metadata.is_file() || !self.is_rotated(name) {
-                continue;
-            }
-            let changed = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            if Path::new(name).extension().is_some_and(|end| PACKED.iter().any(|packed| end == *packed)) {
-                packed = packed.max(Some(milliseconds(changed)));
-            } else {
-                found.push((changed, entry.path()));
-            }
-        }
-        found.sort();
+        let packed = beside.iter().filter(|file| file.packed).map(|file| milliseconds(file.changed)).max();
         let mut parts: Vec<Part> = Vec::new();
-        for (_, path) in found.iter().rev().take(MAX_ROTATED) {
-            // It may have been rotated away meanwhile; then an older one tells.
-            let Ok((file, metadata)) = open_regular(path) else { continue };
-            let part = Part::new(file, &metadata, time_of).map_err(|error| unreadable(&error))?;
+        let mut enough_since: Option<SystemTime> = None;
+        for file in beside.iter().rev().filter(|file| !file.packed).take(MAX_ROTATED) {
+            if enough_since.is_some_and(|since| file.changed < since) {
+                break;
+            }
+            // One that is not readable, or rotated away meanwhile, would be a hole that nobody sees.
+            let (opened, metadata) = open_regular(&file.path).map_err(|trouble| file.named(&trouble))?;
+            let part = Part::new(opened, &metadata, time_of).map_err(|error| unreadable(&error))?;
+            if part.begins_before(window.from_ms.saturating_sub(self.disorder_ms)) {
+                // Files that were written to at nearly the same time may be in any order here.
+                enough_since = enough_since.or(file.changed.checked_sub(SAME_TIME));
+            }
             // A copy is the log itself until that is cut short.
             if part.id != current.id && !part.is_copy_of(current) && parts.iter().all(|p| p.id != part.id) {
                 parts.push(part);
@@ -263,7 +295,7 @@ impl Log {
         let mut reaches = false;
         for part in std::iter::once(current).chain(rotated.into_iter().rev()) {
             reaches |= part.first_ms.is_some_and(|first| first <= from);
-            let enough = part.first_ms.is_some_and(|first| first < from.saturating_sub(self.disorder_ms));
+            let enough = part.begins_before(from.saturating_sub(self.disorder_ms));
             // Between it and the ones after it one may have been packed.
             let gap = !needed.is_empty() && packed.is_some_and(|at| at > part.changed_ms && at >= from);
             if gap {
@@ -312,6 +344,23 @@ fn milliseconds(moment: SystemTime) -> i64 {
     Timestamp::try_from(moment).map_or(0, Timestamp::as_millisecond)
 }
 
+fn same_files(before: &[Beside], after: &[Beside]) -> bool {
+    let names = |files: &[Beside]| {
+        let mut names: Vec<_> = files.iter().map(|file| (file.path.clone(), file.number)).collect();
+        names.sort();
+        names
+    };
+    names(before) == names(after)
+}
+
+impl Beside {
+    fn named(&self, trouble: &Trouble) -> Trouble {
+        let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let message = format!("the rotated file {}: {}", redact(&name), trouble.message);
+        Trouble { message, what: trouble.what }
+    }
+}
+
 fn unreadable(error: &io::Error) -> Trouble {
     Trouble::unreachable(format!("it cannot be read: {error}"))
 }
@@ -335,6 +384,10 @@ impl Part {
         };
         part.first_ms = times(&part, 0, part.size, 1, time_of)?.map(|(_, first)| first);
         Ok(part)
+    }
+
+    fn begins_before(&self, ms: i64) -> bool {
+        self.first_ms.is_some_and(|first| first < ms)
     }
 
     /// Whether it has the same lines as the beginning of the other one.

@@ -29,7 +29,10 @@ pub(super) static KIND: Kind = Kind {
 /// names. A request that nginx passed on to another side after a failure (`proxy_next_upstream`) has
 /// several attempts in these variables: `a, b`. The user sees only the last one, but the failures are
 /// failures of the side that gave them, so by default every attempt counts for its own side. Lines that
-/// name neither side are left out. Rotated files beside the log are read as far as they are not packed.
+/// name neither side are left out: nginx's own answers, and those for which it found no server alive.
+/// Rotated files beside the log are read as far as they are not packed. A window that begins before the log does is
+/// refused, and never taken for silence: an older line, a rotated file that was finished before, or the
+/// age of the log itself must show that it reaches back.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Settings {
@@ -583,6 +586,9 @@ mod tests {
         let by_request = Settings { latency: Some(Latency::Request), ..settings(FULL) };
         assert_eq!(read(&by_request, &text), one(13.0));
         let short = settings("$msec|$status|$upstream_addr");
+        let iso = settings("${time_iso8601}x $status $upstream_addr");
+        let seen = read(&iso, "2026-11-21T09:00:01+01:00x 200 [::1]:80").unwrap();
+        assert_eq!((seen.0, seen.1[0].0.as_str()), (1_795_248_001_000, "[::1]:80"));
         assert_eq!(
             read(&short, "1795248001.123|503|10.0.0.1:80"),
             Some((1_795_248_001_123, vec![("10.0.0.1:80".into(), Some(false), None)]))

@@ -361,3 +361,49 @@ fn an_empty_list_of_requests_for_a_quiet_window_of_a_busy_log() {
     assert_eq!(afresh(place.path(), begin + 60_000, begin + 120_000), NOBODY);
     assert_eq!(afresh(place.path(), begin + 400_000, begin + 420_000), NOBODY);
 }
+
+#[test]
+fn damaged_logs_give_fewer_requests_or_babble_and_nothing_else() {
+    let place = folder();
+    let begin = now_ms() - 600_000;
+    let json =
+        "{name: j, kind: json_log, target: access.log, with: {time: t, status: s, side: /u/0, latency: l}}";
+    let json_line = |at: i64| {
+        format!("{{\"t\":{at},\"s\":200,\"u\":[\"10.0.0.1:80\"],\"l\":1.5,\"x\":{{\"y\":[1,\"é\"]}}}}\n")
+    };
+    let mut dice = 5_u64;
+    let mut random = |below: usize| {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(dice >> 33).unwrap() % below
+    };
+    let (mut read, mut babble) = (0, 0);
+    for round in 0..400 {
+        let moments = (0..30).map(|n| begin - 9000 + n * 1000);
+        let metric = if round % 2 == 0 { NGINX } else { json };
+        let mut text: Vec<u8> = match round % 2 {
+            0 => lines(moments).into_bytes(),
+            _ => moments.map(json_line).collect::<String>().into_bytes(),
+        };
+        for _ in 0..random(60) {
+            let at = random(text.len());
+            match random(3) {
+                0 => text[at] = u8::try_from(random(256)).unwrap(),
+                1 => drop(text.remove(at)),
+                _ => text.insert(at, b"\"\\\n\0 {[,:-"[random(10)]),
+            }
+        }
+        std::fs::write(place.path().join("access.log"), &text).unwrap();
+        match requests(open(place.path(), metric).unwrap().as_mut(), &both(), begin, begin + 30_000) {
+            Ok(found) => {
+                assert!(found.len() <= 21 + 20, "{}", found.len());
+                assert!(found.iter().all(|r| (begin..begin + 30_000).contains(&r.at_ms)));
+                read += 1;
+            }
+            Err(trouble) => {
+                assert!(!trouble.message.contains(char::is_control), "{}", trouble.message);
+                babble += usize::from(trouble.what == TroubleKind::Babble);
+            }
+        }
+    }
+    assert!(read > 100 && babble > 10, "{read} {babble}");
+}
