@@ -97,6 +97,7 @@ pub fn run(job: &Job) -> Result<Exit, Fault> {
         live: side.map(str::to_owned),
         after_rollback: side == Some("blue"),
         comparisons,
+        metrics: Vec::new(),
         counts,
     };
     let needs = evidence.needs();
