@@ -70,6 +70,13 @@ enum Is {
     Level { over: Duration, p_below: f64, allowed: Allowed },
 }
 
+impl Condition {
+    /// Whether it looks at the newest window.
+    fn of_newest(&self) -> bool {
+        matches!(self.is, Is::Expect(..) | Is::Compare(..) | Is::Anomaly { .. })
+    }
+}
+
 /// When traffic moved.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moved {
@@ -109,17 +116,15 @@ fn read(spec: &VerifyMetric, loaded: &Loaded) -> Result<Metric, Fault> {
             .cause(cause)
             .help("see `verify.metrics` in docs/plan.md")
     };
-    let (kind, source) = metrics::open_for(&spec.source(), loaded, false)?;
-    if kind.gives != Gives::Points {
-        let series = metrics::ALL.iter().filter(|kind| kind.gives == Gives::Points).map(|kind| kind.name);
-        let series: Vec<&str> = series.collect();
+    let series = || metrics::ALL.iter().filter(|kind| kind.gives == Gives::Points).map(|kind| kind.name);
+    if metrics::kind(&spec.kind).is_some_and(|kind| kind.gives != Gives::Points) {
         return Err(wrong(format!("`{}` gives single requests, no series", spec.kind))
-            .help(format!("kinds that give a series: {}", series.join(", "))));
+            .help(format!("kinds that give a series: {}", series().collect::<Vec<_>>().join(", "))));
     }
+    let (_, source) = metrics::open_for(&spec.source(), loaded, false)?;
     let whole = |span: Option<Span>, or: Duration| span.map_or(or, |s| s.0);
     let step = whole(spec.step, DEFAULT_STEP);
     let over = whole(spec.over, OVER);
-    longer("over", over, 3, "step", step).map_err(wrong)?;
     let mut conditions = Vec::new();
     for line in spec.expect.lines(&loaded.variables).map_err(|p| loaded.fault(p))? {
         let place = line.place;
@@ -141,6 +146,9 @@ fn read(spec: &VerifyMetric, loaded: &Loaded) -> Result<Metric, Fault> {
     ];
     for condition in more.into_iter().flatten() {
         conditions.push(condition.map_err(wrong)?);
+    }
+    if conditions.iter().any(Condition::of_newest) {
+        longer("over", over, 3, "step", step).map_err(wrong)?;
     }
     if conditions.is_empty() {
         return Err(wrong("nothing is asked of it".into()).help(

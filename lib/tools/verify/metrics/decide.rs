@@ -516,7 +516,7 @@ impl Frame<'_> {
                 "the level stepped from {before} to {after} at {clock}{relation} (p = {p}); {} is allowed",
                 self.show(found.tolerance)
             )
-        } else if change.line_fits_better && found.record.p_value.is_some_and(|p| p < p_below) {
+        } else if change.line_fits_better && (change.after - change.before).abs() > found.tolerance {
             format!("no step: it moves slowly, from about {before} to {after}")
         } else {
             format!(
