@@ -42,15 +42,15 @@ mod prometheus;
 
 /// Every source of figures that a plan may name.
 pub static ALL: &[&Kind] = &[
-    &cloudwatch::KIND,
-    &command::KIND,
-    &datadog::KIND,
-    &file::KIND,
-    &graphite::KIND,
-    &influxdb::KIND,
-    &json_log::KIND,
-    &nginx_log::KIND,
     &prometheus::KIND,
+    &nginx_log::KIND,
+    &json_log::KIND,
+    &file::KIND,
+    &command::KIND,
+    &influxdb::KIND,
+    &graphite::KIND,
+    &datadog::KIND,
+    &cloudwatch::KIND,
 ];
 
 /// One kind of source.
@@ -156,6 +156,8 @@ pub struct Ask<'a> {
     pub to: Timestamp,
     /// The time between two values.
     pub step: Duration,
+    /// The time that one value covers, for queries that count over a window.
+    pub covers: Duration,
     /// Time for the whole answer.
     pub limit: Duration,
 }

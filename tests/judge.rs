@@ -12,8 +12,10 @@ use trapkey::judge::{
 const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/.needs/bin/python");
 const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/judge/table.py");
 
-/// What is checked for each kind of row, and how many there are at least.
-const CHECKS: &[(&str, fn(&Value), usize)] = &[
+/// A kind of row, what is checked of it, and how many there are at least.
+type Check = (&'static str, fn(&Value), usize);
+
+const CHECKS: &[Check] = &[
     ("mann_whitney", check_mann_whitney, 3700),
     ("permutation", check_permutation, 100),
     ("hodges_lehmann", check_hodges_lehmann, 250),

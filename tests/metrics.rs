@@ -75,7 +75,14 @@ fn ask(
     step: Duration,
 ) -> Result<Vec<Point>, Trouble> {
     let at = |ms| Timestamp::from_millisecond(ms).unwrap();
-    source.points(&Ask { side, from: at(from), to: at(to), step, limit: Duration::from_secs(10) })
+    source.points(&Ask {
+        side,
+        from: at(from),
+        to: at(to),
+        step,
+        covers: step,
+        limit: Duration::from_secs(10),
+    })
 }
 
 /// Now, in ms since 1970, and some time ago.

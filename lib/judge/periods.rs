@@ -53,10 +53,16 @@ pub struct Periods {
 /// Whether values now are worse than values before, both in the order of time: significant at 1 % by the
 /// rank test, and by more than is allowed by the typical shift.
 ///
-/// The correlation of neighbours is that of before, so that a defect that comes and stays is not taken
-/// for noise. None when a time has no values, or one that is not finite.
-pub fn compare_periods(before: &[f64], now: &[f64], way: Worse, allowed: Allowed) -> Option<Periods> {
-    let spread = memory(before);
+/// `shared` neighbouring values share data (1 where none do). The correlation of neighbours is that of
+/// before, so that a defect that comes and stays is not taken for noise. None when a time has no values, or one that is not finite.
+pub fn compare_periods(
+    before: &[f64],
+    now: &[f64],
+    shared: f64,
+    way: Worse,
+    allowed: Allowed,
+) -> Option<Periods> {
+    let spread = memory(before).max(shared);
     let medians = [before, now].map(middle);
     let tolerance = allowed.of(medians[0]);
     let level = if way == Worse::Either { ALPHA / 2.0 } else { ALPHA };
@@ -132,11 +138,13 @@ pub struct Stepped {
 
 /// Whether the level of a series has stepped to where it is worse. None where all values are the same.
 ///
-/// The p-value of Pettitt's test allows for the correlation of neighbours around the two levels.
+/// The p-value of Pettitt's test allows for the correlation of neighbours around the two levels; `shared`
+/// of them share data (1 where none do).
 ///
 /// Errors: as [`change_point`].
 pub fn stepped(
     points: &[Point],
+    shared: f64,
     way: Worse,
     p_below: f64,
     allowed: Allowed,
@@ -149,7 +157,7 @@ pub fn stepped(
         .enumerate()
         .map(|(at, p)| p.value - if at < change.at { change.before } else { change.after })
         .collect();
-    let spread = memory(&off);
+    let spread = memory(&off).max(shared);
     let n = points.len() as f64;
     let p_value = (2.0 * (-6.0 * change.k * change.k / (n * n * n + n * n) / spread).exp()).min(1.0);
     let by = change.after - change.before;
@@ -212,25 +220,28 @@ mod tests {
     fn a_fall_is_worse_only_where_lower_is_worse() {
         let before = around(100.0, &noise(1, 30, 0.0));
         let now = around(80.0, &noise(2, 30, 0.0));
-        let worse = |way| compare_periods(&before, &now, way, FIVE_PERCENT).unwrap();
+        let worse = |way| compare_periods(&before, &now, 1.0, way, FIVE_PERCENT).unwrap();
         assert!(worse(Worse::Lower).worse && worse(Worse::Either).worse && !worse(Worse::Higher).worse);
         let lower = worse(Worse::Lower).record;
         assert!((lower.effect.unwrap() - 20.0).abs() < 1.5, "{lower:?}");
         assert!(lower.effect_low.unwrap() < 20.5 && lower.effect_high.unwrap() > 19.5, "{lower:?}");
         let either = worse(Worse::Either).record;
         assert!(either.effect.unwrap() < -18.0 && either.effect_low.unwrap() < -20.0, "{either:?}");
-        assert!(compare_periods(&before, &[f64::NAN], Worse::Lower, FIVE_PERCENT).is_none());
-        assert!(compare_periods(&[], &now, Worse::Lower, FIVE_PERCENT).is_none());
+        assert!(compare_periods(&before, &[f64::NAN], 1.0, Worse::Lower, FIVE_PERCENT).is_none());
+        assert!(compare_periods(&[], &now, 1.0, Worse::Lower, FIVE_PERCENT).is_none());
     }
 
     #[test]
     fn what_is_certain_but_tiny_is_no_alarm() {
         let before = around(100.0, &noise(3, 200, 0.0).iter().map(|x| x / 100.0).collect::<Vec<_>>());
         let now: Vec<f64> = before.iter().map(|x| x + 1.0).collect();
-        let compared = compare_periods(&before, &now, Worse::Higher, FIVE_PERCENT).unwrap();
+        let compared = compare_periods(&before, &now, 1.0, Worse::Higher, FIVE_PERCENT).unwrap();
         assert!(compared.record.p_value.unwrap() < 1e-6 && !compared.worse);
+        // Values that share all their data are hardly more than one.
+        let shared = compare_periods(&before, &now, 200.0, Worse::Higher, FIVE_PERCENT).unwrap();
+        assert!(shared.record.p_value.unwrap() > 0.05);
         let strict = Allowed { share: 0.0, at_least: 0.5 };
-        assert!(compare_periods(&before, &now, Worse::Higher, strict).unwrap().worse);
+        assert!(compare_periods(&before, &now, 1.0, Worse::Higher, strict).unwrap().worse);
     }
 
     #[test]
@@ -240,7 +251,7 @@ mod tests {
         for run in 0..400 {
             let before = around(100.0, &noise(7_000 + run, 60, 0.7));
             let now = around(100.0, &noise(9_000 + run, 60, 0.7));
-            let compared = compare_periods(&before, &now, Worse::Higher, allowed).unwrap();
+            let compared = compare_periods(&before, &now, 1.0, Worse::Higher, allowed).unwrap();
             alarms += usize::from(compared.worse);
             let plain = super::super::mann_whitney(&before, &now).unwrap();
             naive += usize::from(plain.p_value < ALPHA);
@@ -257,7 +268,7 @@ mod tests {
         };
         let mut values = around(100.0, &noise(11, 40, 0.0));
         values[30..].iter_mut().for_each(|x| *x += 20.0);
-        let step = |way| stepped(&points(&values), way, 0.01, FIVE_PERCENT).unwrap().unwrap();
+        let step = |way| stepped(&points(&values), 1.0, way, 0.01, FIVE_PERCENT).unwrap().unwrap();
         assert!(step(Worse::Higher).worse && step(Worse::Either).worse && !step(Worse::Lower).worse);
         assert!(step(Worse::Higher).change.at.abs_diff(30) <= 2);
         assert!((step(Worse::Higher).record.effect.unwrap() - 20.0).abs() < 2.0);
@@ -265,11 +276,11 @@ mod tests {
         for run in 0..200 {
             let wander = points(&around(100.0, &noise(500 + run, 40, 0.5)));
             let any = Allowed { share: 0.0, at_least: 0.0 };
-            alarms += usize::from(stepped(&wander, Worse::Higher, 0.01, any).unwrap().unwrap().worse);
+            alarms += usize::from(stepped(&wander, 1.0, Worse::Higher, 0.01, any).unwrap().unwrap().worse);
         }
         assert!(alarms <= 6, "{alarms} of 200");
-        assert_eq!(stepped(&points(&[3.0; 20]), Worse::Higher, 0.01, FIVE_PERCENT), Ok(None));
+        assert_eq!(stepped(&points(&[3.0; 20]), 1.0, Worse::Higher, 0.01, FIVE_PERCENT), Ok(None));
         let line: Vec<f64> = (0..40).map(|n| 100.0 + f64::from(n)).collect();
-        assert!(!stepped(&points(&line), Worse::Higher, 0.01, FIVE_PERCENT).unwrap().unwrap().worse);
+        assert!(!stepped(&points(&line), 1.0, Worse::Higher, 0.01, FIVE_PERCENT).unwrap().unwrap().worse);
     }
 }

@@ -42,7 +42,7 @@ pub fn median(sorted: &[f64]) -> Option<f64> {
 /// Source: Conover, Practical Nonparametric Statistics, 3rd edition (1999), section 3.2.
 pub fn quantile_interval(sorted: &[f64], q: f64, confidence: f64) -> Option<QuantileEstimate> {
     let value = quantile(sorted, q)?;
-    let beyond = (1.0 - confidence) / 2.0;
+    let beyond = beyond_each_end(confidence);
     Some(QuantileEstimate { value, low: low_end(sorted, q, beyond), high: high_end(sorted, q, beyond) })
 }
 
@@ -92,7 +92,7 @@ struct Ends {
 impl Ends {
     fn of(a: &[f64], b: &[f64], q: f64, confidence: f64) -> Option<Self> {
         // 1 - sqrt(1 - beyond), without cancellation.
-        let beyond = -libm::expm1(0.5 * libm::log1p(-(1.0 - confidence) / 2.0));
+        let beyond = -libm::expm1(0.5 * libm::log1p(-beyond_each_end(confidence)));
         Some(Self {
             value_a: quantile(a, q)?,
             low_a: low_end(a, q, beyond),
@@ -102,6 +102,11 @@ impl Ends {
             high_b: high_end(b, q, beyond),
         })
     }
+}
+
+/// NaN for a confidence that is none.
+fn beyond_each_end(confidence: f64) -> f64 {
+    if confidence > 0.0 && confidence < 1.0 { (1.0 - confidence) / 2.0 } else { f64::NAN }
 }
 
 /// The greatest order statistic above which the quantile is, but for the probability `beyond`.

@@ -45,7 +45,7 @@ struct Settings {
     /// The column with the word `blue` or `green`, beside `value`.
     #[serde(default)]
     side: Option<String>,
-    /// How it is written; as the path ends (`.csv`, `.json`, `.jsonl`, `.ndjson`) when absent.
+    /// How it is written, `csv`, `json` or `jsonl`; as the path ends (`.csv`, `.json`, `.jsonl`, `.ndjson`) when absent.
     #[serde(default)]
     format: Option<Format>,
 }

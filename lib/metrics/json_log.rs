@@ -36,7 +36,8 @@ pub(super) static KIND: Kind = Kind {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Settings {
-    /// The places of a server's own log; what is given beside it takes precedence.
+    /// The places of a server's own log, `traefik`, `caddy` or `envoy`; what is given beside it takes
+    /// precedence.
     #[serde(default)]
     preset: Option<Preset>,
     /// Where the moment stands.
@@ -58,7 +59,7 @@ struct Settings {
     /// Where the latency stands; `duration` when absent.
     #[serde(default)]
     latency: Option<String>,
-    /// What `duration` and `latency` count; ms when absent.
+    /// What `duration` and `latency` count: `s`, `ms`, `us` or `ns`; ms when absent.
     #[serde(default)]
     latency_unit: Option<LatencyUnit>,
     /// What blue is called in the log: one or more addresses or values; its own address, its release or
@@ -71,7 +72,8 @@ struct Settings {
     /// Which statuses are errors: `5xx`, or a list of codes and classes; 5xx when absent.
     #[serde(default)]
     errors: Option<Target>,
-    /// What becomes of requests whose client did not wait (499, or 0); they are left out when absent.
+    /// What becomes of requests whose client did not wait (499, or 0): `leave_out`, `error` or `ok`; they
+    /// are left out when absent.
     #[serde(default)]
     client_closed: ClientClosed,
     /// By how much a line may be older than one before it; 5 s when absent.

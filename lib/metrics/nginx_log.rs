@@ -49,16 +49,19 @@ struct Settings {
     /// What green is called there.
     #[serde(default)]
     green: Option<Target>,
-    /// Which attempts count; all when absent.
+    /// Which attempts count: `all`, each for the side that made it, or `last`, the one that answered the
+    /// user; all when absent.
     #[serde(default)]
     attempts: Attempts,
     /// Which statuses are errors: `5xx`, or a list of codes and classes; 5xx when absent.
     #[serde(default)]
     errors: Option<Target>,
-    /// What becomes of requests whose client did not wait (499); they are left out when absent.
+    /// What becomes of requests whose client did not wait (499): `leave_out`, `error` or `ok`; they are
+    /// left out when absent.
     #[serde(default)]
     client_closed: ClientClosed,
-    /// Which time is the latency; the upstream's where the format has it, when absent.
+    /// Which time is the latency: `upstream` (`$upstream_response_time`) or `request` (`$request_time`);
+    /// the former where the format has it, when absent.
     #[serde(default)]
     latency: Option<Latency>,
     /// By how much a line may be older than one before it; 5 s when absent. With `buffer=` in

@@ -198,7 +198,7 @@ mod tests {
         let at = |ms| Timestamp::from_millisecond(ms).unwrap();
         let grid = |from, to, step| {
             let step = Duration::from_millis(step);
-            Grid::of(&Ask { side: &side, from: at(from), to: at(to), step, limit: step })
+            Grid::of(&Ask { side: &side, from: at(from), to: at(to), step, covers: step, limit: step })
         };
         assert_eq!(grid(0, 60_000, 15_000), Some(Grid { first: 0, last: 45_000, step: 15_000 }));
         assert_eq!(grid(1, 60_001, 15_000), Some(Grid { first: 15_000, last: 60_000, step: 15_000 }));

@@ -402,7 +402,8 @@ mod tests {
         let side = SideOf { word: "green", url: "http://g".into(), release: None };
         let at = |ms| Timestamp::from_millisecond(ms).unwrap();
         let second = Duration::from_secs(1);
-        let ask = Ask { side: &side, from: at(1000), to: at(3000), step: second, limit: second };
+        let ask =
+            Ask { side: &side, from: at(1000), to: at(3000), step: second, covers: second, limit: second };
         one(all, &ask).map(|points| points.iter().map(|p| p.at_ms).collect()).map_err(|t| t.what)
     }
 

@@ -13,7 +13,7 @@ pub const HOLES: &[(&str, &str)] = &[
     ("to", "its end, in seconds since 1970"),
     ("from_time", "the beginning of the window, such as `2026-11-21T08:00:00Z`"),
     ("to_time", "its end, written the same way"),
-    ("window", "its length, such as `300s`"),
+    ("window", "the time that one value covers, such as `60s`"),
     ("step", "the time between two values, such as `15s`"),
     ("step_seconds", "the same as a bare number, such as `15`"),
 ];
@@ -47,7 +47,7 @@ pub fn fill(text: &str, ask: &Ask<'_>) -> Result<String, String> {
             "address" => ask.side.address(),
             "from" => show_seconds(ask.from.as_millisecond()),
             "to" => show_seconds(ask.to.as_millisecond()),
-            "window" => format!("{}s", ask.window().as_secs().max(1)),
+            "window" => show_step(ask.covers),
             "from_time" => ask.from.to_string(),
             "to_time" => ask.to.to_string(),
             "step" => show_step(ask.step),
@@ -107,6 +107,7 @@ mod tests {
             from: at(1_000_000),
             to: at(1_300_500),
             step: Duration::from_secs(15),
+            covers: Duration::from_secs(300),
             limit: Duration::from_secs(1),
         };
         let text = r#"rate(x{side="{{ side }}",v="{{release}}",i="{{ address }}"}[{{ window }}]) {{ from }} {{ to }} {{ step }}"#;

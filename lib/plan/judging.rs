@@ -1,6 +1,7 @@
 //! The part of the plan that says what is judged: figures, triggers, and the rules of the verdict.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer};
@@ -38,6 +39,10 @@ pub struct MetricSpec {
     /// The time between two values; 15 s when absent.
     #[serde(default)]
     pub step: Option<Span>,
+    /// The time that one value covers: `{{ window }}` in a query. One step when absent. Where it is longer
+    /// than a step, values share data and tell less than as many that do not.
+    #[serde(default)]
+    pub window: Option<Span>,
     /// How long after its moment a value is final: later ones are not asked for yet. One step when
     /// absent.
     #[serde(default)]
@@ -179,6 +184,10 @@ pub struct Trigger {
     /// What it weighs in the judge's `score`; 1 when absent.
     #[serde(default)]
     pub weight: Option<f64>,
+    /// With `judge: {kind: kayenta}`: how Kayenta treats this metric (`direction`, `nan_strategy`,
+    /// `outliers`, `effect_size`, `critical`, `must_have_data`, `muted`, `groups`).
+    #[serde(default)]
+    pub kayenta: Raw,
 }
 
 fn yes() -> bool {
@@ -226,6 +235,9 @@ pub struct JudgeSpec {
     /// Weighted score of all triggers, for those that are not critical.
     #[serde(default)]
     pub score: Option<ScoreSpec>,
+    /// With `kind: kayenta`: what its groups weigh, in percent; those without share the rest.
+    #[serde(default)]
+    pub groups: BTreeMap<String, f64>,
     /// Looks in a row at which a source may fail before nothing is known; 4 when absent.
     #[serde(default)]
     pub consecutive_errors: Option<u32>,
@@ -294,6 +306,10 @@ pub struct VerifyMetric {
     /// The time between two values; 15 s when absent.
     #[serde(default)]
     pub step: Option<Span>,
+    /// The time that one value covers: `{{ window }}` in a query. One step when absent. Where it is longer
+    /// than a step, values share data and tell less than as many that do not.
+    #[serde(default)]
+    pub window: Option<Span>,
     /// How long after its moment a value is final: later ones are not asked for yet. One step when
     /// absent.
     #[serde(default)]
@@ -344,6 +360,7 @@ impl VerifyMetric {
             worse: self.worse,
             aggregate: Aggregate::default(),
             step: self.step,
+            window: self.window,
             delay: self.delay,
             may_be_constant: self.may_be_constant,
             timeout: self.timeout,

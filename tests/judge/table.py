@@ -6,6 +6,7 @@ function for it. What scipy does not have is counted here in whole numbers.
 
 import collections
 import decimal
+import functools
 import itertools
 import json
 import math
@@ -143,6 +144,7 @@ def lower_rank(a, b, confidence):
     return max(0, min(rank, (n * m + 1) // 2))
 
 
+@functools.cache
 def arrangements(n, m):
     """How many arrangements of n and m ranks have each U: subsets by their sum."""
     least = n * (n + 1) // 2

@@ -125,7 +125,14 @@ impl Fixture {
         let mut source = self.open(url);
         let (side, began) = (side("green"), Instant::now());
         let at = |ms| Timestamp::from_millisecond(ms).unwrap();
-        let asked = Ask { side: &side, from: at(60_000), to: at(180_000), step: MINUTE, limit: LIMIT };
+        let asked = Ask {
+            side: &side,
+            from: at(60_000),
+            to: at(180_000),
+            step: MINUTE,
+            covers: MINUTE,
+            limit: LIMIT,
+        };
         let trouble = source.points(&asked).unwrap_err();
         assert!(began.elapsed() < LIMIT * 5, "{}: {:?}", self.kind, began.elapsed());
         trouble
@@ -290,7 +297,14 @@ fn no_secret_is_in_an_error_or_in_a_query_that_is_shown() {
         }
         let at = |ms| Timestamp::from_millisecond(ms).unwrap();
         let green = side("green");
-        let asked = Ask { side: &green, from: at(60_000), to: at(180_000), step: MINUTE, limit: LIMIT };
+        let asked = Ask {
+            side: &green,
+            from: at(60_000),
+            to: at(180_000),
+            step: MINUTE,
+            covers: MINUTE,
+            limit: LIMIT,
+        };
         let queried =
             fixture.metric("http://127.0.0.1:9").replace("{{ side }}", "{{ side }} ${PROMETHEUS_TOKEN}");
         let shown = open(&queried).query(&asked);

@@ -70,6 +70,21 @@ fn every_example_is_a_source_that_opens() {
 }
 
 #[test]
+fn every_source_in_the_guide_opens() {
+    let place = folder();
+    let guide = include_str!("../../docs/access-logs.md");
+    let metrics: Vec<&str> = guide.lines().filter_map(|line| line.strip_prefix("- {name: ")).collect();
+    for rest in &metrics {
+        let metric = format!("{{name: {rest}");
+        open(place.path(), &metric).unwrap_or_else(|fault| panic!("{metric}: {fault:?}"));
+    }
+    assert_eq!(metrics.len(), 10);
+    for kind in kinds() {
+        assert!(guide.contains(&format!("kind: {}", kind.name)), "{}", kind.name);
+    }
+}
+
+#[test]
 fn what_is_not_there_or_cannot_be_read_is_trouble_that_names_it() {
     let place = folder();
     let folder = place.path();

@@ -1,6 +1,6 @@
 //! What one look says, and many looks together.
 
-use super::super::samples::{Bin, Given, Requests};
+use super::super::samples::{Bin, Given, Point, Requests};
 use super::super::{known_metrics, trigger_fits};
 use super::*;
 use crate::yaml;
@@ -435,4 +435,33 @@ fn nothing_at_all_is_undecided() {
     let looked = Judge::begin(&plan, 0, BAKE).look(&Batch { at_ms: 1, given: vec![] });
     assert_eq!(looked.decision, Decision::Undecided);
     assert_eq!(looked.metrics[0].verdict, Verdict::NoData);
+}
+
+#[test]
+fn kayenta_scores_the_comparisons_and_a_part_of_them_decides_nothing() {
+    let triggers = "[{metric: latency_p50, worse_than_baseline_by: 20%}, {metric: error_rate, \
+         worse_than_baseline_by: 50%, kayenta: {critical: true}}, {metric: latency_max, is: '> 10s'}]";
+    let plan = plan(triggers, "judge: {kind: kayenta, score: {pass: 95, marginal: 40}}");
+    assert_eq!(kayenta_fits(&plan), Ok(()));
+    let decision = |blue: &Did, green: &Did| {
+        let looked = look_once(&plan, "probe", blue, green);
+        let outcomes: Vec<String> = looked.metrics.iter().map(|m| m.outcome.clone()).collect();
+        (looked.decision, looked.score, outcomes.join(" "))
+    };
+    let good = || did(400, 0, 10.0);
+    let (seen, score, outcomes) = decision(&good(), &good());
+    assert_eq!((seen, score), (Decision::Pass, Some(100.0)), "{outcomes}");
+    // Half of the score: marginal, and that is nothing to go on with.
+    let (seen, score, outcomes) = decision(&good(), &did(400, 0, 15.0));
+    assert_eq!((seen, score), (Decision::Undecided, Some(50.0)), "{outcomes}");
+    assert!(outcomes.starts_with("high pass"), "{outcomes}");
+    let (seen, score, outcomes) = decision(&good(), &did(400, 0, 8.0));
+    assert_eq!((seen, score), (Decision::Pass, Some(100.0)), "only higher is worse: {outcomes}");
+    let (seen, score, _) = decision(&good(), &did(20, 0, 10.0));
+    assert_eq!((seen, score), (Decision::Undecided, None));
+    let (seen, ..) = decision(&good(), &did(0, 0, 10.0));
+    assert_eq!(seen, Decision::Undecided);
+    let without =
+        super::tests::plan("[{metric: latency_p50, worse_than_baseline_by: 20%}]", "judge: {kind: kayenta}");
+    assert!(kayenta_fits(&without).unwrap_err().contains("needs `score`"));
 }

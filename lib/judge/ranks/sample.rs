@@ -26,7 +26,6 @@ impl Sample {
     }
 
     /// Of ascending values.
-    #[expect(clippy::float_cmp, reason = "a tie is the very same value")]
     fn grouped(len: usize, ascending: impl Iterator<Item = f64>) -> Self {
         let (mut values, mut before) = (Vec::with_capacity(len + 1), Vec::with_capacity(len + 2));
         let mut count = 0_u32;
@@ -156,7 +155,6 @@ impl Pooled {
 }
 
 /// Visits the groups of equal values of both samples in ascending order: how many are in each.
-#[expect(clippy::float_cmp, reason = "a tie is the very same value")]
 pub(super) fn walk(a: &Sample, b: &Sample, mut visit: impl FnMut(u64, u64)) {
     let (mut at_a, mut at_b) = (0, 0);
     while at_a < a.distinct() || at_b < b.distinct() {

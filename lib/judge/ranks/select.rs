@@ -5,10 +5,11 @@
 
 use super::sample::{Sample, ordered, unordered};
 
-/// Samples are thinned to so many values for the first guesses.
+/// Samples are thinned to so many values at most for the first guesses.
 const SKETCH: usize = 4096;
-/// How many guesses are counted at once: about as fast as one, because none waits for another.
-const AT_ONCE: usize = 4;
+/// How many guesses are counted at once, at most: two each for a shift and both ends. That is hardly
+/// slower than one, because none waits for another.
+const AT_ONCE: usize = 6;
 
 /// The differences `b - a` of the wanted ranks, from 1, exactly. None if a difference is not finite.
 pub(super) fn differences(a: &Sample, b: &Sample, ranks: &[u64]) -> Option<Vec<f64>> {
@@ -48,19 +49,19 @@ pub(super) fn differences(a: &Sample, b: &Sample, ranks: &[u64]) -> Option<Vec<f
 /// Where the wanted differences are in thinned samples, a little to either side; nothing for small
 /// ones.
 fn first_guesses(a: &Sample, b: &Sample, ranks: &[u64]) -> Vec<f64> {
-    if a.distinct().min(b.distinct()) <= 2 * SKETCH {
+    let size = (a.distinct().min(b.distinct()) / 16).min(SKETCH);
+    if size < 64 {
         return Vec::new();
     }
-    let thinned = (SKETCH * SKETCH) as f64 / (a.len() as f64 * b.len() as f64);
-    let (a, b) = (a.sketch(SKETCH), b.sketch(SKETCH));
+    let all = (size * size) as u64;
+    let thinned = all as f64 / (a.len() as f64 * b.len() as f64);
+    let (a, b) = (a.sketch(size), b.sketch(size));
     let mut around: Vec<u64> = Vec::new();
     for rank in ranks {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a smaller rank")]
         let rank = (*rank as f64 * thinned) as u64;
-        let reach = SKETCH as u64;
-        around.extend([rank.saturating_sub(reach), rank + reach]);
+        around.extend([rank.saturating_sub(size as u64).max(1), (rank + size as u64).min(all)]);
     }
-    around.iter_mut().for_each(|rank| *rank = (*rank).clamp(1, (SKETCH * SKETCH) as u64));
     around.sort_unstable();
     around.dedup_by_key(|rank| *rank / 16);
     differences(&a, &b, &around).unwrap_or_default()
@@ -142,11 +143,12 @@ fn count_all(a: &Sample, b: &Sample, limits: &[f64]) -> Vec<Edge> {
     let untied = a.distinct() == a.len() && b.distinct() == b.len();
     let mut edges = Vec::with_capacity(limits.len());
     for limits in limits.chunks(AT_ONCE) {
-        // Too few are filled up; two of the same cost next to nothing.
-        let mut padded = [limits[0]; AT_ONCE];
-        padded[..limits.len()].copy_from_slice(limits);
-        let counted = if untied { count::<true>(a, b, padded) } else { count::<false>(a, b, padded) };
-        edges.extend_from_slice(&counted[..limits.len()]);
+        edges.extend(match (limits.len(), untied) {
+            (..=2, true) => count::<2, true>(a, b, limits),
+            (..=2, false) => count::<2, false>(a, b, limits),
+            (_, true) => count::<AT_ONCE, true>(a, b, limits),
+            (_, false) => count::<AT_ONCE, false>(a, b, limits),
+        });
     }
     edges
 }
@@ -155,12 +157,14 @@ fn count_all(a: &Sample, b: &Sample, limits: &[f64]) -> Vec<Edge> {
 ///
 /// Without branches that depend on the values, which a processor could not foresee. Infinity behind
 /// the last value keeps each place within its sample: there are exactly as many steps as values.
-fn count<const UNTIED: bool>(a: &Sample, b: &Sample, limits: [f64; AT_ONCE]) -> [Edge; AT_ONCE] {
+fn count<const N: usize, const UNTIED: bool>(a: &Sample, b: &Sample, asked: &[f64]) -> Vec<Edge> {
+    // Too few are filled up.
+    let limits: [f64; N] = std::array::from_fn(|k| asked[k.min(asked.len() - 1)]);
     let (values_a, values_b, before_a, before_b) = (a.values(), b.values(), a.before(), b.before());
-    let (mut at_a, mut at_b) = ([0_usize; AT_ONCE], [0_usize; AT_ONCE]);
-    let (mut pairs, mut distinct) = ([0_u64; AT_ONCE], [0_u64; AT_ONCE]);
+    let (mut at_a, mut at_b) = ([0_usize; N], [0_usize; N]);
+    let (mut pairs, mut distinct) = ([0_u64; N], [0_u64; N]);
     for _ in 0..a.distinct() + b.distinct() {
-        for k in 0..AT_ONCE {
+        for k in 0..N {
             let (i, j) = (at_a[k], at_b[k]);
             let up = values_b[j] - values_a[i] <= limits[k];
             // All bits set where the place in a is done.
@@ -174,11 +178,8 @@ fn count<const UNTIED: bool>(a: &Sample, b: &Sample, limits: [f64; AT_ONCE]) -> 
             at_b[k] = j + usize::from(up);
         }
     }
-    std::array::from_fn(|k| Edge {
-        at: limits[k],
-        pairs: if UNTIED { distinct[k] } else { pairs[k] },
-        distinct: distinct[k],
-    })
+    let pairs = if UNTIED { &distinct } else { &pairs };
+    (0..asked.len()).map(|k| Edge { at: limits[k], pairs: pairs[k], distinct: distinct[k] }).collect()
 }
 
 /// The differences that the searches end at.

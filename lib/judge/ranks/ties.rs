@@ -63,11 +63,13 @@ fn ways_to_deal(ranks: &[usize], few: usize, most: usize) -> Vec<f64> {
     // Numbers of ways are only ever added, so they keep their digits.
     let mut ways = vec![vec![0.0; most + 1]; few + 1];
     ways[0][0] = 1.0;
-    for (dealt, rank) in ranks.iter().enumerate() {
+    for (dealt, rank) in ranks.iter().copied().enumerate() {
         for taken in (1..=few.min(dealt + 1)).rev() {
             let (less, more) = ways.split_at_mut(taken);
-            let from = &less[taken - 1];
-            for (to, from) in more[0].iter_mut().skip(*rank).zip(from) {
+            // No rank dealt so far is greater than this one.
+            let reach = ((taken - 1) * rank).min(most - rank);
+            let from = &less[taken - 1][..=reach];
+            for (to, from) in more[0].iter_mut().skip(rank).zip(from) {
                 *to += from;
             }
         }

@@ -13,7 +13,7 @@ use crate::job::Job;
 use crate::judge;
 use crate::metrics::probe::{Connection, once};
 use crate::metrics::{self, Gives};
-use crate::plan::{Loaded, MetricSpec, Promote, Side as SidePlan};
+use crate::plan::{JudgeKind, Loaded, MetricSpec, Promote, Side as SidePlan};
 use crate::redact::redact;
 use crate::routers::{self, By, Router, Side, same_share};
 use crate::units::{Share, show_share};
@@ -101,6 +101,16 @@ fn judge_makes_sense(plan: &Promote) -> Result<(), String> {
     };
     within(spec.false_alarms, "false_alarms", 1e-6, 0.2)?;
     within(spec.power, "power", 0.5, 0.999)?;
+    match spec.kind {
+        JudgeKind::Kayenta => judge::kayenta_fits(plan)?,
+        JudgeKind::Trapkey if !spec.groups.is_empty() => {
+            return Err("`groups` goes with `kind: kayenta`".into());
+        }
+        JudgeKind::Trapkey if plan.rollback_when.iter().any(|t| t.kayenta.0.is_some()) => {
+            return Err("a trigger has `kayenta`, but the judge is not".into());
+        }
+        JudgeKind::Trapkey => {}
+    }
     if let Some(score) = spec.score
         && !(score.marginal >= 0.0 && score.marginal <= score.pass && score.pass <= 100.0)
     {

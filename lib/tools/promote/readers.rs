@@ -230,6 +230,7 @@ impl Order<'_> {
             from: at(self.from_ms),
             to: at(self.to_ms),
             step: self.step,
+            covers: self.spec.window.map_or(self.step, |w| w.0),
             limit: self.limit,
         }
     }

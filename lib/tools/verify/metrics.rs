@@ -46,6 +46,8 @@ pub(super) struct Metric {
     spec: VerifyMetric,
     source: Box<dyn Source>,
     step: Duration,
+    /// The time that one value covers.
+    covers: Duration,
     delay: Duration,
     over: Duration,
     timeout: Duration,
@@ -159,6 +161,7 @@ fn read(spec: &VerifyMetric, loaded: &Loaded) -> Result<Metric, Fault> {
         spec: spec.clone(),
         source,
         step,
+        covers: whole(spec.window, step),
         delay: whole(spec.delay, step),
         over,
         timeout: whole(spec.timeout, DEFAULT_TIMEOUT),
@@ -309,7 +312,8 @@ pub(super) fn run(
     for mut metric in all {
         let parts = metric.parts(started_at, moved);
         let source = std::mem::replace(&mut metric.source, Box::new(Nothing));
-        orders.push(Orders { source, parts, limit: metric.timeout, attempts: metric.attempts });
+        let (covers, limit, attempts) = (metric.covers, metric.timeout, metric.attempts);
+        orders.push(Orders { source, parts, covers, limit, attempts });
         judges.push(metric);
     }
     let answers = ask::all(orders);
@@ -330,6 +334,11 @@ pub(super) fn run(
 }
 
 impl Metric {
+    /// How many neighbouring values share data where one comes every so often, at least 1.
+    fn shared(&self, step: Duration) -> f64 {
+        (self.covers.as_secs_f64() / step.as_secs_f64()).max(1.0)
+    }
+
     /// The windows that its conditions need.
     fn parts(&self, at: Timestamp, moved: Option<Moved>) -> Vec<(Part, ask::Span)> {
         let to = back(at, self.delay);

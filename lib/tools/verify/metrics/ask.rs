@@ -45,6 +45,8 @@ pub(super) struct Span {
 pub(super) struct Orders {
     pub(super) source: Box<dyn Source>,
     pub(super) parts: Vec<(Part, Span)>,
+    /// The time that one value covers.
+    pub(super) covers: Duration,
     /// Time for one answer.
     pub(super) limit: Duration,
     /// Attempts, the first one among them.
@@ -132,7 +134,14 @@ impl Orders {
         // What is live has no sides.
         let side = SideOf { word: "", url: String::new(), release: None };
         for (part, span) in std::mem::take(&mut self.parts) {
-            let ask = Ask { side: &side, from: span.from, to: span.to, step: span.step, limit: self.limit };
+            let ask = Ask {
+                side: &side,
+                from: span.from,
+                to: span.to,
+                step: span.step,
+                covers: self.covers,
+                limit: self.limit,
+            };
             let (points, attempts) = self.read(&ask);
             answer.attempts = answer.attempts.max(attempts);
             let query = redact(&self.source.query(&ask));

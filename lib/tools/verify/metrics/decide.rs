@@ -307,7 +307,9 @@ impl Frame<'_> {
         }
         let plain = |values: &[Value]| values.iter().map(|(_, v)| *v).collect::<Vec<f64>>();
         let way = self.metric.spec.worse;
-        let Some(compared) = compare_periods(&plain(before), &plain(now), way, allowed) else {
+        let Some(compared) =
+            compare_periods(&plain(before), &plain(now), self.metric.shared(self.metric.step), way, allowed)
+        else {
             return Judged::new(Verdict::Error, "infinite", "the values are too great to compare");
         };
         let test = &compared.record;
@@ -486,8 +488,9 @@ impl Frame<'_> {
     }
 
     fn level(&self, over: Duration, p_below: f64, allowed: Allowed, now: &[Value]) -> Judged {
-        let points = in_windows(now, super::part_of(over, super::LEVEL_WINDOWS).max(self.metric.step));
-        let found = match stepped(&points, self.metric.spec.worse, p_below, allowed) {
+        let window = super::part_of(over, super::LEVEL_WINDOWS).max(self.metric.step);
+        let (points, shared) = (in_windows(now, window), self.metric.shared(window));
+        let found = match stepped(&points, shared, self.metric.spec.worse, p_below, allowed) {
             Ok(Some(found)) => found,
             Ok(None) => {
                 let value = now.last().map_or(0.0, |(_, v)| *v);
