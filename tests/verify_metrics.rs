@@ -158,7 +158,7 @@ fn each_line_of_expect_is_a_finding_of_its_own() {
     let watch = watch.series(2 * HOUR, MINUTE, |ago| 90.0 + noise(ago));
     let (code, finding, record) = watch.look("mean");
     assert_eq!((code, record["outcome"].as_str()), (1, Some("fail")));
-    assert!(finding["message"].as_str().unwrap().starts_with("mean of "), "{finding}");
+    assert!(finding["message"].as_str().unwrap().starts_with("the mean of "), "{finding}");
     assert!(finding["message"].as_str().unwrap().ends_with(", expected >= 100"), "{finding}");
     assert_eq!(watch.outcome("median"), (1, "fail".into()));
     assert_eq!(watch.outcome("last"), (1, "pass".into()));

@@ -275,7 +275,7 @@ fn allowed(
 fn shown(allowed: Allowed, of: &VerifyMetric) -> String {
     let share = show_share(allowed.share);
     if allowed.at_least > 0.0 {
-        format!("{share} and {}", decide::show(of.unit, allowed.at_least))
+        format!("{share} ({} at least)", decide::show(of.unit, allowed.at_least))
     } else {
         share
     }

@@ -62,6 +62,18 @@ impl Figure {
         }
     }
 
+    /// As people call it: `the mean of 30 values`.
+    pub(super) fn words(self, name: &str, count: usize) -> String {
+        let values = if count == 1 { "value" } else { "values" };
+        match self {
+            Self::Samples => "the number of samples".into(),
+            Self::Last => format!("the newest of {count} {values}"),
+            Self::Min => format!("the smallest of {count} {values}"),
+            Self::Max => format!("the greatest of {count} {values}"),
+            _ => format!("the {name} of {count} {values}"),
+        }
+    }
+
     /// Of values in the order of time; none of an empty list.
     pub(super) fn of(self, values: &[f64]) -> Option<f64> {
         let last = *values.last()?;
