@@ -255,6 +255,8 @@ fn a_metric_that_is_worse_than_a_day_earlier_fails() {
     assert_eq!(at(&now["from"]) - at(&before["from"]), DAY);
     assert_eq!(at(&now["to"]) - at(&before["to"]), DAY);
     assert!(finding["baseline"].as_str().unwrap().ends_with(" before"), "{finding}");
+    let sentence = finding["message"].as_str().unwrap();
+    assert!(sentence.contains("a typical value is worse by ") && sentence.contains(" than 24 h earlier: "), "{sentence}");
     // Better is no alarm where lower is worse, and is one where any change is.
     assert_eq!(
         Watch::new(&metric).series(2 * DAY, MINUTE, since(120.0)).outcome("compare"),
@@ -565,6 +567,49 @@ fn a_plan_that_cannot_be_judged_is_refused_before_anything_is_asked() {
     }
     let twice = format!("verify: {{metrics: [{{name: it, {file}}}, {{name: it, {file}}}]}}\n");
     assert!(Watch::of(&twice).call().stderr.contains("two metrics are named `it`"));
+}
+
+#[test]
+fn the_examples_of_the_annotated_plan_and_of_the_guide_are_read() {
+    let nobody = |text: &str| text.replace("http://prometheus.example.com:9090", "http://127.0.0.1:1");
+    let template = include_str!("../templates/release.yaml");
+    let block = template.split_once("\n  # metrics:\n").unwrap().1.lines();
+    let block = block.map_while(|line| line.strip_prefix("  # ").or_else(|| line.strip_prefix("  #")));
+    let block: String = block.map(|line| format!("  {line}\n")).collect();
+    let (code, document) = Watch::of(&nobody(&format!("verify:\n  metrics:\n{block}"))).run();
+    let asked = |document: &Value| -> Vec<String> {
+        let all = document["metrics"].as_array().unwrap().iter();
+        all.map(|m| format!("{} {}", m["metric"].as_str().unwrap(), m["asked"].as_str().unwrap())).collect()
+    };
+    let lines = ["mean", "p95", "min", "samples", "compare", "anomaly", "level"].map(|a| format!("orders {a}"));
+    let with = |more: &str| lines.iter().cloned().chain([more.to_owned()]).collect::<Vec<_>>();
+    assert_eq!((code, asked(&document)), (4, with("disk trend")));
+    assert!(document["metrics"].as_array().unwrap().iter().all(|m| m["outcome"] == "not_answered"), "{document:#}");
+
+    let guide = include_str!("../docs/plan.md").split_once("### `verify.metrics`").unwrap().1;
+    let block = guide.lines().skip_while(|line| !line.starts_with("    metrics:"));
+    let block = block.map_while(|line| line.strip_prefix("    "));
+    let block: String = block.map(|line| format!("  {line}\n")).collect();
+    let watch = Watch::of(&nobody(&format!("{PROMOTE}verify:\n{block}"))).promoted(HOUR, HOUR);
+    let (_, document) = watch.run();
+    let lines = ["mean", "last", "samples", "compare", "anomaly", "level"].map(|a| format!("orders {a}"));
+    assert_eq!(asked(&document), lines.into_iter().chain(["disk trend".to_owned()]).collect::<Vec<_>>());
+}
+
+#[test]
+fn asked_to_stop_it_stops_and_says_so() {
+    let slow = "kind: command\ntarget: [sleep, \"30\"]\ntimeout: 60s\nexpect: {last: \"> 0\"}";
+    let watch = Watch::new(slow);
+    let mut child = support::tool("verify", watch.folder.path()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    let began = Instant::now();
+    let killed = std::process::Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(child.wait().unwrap().code(), Some(4));
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    let document = support::json(&watch.folder.path().join("evidence/verify.json"));
+    assert_eq!(document["findings"][0]["verdict"], "error");
+    assert_eq!(document["metrics"][0]["outcome"], "interrupted", "{document:#}");
 }
 
 #[test]
