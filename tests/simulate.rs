@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use trapkey::judge::{Batch, Decision, Given, Judge, Sorter, window_ms};
+use trapkey::judge::{Batch, Decision, Given, Judge, Sorter, bin_ms};
 use trapkey::plan::Promote;
 
 /// A bake of five minutes at ten requests a second and side, looked at every 15 s.
@@ -189,14 +189,14 @@ fn simulate(plan: &Promote, change: Change, likeness: Likeness, runs: usize) -> 
 /// One bake: what came of it, and at which look.
 fn bake(plan: &Promote, change: Change, likeness: Likeness, seed: u64) -> (Decision, i64) {
     let mut judge = Judge::begin(plan, 0, BAKE_MS);
-    let window = window_ms(plan, BAKE_MS);
+    let bin = bin_ms(plan, BAKE_MS);
     let mut dice = Dice::new(seed);
     let mut sides = [Side::new(NOTHING, &mut dice), Side::new(change, &mut dice)];
     let mut weather = Walk::new(&mut dice);
     let mut last = Decision::Undecided;
     for look in 1..=LOOKS {
         let (from, to) = ((look - 1) * REQUESTS / LOOKS, look * REQUESTS / LOOKS);
-        let mut sorters = [0, 1].map(|_| Sorter::new(0, window, usize::MAX / 4));
+        let mut sorters = [0, 1].map(|_| Sorter::new(0, bin, usize::MAX / 4));
         for n in from..to {
             weather.step(&mut dice);
             for (side, sorter) in sides.iter_mut().zip(&mut sorters) {

@@ -256,7 +256,10 @@ fn a_metric_that_is_worse_than_a_day_earlier_fails() {
     assert_eq!(at(&now["to"]) - at(&before["to"]), DAY);
     assert!(finding["baseline"].as_str().unwrap().ends_with(" before"), "{finding}");
     let sentence = finding["message"].as_str().unwrap();
-    assert!(sentence.contains("a typical value is worse by ") && sentence.contains(" than 24 h earlier: "), "{sentence}");
+    assert!(
+        sentence.contains("a typical value is worse by ") && sentence.contains(" than 24 h earlier: "),
+        "{sentence}"
+    );
     // Better is no alarm where lower is worse, and is one where any change is.
     assert_eq!(
         Watch::new(&metric).series(2 * DAY, MINUTE, since(120.0)).outcome("compare"),
@@ -581,10 +584,14 @@ fn the_examples_of_the_annotated_plan_and_of_the_guide_are_read() {
         let all = document["metrics"].as_array().unwrap().iter();
         all.map(|m| format!("{} {}", m["metric"].as_str().unwrap(), m["asked"].as_str().unwrap())).collect()
     };
-    let lines = ["mean", "p95", "min", "samples", "compare", "anomaly", "level"].map(|a| format!("orders {a}"));
+    let lines =
+        ["mean", "p95", "min", "samples", "compare", "anomaly", "level"].map(|a| format!("orders {a}"));
     let with = |more: &str| lines.iter().cloned().chain([more.to_owned()]).collect::<Vec<_>>();
     assert_eq!((code, asked(&document)), (4, with("disk trend")));
-    assert!(document["metrics"].as_array().unwrap().iter().all(|m| m["outcome"] == "not_answered"), "{document:#}");
+    assert!(
+        document["metrics"].as_array().unwrap().iter().all(|m| m["outcome"] == "not_answered"),
+        "{document:#}"
+    );
 
     let guide = include_str!("../docs/plan.md").split_once("### `verify.metrics`").unwrap().1;
     let block = guide.lines().skip_while(|line| !line.starts_with("    metrics:"));
@@ -603,7 +610,8 @@ fn asked_to_stop_it_stops_and_says_so() {
     let mut child = support::tool("verify", watch.folder.path()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(700));
     let began = Instant::now();
-    let killed = std::process::Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().unwrap();
+    let killed =
+        std::process::Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().unwrap();
     assert!(killed.success());
     assert_eq!(child.wait().unwrap().code(), Some(4));
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());

@@ -27,7 +27,14 @@ pub(super) const OF_SERIES: [f64; 3] = [0.8, 0.0, 0.2];
 const EXACT_WINDOWS: usize = 60;
 
 /// How much more than independent requests counts may spread before it is no chance any more.
-const MOST_SPREAD: f64 = 10.0;
+const MOST_SPREAD: f64 = 50.0;
+/// The same for errors: ten times as many at once is an outage, and no burst.
+const MOST_SPREAD_OF_ERRORS: f64 = 10.0;
+
+/// Fewest bins of time by which one sees how requests resemble each other.
+const FEWEST_BINS: usize = 6;
+/// How many groups of bins are compared with each other at most.
+const GROUPS: usize = 40;
 
 /// The tests of one comparison over all its looks.
 #[derive(Clone, Debug)]
@@ -123,8 +130,9 @@ impl Comparison {
         let rate = |(k, n): (u64, u64)| k as f64 / n.max(1) as f64;
         let (blue, green) = (rate(counts[0]), rate(counts[1]));
         let one_way = |from: usize, to: usize| {
-            let spread = spread(sides[from].events(end, errors), sides[to].events(end, errors));
-            let p = fisher_more(thinned(counts[from], spread), thinned(counts[to], spread));
+            let [a, b] = [from, to].map(|side| sides[side].events(end, 1, errors));
+            let spread = spread(a, b).min(MOST_SPREAD_OF_ERRORS);
+            let p = by_chance(thinned(counts[from], spread), thinned(counts[to], spread));
             (p, spread)
         };
         let (p, spread) = one_way(0, 1);
@@ -304,10 +312,12 @@ impl Singles<'_> {
             let slow = bin.latencies.iter().filter(|l| **l > limit).count();
             (slow as u64, bin.latencies.len() as u64)
         };
-        let [a, b] = [from, to].map(|side| self.sides[side].events(self.end, beyond));
+        let [a, b] = [from, to].map(|side| self.sides[side].events(self.end, 1, beyond));
+        // Without bins to see it by, how requests resemble each other is not known.
+        let known = a.len().min(b.len()) >= FEWEST_BINS;
         let spread = spread(a, b);
         let counts = [from, to].map(|side| above(self.sorted[side], limit));
-        let p = fisher_more(thinned(counts[0], spread), thinned(counts[1], spread));
+        let p = if known { by_chance(thinned(counts[0], spread), thinned(counts[1], spread)) } else { 1.0 };
         let record = TestRecord {
             name: name.into(),
             statistic: Some(counts[1].0 as f64),
@@ -359,8 +369,29 @@ fn thinned((events, all): (u64, u64), spread: f64) -> (u64, u64) {
 /// the standard tells by all its windows; the other one only by what changes from one window to the
 /// next, so that a defect that comes and stays is not taken for noise.
 fn spread(standard: Vec<(f64, f64)>, other: Vec<(f64, f64)>) -> f64 {
+    let (standard, other) = (grouped(standard), grouped(other));
     let of_standard = dispersion(&standard) * memory(&residuals(&standard));
     of_standard.max(jumps(&other)).clamp(1.0, MOST_SPREAD)
+}
+
+/// Neighbouring bins together, so that there are not too many.
+fn grouped(bins: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+    let size = bins.len().div_ceil(GROUPS).max(1);
+    if size == 1 {
+        return bins;
+    }
+    let sum = |group: &[(f64, f64)]| group.iter().fold((0.0, 0.0), |(k, n), (x, y)| (k + x, n + y));
+    bins.chunks(size).map(sum).collect()
+}
+
+/// Fisher's probability that the second has so many events by chance, with half of that of exactly so
+/// many (mid-p): the plain one is far too careful where events are few.
+///
+/// Source: Lancaster, Journal of the American Statistical Association 56 (1961).
+fn by_chance(a: (u64, u64), b: (u64, u64)) -> f64 {
+    let so_many = fisher_more(a, b);
+    let more = if a.0 > 0 && b.0 < b.1 { fisher_more((a.0 - 1, a.1), (b.0 + 1, b.1)) } else { 0.0 };
+    so_many.midpoint(more)
 }
 
 /// Pearson's dispersion: 1 for independent events.

@@ -22,8 +22,11 @@ const MIN_SAMPLES: u64 = 50;
 /// Looks in a row without an answer before nothing is known, where the plan does not say.
 const CONSECUTIVE_ERRORS: u32 = 4;
 /// How many windows a bake is cut into, and the fewest requests that one should hold.
-const WINDOWS: i64 = 20;
+const WINDOWS: f64 = 20.0;
 const PER_WINDOW: f64 = 5.0;
+/// How many bins a window is cut into at most, and how many requests one should hold.
+const MOST_BINS: f64 = 10.0;
+const PER_BIN: f64 = 10.0;
 /// … but never fewer windows than this.
 const FEWEST_WINDOWS: f64 = 8.0;
 
@@ -61,7 +64,7 @@ pub struct Judge<'a> {
     router: &'a str,
     since_ms: i64,
     bake_ms: i64,
-    window_ms: i64,
+    cut: Cut,
     seen: Seen,
     comparisons: BTreeMap<(usize, String), Comparison>,
     /// Since when a threshold is crossed at every look.
@@ -69,14 +72,29 @@ pub struct Judge<'a> {
     blind: Option<(i64, u32)>,
 }
 
-/// The length of a bake's windows in ms: a twentieth of it, or longer where probes are few.
-pub fn window_ms(plan: &Promote, bake_ms: i64) -> i64 {
-    let bake = bake_ms.max(1) as f64;
-    let requests = bake / 1e3 * plan.probe.rate.0;
-    let windows = (requests / PER_WINDOW).clamp(FEWEST_WINDOWS, WINDOWS as f64);
-    #[expect(clippy::cast_possible_truncation, reason = "a part of the bake")]
-    let window = (bake / windows).ceil() as i64;
-    window.max(1)
+/// How a bake is cut: into bins of time, and so many of them into a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cut {
+    bin_ms: i64,
+    bins: u32,
+}
+
+impl Cut {
+    /// Windows are a twentieth of the bake, or longer where probes are few; bins a tenth of that.
+    fn of(plan: &Promote, bake_ms: i64) -> Self {
+        let bake = bake_ms.max(1) as f64;
+        let requests = bake / 1e3 * plan.probe.rate.0;
+        let windows = (requests / PER_WINDOW).clamp(FEWEST_WINDOWS, WINDOWS);
+        let bins = (requests / windows / PER_BIN).clamp(1.0, MOST_BINS).floor();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "parts of the bake")]
+        let (bin_ms, bins) = ((bake / windows / bins).ceil() as i64, bins as u32);
+        Self { bin_ms: bin_ms.max(1), bins }
+    }
+}
+
+/// The length in ms of the bins that requests of a bake are sorted into.
+pub fn bin_ms(plan: &Promote, bake_ms: i64) -> i64 {
+    Cut::of(plan, bake_ms).bin_ms
 }
 
 impl<'a> Judge<'a> {
@@ -87,7 +105,7 @@ impl<'a> Judge<'a> {
             router: &plan.router.kind,
             since_ms,
             bake_ms,
-            window_ms: window_ms(plan, bake_ms),
+            cut: Cut::of(plan, bake_ms),
             seen: Seen::default(),
             comparisons: BTreeMap::new(),
             crossed: BTreeMap::new(),
@@ -148,9 +166,9 @@ impl<'a> Judge<'a> {
         (self.seen.at_ms - self.since_ms) as f64 / self.bake_ms.max(1) as f64
     }
 
-    /// The first window that is not over yet.
+    /// The first bin that is not over yet.
     fn end(&self) -> u32 {
-        u32::try_from((self.seen.at_ms - self.since_ms).div_euclid(self.window_ms)).unwrap_or(0)
+        u32::try_from((self.seen.at_ms - self.since_ms).div_euclid(self.cut.bin_ms)).unwrap_or(0)
     }
 
     fn score(&self, by_trigger: &[Decision]) -> f64 {

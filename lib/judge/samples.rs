@@ -41,7 +41,7 @@ pub struct Given {
 /// What one side did since the look before.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Requests {
-    /// By window of time, ascending.
+    /// By bin of time, ascending.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bins: Vec<Bin>,
     /// The mean latency of the newest requests in ms, where the source only counts.
@@ -55,10 +55,10 @@ pub struct Requests {
     pub open: Vec<f64>,
 }
 
-/// What one side did in one window.
+/// What one side did in one bin of time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Bin {
-    /// The number of the window, from 0 when the bake began.
+    /// The number of the bin, from 0 when the bake began.
     #[serde(rename = "w")]
     pub window: u32,
     /// Requests.
@@ -114,12 +114,12 @@ mod any_number {
     }
 }
 
-/// Puts requests into their windows. Latencies beyond `keep` are evenly thinned out; requests and
+/// Puts requests into their bins. Latencies beyond `keep` are evenly thinned out; requests and
 /// errors are all counted, and the greatest latency is never lost.
 #[derive(Clone, Debug)]
 pub struct Sorter {
     since_ms: i64,
-    window_ms: i64,
+    bin_ms: i64,
     keep: usize,
     stride: u64,
     good: u64,
@@ -129,11 +129,11 @@ pub struct Sorter {
 }
 
 impl Sorter {
-    /// For windows of `window_ms` since `since_ms`, with about `keep` latencies at most.
-    pub fn new(since_ms: i64, window_ms: i64, keep: usize) -> Self {
+    /// For bins of `bin_ms` since `since_ms`, with about `keep` latencies at most.
+    pub fn new(since_ms: i64, bin_ms: i64, keep: usize) -> Self {
         Self {
             since_ms,
-            window_ms: window_ms.max(1),
+            bin_ms: bin_ms.max(1),
             keep: keep.max(16),
             stride: 1,
             good: 0,
@@ -146,7 +146,7 @@ impl Sorter {
     /// Takes one request in: its moment, its latency in ms where it is known, and how it went. One
     /// from before the beginning is left out.
     pub fn add(&mut self, at_ms: i64, latency_ms: Option<f64>, ok: bool) {
-        let Ok(window) = u32::try_from((at_ms - self.since_ms).div_euclid(self.window_ms)) else { return };
+        let Ok(window) = u32::try_from((at_ms - self.since_ms).div_euclid(self.bin_ms)) else { return };
         let bin = self.bins.entry(window).or_insert_with(|| Bin { window, ..Bin::default() });
         bin.requests += 1;
         if !ok {

@@ -128,30 +128,43 @@ impl Side {
         self.open.iter().copied().filter(move |age| *age <= within_ms)
     }
 
-    /// A quantile (or the mean) of the latencies of each window before `end` that has at least `least`
-    /// of them, in their order.
-    pub(super) fn by_window(&self, end: u32, least: usize, q: Option<f64>) -> Vec<f64> {
-        let enough = |bin: &&Bin| bin.latencies.len() >= least.max(1);
-        self.bins
-            .range(..end)
-            .map(|(_, bin)| bin)
-            .filter(enough)
-            .filter_map(|bin| {
-                let Some(q) = q else { return mean(&bin.latencies) };
-                let mut sorted = bin.latencies.clone();
-                sorted.sort_by(f64::total_cmp);
-                quantile(&sorted, q)
-            })
-            .collect()
+    /// A quantile (or the mean) of the latencies of each window of so many bins that is over before bin
+    /// `end` and has at least `least` of them, in their order.
+    pub(super) fn by_window(&self, end: u32, bins: u32, least: usize, q: Option<f64>) -> Vec<f64> {
+        let mut values = Vec::new();
+        for window in self.windows(end, bins) {
+            let mut latencies: Vec<f64> = window.iter().flat_map(|bin| &bin.latencies).copied().collect();
+            if latencies.len() < least.max(1) {
+                continue;
+            }
+            let value = match q {
+                None => mean(&latencies),
+                Some(q) => {
+                    latencies.sort_by(f64::total_cmp);
+                    quantile(&latencies, q)
+                }
+            };
+            values.extend(value);
+        }
+        values
     }
 
-    /// Events and requests of each window before `end`.
-    pub(super) fn events(&self, end: u32, of: impl Fn(&Bin) -> (u64, u64)) -> Vec<(f64, f64)> {
-        let pair = |(_, bin): (&u32, &Bin)| {
-            let (events, all) = of(bin);
-            (events as f64, all as f64)
+    /// Events and requests of each window of so many bins that is over before bin `end`.
+    pub(super) fn events(&self, end: u32, bins: u32, of: impl Fn(&Bin) -> (u64, u64)) -> Vec<(f64, f64)> {
+        let sum = |window: Vec<&Bin>| {
+            window.into_iter().fold((0.0, 0.0), |(events, all), bin| {
+                let (more, of_all) = of(bin);
+                (events + more as f64, all + of_all as f64)
+            })
         };
-        self.bins.range(..end).map(pair).filter(|(_, all)| *all > 0.0).collect()
+        self.windows(end, bins).into_iter().map(sum).filter(|(_, all)| *all > 0.0).collect()
+    }
+
+    /// The bins of each window that is over before bin `end`.
+    fn windows(&self, end: u32, bins: u32) -> Vec<Vec<&Bin>> {
+        let bins = bins.max(1);
+        let whole: Vec<&Bin> = self.bins.range(..end - end % bins).map(|(_, bin)| bin).collect();
+        whole.chunk_by(|a, b| a.window / bins == b.window / bins).map(<[&Bin]>::to_vec).collect()
     }
 }
 
@@ -217,8 +230,9 @@ mod tests {
         assert_eq!(figures.latencies_ms, [1.0, 3.0, 5.0, 9.0]);
         assert_eq!((figures.requests, figures.errors, figures.max), (7, 3, Some(9.0)));
         assert_eq!(green.figures_from(1).latencies_ms, [9.0]);
-        assert_eq!(green.by_window(2, 1, Some(0.5)), [3.0, 9.0]);
-        assert_eq!(green.by_window(1, 1, Some(0.5)), [3.0]);
+        assert_eq!(green.by_window(2, 1, 1, Some(0.5)), [3.0, 9.0]);
+        assert_eq!(green.by_window(1, 1, 1, Some(0.5)), [3.0]);
+        assert_eq!(green.by_window(3, 2, 1, Some(1.0)), [9.0], "two bins are a window");
         assert_eq!(source.points.as_ref().unwrap()[1], [Point(10, 1.0), Point(11, 2.0)]);
         seen.take(&Batch { at_ms: 3, given: vec![] });
         assert!(seen.sources["a"].trouble.is_some(), "silence is no answer");

@@ -142,15 +142,15 @@ impl Judge<'_> {
         let (Some(sides), Ok(metric)) = (&source.sides, metric_of(&trigger.metric)) else {
             return Default::default();
         };
-        let end = self.end();
+        let (end, bins) = (self.end(), self.cut.bins);
         [0, 1].map(|side| match metric {
             Metric::ErrorRate => {
-                let events = sides[side].events(end, |bin| (bin.errors, bin.requests));
+                let events = sides[side].events(end, bins, |bin| (bin.errors, bin.requests));
                 events.into_iter().map(|(errors, requests)| errors / requests).collect()
             }
-            Metric::Latency(q) => sides[side].by_window(end, 1, Some(q)),
-            Metric::Mean => sides[side].by_window(end, 1, None),
-            Metric::Max => sides[side].by_window(end, 1, Some(1.0)),
+            Metric::Latency(q) => sides[side].by_window(end, bins, 1, Some(q)),
+            Metric::Mean => sides[side].by_window(end, bins, 1, None),
+            Metric::Max => sides[side].by_window(end, bins, 1, Some(1.0)),
         })
     }
 }

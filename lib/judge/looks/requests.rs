@@ -49,8 +49,8 @@ impl Judge<'_> {
         let elapsed = (self.seen.at_ms - self.since_ms).max(0) as f64;
         let from = over.and_then(|over| {
             let back = self.seen.at_ms - self.since_ms - millis(over);
-            // Whole windows: a little more than asked for.
-            u32::try_from(back.div_euclid(self.window_ms)).ok().filter(|from| *from > 0)
+            // Whole bins: a little more than asked for.
+            u32::try_from(back.div_euclid(self.cut.bin_ms)).ok().filter(|from| *from > 0)
         });
         [0, 1].map(|side| {
             let mut figures = match from {
@@ -85,7 +85,7 @@ impl Judge<'_> {
         let [blue, green] = [0, 1].map(|side| metric.figure(&case.figures[side]).unwrap_or(f64::NAN));
         let least = at_least(trigger, metric.unit());
         let tolerances = [blue, green].map(|figure| (figure * share.0).max(least));
-        let (end, progress) = (self.end(), self.progress());
+        let (end, bins, progress) = (self.end(), self.cut.bins, self.progress());
         let alpha_power = self.plan.judge.power.map(|p| p.0);
         let comparison = self.comparison(key, OF_REQUESTS);
         let tested = match metric {
@@ -96,7 +96,7 @@ impl Judge<'_> {
             Metric::Latency(_) | Metric::Mean if !case.figures[1].latencies_ms.is_empty() => {
                 let q = if let Metric::Latency(q) = metric { Some(q) } else { None };
                 let pair = Pair {
-                    windows: [0, 1].map(|side| sides[side].by_window(end, 2, q)),
+                    windows: [0, 1].map(|side| sides[side].by_window(end, bins, 2, q)),
                     requests: Some(Singles {
                         sides: [&sides[0], &sides[1]],
                         sorted: [0, 1].map(|side| case.figures[side].latencies_ms.as_slice()),

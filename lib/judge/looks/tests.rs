@@ -36,7 +36,7 @@ fn did(requests: u64, errors: u64, latency: f64) -> Did {
 
 impl Did {
     fn over(&self, judge: &Judge<'_>, from_ms: i64, to_ms: i64) -> Requests {
-        let mut sorter = super::super::Sorter::new(judge.since_ms, judge.window_ms, 1_000_000);
+        let mut sorter = super::super::Sorter::new(judge.since_ms, judge.cut.bin_ms, 1_000_000);
         for n in 0..self.requests {
             let at = from_ms + (to_ms - from_ms) * n as i64 / self.requests as i64;
             let spread = 1.0 + 0.01 * (n * 7 % 13) as f64;

@@ -12,7 +12,7 @@ use super::record::Record;
 use super::samples::{Line, Log};
 use crate::evidence::{Interval, Judgement, SideInterval, Verdict};
 use crate::fault::Fault;
-use crate::judge::{Batch, Decision, Given, Judge, Requests, SideFigures, Sorter, window_ms};
+use crate::judge::{Batch, Decision, Given, Judge, Requests, SideFigures, Sorter, bin_ms};
 use crate::metrics::SideOf;
 use crate::metrics::probe::{Sample, Sampler};
 use crate::plan::{Loaded, Promote};
@@ -102,7 +102,7 @@ impl<'a> Watch<'a> {
                 side("green", &plan.sides.green.url.value, &record.markers.green),
             ],
             since_ms,
-            window_ms: window_ms(plan, bake_ms),
+            bin_ms: bin_ms(plan, bake_ms),
             keep_per_s: KEPT_OF_A_BAKE / (bake_ms.max(1) as f64 / 1e3),
         };
         let recorded = record.promotion.series.last().map_or(since_ms, |i| i.at.as_millisecond());
@@ -161,7 +161,7 @@ impl<'a> Watch<'a> {
         let seconds = (now_ms - self.looked_ms).max(0) as f64 / 1e3;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within bounds")]
         let keep = (seconds * self.frame.keep_per_s).clamp(KEPT.0, KEPT.1) as usize;
-        let sorter = || Sorter::new(self.frame.since_ms, self.frame.window_ms, keep);
+        let sorter = || Sorter::new(self.frame.since_ms, self.frame.bin_ms, keep);
         [sorter(), sorter()]
     }
 }
@@ -260,7 +260,7 @@ fn counted(watch: &Watch<'_>, record: &mut Record, scene: &Scene, now_ms: i64) -
     // A router that began anew has counted nothing but this step since.
     let before = if same_instance(&before, counters) { before } else { Counters::default() };
     let base = if same_instance(&base, counters) { base } else { Counters::default() };
-    let window = (now_ms - watch.frame.since_ms).div_euclid(watch.frame.window_ms);
+    let window = (now_ms - watch.frame.since_ms).div_euclid(watch.frame.bin_ms);
     let window = u32::try_from(window).unwrap_or(0);
     let side = |base: SideCount, before: SideCount, now: SideCount| Requests {
         bins: vec![crate::judge::Bin {

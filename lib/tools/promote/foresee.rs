@@ -12,7 +12,7 @@ use super::samples;
 use super::{begin, orders};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
-use crate::judge::{Batch, Decision, Given, Judge, Point, Sorter, window_ms};
+use crate::judge::{Batch, Decision, Given, Judge, Point, Sorter, bin_ms};
 use crate::plan::{Promote, Undecided};
 use crate::units::{show_duration, show_share};
 use crate::world::files::read_bounded;
@@ -183,7 +183,7 @@ fn batch(plan: &Promote, rows: &[Row], (from, to): (i64, i64), since_ms: i64, ba
             What::Request { source, latency_ms, ok } => {
                 let known = sorters.iter().position(|(name, _)| name == source);
                 let at = known.unwrap_or_else(|| {
-                    let sorter = || Sorter::new(since_ms, window_ms(plan, bake_ms), 1_000_000);
+                    let sorter = || Sorter::new(since_ms, bin_ms(plan, bake_ms), 1_000_000);
                     sorters.push((source.clone(), [sorter(), sorter()]));
                     sorters.len() - 1
                 });
@@ -231,7 +231,7 @@ fn after(start_ms: i64, at_ms: i64) -> String {
 fn from_samples(plan: &Promote, bytes: &[u8]) -> Result<Vec<Row>, String> {
     let mut rows = Vec::new();
     samples::for_each_line(bytes, |line| {
-        let length = window_ms(plan, line.bake_ms);
+        let length = bin_ms(plan, line.bake_ms);
         for given in &line.batch.given {
             for (side, points) in given.points.iter().flat_map(|sides| sides.iter().enumerate()) {
                 rows.extend(points.iter().map(|point| Row {

@@ -45,8 +45,8 @@ pub(super) struct Frame {
     pub(super) sides: [SideOf; 2],
     /// When the counting began, in ms.
     pub(super) since_ms: i64,
-    /// The length of a window, in ms.
-    pub(super) window_ms: i64,
+    /// The length of a bin, in ms.
+    pub(super) bin_ms: i64,
     /// How many latencies are kept of a second, for each side.
     pub(super) keep_per_s: f64,
 }
@@ -210,7 +210,7 @@ impl Order<'_> {
                 let seconds = (self.to_ms - self.from_ms) as f64 / 1e3;
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within bounds")]
                 let keep = (seconds * self.frame.keep_per_s).clamp(64.0, 20_000.0) as usize;
-                let sorter = || Sorter::new(self.frame.since_ms, self.frame.window_ms, keep);
+                let sorter = || Sorter::new(self.frame.since_ms, self.frame.bin_ms, keep);
                 let mut sorters = [sorter(), sorter()];
                 source.requests(&self.frame.sides, &self.ask(1), &mut |request: UserRequest| {
                     if let Some(sorter) = sorters.get_mut(request.side) {
