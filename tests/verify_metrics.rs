@@ -508,6 +508,43 @@ fn sources_are_asked_at_the_same_time_and_a_hanging_one_holds_up_no_other() {
 }
 
 #[test]
+fn a_slow_source_makes_the_series_of_another_no_older() {
+    let slow = indented(
+        "name: slow\nkind: command\ntarget: [sh, -c, \"sleep 6; echo 5\"]\nexpect: {last: \"> 0\"}",
+        6,
+    );
+    let fresh = indented("kind: file\ntarget: series.csv\nstep: 1s\nover: 1m\nexpect: {mean: \"> 0\"}", 6);
+    let watch = Watch::of(&format!("verify:\n  metrics:\n    -\n{slow}    - name: it\n{fresh}"));
+    let watch = watch.series(2 * MINUTE, 1000, |ago| 5.0 + noise(ago));
+    assert_eq!(watch.outcome("mean"), (0, "pass".into()));
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(watch.outcome("mean"), (3, "late_data".into()));
+}
+
+#[test]
+fn the_schema_of_the_plan_knows_which_kinds_give_a_series() {
+    let validator = jsonschema::validator_for(&trapkey::tools::preflight::plan_schema()).unwrap();
+    let fits = |metric: &str| {
+        let text = format!(
+            "version: 1\nservice: shop\nrelease: {{version: 1.0}}\nverify: {{metrics: [{{name: it, {metric}}}]}}\n"
+        );
+        let plan: Value = trapkey::yaml::parse(&text).unwrap().read(&|_: &str| None).unwrap();
+        validator.is_valid(&plan)
+    };
+    let limits = "expect: {p99.9: \"< 5\"}, trend: {over: 7d, crosses: \"> 9\", within: 1d}, anomaly: {}";
+    assert!(fits(&format!(
+        "kind: file, target: a.csv, {limits}, compare: {{before: release}}, level: {{over: 2h}}"
+    )));
+    assert!(fits("kind: command, target: [./orders.sh], compare: {before: 1w, worse_by: 5%, at_least: 3}"));
+    assert!(!fits(&format!("kind: nginx_log, target: access.log, {limits}")));
+    assert!(!fits("kind: file, target: a.csv, compare: {before: earlier}"));
+    assert!(!fits("kind: file, target: a.csv, compare: {worse_by: 5%}"));
+    assert!(!fits("kind: file, target: a.csv, trend: {over: 7d, crosses: \"> 9\"}"));
+    assert!(!fits("kind: file, target: a.csv, with: {colour: red}, level: {over: 2h}"));
+    assert!(!fits("kind: file, target: a.csv, level: {over: 2h, colour: red}"));
+}
+
+#[test]
 fn an_answer_at_the_second_attempt_is_marked_as_flaky() {
     let once = "kind: command\ntarget: [sh, -c, \"test -e seen || { touch seen; exec sleep 9; }; echo 5\"]\n\
                 timeout: 500ms\nexpect: {last: \"> 0\"}";

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Expect, Raw};
 use crate::expectation::Expectation;
 use crate::severity::Severity;
-use crate::units::{Share, Span, Target, Unit};
+use crate::units::{Share, Span, Target, Text, Unit};
 
 /// A source of figures besides the plan's own probe and the router's counters.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -168,6 +168,7 @@ pub struct Trigger {
     /// … and worse by this much in any case (`5ms`, `0.1%`, `3`), so that a share of next to nothing is
     /// no alarm; 0.1 % for shares, 1 ms for latencies, 0 for bare numbers when absent.
     #[serde(default)]
+    #[schemars(with = "Option<Text>")]
     pub at_least: Option<String>,
     /// Green's errors against what a service level objective allows, over several windows at once.
     #[serde(default)]
@@ -381,6 +382,7 @@ pub struct CompareSpec {
     /// … and by this much in any case (`5ms`, `0.1%`, `3`); 0.1 % for shares, 1 ms for durations, 0 for
     /// the rest when absent.
     #[serde(default)]
+    #[schemars(with = "Option<Text>")]
     pub at_least: Option<String>,
 }
 
@@ -471,5 +473,6 @@ pub struct LevelSpec {
     pub worse_by: Option<Share>,
     /// … and by this much in any case; as in `compare` when absent.
     #[serde(default)]
+    #[schemars(with = "Option<Text>")]
     pub at_least: Option<String>,
 }

@@ -319,7 +319,7 @@ pub(super) fn run(
     let answers = ask::all(orders);
     let (mut findings, mut records) = (Vec::new(), Vec::new());
     for (metric, answer) in judges.iter().zip(answers) {
-        let frame = decide::Frame { metric, answer: &answer, at: now(), moved };
+        let frame = decide::Frame { metric, answer: &answer, at: started_at, moved };
         for condition in &metric.conditions {
             let record = frame.judge(condition);
             let mut finding = decide::finding(metric, condition, &record, started_at);

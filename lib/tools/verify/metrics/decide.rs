@@ -30,7 +30,7 @@ type Value = (i64, f64);
 pub(super) struct Frame<'a> {
     pub(super) metric: &'a Metric,
     pub(super) answer: &'a Answer,
-    /// When the answers were in.
+    /// When it was asked: another source that is slow makes no series old.
     pub(super) at: Timestamp,
     pub(super) moved: Option<Moved>,
 }
@@ -91,6 +91,7 @@ impl Judged {
         match why.verdict() {
             Verdict::NoData => Self::new(Verdict::NoData, "no_data", why.message()),
             Verdict::TooFewSamples => Self::too_few(why.message()),
+            _ if why == Undecided::OutOfRange => Self::new(Verdict::Error, "infinite", why.message()),
             _ => Self::new(Verdict::Error, "not_a_number", why.message()),
         }
     }
