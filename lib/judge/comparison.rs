@@ -454,7 +454,7 @@ fn residuals(windows: &[(f64, f64)]) -> Vec<f64> {
 /// variance of its mean, from the correlation of neighbours, at least 1.
 pub(super) fn memory(series: &[f64]) -> f64 {
     let n = series.len();
-    if n < 4 || series.iter().all(|x| *x == series[0]) {
+    if n < 4 || series.windows(2).all(|pair| pair[0].to_bits() == pair[1].to_bits()) {
         return 1.0;
     }
     let raw = likeness(series, 1);
