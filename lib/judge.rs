@@ -17,7 +17,7 @@ pub mod trend;
 mod trigger;
 
 pub use compare::{ErrorComparison, LatencyComparison, compare_errors, compare_latency};
-pub use looks::{Decision, Judge, Looked, bin_ms, condition, kayenta_fits};
+pub use looks::{Decision, Judge, Looked, bin_ms, condition, kayenta_fits, window_ms};
 pub use quantiles::{
     QuantileEstimate, median, quantile, quantile_difference, quantile_interval, quantile_ratio,
 };

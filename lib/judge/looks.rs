@@ -97,6 +97,12 @@ pub fn bin_ms(plan: &Promote, bake_ms: i64) -> i64 {
     Cut::of(plan, bake_ms).bin_ms
 }
 
+/// The length in ms of the windows of time that a bake is judged by.
+pub fn window_ms(plan: &Promote, bake_ms: i64) -> i64 {
+    let cut = Cut::of(plan, bake_ms);
+    cut.bin_ms.saturating_mul(cut.bins.into())
+}
+
 impl<'a> Judge<'a> {
     /// The judge of a bake that began at `since_ms` and is to last `bake_ms`; it has seen nothing yet.
     pub fn begin(plan: &'a Promote, since_ms: i64, bake_ms: i64) -> Self {

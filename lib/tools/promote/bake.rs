@@ -211,6 +211,7 @@ pub(super) fn look(watch: &mut Watch<'_>, record: &mut Record, log: &mut Log, sc
         counting,
         since_ms: watch.frame.since_ms,
         bake_ms: watch.bake_ms,
+        bin_ms: watch.frame.bin_ms,
         batch: batch.clone(),
     });
     let looked = watch.judge.look(&batch);
