@@ -179,8 +179,6 @@ impl Judge<'_> {
     }
 }
 
-/// The guard below which a difference is no alarm, in the recorded unit.
-
 fn observed(spec: &MetricSpec, figure: f64) -> Observed {
     match spec.unit.dimension() {
         Unit::Duration => Observed::Number(figure / 1e3, Unit::Duration),

@@ -40,6 +40,7 @@ pub(super) struct Watch<'a> {
 
 /// The bake that is watched.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_field_names, reason = "the same length has this name everywhere")]
 pub(super) struct Bake {
     /// The step, from 0.
     pub(super) step: usize,
@@ -159,7 +160,7 @@ impl<'a> Watch<'a> {
         }
         let mut sides = sorters.map(Sorter::finish);
         for (side, ages) in sides.iter_mut().zip(self.sampler.overdue(OVERDUE)) {
-            side.open = ages.into_iter().map(|age| age.round()).collect();
+            side.open = ages.into_iter().map(f64::round).collect();
         }
         let kept_pace = self.sampler.lag().iter().all(|lag| lag.achieved() >= ACHIEVED);
         let doubt = (!kept_pace)

@@ -268,9 +268,8 @@ fn from_csv(plan: &Promote, bytes: &[u8]) -> Result<Vec<Row>, String> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes.take(MOST));
     let header = reader.headers().map_err(|e| e.to_string())?.clone();
     let column = |name: &str| header.iter().position(|h| h == name);
-    let (time, side) = match (column("time"), column("side")) {
-        (Some(time), Some(side)) => (time, side),
-        _ => return Err("its first line has no `time` and `side`".into()),
+    let (Some(time), Some(side)) = (column("time"), column("side")) else {
+        return Err("its first line has no `time` and `side`".into());
     };
     let values = column("metric").zip(column("value"));
     let requests = column("latency_ms").zip(column("ok"));
