@@ -26,6 +26,11 @@ pub(super) const OF_SERIES: [f64; 3] = [0.8, 0.0, 0.2];
 /// Up to so many windows of both sides together the rank test is exact, ties included.
 const EXACT_WINDOWS: usize = 60;
 
+/// The least growth of samples between two tests, as a share of what was there.
+const GROWTH: f64 = 0.1;
+/// … or of the bake.
+const PROGRESS: f64 = 0.02;
+
 /// How much more than independent requests counts may spread before it is no chance any more.
 const MOST_SPREAD: f64 = 50.0;
 /// The same for errors: ten times as many at once is an outage, and no burst.
@@ -33,7 +38,7 @@ const MOST_SPREAD_OF_ERRORS: f64 = 10.0;
 
 /// Fewest groups of bins by which one sees whether requests resemble each other: for a quantile, and for
 /// events that are rare by nature.
-const FEWEST_GROUPS: [usize; 2] = [30, 8];
+const FEWEST_GROUPS: [usize; 2] = [36, 8];
 /// How many groups of bins are compared with each other at most.
 const GROUPS: usize = 40;
 
@@ -47,6 +52,31 @@ pub(super) struct Comparison {
     alpha: f64,
     parts: [f64; 3],
     last: Option<Tested>,
+    tested_at: Option<Mark>,
+}
+
+/// How far the samples were at a test.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    requests: f64,
+    windows: f64,
+    progress: f64,
+}
+
+impl Mark {
+    fn of(requests: [u64; 2], windows: u64, progress: f64) -> Self {
+        Self { requests: information(requests[0], requests[1]), windows: windows as f64, progress }
+    }
+
+    /// Whether there is enough more since: with too little one would only spend.
+    fn is_due(&self, now: &Self) -> bool {
+        let more = now.requests > self.requests || now.windows > self.windows;
+        let much = |before: f64, now: f64| now >= (1.0 + GROWTH) * before && now > before;
+        more && (much(self.requests, now.requests)
+            || much(self.windows, now.windows)
+            || now.progress - self.progress >= PROGRESS
+            || (now.progress >= 1.0 && self.progress < 1.0))
+    }
 }
 
 /// What came of the tests at one look.
@@ -99,6 +129,7 @@ impl Comparison {
             alpha,
             parts,
             last: None,
+            tested_at: None,
         }
     }
 
@@ -123,9 +154,6 @@ impl Comparison {
         progress: f64,
     ) -> Tested {
         let information = information(counts[0].1, counts[1].1);
-        if let Some(last) = self.last.clone().filter(|_| !self.alone.due(information, progress)) {
-            return last;
-        }
         let level = self.alone.level(information, progress);
         let errors = |bin: &Bin| (bin.errors, bin.requests);
         let rate = |(k, n): (u64, u64)| k as f64 / n.max(1) as f64;
@@ -166,9 +194,6 @@ impl Comparison {
     /// Whether green's values are worse than blue's.
     pub(super) fn of_values(&mut self, pair: &Pair<'_>, way: Worse) -> Tested {
         let information = pair.information();
-        if let Some(last) = self.last.clone().filter(|_| !self.due(pair, information)) {
-            return last;
-        }
         // A change either way is two tests, each with half of the rate.
         let half = if way == Worse::Either { 0.5 } else { 1.0 };
         let level =
@@ -190,10 +215,25 @@ impl Comparison {
         tested
     }
 
-    fn due(&self, pair: &Pair<'_>, information: f64) -> bool {
-        self.shift.due(pair.windows_information(), pair.progress)
-            || self.quantile.due(information, pair.progress)
-            || (pair.requests.is_none() && self.tail.due(information, pair.progress))
+    /// Whether a test would have enough new to tell: requests of both sides (values, for a series), and
+    /// windows that are over. It costs nothing, so that a look without news is cheap.
+    pub(super) fn is_due(&self, requests: [u64; 2], windows: u64, progress: f64) -> bool {
+        let now = Mark::of(requests, windows, progress);
+        self.tested_at.is_none_or(|before| before.is_due(&now)) || self.last.is_none()
+    }
+
+    /// The same; what is due is taken for tested.
+    pub(super) fn begin(&mut self, requests: [u64; 2], windows: u64, progress: f64) -> bool {
+        let due = self.is_due(requests, windows, progress);
+        if due {
+            self.tested_at = Some(Mark::of(requests, windows, progress));
+        }
+        due
+    }
+
+    /// What came of the newest test.
+    pub(super) fn last(&self) -> Option<&Tested> {
+        self.last.as_ref()
     }
 }
 
@@ -385,8 +425,8 @@ fn unlike(bins: &[(f64, f64)], fewest: usize) -> bool {
     }
     let n = series.len() as f64;
     series.len() >= fewest
-        && likeness(&series, 1) * n.sqrt() <= 1.0
-        && (likeness(&series, 1) + likeness(&series, 2)) * n.sqrt() <= 1.5
+        && likeness(&series, 1) * n.sqrt() <= 0.8
+        && (likeness(&series, 1) + likeness(&series, 2)) * n.sqrt() <= 1.2
 }
 
 /// The correlation of a series with itself some places further on.
@@ -459,7 +499,7 @@ pub(super) fn memory(series: &[f64]) -> f64 {
     }
     let raw = likeness(series, 1);
     // The estimate is too low in short series; Kendall's correction.
-    let r = (raw + (1.0 + 3.0 * raw) / n as f64).clamp(0.0, 0.9);
+    let r = (raw + (1.0 + 4.0 * raw) / n as f64).clamp(0.0, 0.9);
     ((1.0 + r) / (1.0 - r)).clamp(1.0, MOST_SPREAD)
 }
 

@@ -149,7 +149,10 @@ impl Judge<'_> {
         let pair = Pair { windows, requests: None, tolerances, progress };
         let comparison = self.comparison(key, OF_SERIES);
         let needed = comparison.least_windows();
-        let tested = comparison.of_values(&pair, spec.worse);
+        let counts = [0, 1].map(|side| pair.windows[side].len() as u64);
+        let due = comparison.begin(counts, counts[0].min(counts[1]), progress);
+        let known = comparison.last().filter(|_| !due).cloned();
+        let tested = known.unwrap_or_else(|| comparison.of_values(&pair, spec.worse));
         let show = |figure: f64| show_figure(spec, sign * figure);
         let fires = tested.worse || (spec.worse == Worse::Either && tested.better);
         let says = if fires { "worse, and not by chance" } else { "not worse beyond chance" };

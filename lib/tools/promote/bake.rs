@@ -40,6 +40,7 @@ pub(super) struct Watch<'a> {
 
 /// The bake that is watched.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_field_names, reason = "the same length has this name everywhere")]
 pub(super) struct Bake {
     /// The step, from 0.
     pub(super) step: usize,
@@ -82,8 +83,8 @@ impl<'a> Watch<'a> {
         let bake_ms = before.first().map_or(bake.length_ms, |line| line.bake_ms);
         let mut readers = readers::open(plan, loaded, since_ms)?;
         let mut judge = Judge::begin(plan, since_ms, bake_ms);
+        judge.remember(before.iter().map(|line| &line.batch), now.as_millisecond());
         for line in before {
-            judge.look(&line.batch);
             for reader in &mut readers {
                 let own = line.batch.given.iter().find(|given| given.source == reader.name());
                 if let Some(until_ms) = own.and_then(|given| given.until_ms) {
@@ -211,6 +212,7 @@ pub(super) fn look(watch: &mut Watch<'_>, record: &mut Record, log: &mut Log, sc
         counting,
         since_ms: watch.frame.since_ms,
         bake_ms: watch.bake_ms,
+        bin_ms: watch.frame.bin_ms,
         batch: batch.clone(),
     });
     let looked = watch.judge.look(&batch);

@@ -64,9 +64,11 @@ pub(in crate::tools) fn judged(plan: &Promote, loaded: &Loaded) -> Result<(), Fa
         }
         let is_series = series.iter().any(|s| s.name == spec.name);
         let used = plan.rollback_when.iter().any(|t| {
-            let of_requests = judge::known_metrics().contains(&t.metric.as_str())
-                && t.source.as_ref().is_none_or(|source| *source == spec.name);
-            if is_series { t.metric == spec.name } else { of_requests }
+            if is_series {
+                return t.metric == spec.name;
+            }
+            judge::known_metrics().contains(&t.metric.as_str())
+                && t.source.as_ref().is_none_or(|source| *source == spec.name)
         });
         if !used {
             let what = format!("no trigger looks at the metric `{}`", spec.name);

@@ -37,6 +37,8 @@ pub(super) struct Line {
     pub(super) since_ms: i64,
     /// How long the bake was to last, in ms.
     pub(super) bake_ms: i64,
+    /// The length of a bin of requests, in ms.
+    pub(super) bin_ms: i64,
     /// What was seen.
     #[serde(flatten)]
     pub(super) batch: Batch,
