@@ -6,6 +6,7 @@ mod comparison;
 pub mod kayenta;
 mod looks;
 pub mod normal;
+mod periods;
 pub mod power;
 mod quantiles;
 mod ranks;
@@ -18,6 +19,7 @@ mod trigger;
 
 pub use compare::{ErrorComparison, LatencyComparison, compare_errors, compare_latency};
 pub use looks::{Decision, Judge, Looked, bin_ms, condition, kayenta_fits, window_ms};
+pub use periods::{Allowed, MIN_FOR_PERIODS, Periods, Stepped, compare_periods, stepped};
 pub use quantiles::{
     QuantileEstimate, median, quantile, quantile_difference, quantile_interval, quantile_ratio,
 };

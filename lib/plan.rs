@@ -544,6 +544,9 @@ pub struct Verify {
     /// The comparison with the recorded baseline.
     #[serde(default)]
     pub baseline: Option<BaselineSpec>,
+    /// Metrics of what is live: now, against earlier, and where they are heading.
+    #[serde(default)]
+    pub metrics: Vec<VerifyMetric>,
 }
 
 /// The comparison with the recorded baseline.
@@ -627,8 +630,8 @@ pub struct Contact {
 mod judging;
 
 pub use judging::{
-    Aggregate, BurnRate, BurnWindow, JudgeKind, JudgeSpec, MetricSpec, MetricUnit, ScoreSpec, Trigger,
-    Undecided, Worse,
+    Aggregate, AnomalySpec, Before, BurnRate, BurnWindow, CompareSpec, JudgeKind, JudgeSpec, LevelSpec,
+    MetricSpec, MetricUnit, ScoreSpec, TrendSpec, Trigger, Undecided, VerifyMetric, Worse,
 };
 
 /// Where `${NAME}` finds its values: `--set` first, then the environment.
@@ -757,6 +760,9 @@ fn check_whole(plan: &Plan, root: &Node) -> Result<(), Problem> {
     }
     if let Some(verify) = plan.verify.as_ref().and_then(|v| v.baseline.as_ref()) {
         unique(verify.probes.iter().map(|p| p.name.as_str()), place_of("verify"), "baseline probe")?;
+    }
+    if let Some(verify) = &plan.verify {
+        unique(verify.metrics.iter().map(|m| m.name.as_str()), place_of("verify"), "metric")?;
     }
     if let Some(promote) = &plan.promote {
         check_promote(promote, root.get("promote").unwrap_or(root))?;

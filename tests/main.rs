@@ -16,3 +16,4 @@ mod promote;
 mod report;
 mod snapshot;
 mod verify;
+mod verify_metrics;

@@ -2,7 +2,13 @@
 //! Trapkey's rules, by Kayenta's and by plain thresholds.
 //!
 //! `scripts/simulate [RUNS]` runs it; the table stands in docs/judge.md.
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
 #![allow(missing_docs)]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +31,7 @@ const P95: f64 = 45.5;
 const ERRORS: f64 = 0.001;
 
 fn main() {
-    let runs = std::env::args().filter_map(|word| word.parse().ok()).next().unwrap_or(10_000_usize);
+    let runs = std::env::args().find_map(|word| word.parse().ok()).unwrap_or(10_000_usize);
     println!(
         "{runs} runs each for no change, {} for a change; {REQUESTS} requests a side, {LOOKS} looks.\n",
         runs.min(2_000)

@@ -601,10 +601,87 @@ pub struct VerifyBody {
     pub after_rollback: bool,
     /// Every probe against its baseline.
     pub comparisons: Vec<Comparison>,
+    /// What was asked of every metric, and how it was judged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metrics: Vec<MetricVerified>,
     /// How many checks there were, and how they ended.
     pub counts: Counts,
 }
 body!(VerifyBody, "verify", "verify");
+
+/// One thing that was asked of one metric. Figures are in the metric's recorded unit: ms for durations,
+/// shares in 0..=1, anything else as it came.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct MetricVerified {
+    /// The metric's name in the plan.
+    pub metric: String,
+    /// What was asked: a line of `expect` such as `p95`, or `compare`, `trend`, `anomaly`, `level`.
+    pub asked: String,
+    /// The kind of source.
+    pub source: String,
+    /// What came of it; the finding of the same name says so too.
+    pub verdict: Verdict,
+    /// The same more closely: `pass`, `fail`, `no_data`, `too_few_samples`, `not_a_number`, `infinite`,
+    /// `constant`, `late_data`, `query_error`, `several_series`, `not_answered`, `nothing_moved` (there
+    /// was no release to compare with), `interrupted`.
+    pub outcome: String,
+    /// The query, filled in for the window; secrets left out.
+    pub query: Option<String>,
+    /// The judged window.
+    pub window: Option<MetricWindow>,
+    /// What it was held against: the window before, or the history of the season.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<MetricWindow>,
+    /// The figure; null where there was none.
+    pub value: Option<f64>,
+    /// The figure before, or the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<f64>,
+    /// `ms`, `%` for shares, `B`, or nothing.
+    pub unit: String,
+    /// The condition as the plan has it.
+    pub threshold: String,
+    /// How it was tested: `mann_whitney`, `theil_sen` (the effect is the slope per day),
+    /// `seasonal_mad` (the statistic is how many spreads from the usual), `pettitt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<TestRecord>,
+    /// When the limit of a trend is reached, where the line leads there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crossing: Option<CrossingRecord>,
+    /// When the level changed most.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_at: Option<Timestamp>,
+    /// One sentence.
+    pub message: String,
+}
+
+/// A window of time of one series.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct MetricWindow {
+    /// Its first moment.
+    #[schemars(with = "String")]
+    pub from: Timestamp,
+    /// The moment after its last.
+    #[schemars(with = "String")]
+    pub to: Timestamp,
+    /// The time between two values as it was asked for, in seconds.
+    pub step_s: f64,
+    /// How many values came.
+    pub samples: u64,
+}
+
+/// When a limit is reached, in seconds after the newest value; 0 where it is reached already.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CrossingRecord {
+    /// By the line; null where it does not lead there.
+    pub after_s: Option<f64>,
+    /// By the steepest slope of its interval (95 %) and the upper edge of the scatter; null where not even
+    /// that leads there.
+    pub earliest_s: Option<f64>,
+    /// By the flattest slope; null where that does not lead there.
+    pub latest_s: Option<f64>,
+}
 
 /// One probe against its baseline.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

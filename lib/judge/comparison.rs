@@ -452,9 +452,9 @@ fn residuals(windows: &[(f64, f64)]) -> Vec<f64> {
 
 /// By how much a series that remembers has less information than its length says: the inflation of the
 /// variance of its mean, from the correlation of neighbours, at least 1.
-fn memory(series: &[f64]) -> f64 {
+pub(super) fn memory(series: &[f64]) -> f64 {
     let n = series.len();
-    if n < 4 || series.iter().all(|x| *x == series[0]) {
+    if n < 4 || series.windows(2).all(|pair| pair[0].to_bits() == pair[1].to_bits()) {
         return 1.0;
     }
     let raw = likeness(series, 1);
@@ -464,7 +464,7 @@ fn memory(series: &[f64]) -> f64 {
 }
 
 /// A p-value where the variance is greater than the test believes.
-fn with_spread(p: f64, spread: f64) -> f64 {
+pub(super) fn with_spread(p: f64, spread: f64) -> f64 {
     if spread <= 1.0 || p <= 0.0 || p >= 0.5 {
         return p;
     }

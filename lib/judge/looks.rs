@@ -97,10 +97,10 @@ pub fn bin_ms(plan: &Promote, bake_ms: i64) -> i64 {
     Cut::of(plan, bake_ms).bin_ms
 }
 
-/// The length in ms of the windows of time that a bake is judged by.
+/// The length in ms of the windows of a bake that are compared with each other.
 pub fn window_ms(plan: &Promote, bake_ms: i64) -> i64 {
     let cut = Cut::of(plan, bake_ms);
-    cut.bin_ms.saturating_mul(cut.bins.into())
+    cut.bin_ms * i64::from(cut.bins)
 }
 
 impl<'a> Judge<'a> {
@@ -207,7 +207,7 @@ impl<'a> Judge<'a> {
         };
         if sources.is_empty() {
             let nothing = Judged::new(Verdict::NoData, "no_data", "no source has given anything yet");
-            return vec![self.record(trigger, "", nothing, None)];
+            return vec![Self::record(trigger, "", nothing, None)];
         }
         sources.into_iter().map(|source| self.at_source(number, spec, &source)).collect()
     }
@@ -240,7 +240,7 @@ impl<'a> Judge<'a> {
             None => Judged::new(Verdict::NoData, "no_data", "it has given nothing yet"),
             Some(seen) => self.judge(number, spec, source, seen),
         };
-        let record = self.record(trigger, source, judged, found.as_ref());
+        let record = Self::record(trigger, source, judged, found.as_ref());
         if let Some(found) = found {
             self.seen.sources.insert(source.to_owned(), found);
         }
@@ -298,7 +298,7 @@ impl<'a> Judge<'a> {
         self.plan.min_samples.unwrap_or(MIN_SAMPLES).max(1)
     }
 
-    fn record(&self, trigger: &Trigger, source: &str, judged: Judged, seen: Option<&Source>) -> MetricRecord {
+    fn record(trigger: &Trigger, source: &str, judged: Judged, seen: Option<&Source>) -> MetricRecord {
         let finite = |figure: Option<f64>| figure.filter(|f| f.is_finite());
         MetricRecord {
             metric: trigger.metric.clone(),
@@ -345,6 +345,7 @@ impl Judged {
     }
 }
 
+/// The guard below which a difference is no alarm, in the recorded unit.
 fn at_least(trigger: &Trigger, unit: Unit) -> f64 {
     let given = trigger.at_least.as_ref().and_then(|text| parse_operand(text, unit).ok());
     match (unit, given) {

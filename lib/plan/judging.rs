@@ -1,16 +1,18 @@
 //! The part of the plan that says what is judged: figures, triggers, and the rules of the verdict.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
-use serde::de::{MapAccess, Visitor};
+use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::Raw;
+use super::{Expect, Raw};
 use crate::expectation::Expectation;
-use crate::units::{Share, Span, Target, Unit};
+use crate::severity::Severity;
+use crate::units::{Share, Span, Target, Text, Unit};
 
 /// A source of figures besides the plan's own probe and the router's counters.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -168,6 +170,7 @@ pub struct Trigger {
     /// … and worse by this much in any case (`5ms`, `0.1%`, `3`), so that a share of next to nothing is
     /// no alarm; 0.1 % for shares, 1 ms for latencies, 0 for bare numbers when absent.
     #[serde(default)]
+    #[schemars(with = "Option<Text>")]
     pub at_least: Option<String>,
     /// Green's errors against what a service level objective allows, over several windows at once.
     #[serde(default)]
@@ -305,4 +308,198 @@ pub enum Undecided {
     Freeze,
     /// Wait for as long as it takes.
     Wait,
+}
+
+/// A metric that `verify` looks at where it is live. It has no sides, so its query names none. At least
+/// one of `expect`, `compare`, `trend`, `anomaly` and `level` is asked of it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyMetric {
+    /// Its name in every report; unique among the metrics of `verify`.
+    pub name: String,
+    /// Which kind of source; one that gives a series.
+    pub kind: String,
+    /// Where the figures are.
+    #[serde(default)]
+    pub target: Option<Target>,
+    /// Settings of its kind.
+    #[serde(default)]
+    pub with: Raw,
+    /// What its numbers count; a bare number when absent.
+    #[serde(default)]
+    pub unit: MetricUnit,
+    /// Which way is worse; higher when absent.
+    #[serde(default)]
+    pub worse: Worse,
+    /// The time between two values; 15 s when absent.
+    #[serde(default)]
+    pub step: Option<Span>,
+    /// The time that one value covers: `{{ window }}` in a query. One step when absent. Where it is longer
+    /// than a step, values share data and tell less than as many that do not.
+    #[serde(default)]
+    pub window: Option<Span>,
+    /// How long after its moment a value is final: later ones are not asked for yet. One step when
+    /// absent.
+    #[serde(default)]
+    pub delay: Option<Span>,
+    /// Whether values that never change are sound. A figure that stands still is taken for a dead
+    /// source otherwise, unless it is 0.
+    #[serde(default)]
+    pub may_be_constant: bool,
+    /// Time for one answer; 10 s when absent.
+    #[serde(default)]
+    pub timeout: Option<Span>,
+    /// Further attempts after a failed one; 2 when absent.
+    #[serde(default)]
+    pub retries: Option<u32>,
+    /// The newest window, for `expect`, `compare` and `anomaly`; 10 min when absent.
+    #[serde(default)]
+    pub over: Option<Span>,
+    /// Thresholds on the newest window: `mean`, `median`, `min`, `max`, `last`, `sum`, `samples`, and
+    /// quantiles such as `p95`.
+    #[serde(default)]
+    pub expect: Expect,
+    /// The newest window against an earlier one of the same length.
+    #[serde(default)]
+    pub compare: Option<CompareSpec>,
+    /// Whether a limit will be crossed if it goes on like this.
+    #[serde(default)]
+    pub trend: Option<TrendSpec>,
+    /// The newest window against what is usual at this time of the day (or week).
+    #[serde(default)]
+    pub anomaly: Option<AnomalySpec>,
+    /// Whether the level has stepped to where it is worse.
+    #[serde(default)]
+    pub level: Option<LevelSpec>,
+    /// Whether it closes the gate.
+    #[serde(default)]
+    pub severity: Severity,
+}
+
+impl VerifyMetric {
+    /// What its source is opened with.
+    pub fn source(&self) -> MetricSpec {
+        MetricSpec {
+            name: self.name.clone(),
+            kind: self.kind.clone(),
+            target: self.target.clone(),
+            with: self.with.clone(),
+            unit: self.unit,
+            worse: self.worse,
+            aggregate: Aggregate::default(),
+            step: self.step,
+            window: self.window,
+            delay: self.delay,
+            may_be_constant: self.may_be_constant,
+            timeout: self.timeout,
+            retries: self.retries,
+        }
+    }
+}
+
+/// The newest window against an earlier one of the same length.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CompareSpec {
+    /// How much earlier (`1d`, `1w`), or `release`: the window that ended when traffic began to move.
+    pub before: Before,
+    /// A typical value may be worse by this share of the median before; 5% when absent.
+    #[serde(default)]
+    pub worse_by: Option<Share>,
+    /// … and by this much in any case (`5ms`, `0.1%`, `3`); 0.1 % for shares, 1 ms for durations, 0 for
+    /// the rest when absent.
+    #[serde(default)]
+    #[schemars(with = "Option<Text>")]
+    pub at_least: Option<String>,
+}
+
+/// What the newest window is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// The same window, so much earlier.
+    Ago(Span),
+    /// The window that ended when traffic began to move.
+    Release,
+}
+
+impl<'de> Deserialize<'de> for Before {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text.trim() == "release" {
+            return Ok(Self::Release);
+        }
+        text.parse().map(Self::Ago).map_err(|_| {
+            de::Error::custom(format!("`{text}` is neither `release` nor a duration such as 1d or 1w"))
+        })
+    }
+}
+
+impl JsonSchema for Before {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Before".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let span = Span::json_schema(generator);
+        json_schema!({ "anyOf": [{ "const": "release" }, span] })
+    }
+}
+
+/// Whether a limit will be crossed if it goes on like this.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrendSpec {
+    /// The time up to now through which the line is laid.
+    pub over: Span,
+    /// The time between two of its values; a 500th of `over`, but not less than the metric's own, when
+    /// absent.
+    #[serde(default)]
+    pub step: Option<Span>,
+    /// The limit, and the side on which it is bad: `> 90%`, `< 1GiB`.
+    pub crosses: Expectation,
+    /// It fails when the line gets there within this time.
+    pub within: Span,
+}
+
+/// The newest window against what is usual at this time of the day (or week).
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AnomalySpec {
+    /// The time before the newest window from which the usual is learned; 14 d when absent.
+    #[serde(default)]
+    pub history: Option<Span>,
+    /// The time after which the pattern repeats itself; 1 d when absent.
+    #[serde(default)]
+    pub season: Option<Span>,
+    /// The equal parts of a season, each with a median and a spread of its own; 24 when absent.
+    #[serde(default)]
+    pub phases: Option<usize>,
+    /// How many spreads (MADs, scaled to the standard deviation) from its median a value may lie; 4 when
+    /// absent.
+    #[serde(default)]
+    pub limit: Option<f64>,
+    /// The time between two values of the history; a quarter of a phase, but not less than the metric's
+    /// own, when absent.
+    #[serde(default)]
+    pub step: Option<Span>,
+}
+
+/// Whether the level has stepped to where it is worse.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LevelSpec {
+    /// The time up to now in which a step is looked for.
+    pub over: Span,
+    /// How unlikely such a step must be by chance; 1% when absent.
+    #[serde(default)]
+    pub p_below: Option<Share>,
+    /// The level may become worse by this share of what it was; 5% when absent.
+    #[serde(default)]
+    pub worse_by: Option<Share>,
+    /// … and by this much in any case; as in `compare` when absent.
+    #[serde(default)]
+    #[schemars(with = "Option<Text>")]
+    pub at_least: Option<String>,
 }

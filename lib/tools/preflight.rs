@@ -10,7 +10,7 @@ use crate::job::{Conclusion, Job};
 use crate::world::talk::{self, Mark, Talk};
 use crate::{routers, sources};
 
-use super::{promote, tell};
+use super::{promote, tell, verify};
 
 mod catalogue;
 mod schema;
@@ -72,6 +72,7 @@ fn validate_the_rest(job: &Job) -> Result<(), Fault> {
     }
     if let Some(section) = &plan.verify {
         checks::prepare(&section.checks, &job.loaded)?;
+        verify::metrics::validate(&section.metrics, &job.loaded)?;
     }
     Ok(())
 }

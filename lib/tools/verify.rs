@@ -1,4 +1,4 @@
-//! `verify`: did it hold? Checks, probes against the baseline, the live side and the data.
+//! `verify`: did it hold? Checks, probes against the baseline, metrics, the live side and the data.
 
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use super::tell;
 mod compare;
 mod live;
 mod measure;
+pub(super) mod metrics;
 
 /// How old a baseline may be where the plan does not say.
 const BASELINE_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -57,13 +58,15 @@ pub fn baseline(job: &Job) -> Result<Exit, Fault> {
     conclude(job, Conclusion { needs: Vec::new(), verdict, summary, findings, body, outputs: Vec::new() })
 }
 
-/// Runs the gate: the live side, the plan's checks, the probes against the baseline, the data.
+/// Runs the gate: the live side, the plan's checks, the probes against the baseline, the metrics, the
+/// data.
 ///
 /// Errors: refused (5) when preflight.json, snapshot.json, promote.json or baseline.json is needed and
-/// missing, stale, of another release or plan, not fit, or not what the others were made from; usage (2) when a check or probe does not validate.
+/// missing, stale, of another release or plan, not fit, or not what the others were made from; usage (2) when a check, probe or metric does not
+/// validate.
 pub fn run(job: &Job) -> Result<Exit, Fault> {
     let evidence = Evidence::read(job)?;
-    let gate = Gate::prepare(job)?;
+    let mut gate = Gate::prepare(job)?;
     let mut findings: Vec<Finding> = Vec::new();
     let mut see = |found: Vec<Finding>, told: bool| {
         if !told {
@@ -79,6 +82,9 @@ pub fn run(job: &Job) -> Result<Exit, Fault> {
     see(gate.run_checks(job), true);
     let (compared, comparisons) = gate.compare(job, evidence.baseline.as_ref())?;
     see(compared, false);
+    let moved = evidence.promotion().and_then(metrics::Moved::of);
+    let (judged, metrics) = metrics::run(std::mem::take(&mut gate.metrics), moved, job.talk());
+    see(judged, false);
     if let (Some(spec), Some(snapshot)) = (&job.loaded.plan.snapshot, &evidence.snapshot) {
         let recorded =
             snapshot.document.body.snapshot.iter().flat_map(|s| s.sources.clone()).collect::<Vec<_>>();
@@ -97,6 +103,7 @@ pub fn run(job: &Job) -> Result<Exit, Fault> {
         live: side.map(str::to_owned),
         after_rollback: side == Some("blue"),
         comparisons,
+        metrics,
         counts,
     };
     let needs = evidence.needs();
@@ -206,21 +213,23 @@ fn recorded_before(baseline: &Found<BaselineBody>, promote: &Found<PromoteBody>)
         .help("put the `baseline.json` from before `promote` back into the evidence folder"))
 }
 
-/// The plan's checks and probes, read whole before the first request is sent.
+/// The plan's checks, probes and metrics, read whole before the first request is sent.
 struct Gate {
     checks: Vec<Prepared>,
     probes: Vec<measure::Probe>,
+    metrics: Vec<metrics::Metric>,
 }
 
 impl Gate {
     fn prepare(job: &Job) -> Result<Self, Fault> {
         let Some(verify) = &job.loaded.plan.verify else {
-            return Ok(Self { checks: Vec::new(), probes: Vec::new() });
+            return Ok(Self { checks: Vec::new(), probes: Vec::new(), metrics: Vec::new() });
         };
         let probes = verify.baseline.as_ref().map_or(&[][..], |b| &b.probes);
         Ok(Self {
             checks: checks::prepare(&verify.checks, &job.loaded)?,
             probes: measure::prepare(probes, &job.loaded)?,
+            metrics: metrics::prepare(&verify.metrics, &job.loaded)?,
         })
     }
 

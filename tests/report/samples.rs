@@ -589,6 +589,7 @@ impl Sample {
             live: Some(if after_rollback { "blue" } else { "green" }.into()),
             after_rollback,
             comparisons: vec![comparison],
+            metrics: Vec::new(),
             counts,
         };
         let head = self.head::<VerifyBody>(75_000.0, 75_061.0, findings, &counts.sentence());

@@ -283,7 +283,7 @@ impl Case<'_> {
         };
         let green = match self.side("green", 1) {
             Ok(figure) => figure,
-            Err(other) => return self.overwhelming(trigger).unwrap_or(other),
+            Err(other) => return self.overwhelming(trigger).unwrap_or(*other),
         };
         let fires = is.met_by(&self.metric.observed(green));
         let over = trigger.over.map(|over| format!(" over {over}")).unwrap_or_default();
@@ -301,14 +301,18 @@ impl Case<'_> {
     }
 
     /// The figure of a side, where enough stands behind it.
-    fn side(&self, name: &str, number: usize) -> Result<f64, Judged> {
+    fn side(&self, name: &str, number: usize) -> Result<f64, Box<Judged>> {
         let side = &self.figures[number];
         if side.requests == 0 {
-            return Err(Judged::new(Verdict::NoData, "no_data", format!("no requests were seen on {name}")));
+            return Err(Box::new(Judged::new(
+                Verdict::NoData,
+                "no_data",
+                format!("no requests were seen on {name}"),
+            )));
         }
         if side.errors > side.requests {
             let message = format!("{} counts more failures than requests on {name}", self.source);
-            return Err(Judged::new(Verdict::Error, "query_error", message));
+            return Err(Box::new(Judged::new(Verdict::Error, "query_error", message)));
         }
         let samples = self.metric.samples(side);
         let Some(figure) = self.metric.figure(side) else {
@@ -317,17 +321,17 @@ impl Case<'_> {
             } else {
                 format!("{} has no {} of {name}", self.source, self.metric.name())
             };
-            return Err(Judged::new(Verdict::NoData, "no_data", message));
+            return Err(Box::new(Judged::new(Verdict::NoData, "no_data", message)));
         };
         if !figure.is_finite() || figure < 0.0 || side.latencies_ms.iter().any(|l| !l.is_finite()) {
             let outcome = if figure.is_nan() { "not_a_number" } else { "infinite" };
             let message = format!("{} on {name} is not a number", self.metric.name());
-            return Err(Judged::new(Verdict::Error, outcome, message));
+            return Err(Box::new(Judged::new(Verdict::Error, outcome, message)));
         }
         if samples < self.min_samples {
             let message =
                 format!("{samples} samples on {name}, {} are needed{}", self.min_samples, self.left_out());
-            return Err(Judged::new(Verdict::TooFewSamples, "too_few_samples", message));
+            return Err(Box::new(Judged::new(Verdict::TooFewSamples, "too_few_samples", message)));
         }
         Ok(figure)
     }

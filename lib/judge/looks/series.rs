@@ -73,7 +73,9 @@ impl Judge<'_> {
         };
         if judged.verdict == Verdict::Pass {
             let still = |side: &[Point]| {
-                side.len() >= MIN_POINTS && side[0].1 != 0.0 && side.iter().all(|p| p.1 == side[0].1)
+                side.len() >= MIN_POINTS
+                    && side[0].1 != 0.0
+                    && side.windows(2).all(|pair| pair[0].1.to_bits() == pair[1].1.to_bits())
             };
             if let Some((name, side)) = sides.iter().find(|(_, side)| !spec.may_be_constant && still(side)) {
                 judged.verdict = Verdict::NoData;

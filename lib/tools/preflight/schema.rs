@@ -26,6 +26,12 @@ pub fn plan_schema() -> Value {
         .iter()
         .map(|kind| when(kind.name, &with((kind.settings)(&mut generator).to_value())))
         .collect();
+    let series: Vec<&metrics::Kind> =
+        metrics::ALL.iter().filter(|kind| kind.gives == metrics::Gives::Points).copied().collect();
+    let live: Vec<Value> = series
+        .iter()
+        .map(|kind| when(kind.name, &with((kind.settings)(&mut generator).to_value())))
+        .collect();
     let mut schema = generator.into_root_schema_for::<Plan>().to_value();
     if let Some(root) = schema.as_object_mut() {
         root.insert("title".into(), json!("Trapkey plan"));
@@ -38,6 +44,7 @@ pub fn plan_schema() -> Value {
     choose(&mut schema, "CheckSpec", &checks::ALL.iter().map(|k| k.name).collect::<Vec<_>>(), checks);
     choose(&mut schema, "SourceSpec", &sources::ALL.iter().map(|k| k.name).collect::<Vec<_>>(), sources);
     choose(&mut schema, "MetricSpec", &metrics::ALL.iter().map(|k| k.name).collect::<Vec<_>>(), metrics);
+    choose(&mut schema, "VerifyMetric", &series.iter().map(|k| k.name).collect::<Vec<_>>(), live);
     choose(&mut schema, "RouterSpec", &routers::ALL.iter().map(|k| k.name).collect::<Vec<_>>(), routers);
     schema
 }

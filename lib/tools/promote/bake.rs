@@ -47,7 +47,7 @@ pub(super) struct Bake {
     /// Its beginning, in ms.
     pub(super) since_ms: i64,
     /// How long it is watched, in ms.
-    pub(super) bake_ms: i64,
+    pub(super) length_ms: i64,
 }
 
 /// How many latencies of one look are kept for each side: the fewest and the most.
@@ -80,7 +80,7 @@ impl<'a> Watch<'a> {
         let urls = [&plan.sides.blue, &plan.sides.green].map(|side| join(&side.url.value, &plan.probe.path));
         let timeout = plan.probe.timeout.map_or(Duration::from_secs(5), |t| t.0);
         let since_ms = before.first().map_or(bake.since_ms, |line| line.since_ms);
-        let bake_ms = before.first().map_or(bake.bake_ms, |line| line.bake_ms);
+        let bake_ms = before.first().map_or(bake.length_ms, |line| line.bake_ms);
         let mut readers = readers::open(plan, loaded, since_ms)?;
         let mut judge = Judge::begin(plan, since_ms, bake_ms);
         for line in before {
