@@ -356,18 +356,20 @@ impl<'a> Driver<'a> {
     /// known.
     fn watch(&mut self, bake: Bake) -> Result<&mut Watch<'a>, Fault> {
         let counting = self.record.counting;
-        if let Some(watch) = self.watch.take().filter(|watch| watch.is_of(bake.step, counting)) {
-            return Ok(self.watch.insert(watch));
-        }
-        let epoch = self.record.promotion.epoch;
-        let before = samples::of_counting(self.store(), epoch, counting).unwrap_or_else(|fault| {
-            // What was seen before is lost, and what comes must suffice: that is no pass.
-            self.job.talk().line(Mark::Warn, &fault.to_string());
-            self.record.decided(world::now(), "trapkey", fault.line());
-            self.record.counting += 1;
-            Vec::new()
-        });
-        let watch = Watch::begin(self.plan, &self.job.loaded, &self.record, bake, &before, self.clock.now())?;
+        let known = self.watch.take().filter(|watch| watch.is_of(bake.step, counting));
+        let watch = if let Some(watch) = known {
+            watch
+        } else {
+            let epoch = self.record.promotion.epoch;
+            let before = samples::of_counting(self.store(), epoch, counting).unwrap_or_else(|fault| {
+                // What was seen before is lost, and what comes must suffice: that is no pass.
+                self.job.talk().line(Mark::Warn, &fault.to_string());
+                self.record.decided(world::now(), "trapkey", fault.line());
+                self.record.counting += 1;
+                Vec::new()
+            });
+            Watch::begin(self.plan, &self.job.loaded, &self.record, bake, &before, self.clock.now())?
+        };
         Ok(self.watch.insert(watch))
     }
 
