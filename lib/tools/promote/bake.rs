@@ -211,6 +211,7 @@ pub(super) fn look(watch: &mut Watch<'_>, record: &mut Record, log: &mut Log, sc
         counting,
         since_ms: watch.frame.since_ms,
         bake_ms: watch.bake_ms,
+        counted: record.counted.clone(),
         batch: batch.clone(),
     });
     let looked = watch.judge.look(&batch);
@@ -245,6 +246,20 @@ pub(super) fn verdict_of(looked: &crate::judge::Looked) -> Verdict {
         Decision::Undecided if all(Verdict::NoData) => Verdict::NoData,
         Decision::Undecided => Verdict::TooFewSamples,
     }
+}
+
+/// Sets what the router had counted to where the looks on record end. The record of a job that was killed
+/// may be older than they are, and then its requests would be counted twice; or newer, and never.
+pub(super) fn count_on(record: &mut Record, before: &[Line]) {
+    let mut known = before.iter().filter_map(|line| line.counted.as_ref());
+    let Some(first) = known.next() else {
+        if before.is_empty() {
+            record.counted = None;
+        }
+        return;
+    };
+    record.counted = Some(known.next_back().unwrap_or(first).clone());
+    record.base.get_or_insert_with(|| first.clone());
 }
 
 /// What the router counted since the look before.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::super::bake::{Bake, Looked, Scene, Watch, look};
+use super::super::bake::{Bake, Looked, Scene, Watch, count_on, look};
 use super::super::begin::{self, Says, look_at};
 use super::super::machine::{Action, Event, Hook, Look, State, next};
 use super::super::record::{Record, millis, phase};
@@ -367,6 +367,7 @@ impl<'a> Driver<'a> {
                     self.record.counting += 1;
                     Vec::new()
                 });
+                count_on(&mut self.record, &before);
                 Watch::begin(self.plan, &self.job.loaded, &self.record, bake, &before, self.clock.now())?
             }
         };
