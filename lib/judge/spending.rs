@@ -73,7 +73,7 @@ impl Spending {
         grown > 0.0
             && (self.history.is_empty()
                 || grown >= GROWTH * self.information
-                || progress - self.progress >= PROGRESS
+                || progress - self.progress >= PROGRESS * progress.max(1.0)
                 || (progress >= 1.0 && self.progress < 1.0))
     }
 
@@ -103,6 +103,33 @@ impl Spending {
         self.information = information;
         self.progress = progress;
         upper_tail(boundary)
+    }
+}
+
+/// Tests of which each is made on data of its own: the rate is spent piece by piece, and the sum of the
+/// pieces bounds it whatever they have in common (Bonferroni).
+#[derive(Clone, Debug)]
+pub(super) struct Piecemeal {
+    alpha: f64,
+    progress: f64,
+}
+
+/// The least progress between two of them.
+const PIECE: f64 = 0.005;
+
+impl Piecemeal {
+    /// With a total rate of false alarms, in 0..1.
+    pub(super) fn new(alpha: f64) -> Self {
+        Self { alpha: alpha.clamp(1e-12, 0.5), progress: 0.0 }
+    }
+
+    /// The level of the next tests together; none while they are not due.
+    pub(super) fn level(&mut self, progress: f64) -> Option<f64> {
+        if progress - self.progress < PIECE * progress.max(1.0) {
+            return None;
+        }
+        let spent = spent_until(std::mem::replace(&mut self.progress, progress));
+        Some(self.alpha * (spent_until(progress) - spent))
     }
 }
 
@@ -247,5 +274,14 @@ mod tests {
         assert!(spending.due(130.0, 0.6));
         assert!(spending.level(200.0, 1.0) > 0.0);
         assert!(spending.level(400.0, 2.0) > 0.0);
+    }
+
+    #[test]
+    fn pieces_add_up_to_what_is_stated_however_long_it_takes() {
+        let mut pieces = Piecemeal::new(0.01);
+        let levels: Vec<f64> = (1..=100_000).filter_map(|n| pieces.level(f64::from(n) / 1e3)).collect();
+        assert!((0.0099..0.01).contains(&levels.iter().sum::<f64>()), "{levels:?}");
+        // The longer a release waits, the farther apart they are.
+        assert!(levels.len() < 1200 && levels.iter().all(|level| *level > 0.0), "{}", levels.len());
     }
 }
