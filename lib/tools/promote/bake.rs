@@ -136,6 +136,13 @@ impl<'a> Watch<'a> {
         self.readers.iter().any(Reader::owes_its_first_answer)
     }
 
+    /// The sources whose answers are due for longer than this.
+    pub(super) fn is_behind(&self, now_ms: i64, most: Duration) -> Option<String> {
+        let names: Vec<&str> =
+            self.readers.iter().filter(|r| r.is_behind(now_ms, most)).map(Reader::name).collect();
+        (!names.is_empty()).then(|| format!("{} has not answered yet", names.join(", ")))
+    }
+
     /// Requests of the probe so far, on the side with fewer.
     pub(super) fn probed(&self) -> u64 {
         let [blue, green] = self.judge.requests("probe");

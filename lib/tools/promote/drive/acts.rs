@@ -317,6 +317,7 @@ impl<'a> Driver<'a> {
             Ok(counters) => (counters, None),
             Err(fault) => (None, Some(fault.line())),
         };
+        let most = 3 * self.interval();
         let Some(watch) = self.watch.as_mut() else { return Ok(None) };
         let blind = counters.is_none() && lost.is_none() && !watch.reads_requests();
         let weight = self.record.course.steps.get(step).map_or(0.0, |s| s.weight);
@@ -328,6 +329,7 @@ impl<'a> Driver<'a> {
         if self.mode == Mode::Once && looked.look != Look::Bad && watch.is_owed_answers() {
             return Ok(None);
         }
+        let behind = watch.is_behind(now.as_millisecond(), most);
         if self.mode == Mode::Once && blind {
             self.note_blind_spots();
         }
@@ -336,6 +338,10 @@ impl<'a> Driver<'a> {
             let _ = self.log.flush(&self.lease, self.record.promotion.epoch);
         }
         let mut sentence = looked.judgement.summary.clone();
+        if let Some(why) = behind.filter(|_| looked.look == Look::Good) {
+            looked.look = Look::Unknown;
+            sentence = why;
+        }
         if let Some(why) = self.nothing_known(&looked, now, until_ms)? {
             looked.look = Look::Bad;
             sentence = why;
