@@ -31,6 +31,13 @@ const NEWEST: [u32; 4] = [2, 4, 8, 16];
 /// Up to so many windows of both sides together the rank test is exact, ties included.
 const EXACT_WINDOWS: usize = 60;
 
+/// The least growth of samples between two tests, as a share of what was there.
+const GROWTH: f64 = 0.1;
+/// … or of the bake.
+const PROGRESS: f64 = 0.01;
+/// The same for errors, which are quickly counted.
+const PROGRESS_OF_ERRORS: f64 = 0.0025;
+
 /// How much more than independent requests counts may spread before it is no chance any more.
 const MOST_SPREAD: f64 = 50.0;
 /// The same for errors: ten times as many at once is an outage, and no burst.
@@ -38,7 +45,7 @@ const MOST_SPREAD_OF_ERRORS: f64 = 10.0;
 
 /// Fewest groups of bins by which one sees whether requests resemble each other: for a quantile, and for
 /// events that are rare by nature.
-const FEWEST_GROUPS: [usize; 2] = [30, 8];
+const FEWEST_GROUPS: [usize; 2] = [36, 8];
 /// How many groups of bins are compared with each other at most.
 const GROUPS: usize = 40;
 
@@ -50,9 +57,36 @@ pub(super) struct Comparison {
     tail: Spending,
     alone: Spending,
     newest: Piecemeal,
+    /// The progress between two tests.
+    every: f64,
     alpha: f64,
     parts: [f64; 3],
     last: Option<Tested>,
+    tested_at: Option<Mark>,
+}
+
+/// How far the samples were at a test.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    requests: f64,
+    windows: f64,
+    progress: f64,
+}
+
+impl Mark {
+    fn of(requests: [u64; 2], windows: u64, progress: f64) -> Self {
+        Self { requests: information(requests[0], requests[1]), windows: windows as f64, progress }
+    }
+
+    /// Whether there is enough more since: with too little one would only spend.
+    fn is_due(&self, now: &Self, every: f64) -> bool {
+        let more = now.requests > self.requests || now.windows > self.windows;
+        let much = |before: f64, now: f64| now >= (1.0 + GROWTH) * before && now > before;
+        more && (much(self.requests, now.requests)
+            || much(self.windows, now.windows)
+            || now.progress - self.progress >= every * now.progress.max(1.0)
+            || (now.progress >= 1.0 && self.progress < 1.0))
+    }
 }
 
 /// What came of the tests at one look.
@@ -95,7 +129,7 @@ pub(super) struct Singles<'a> {
 
 impl Comparison {
     /// With a total rate of false alarms, in 0..1.
-    pub(super) fn new(alpha: f64, parts: [f64; 3]) -> Self {
+    pub(super) fn new(alpha: f64, parts: [f64; 3], of_errors: bool) -> Self {
         let part = |n: usize| Spending::new(alpha * parts[n]);
         Self {
             shift: part(0),
@@ -103,9 +137,11 @@ impl Comparison {
             tail: part(2),
             alone: Spending::new(alpha),
             newest: Piecemeal::new(alpha * OF_NEWEST),
+            every: if of_errors { PROGRESS_OF_ERRORS } else { PROGRESS },
             alpha,
             parts,
             last: None,
+            tested_at: None,
         }
     }
 
@@ -130,9 +166,6 @@ impl Comparison {
         progress: f64,
     ) -> Tested {
         let information = information(counts[0].1, counts[1].1);
-        if let Some(last) = self.last.clone().filter(|_| !self.alone.due(information, progress)) {
-            return last;
-        }
         let level = self.alone.level(information, progress);
         let errors = |bin: &Bin| (bin.errors, bin.requests);
         let rate = |(k, n): (u64, u64)| k as f64 / n.max(1) as f64;
@@ -177,9 +210,6 @@ impl Comparison {
             return newest;
         }
         let information = pair.information();
-        if let Some(last) = self.last.clone().filter(|_| !self.due(pair, information)) {
-            return last;
-        }
         // A change either way is two tests, each with half of the rate.
         let half = if way == Worse::Either { 0.5 } else { 1.0 };
         let level =
@@ -206,7 +236,7 @@ impl Comparison {
     fn of_newest(&mut self, pair: &Pair<'_>) -> Option<Tested> {
         let singles = pair.requests.as_ref()?;
         // Two tests of each part.
-        let level = self.newest.level(pair.progress)? / (2 * NEWEST.len()) as f64;
+        let level = self.newest.level(pair.progress) / (2 * NEWEST.len()) as f64;
         let confidence = self.confidence();
         let mut found = NEWEST
             .iter()
@@ -218,10 +248,25 @@ impl Comparison {
         Some(found)
     }
 
-    fn due(&self, pair: &Pair<'_>, information: f64) -> bool {
-        self.shift.due(pair.windows_information(), pair.progress)
-            || self.quantile.due(information, pair.progress)
-            || (pair.requests.is_none() && self.tail.due(information, pair.progress))
+    /// Whether a test would have enough new to tell: requests of both sides (values, for a series), and
+    /// windows that are over. It costs nothing, so that a look without news is cheap.
+    pub(super) fn is_due(&self, requests: [u64; 2], windows: u64, progress: f64) -> bool {
+        let now = Mark::of(requests, windows, progress);
+        self.tested_at.is_none_or(|before| before.is_due(&now, self.every)) || self.last.is_none()
+    }
+
+    /// The same; what is due is taken for tested.
+    pub(super) fn begin(&mut self, requests: [u64; 2], windows: u64, progress: f64) -> bool {
+        let due = self.is_due(requests, windows, progress);
+        if due {
+            self.tested_at = Some(Mark::of(requests, windows, progress));
+        }
+        due
+    }
+
+    /// What came of the newest test.
+    pub(super) fn last(&self) -> Option<&Tested> {
+        self.last.as_ref()
     }
 }
 
@@ -451,8 +496,8 @@ fn unlike(bins: &[(f64, f64)], fewest: usize) -> bool {
     }
     let n = series.len() as f64;
     series.len() >= fewest
-        && likeness(&series, 1) * n.sqrt() <= 1.0
-        && (likeness(&series, 1) + likeness(&series, 2)) * n.sqrt() <= 1.5
+        && likeness(&series, 1) * n.sqrt() <= 0.8
+        && (likeness(&series, 1) + likeness(&series, 2)) * n.sqrt() <= 1.2
 }
 
 /// The correlation of a series with itself some places further on.
@@ -520,12 +565,12 @@ fn residuals(windows: &[(f64, f64)]) -> Vec<f64> {
 /// variance of its mean, from the correlation of neighbours, at least 1.
 pub(super) fn memory(series: &[f64]) -> f64 {
     let n = series.len();
-    if n < 4 || series.iter().all(|x| *x == series[0]) {
+    if n < 4 || series.windows(2).all(|pair| pair[0].to_bits() == pair[1].to_bits()) {
         return 1.0;
     }
     let raw = likeness(series, 1);
     // The estimate is too low in short series; Kendall's correction.
-    let r = (raw + (1.0 + 3.0 * raw) / n as f64).clamp(0.0, 0.9);
+    let r = (raw + (1.0 + 4.0 * raw) / n as f64).clamp(0.0, 0.9);
     ((1.0 + r) / (1.0 - r)).clamp(1.0, MOST_SPREAD)
 }
 

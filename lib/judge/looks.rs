@@ -10,7 +10,7 @@ pub use by_kayenta::kayenta_fits;
 
 use super::comparison::Comparison;
 use super::samples::Batch;
-use super::seen::{Seen, Source};
+use super::seen::{Seen, Side, Source};
 use crate::evidence::{MetricRecord, TestRecord, Verdict};
 use crate::plan::{JudgeKind, MetricSpec, Promote, Trigger};
 use crate::units::{Span, Unit, parse_operand, show_duration};
@@ -21,6 +21,8 @@ const FALSE_ALARMS: f64 = 0.01;
 const MIN_SAMPLES: u64 = 50;
 /// Looks in a row without an answer before nothing is known, where the plan does not say.
 const CONSECUTIVE_ERRORS: u32 = 4;
+/// How long nothing may be known, where the plan does not say, in ms.
+const UNDECIDED_FOR_MS: i64 = 600_000;
 /// How many windows a bake is cut into, and the fewest requests that one should hold.
 const WINDOWS: f64 = 20.0;
 const PER_WINDOW: f64 = 5.0;
@@ -122,7 +124,52 @@ impl<'a> Judge<'a> {
     /// Requests that were seen of a source so far: blue's and green's.
     pub fn requests(&self, source: &str) -> [u64; 2] {
         let sides = self.seen.sources.get(source).and_then(|s| s.sides.as_ref());
-        sides.map_or([0, 0], |sides| [0, 1].map(|side| sides[side].figures().requests))
+        sides.map_or([0, 0], |sides| [0, 1].map(|side| sides[side].counts().0))
+    }
+
+    /// Takes the looks of earlier calls in, as if this judge had made them. Of those that are long past
+    /// only what later ones build upon is done again.
+    pub fn remember<'b>(&mut self, batches: impl ExactSizeIterator<Item = &'b Batch>, now_ms: i64) {
+        let bears = self.plan.undecided_for.map_or(UNDECIDED_FOR_MS, millis);
+        let counted = self.plan.judge.consecutive_errors.unwrap_or(CONSECUTIVE_ERRORS) as usize + 1;
+        let all = batches.len();
+        for (number, batch) in batches.enumerate() {
+            if number + counted >= all || batch.at_ms >= now_ms.saturating_sub(2 * bears) {
+                self.look(batch);
+            } else {
+                self.seen.take(batch);
+                for number in 0..self.plan.rollback_when.len() {
+                    if self.has_memory(number) {
+                        self.trigger(number);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether a look at a trigger leaves something behind for later ones: time for which a threshold is
+    /// crossed, or a test that is due.
+    fn has_memory(&self, number: usize) -> bool {
+        let trigger = &self.plan.rollback_when[number];
+        if trigger.hold.is_some() {
+            return true;
+        }
+        if trigger.worse_than_baseline_by.is_none() {
+            return false;
+        }
+        let windows = u64::from(self.end() / self.cut.bins.max(1));
+        self.seen.sources.iter().any(|(name, source)| {
+            let (counts, windows) = match (&source.sides, &source.points) {
+                (Some(sides), _) => ([0, 1].map(|side| sides[side].counts().0), windows),
+                (None, Some(points)) => {
+                    let counts = [0, 1].map(|side| points[side].len() as u64);
+                    (counts, counts[0].min(counts[1]))
+                }
+                (None, None) => return false,
+            };
+            let known = self.comparisons.get(&(number, name.clone()));
+            known.is_none_or(|comparison| comparison.is_due(counts, windows, self.progress()))
+        })
     }
 
     /// Takes a look in and judges all that was seen so far.
@@ -207,7 +254,7 @@ impl<'a> Judge<'a> {
         };
         if sources.is_empty() {
             let nothing = Judged::new(Verdict::NoData, "no_data", "no source has given anything yet");
-            return vec![self.record(trigger, "", nothing, None)];
+            return vec![Self::record(trigger, "", nothing, None)];
         }
         sources.into_iter().map(|source| self.at_source(number, spec, &source)).collect()
     }
@@ -235,12 +282,15 @@ impl<'a> Judge<'a> {
 
     fn at_source(&mut self, number: usize, spec: Option<&MetricSpec>, source: &str) -> MetricRecord {
         let trigger = &self.plan.rollback_when[number];
-        let found = self.seen.sources.remove(source);
+        let mut found = self.seen.sources.remove(source);
+        if let Some(sides) = found.as_mut().and_then(|found| found.sides.as_mut()) {
+            sides.iter_mut().for_each(Side::settle);
+        }
         let judged = match &found {
             None => Judged::new(Verdict::NoData, "no_data", "it has given nothing yet"),
             Some(seen) => self.judge(number, spec, source, seen),
         };
-        let record = self.record(trigger, source, judged, found.as_ref());
+        let record = Self::record(trigger, source, judged, found.as_ref());
         if let Some(found) = found {
             self.seen.sources.insert(source.to_owned(), found);
         }
@@ -291,14 +341,15 @@ impl<'a> Judge<'a> {
 
     fn comparison(&mut self, key: &(usize, String), parts: [f64; 3]) -> &mut Comparison {
         let alpha = self.plan.judge.false_alarms.map_or(FALSE_ALARMS, |share| share.0);
-        self.comparisons.entry(key.clone()).or_insert_with(|| Comparison::new(alpha, parts))
+        let of_errors = self.plan.rollback_when[key.0].metric == "error_rate";
+        self.comparisons.entry(key.clone()).or_insert_with(|| Comparison::new(alpha, parts, of_errors))
     }
 
     fn min_samples(&self) -> u64 {
         self.plan.min_samples.unwrap_or(MIN_SAMPLES).max(1)
     }
 
-    fn record(&self, trigger: &Trigger, source: &str, judged: Judged, seen: Option<&Source>) -> MetricRecord {
+    fn record(trigger: &Trigger, source: &str, judged: Judged, seen: Option<&Source>) -> MetricRecord {
         let finite = |figure: Option<f64>| figure.filter(|f| f.is_finite());
         MetricRecord {
             metric: trigger.metric.clone(),
@@ -345,6 +396,7 @@ impl Judged {
     }
 }
 
+/// The guard below which a difference is no alarm, in the recorded unit.
 fn at_least(trigger: &Trigger, unit: Unit) -> f64 {
     let given = trigger.at_least.as_ref().and_then(|text| parse_operand(text, unit).ok());
     match (unit, given) {

@@ -1,6 +1,7 @@
 //! Everything that was seen since a bake began: its batches, folded up.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::samples::{Batch, Bin, Given, Point, Requests};
 use super::{SideFigures, quantile};
@@ -30,8 +31,11 @@ pub(super) struct Source {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Side {
     pub(super) bins: BTreeMap<u32, Bin>,
-    /// All of it summed up; latencies ascending.
-    whole: SideFigures,
+    /// All of it summed up, but for the latencies that are still `fresh`; they are ascending.
+    whole: Arc<SideFigures>,
+    fresh: Vec<f64>,
+    /// The sum of all latencies.
+    sum: f64,
     counted_mean: Option<f64>,
     open: Vec<f64>,
 }
@@ -83,30 +87,42 @@ impl Source {
 
 impl Side {
     fn take(&mut self, more: &Requests) {
-        let mut fresh = Vec::new();
+        let whole = Arc::make_mut(&mut self.whole);
         for bin in &more.bins {
             let own =
                 self.bins.entry(bin.window).or_insert_with(|| Bin { window: bin.window, ..Bin::default() });
             own.requests += bin.requests;
             own.errors += bin.errors;
             own.latencies.extend(&bin.latencies);
-            self.whole.requests += bin.requests;
-            self.whole.errors += bin.errors;
-            fresh.extend(&bin.latencies);
+            whole.requests += bin.requests;
+            whole.errors += bin.errors;
+            self.sum += bin.latencies.iter().sum::<f64>();
+            self.fresh.extend(&bin.latencies);
         }
-        merge(&mut self.whole.latencies_ms, fresh);
         if more.mean.is_some() {
             self.counted_mean = more.mean;
         }
-        let greatest = self.whole.latencies_ms.last().copied();
-        self.whole.max = [self.whole.max, more.max, greatest].into_iter().flatten().max_by(f64::total_cmp);
+        let greatest = more.bins.iter().flat_map(|bin| &bin.latencies).copied().max_by(f64::total_cmp);
+        whole.max = [whole.max, more.max, greatest].into_iter().flatten().max_by(f64::total_cmp);
         self.open.clone_from(&more.open);
     }
 
+    /// Puts what is fresh into its place: once for a look, and not at all where nobody looks.
+    pub(super) fn settle(&mut self) {
+        let whole = Arc::make_mut(&mut self.whole);
+        merge(&mut whole.latencies_ms, std::mem::take(&mut self.fresh));
+        let latencies = whole.latencies_ms.len();
+        whole.mean = if latencies > 0 { Some(self.sum / latencies as f64) } else { self.counted_mean };
+    }
+
+    /// How many requests were seen, and how many of them failed.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.whole.requests, self.whole.errors)
+    }
+
     /// The figures of all that was seen.
-    pub(super) fn figures(&self) -> SideFigures {
-        let mean = mean(&self.whole.latencies_ms).or(self.counted_mean);
-        SideFigures { mean, ..self.whole.clone() }
+    pub(super) fn figures(&self) -> Arc<SideFigures> {
+        Arc::clone(&self.whole)
     }
 
     /// The figures of the windows from one on.
@@ -244,7 +260,8 @@ mod tests {
             given: vec![given(&[(0, &[3.0]), (1, &[9.0])], &[(10, 7.0), (11, 2.0)])],
         });
         let source = &seen.sources["a"];
-        let green = &source.sides.as_ref().unwrap()[1];
+        let mut green = source.sides.as_ref().unwrap()[1].clone();
+        green.settle();
         let figures = green.figures();
         assert_eq!(figures.latencies_ms, [1.0, 3.0, 5.0, 9.0]);
         assert_eq!((figures.requests, figures.errors, figures.max), (7, 3, Some(9.0)));

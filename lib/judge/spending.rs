@@ -15,17 +15,11 @@ use super::normal::{quantile, upper_tail};
 /// This part of the stated rate is spent in the planned bake, the rest on whatever time comes after.
 const IN_THE_BAKE: f64 = 0.9;
 
-/// The least growth of information between two tests, as a share of it.
-const GROWTH: f64 = 0.1;
-/// … or of the bake.
-const PROGRESS: f64 = 0.02;
-
 /// The tests of one comparison so far, and what they have spent.
 #[derive(Clone, Debug)]
 pub struct Spending {
     alpha: f64,
     spent: f64,
-    progress: f64,
     information: f64,
     law: Rc<Law>,
     history: Vec<(u64, u64)>,
@@ -57,24 +51,10 @@ impl Spending {
         Self {
             alpha: alpha.clamp(1e-12, 0.5),
             spent: 0.0,
-            progress: 0.0,
             information: 0.0,
             law: Rc::default(),
             history: Vec::new(),
         }
-    }
-
-    /// Whether a test is due: with too little new information one would only spend.
-    ///
-    /// `information` grows with the samples (any unit), `progress` is the share of the bake that is
-    /// over, which may exceed 1.
-    pub fn due(&self, information: f64, progress: f64) -> bool {
-        let grown = information - self.information;
-        grown > 0.0
-            && (self.history.is_empty()
-                || grown >= GROWTH * self.information
-                || progress - self.progress >= PROGRESS * progress.max(1.0)
-                || (progress >= 1.0 && self.progress < 1.0))
     }
 
     /// The level of a one-sided test now: a p-value at or below it is an alarm. 0 when nothing is left
@@ -101,7 +81,6 @@ impl Spending {
         self.law = law;
         self.spent += increment;
         self.information = information;
-        self.progress = progress;
         upper_tail(boundary)
     }
 }
@@ -114,22 +93,17 @@ pub(super) struct Piecemeal {
     progress: f64,
 }
 
-/// The least progress between two of them.
-const PIECE: f64 = 0.005;
-
 impl Piecemeal {
     /// With a total rate of false alarms, in 0..1.
     pub(super) fn new(alpha: f64) -> Self {
         Self { alpha: alpha.clamp(1e-12, 0.5), progress: 0.0 }
     }
 
-    /// The level of the next tests together; none while they are not due.
-    pub(super) fn level(&mut self, progress: f64) -> Option<f64> {
-        if progress - self.progress < PIECE * progress.max(1.0) {
-            return None;
-        }
-        let spent = spent_until(std::mem::replace(&mut self.progress, progress));
-        Some(self.alpha * (spent_until(progress) - spent))
+    /// The level of the next tests together.
+    pub(super) fn level(&mut self, progress: f64) -> f64 {
+        let spent = spent_until(self.progress);
+        self.progress = self.progress.max(progress);
+        self.alpha * (spent_until(self.progress) - spent)
     }
 }
 
@@ -267,11 +241,8 @@ mod tests {
     #[test]
     fn nothing_new_spends_nothing_and_time_beyond_the_bake_has_a_rest() {
         let mut spending = Spending::new(0.01);
-        assert!(spending.due(100.0, 0.5));
         assert!(spending.level(100.0, 0.5) > 0.0);
-        assert!(!spending.due(100.0, 0.9) && !spending.due(101.0, 0.501));
         assert!(spending.level(100.0, 0.9) == 0.0);
-        assert!(spending.due(130.0, 0.6));
         assert!(spending.level(200.0, 1.0) > 0.0);
         assert!(spending.level(400.0, 2.0) > 0.0);
     }
@@ -279,9 +250,8 @@ mod tests {
     #[test]
     fn pieces_add_up_to_what_is_stated_however_long_it_takes() {
         let mut pieces = Piecemeal::new(0.01);
-        let levels: Vec<f64> = (1..=100_000).filter_map(|n| pieces.level(f64::from(n) / 1e3)).collect();
-        assert!((0.0099..0.01).contains(&levels.iter().sum::<f64>()), "{levels:?}");
-        // The longer a release waits, the farther apart they are.
-        assert!(levels.len() < 1200 && levels.iter().all(|level| *level > 0.0), "{}", levels.len());
+        let sum: f64 = (1..=100_000).map(|n| pieces.level(f64::from(n) / 1e3)).sum();
+        assert!((0.0099..0.01).contains(&sum), "{sum}");
+        assert!(pieces.level(100.0) == 0.0 && pieces.level(50.0) == 0.0);
     }
 }

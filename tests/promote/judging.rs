@@ -56,7 +56,7 @@ impl Orders {
 
     /// Two shops on each side; they sell a little more and a little less.
     fn text(number: u32, green: u32) -> String {
-        let noise = |of: u32| (number.wrapping_mul(of) % 17) as f64 / 10.0;
+        let noise = |of: u32| f64::from(number.wrapping_mul(of) % 17) / 10.0;
         let shop = |side: &str, name: &str, level: f64| {
             format!("orders_per_minute{{side=\"{side}\",shop=\"{name}\"}} {level}\n")
         };

@@ -620,7 +620,7 @@ fn packed_looks() -> Vec<u8> {
     let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     packer
         .write_all(
-            b"{\"step\":1,\"counting\":1,\"since_ms\":0,\"bake_ms\":10000,\"at_ms\":5000,\"given\":[]}\n",
+            b"{\"step\":1,\"counting\":1,\"since_ms\":0,\"bake_ms\":10000,\"bin_ms\":50,\"at_ms\":5000,\"given\":[]}\n",
         )
         .unwrap();
     packer.finish().unwrap()

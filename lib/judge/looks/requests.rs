@@ -1,5 +1,7 @@
 //! Triggers on single requests: thresholds, comparisons, burn rates.
 
+use std::sync::Arc;
+
 use super::super::comparison::{OF_REQUESTS, Pair, Singles, Tested};
 use super::super::rates::error_rate_lower;
 use super::super::seen::Side;
@@ -45,7 +47,12 @@ impl Judge<'_> {
     }
 
     /// The figures of both sides, requests without an answer counted with their age.
-    pub(super) fn figures(&self, metric: Metric, over: Option<Span>, sides: &[Side; 2]) -> [SideFigures; 2] {
+    pub(super) fn figures(
+        &self,
+        metric: Metric,
+        over: Option<Span>,
+        sides: &[Side; 2],
+    ) -> [Arc<SideFigures>; 2] {
         let elapsed = (self.seen.at_ms - self.since_ms).max(0) as f64;
         let from = over.and_then(|over| {
             let back = self.seen.at_ms - self.since_ms - millis(over);
@@ -54,12 +61,15 @@ impl Judge<'_> {
         });
         [0, 1].map(|side| {
             let mut figures = match from {
-                Some(from) => sides[side].figures_from(from),
+                Some(from) => Arc::new(sides[side].figures_from(from)),
                 None => sides[side].figures(),
             };
             // They are no errors yet, and as good answers they would make the error rate smaller.
             if metric != Metric::ErrorRate {
-                with_open(&mut figures, sides[side].open(elapsed));
+                let ages: Vec<f64> = sides[side].open(elapsed).collect();
+                if !ages.is_empty() {
+                    with_open(Arc::make_mut(&mut figures), &ages);
+                }
             }
             figures
         })
@@ -87,8 +97,14 @@ impl Judge<'_> {
         let tolerances = [blue, green].map(|figure| (figure * share.0).max(least));
         let (end, bins, progress) = (self.end(), self.cut.bins, self.progress());
         let alpha_power = self.plan.judge.power.map(|p| p.0);
+        let requests = [0, 1].map(|side| sides[side].counts().0);
+        let windows = u64::from(end / bins);
         let comparison = self.comparison(key, OF_REQUESTS);
+        let due = comparison.begin(requests, windows, progress);
         let tested = match metric {
+            Metric::ErrorRate | Metric::Latency(_) | Metric::Mean if !due && comparison.last().is_some() => {
+                comparison.last().cloned().unwrap_or_default()
+            }
             Metric::ErrorRate => {
                 let counts = [0, 1].map(|side| (case.figures[side].errors, case.figures[side].requests));
                 comparison.of_rates([&sides[0], &sides[1]], counts, end, tolerances, progress)
@@ -262,13 +278,13 @@ struct Case<'a> {
     metric: Metric,
     source: &'a str,
     /// Blue and green.
-    figures: &'a [SideFigures; 2],
+    figures: &'a [Arc<SideFigures>; 2],
     min_samples: u64,
 }
 
 impl Judged {
     /// Where one side has data and the other has none, that is what is told.
-    fn one_sided(mut self, figures: &[SideFigures; 2]) -> Self {
+    fn one_sided(mut self, figures: &[Arc<SideFigures>; 2]) -> Self {
         if self.outcome == "no_data" && figures.iter().any(|f| f.requests > 0) {
             self.outcome = "one_side_empty";
         }
@@ -283,7 +299,7 @@ impl Case<'_> {
         };
         let green = match self.side("green", 1) {
             Ok(figure) => figure,
-            Err(other) => return self.overwhelming(trigger).unwrap_or(other),
+            Err(other) => return self.overwhelming(trigger).unwrap_or(*other),
         };
         let fires = is.met_by(&self.metric.observed(green));
         let over = trigger.over.map(|over| format!(" over {over}")).unwrap_or_default();
@@ -301,14 +317,18 @@ impl Case<'_> {
     }
 
     /// The figure of a side, where enough stands behind it.
-    fn side(&self, name: &str, number: usize) -> Result<f64, Judged> {
+    fn side(&self, name: &str, number: usize) -> Result<f64, Box<Judged>> {
         let side = &self.figures[number];
         if side.requests == 0 {
-            return Err(Judged::new(Verdict::NoData, "no_data", format!("no requests were seen on {name}")));
+            return Err(Box::new(Judged::new(
+                Verdict::NoData,
+                "no_data",
+                format!("no requests were seen on {name}"),
+            )));
         }
         if side.errors > side.requests {
             let message = format!("{} counts more failures than requests on {name}", self.source);
-            return Err(Judged::new(Verdict::Error, "query_error", message));
+            return Err(Box::new(Judged::new(Verdict::Error, "query_error", message)));
         }
         let samples = self.metric.samples(side);
         let Some(figure) = self.metric.figure(side) else {
@@ -317,17 +337,17 @@ impl Case<'_> {
             } else {
                 format!("{} has no {} of {name}", self.source, self.metric.name())
             };
-            return Err(Judged::new(Verdict::NoData, "no_data", message));
+            return Err(Box::new(Judged::new(Verdict::NoData, "no_data", message)));
         };
         if !figure.is_finite() || figure < 0.0 || side.latencies_ms.iter().any(|l| !l.is_finite()) {
             let outcome = if figure.is_nan() { "not_a_number" } else { "infinite" };
             let message = format!("{} on {name} is not a number", self.metric.name());
-            return Err(Judged::new(Verdict::Error, outcome, message));
+            return Err(Box::new(Judged::new(Verdict::Error, outcome, message)));
         }
         if samples < self.min_samples {
             let message =
                 format!("{samples} samples on {name}, {} are needed{}", self.min_samples, self.left_out());
-            return Err(Judged::new(Verdict::TooFewSamples, "too_few_samples", message));
+            return Err(Box::new(Judged::new(Verdict::TooFewSamples, "too_few_samples", message)));
         }
         Ok(figure)
     }
@@ -360,16 +380,12 @@ impl Case<'_> {
 }
 
 /// Requests without an answer count with their age: their true latency is greater.
-fn with_open(figures: &mut SideFigures, ages: impl Iterator<Item = f64>) {
-    let ages: Vec<f64> = ages.collect();
-    if ages.is_empty() {
-        return;
-    }
+fn with_open(figures: &mut SideFigures, ages: &[f64]) {
     let before = figures.latencies_ms.len() as f64;
     let sum = figures.mean.map_or(0.0, |mean| mean * before);
     figures.requests += ages.len() as u64;
     figures.mean = Some((sum + ages.iter().sum::<f64>()) / (before + ages.len() as f64));
-    figures.latencies_ms.extend(&ages);
+    figures.latencies_ms.extend(ages);
     figures.latencies_ms.sort_by(f64::total_cmp);
     let last = figures.latencies_ms.last().copied();
     figures.max = figures.max.into_iter().chain(last).max_by(f64::total_cmp);

@@ -507,3 +507,43 @@ fn what_cannot_be_there_yet_is_no_lack_of_data() {
         );
     }
 }
+
+#[test]
+fn whoever_takes_over_says_what_the_one_before_would_have_said() {
+    let triggers = "[{metric: latency_p95, worse_than_baseline_by: 5%}, {metric: error_rate, \
+         worse_than_baseline_by: 50%}, {metric: error_rate, is: '> 1%', over: 10s, for: 20s}, \
+         {metric: orders, worse_than_baseline_by: 5%}]";
+    let plan = plan(triggers, "metrics: [{name: orders, kind: file, step: 500ms}]\nundecided_for: 1s");
+    let look = |judge: &Judge<'_>, number: i64| {
+        let (from, to) = (number * 500, (number + 1) * 500);
+        let slow = 10.0 + 0.002 * (number * number % 97) as f64;
+        let requests = Some([
+            did(30, number as u64 % 3, 10.0).over(judge, from, to),
+            did(30, number as u64 % 2, slow).over(judge, from, to),
+        ]);
+        let value = |n: i64| vec![Point(from, 100.0 + (n * 7 % 13) as f64)];
+        let points = Some([value(number), value(number + 5)]);
+        let given = |source: &str| Given { source: source.into(), ..Given::default() };
+        let mut given = vec![Given { requests, ..given("probe") }, Given { points, ..given("orders") }];
+        if number % 11 == 10 {
+            given[1] = Given { source: "orders".into(), trouble: Some("away".into()), ..Given::default() };
+        }
+        Batch { at_ms: to, given }
+    };
+    let mut first = Judge::begin(&plan, 0, BAKE);
+    let batches: Vec<Batch> = (0..150).map(|n| look(&first, n)).collect();
+    for until in [1, 40, 97, 149] {
+        let mut second = Judge::begin(&plan, 0, BAKE);
+        second.remember(batches[..until].iter(), batches[until].at_ms);
+        let mut before = Judge::begin(&plan, 0, BAKE);
+        for batch in &batches[..until] {
+            before.look(batch);
+        }
+        let (one, two) = (before.look(&batches[until]), second.look(&batches[until]));
+        assert_eq!((one.decision, one.blind_since_ms), (two.decision, two.blind_since_ms), "{until}");
+        let told = |looked: &Looked| serde_json::to_value(&looked.metrics).unwrap();
+        assert_eq!(told(&one), told(&two), "{until}");
+        first = before;
+    }
+    assert!(first.comparisons.len() >= 3);
+}

@@ -40,13 +40,14 @@ pub(super) struct Watch<'a> {
 
 /// The bake that is watched.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_field_names, reason = "the same length has this name everywhere")]
 pub(super) struct Bake {
     /// The step, from 0.
     pub(super) step: usize,
     /// Its beginning, in ms.
     pub(super) since_ms: i64,
     /// How long it is watched, in ms.
-    pub(super) bake_ms: i64,
+    pub(super) length_ms: i64,
 }
 
 /// How many latencies of one look are kept for each side: the fewest and the most.
@@ -79,11 +80,11 @@ impl<'a> Watch<'a> {
         let urls = [&plan.sides.blue, &plan.sides.green].map(|side| join(&side.url.value, &plan.probe.path));
         let timeout = plan.probe.timeout.map_or(Duration::from_secs(5), |t| t.0);
         let since_ms = before.first().map_or(bake.since_ms, |line| line.since_ms);
-        let bake_ms = before.first().map_or(bake.bake_ms, |line| line.bake_ms);
+        let bake_ms = before.first().map_or(bake.length_ms, |line| line.bake_ms);
         let mut readers = readers::open(plan, loaded, since_ms)?;
         let mut judge = Judge::begin(plan, since_ms, bake_ms);
+        judge.remember(before.iter().map(|line| &line.batch), now.as_millisecond());
         for line in before {
-            judge.look(&line.batch);
             for reader in &mut readers {
                 let own = line.batch.given.iter().find(|given| given.source == reader.name());
                 if let Some(until_ms) = own.and_then(|given| given.until_ms) {
@@ -166,7 +167,7 @@ impl<'a> Watch<'a> {
         }
         let mut sides = sorters.map(Sorter::finish);
         for (side, ages) in sides.iter_mut().zip(self.sampler.overdue(OVERDUE)) {
-            side.open = ages.into_iter().map(|age| age.round()).collect();
+            side.open = ages.into_iter().map(f64::round).collect();
         }
         let kept_pace = self.sampler.lag().iter().all(|lag| lag.achieved() >= ACHIEVED);
         let doubt = (!kept_pace)
@@ -218,6 +219,7 @@ pub(super) fn look(watch: &mut Watch<'_>, record: &mut Record, log: &mut Log, sc
         counting,
         since_ms: watch.frame.since_ms,
         bake_ms: watch.bake_ms,
+        bin_ms: watch.frame.bin_ms,
         counted: record.counted.clone(),
         batch: batch.clone(),
     });

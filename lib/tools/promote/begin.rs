@@ -62,12 +62,13 @@ pub(in crate::tools) fn judged(plan: &Promote, loaded: &Loaded) -> Result<(), Fa
             let what = format!("a metric cannot be named `{}`", spec.name);
             return Err(refuse(what, "that is a name of what Trapkey measures itself".into()));
         }
-        let used = plan.rollback_when.iter().any(|t| match series.iter().any(|s| s.name == spec.name) {
-            true => t.metric == spec.name,
-            false => {
-                judge::known_metrics().contains(&t.metric.as_str())
-                    && t.source.as_ref().is_none_or(|source| *source == spec.name)
+        let is_series = series.iter().any(|s| s.name == spec.name);
+        let used = plan.rollback_when.iter().any(|t| {
+            if is_series {
+                return t.metric == spec.name;
             }
+            judge::known_metrics().contains(&t.metric.as_str())
+                && t.source.as_ref().is_none_or(|source| *source == spec.name)
         });
         if !used {
             let what = format!("no trigger looks at the metric `{}`", spec.name);

@@ -62,7 +62,7 @@ pub fn foresee(job: &Job, file: &Path) -> Result<Exit, Fault> {
         )
     };
     let rows = if bytes.starts_with(&[0x1f, 0x8b]) {
-        from_samples(plan, &bytes).map_err(wrong)?
+        from_samples(&bytes).map_err(wrong)?
     } else {
         from_csv(plan, &bytes).map_err(wrong)?
     };
@@ -228,10 +228,10 @@ fn after(start_ms: i64, at_ms: i64) -> String {
 
 /// The samples of an earlier promotion, all steps one after another. Windows stand for their requests:
 /// each is put at even distances within its own.
-fn from_samples(plan: &Promote, bytes: &[u8]) -> Result<Vec<Row>, String> {
+fn from_samples(bytes: &[u8]) -> Result<Vec<Row>, String> {
     let mut rows = Vec::new();
     samples::for_each_line(bytes, |line| {
-        let length = bin_ms(plan, line.bake_ms);
+        let length = line.bin_ms.max(1);
         for given in &line.batch.given {
             for (side, points) in given.points.iter().flat_map(|sides| sides.iter().enumerate()) {
                 rows.extend(points.iter().map(|point| Row {
@@ -268,9 +268,8 @@ fn from_csv(plan: &Promote, bytes: &[u8]) -> Result<Vec<Row>, String> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes.take(MOST));
     let header = reader.headers().map_err(|e| e.to_string())?.clone();
     let column = |name: &str| header.iter().position(|h| h == name);
-    let (time, side) = match (column("time"), column("side")) {
-        (Some(time), Some(side)) => (time, side),
-        _ => return Err("its first line has no `time` and `side`".into()),
+    let (Some(time), Some(side)) = (column("time"), column("side")) else {
+        return Err("its first line has no `time` and `side`".into());
     };
     let values = column("metric").zip(column("value"));
     let requests = column("latency_ms").zip(column("ok"));

@@ -19,12 +19,13 @@ const MOST: u64 = 1 << 30;
 
 /// What came of one recorded judgement.
 #[derive(Clone, Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the keys of what `--json` prints")]
 struct Again {
     at: String,
     step: usize,
     recorded: Verdict,
     /// Null where the samples of that look are not there.
-    again: Option<Verdict>,
+    now: Option<Verdict>,
     /// Where the two differ, in words.
     differs: Vec<String>,
 }
@@ -127,7 +128,13 @@ fn compare(recorded: &Judgement, looks: &BTreeMap<(usize, i64), Looked>) -> Agai
         }
         differs.extend(differences(&recorded.metrics, &looked.metrics));
     }
-    Again { at: recorded.at.to_string(), step: recorded.step, recorded: recorded.verdict, again, differs }
+    Again {
+        at: recorded.at.to_string(),
+        step: recorded.step,
+        recorded: recorded.verdict,
+        now: again,
+        differs,
+    }
 }
 
 fn differences(recorded: &[MetricRecord], again: &[MetricRecord]) -> Vec<String> {
@@ -154,7 +161,7 @@ fn differences(recorded: &[MetricRecord], again: &[MetricRecord]) -> Vec<String>
 fn exit_of(again: &[Again]) -> Exit {
     if again.iter().any(|a| !a.differs.is_empty()) {
         Exit::Closed
-    } else if again.iter().any(|a| a.again.is_none()) {
+    } else if again.iter().any(|a| a.now.is_none()) {
         Exit::Undecided
     } else {
         Exit::Pass
@@ -162,7 +169,7 @@ fn exit_of(again: &[Again]) -> Exit {
 }
 
 fn line(judgement: &Again) -> String {
-    let says = match judgement.again {
+    let says = match judgement.now {
         None => "its samples are missing".to_owned(),
         Some(_) if judgement.differs.is_empty() => "and so again".to_owned(),
         Some(_) => format!("but now: {}", judgement.differs.join("; ")),

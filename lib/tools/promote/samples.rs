@@ -38,6 +38,8 @@ pub(super) struct Line {
     pub(super) since_ms: i64,
     /// How long the bake was to last, in ms.
     pub(super) bake_ms: i64,
+    /// The length of a bin of requests, in ms.
+    pub(super) bin_ms: i64,
     /// What the router had counted at this look, where it counts: the next one goes on from there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) counted: Option<Counters>,

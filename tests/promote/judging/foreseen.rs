@@ -135,6 +135,14 @@ fn samples_of_an_earlier_promotion_are_a_series() {
     assert_eq!(good.promote(&["run"]).code, 0);
     let ended = on(&good);
     assert_eq!(ended.code, 0, "{}{}", ended.stdout, ended.stderr);
+    let rows = ended.stdout.lines().next().unwrap().to_owned();
+    assert!(rows.contains("rows over 4"), "{rows}");
+    // Another rate of the probe would cut the bakes into other bins; what is recorded stays.
+    let path = good.path().join("release.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("rate: 100/s", "rate: 15/s")).unwrap();
+    let ended = on(&good);
+    assert_eq!((ended.code, ended.stdout.lines().next()), (0, Some(rows.as_str())), "{}", ended.stdout);
     // Under stricter rules the same release would not have passed.
     with_rules(good.path(), "  rollback_when: [{metric: latency_p50, is: \"> 0.001ms\"}]\n");
     let ended = on(&good);

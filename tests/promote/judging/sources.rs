@@ -173,7 +173,7 @@ fn a_source_that_hangs_delays_no_rollback() {
         took.as_millis()
     ));
     // A share of 5 % in 1.5 s of good answers takes some bad ones first.
-    assert!(took < Duration::from_millis(2000), "{took:?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
     stage.assert_all_blue();
     assert_replays(stage.path());

@@ -305,7 +305,7 @@ impl<'a> Driver<'a> {
     /// Waits for the next look, looks, and says what was seen.
     fn bake(&mut self, step: usize, since_ms: i64, until_ms: i64) -> Result<Option<Event>, Fault> {
         let now_ms = self.clock.ms();
-        self.watch(Bake { step, since_ms, bake_ms: until_ms - since_ms })?.ask(now_ms);
+        self.watch(Bake { step, since_ms, length_ms: until_ms - since_ms })?.ask(now_ms);
         if !self.wait_for_look(until_ms) {
             return Ok(None);
         }
@@ -362,21 +362,19 @@ impl<'a> Driver<'a> {
     /// known.
     fn watch(&mut self, bake: Bake) -> Result<&mut Watch<'a>, Fault> {
         let counting = self.record.counting;
-        let watch = match self.watch.take().filter(|watch| watch.is_of(bake.step, counting)) {
-            Some(watch) => watch,
-            None => {
-                let epoch = self.record.promotion.epoch;
-                let before = samples::of_counting(self.store(), epoch, counting).unwrap_or_else(|fault| {
-                    // What was seen before is lost, and what comes must suffice: that is no pass.
-                    self.job.talk().line(Mark::Warn, &fault.to_string());
-                    self.record.decided(world::now(), "trapkey", fault.line());
-                    self.record.counting += 1;
-                    Vec::new()
-                });
-                count_on(&mut self.record, &before);
-                Watch::begin(self.plan, &self.job.loaded, &self.record, bake, &before, self.clock.now())?
-            }
-        };
+        if let Some(watch) = self.watch.take().filter(|watch| watch.is_of(bake.step, counting)) {
+            return Ok(self.watch.insert(watch));
+        }
+        let epoch = self.record.promotion.epoch;
+        let before = samples::of_counting(self.store(), epoch, counting).unwrap_or_else(|fault| {
+            // What was seen before is lost, and what comes must suffice: that is no pass.
+            self.job.talk().line(Mark::Warn, &fault.to_string());
+            self.record.decided(world::now(), "trapkey", fault.line());
+            self.record.counting += 1;
+            Vec::new()
+        });
+        count_on(&mut self.record, &before);
+        let watch = Watch::begin(self.plan, &self.job.loaded, &self.record, bake, &before, self.clock.now())?;
         Ok(self.watch.insert(watch))
     }
 
