@@ -72,7 +72,7 @@ fn a_gross_defect_is_found_however_late_in_the_bake_it_begins() {
         (rate, Defect::Down, 450, 15),
         (p95, Defect::Slow(10.0), 300, 45),
         (p95, Defect::Slow(10.0), 540, 45),
-        (p95, Defect::Slow(1.5), 300, 120),
+        (p95, Defect::Slow(1.5), 300, 160),
         (p95, Defect::Rare(20), 150, 60),
         (p95, Defect::Rare(20), 450, 60),
         (mean, Defect::Slow(10.0), 450, 45),
