@@ -24,6 +24,7 @@ mod disasters;
 mod envoy;
 mod gates;
 mod judging;
+mod judging_adversary;
 mod load;
 mod loopholes;
 mod model;

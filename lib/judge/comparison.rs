@@ -12,16 +12,21 @@ use super::ranks::{Alternative, Method, Sample, mann_whitney_of, shift_of};
 use super::rates::{fisher_more, rate_difference};
 use super::samples::Bin;
 use super::seen::Side;
-use super::spending::Spending;
+use super::spending::{Piecemeal, Spending};
 use super::trigger::{above, explosion};
 use crate::evidence::TestRecord;
 use crate::plan::Worse;
 
 /// The parts of the stated rate of false alarms that the tests of one comparison may spend: the shift
 /// of the windows, the quantile of all requests, the tail.
-pub(super) const OF_REQUESTS: [f64; 3] = [0.4, 0.4, 0.2];
+pub(super) const OF_REQUESTS: [f64; 3] = [0.4, 0.4, 0.1];
 /// The same where there are windows alone.
 pub(super) const OF_SERIES: [f64; 3] = [0.8, 0.0, 0.2];
+/// The part for the newest time alone, where there are single requests.
+const OF_NEWEST: f64 = 0.1;
+
+/// The newest time is looked at by itself: the last half of it all, and so on.
+const NEWEST: [u32; 4] = [2, 4, 8, 16];
 
 /// Up to so many windows of both sides together the rank test is exact, ties included.
 const EXACT_WINDOWS: usize = 60;
@@ -29,7 +34,9 @@ const EXACT_WINDOWS: usize = 60;
 /// The least growth of samples between two tests, as a share of what was there.
 const GROWTH: f64 = 0.1;
 /// … or of the bake.
-const PROGRESS: f64 = 0.02;
+const PROGRESS: f64 = 0.01;
+/// The same for errors, which are quickly counted.
+const PROGRESS_OF_ERRORS: f64 = 0.0025;
 
 /// How much more than independent requests counts may spread before it is no chance any more.
 const MOST_SPREAD: f64 = 50.0;
@@ -49,6 +56,9 @@ pub(super) struct Comparison {
     quantile: Spending,
     tail: Spending,
     alone: Spending,
+    newest: Piecemeal,
+    /// The progress between two tests.
+    every: f64,
     alpha: f64,
     parts: [f64; 3],
     last: Option<Tested>,
@@ -69,12 +79,12 @@ impl Mark {
     }
 
     /// Whether there is enough more since: with too little one would only spend.
-    fn is_due(&self, now: &Self) -> bool {
+    fn is_due(&self, now: &Self, every: f64) -> bool {
         let more = now.requests > self.requests || now.windows > self.windows;
         let much = |before: f64, now: f64| now >= (1.0 + GROWTH) * before && now > before;
         more && (much(self.requests, now.requests)
             || much(self.windows, now.windows)
-            || now.progress - self.progress >= PROGRESS
+            || now.progress - self.progress >= every * now.progress.max(1.0)
             || (now.progress >= 1.0 && self.progress < 1.0))
     }
 }
@@ -119,13 +129,15 @@ pub(super) struct Singles<'a> {
 
 impl Comparison {
     /// With a total rate of false alarms, in 0..1.
-    pub(super) fn new(alpha: f64, parts: [f64; 3]) -> Self {
+    pub(super) fn new(alpha: f64, parts: [f64; 3], of_errors: bool) -> Self {
         let part = |n: usize| Spending::new(alpha * parts[n]);
         Self {
             shift: part(0),
             quantile: part(1),
             tail: part(2),
             alone: Spending::new(alpha),
+            newest: Piecemeal::new(alpha * OF_NEWEST),
+            every: if of_errors { PROGRESS_OF_ERRORS } else { PROGRESS },
             alpha,
             parts,
             last: None,
@@ -193,6 +205,10 @@ impl Comparison {
 
     /// Whether green's values are worse than blue's.
     pub(super) fn of_values(&mut self, pair: &Pair<'_>, way: Worse) -> Tested {
+        if let Some(newest) = self.of_newest(pair) {
+            self.last = Some(newest.clone());
+            return newest;
+        }
         let information = pair.information();
         // A change either way is two tests, each with half of the rate.
         let half = if way == Worse::Either { 0.5 } else { 1.0 };
@@ -215,11 +231,28 @@ impl Comparison {
         tested
     }
 
+    /// What fires by the newest time alone: a defect that begins late is diluted by all the good time
+    /// before it, and makes green's requests resemble each other.
+    fn of_newest(&mut self, pair: &Pair<'_>) -> Option<Tested> {
+        let singles = pair.requests.as_ref()?;
+        // Two tests of each part.
+        let level = self.newest.level(pair.progress) / (2 * NEWEST.len()) as f64;
+        let confidence = self.confidence();
+        let mut found = NEWEST
+            .iter()
+            .flat_map(|part| singles.newest(singles.end / part, pair.tolerances[0], level))
+            .find(|tested| tested.worse)?;
+        found.record.confidence = confidence;
+        found.record.windows = Some(pair.windows[1].len() as u64);
+        found.record.tolerance = Some(pair.tolerances[0]);
+        Some(found)
+    }
+
     /// Whether a test would have enough new to tell: requests of both sides (values, for a series), and
     /// windows that are over. It costs nothing, so that a look without news is cheap.
     pub(super) fn is_due(&self, requests: [u64; 2], windows: u64, progress: f64) -> bool {
         let now = Mark::of(requests, windows, progress);
-        self.tested_at.is_none_or(|before| before.is_due(&now)) || self.last.is_none()
+        self.tested_at.is_none_or(|before| before.is_due(&now, self.every)) || self.last.is_none()
     }
 
     /// The same; what is due is taken for tested.
@@ -348,17 +381,55 @@ impl Singles<'_> {
         Some(tested)
     }
 
+    /// Tail and quantile of so many bins before the first that is not over yet.
+    fn newest(&self, bins: u32, tolerance: f64, level: f64) -> Vec<Tested> {
+        let since = self.end.saturating_sub(bins);
+        let sorted = [0, 1].map(|side| self.sides[side].latencies(since, self.end));
+        let [a, b] = [0, 1].map(|side| sorted[side].as_slice());
+        let mut found = Vec::new();
+        if let (Some(all), Some(limit)) = (explosion(self.sorted[0], tolerance), explosion(a, tolerance)) {
+            let limit = limit.max(all);
+            let counts = [above(a, limit), above(b, limit)];
+            let mut tested = self.exceed_since(since, [0, 1], counts, limit, level, "tail");
+            let (slow, of) = counts[1];
+            tested.because = format!("{slow} of the newest {of} are beyond {limit:.3}, {}", tested.because);
+            found.push(tested);
+        }
+        let both = self.q.and_then(|q| Some((quantile(a, q)?, quantile(b, q)?, quantile_of_both(a, b, q)?)));
+        if let Some((was, is, both)) = both {
+            let counts = [above(a, both), above(b, both)];
+            let mut tested = self.exceed_since(since, [0, 1], counts, both, level, "quantile");
+            tested.worse &= is - was > tolerance;
+            tested.record.effect = Some(is - was);
+            tested.because = format!("{is:.3} in the newest {} requests, {}", b.len(), tested.because);
+            found.push(tested);
+        }
+        found
+    }
+
     fn exceed(&self, from: usize, to: usize, limit: f64, level: f64, name: &str) -> Tested {
+        let counts = [from, to].map(|side| above(self.sorted[side], limit));
+        self.exceed_since(0, [from, to], counts, limit, level, name)
+    }
+
+    fn exceed_since(
+        &self,
+        since: u32,
+        ways: [usize; 2],
+        counts: [(u64, u64); 2],
+        limit: f64,
+        level: f64,
+        name: &str,
+    ) -> Tested {
         let beyond = |bin: &Bin| {
             let slow = bin.latencies.iter().filter(|l| **l > limit).count();
             (slow as u64, bin.latencies.len() as u64)
         };
-        let [a, b] = [from, to].map(|side| self.sides[side].events(self.end, 1, beyond));
+        let [a, b] = ways.map(|side| self.sides[side].events_since(since, self.end, beyond));
         // Where requests resemble those before them, windows of time tell, and single requests do not.
         let fewest = FEWEST_GROUPS[usize::from(name == "tail")];
         let known = unlike(&a, fewest) && unlike(&b, fewest);
         let spread = spread(a, b);
-        let counts = [from, to].map(|side| above(self.sorted[side], limit));
         let p = if known { by_chance(thinned(counts[0], spread), thinned(counts[1], spread)) } else { 1.0 };
         let record = TestRecord {
             name: name.into(),

@@ -341,7 +341,8 @@ impl<'a> Judge<'a> {
 
     fn comparison(&mut self, key: &(usize, String), parts: [f64; 3]) -> &mut Comparison {
         let alpha = self.plan.judge.false_alarms.map_or(FALSE_ALARMS, |share| share.0);
-        self.comparisons.entry(key.clone()).or_insert_with(|| Comparison::new(alpha, parts))
+        let of_errors = self.plan.rollback_when[key.0].metric == "error_rate";
+        self.comparisons.entry(key.clone()).or_insert_with(|| Comparison::new(alpha, parts, of_errors))
     }
 
     fn min_samples(&self) -> u64 {

@@ -176,6 +176,25 @@ impl Side {
         self.windows(end, bins).into_iter().map(sum).filter(|(_, all)| *all > 0.0).collect()
     }
 
+    /// Events and requests of each bin from one on to before bin `end`.
+    pub(super) fn events_since(
+        &self,
+        since: u32,
+        end: u32,
+        of: impl Fn(&Bin) -> (u64, u64),
+    ) -> Vec<(f64, f64)> {
+        let bins = self.bins.range(since..end.max(since)).map(|(_, bin)| of(bin));
+        bins.filter(|(_, all)| *all > 0).map(|(events, all)| (events as f64, all as f64)).collect()
+    }
+
+    /// The latencies of the bins from one on to before bin `end`, ascending.
+    pub(super) fn latencies(&self, since: u32, end: u32) -> Vec<f64> {
+        let bins = self.bins.range(since..end.max(since)).map(|(_, bin)| bin);
+        let mut all: Vec<f64> = bins.flat_map(|bin| &bin.latencies).copied().collect();
+        all.sort_by(f64::total_cmp);
+        all
+    }
+
     /// The bins of each window that is over before bin `end`.
     fn windows(&self, end: u32, bins: u32) -> Vec<Vec<&Bin>> {
         let bins = bins.max(1);

@@ -85,6 +85,28 @@ impl Spending {
     }
 }
 
+/// Tests of which each is made on data of its own: the rate is spent piece by piece, and the sum of the
+/// pieces bounds it whatever they have in common (Bonferroni).
+#[derive(Clone, Debug)]
+pub(super) struct Piecemeal {
+    alpha: f64,
+    progress: f64,
+}
+
+impl Piecemeal {
+    /// With a total rate of false alarms, in 0..1.
+    pub(super) fn new(alpha: f64) -> Self {
+        Self { alpha: alpha.clamp(1e-12, 0.5), progress: 0.0 }
+    }
+
+    /// The level of the next tests together.
+    pub(super) fn level(&mut self, progress: f64) -> f64 {
+        let spent = spent_until(self.progress);
+        self.progress = self.progress.max(progress);
+        self.alpha * (spent_until(self.progress) - spent)
+    }
+}
+
 /// The share of the rate that is spent when that share of the bake is over: evenly within it, the rest
 /// ever more slowly.
 fn spent_until(progress: f64) -> f64 {
@@ -223,5 +245,13 @@ mod tests {
         assert!(spending.level(100.0, 0.9) == 0.0);
         assert!(spending.level(200.0, 1.0) > 0.0);
         assert!(spending.level(400.0, 2.0) > 0.0);
+    }
+
+    #[test]
+    fn pieces_add_up_to_what_is_stated_however_long_it_takes() {
+        let mut pieces = Piecemeal::new(0.01);
+        let sum: f64 = (1..=100_000).map(|n| pieces.level(f64::from(n) / 1e3)).sum();
+        assert!((0.0099..0.01).contains(&sum), "{sum}");
+        assert!(pieces.level(100.0) == 0.0 && pieces.level(50.0) == 0.0);
     }
 }

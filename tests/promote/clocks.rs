@@ -5,7 +5,7 @@ use super::*;
 const HOUR: i64 = 3_600_000;
 
 /// Runs `promote` on a machine whose wall clock is ahead by so many minutes.
-fn ahead(stage: &Stage, minutes: i64, arguments: &[&str]) -> Ended {
+pub(super) fn ahead(stage: &Stage, minutes: i64, arguments: &[&str]) -> Ended {
     let mut command = Command::new("faketime");
     command.args(["-f", &format!("{minutes:+}m")]).arg(crate::support::binary("promote")).args(arguments);
     run(command.current_dir(stage.path()).env("FAKETIME_DONT_FAKE_MONOTONIC", "1"))

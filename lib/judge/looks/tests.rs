@@ -1,5 +1,7 @@
 //! What one look says, and many looks together.
 
+mod late;
+
 use super::super::samples::{Bin, Given, Point, Requests};
 use super::super::{known_metrics, trigger_fits};
 use super::*;

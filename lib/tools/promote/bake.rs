@@ -136,6 +136,13 @@ impl<'a> Watch<'a> {
         self.readers.iter().any(Reader::owes_its_first_answer)
     }
 
+    /// The sources whose answers are due for longer than this.
+    pub(super) fn is_behind(&self, now_ms: i64, most: Duration) -> Option<String> {
+        let names: Vec<&str> =
+            self.readers.iter().filter(|r| r.is_behind(now_ms, most)).map(Reader::name).collect();
+        (!names.is_empty()).then(|| format!("{} has not answered yet", names.join(", ")))
+    }
+
     /// Requests of the probe so far, on the side with fewer.
     pub(super) fn probed(&self) -> u64 {
         let [blue, green] = self.judge.requests("probe");
@@ -212,6 +219,7 @@ pub(super) fn look(watch: &mut Watch<'_>, record: &mut Record, log: &mut Log, sc
         since_ms: watch.frame.since_ms,
         bake_ms: watch.bake_ms,
         bin_ms: watch.frame.bin_ms,
+        counted: record.counted.clone(),
         batch: batch.clone(),
     });
     let looked = watch.judge.look(&batch);
@@ -246,6 +254,20 @@ pub(super) fn verdict_of(looked: &crate::judge::Looked) -> Verdict {
         Decision::Undecided if all(Verdict::NoData) => Verdict::NoData,
         Decision::Undecided => Verdict::TooFewSamples,
     }
+}
+
+/// Sets what the router had counted to where the looks on record end. The record of a job that was killed
+/// may be older than they are, and then its requests would be counted twice; or newer, and never.
+pub(super) fn count_on(record: &mut Record, before: &[Line]) {
+    let mut known = before.iter().filter_map(|line| line.counted.as_ref());
+    let Some(first) = known.next() else {
+        if before.is_empty() {
+            record.counted = None;
+        }
+        return;
+    };
+    record.counted = Some(known.next_back().unwrap_or(first).clone());
+    record.base.get_or_insert_with(|| first.clone());
 }
 
 /// What the router counted since the look before.

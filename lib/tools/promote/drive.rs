@@ -157,11 +157,15 @@ impl<'a> Driver<'a> {
             self.job.talk().line(Mark::Warn, &what);
             self.record.decided(world::now(), "trapkey", what);
             self.record.began_at = self.record.began_at.checked_add(by).unwrap_or(self.record.began_at);
+            self.judge_anew();
             return self.apply(&Event::ClockWasSet { by_ms });
         }
         let at_ms = self.clock.ms();
         match self.record.state {
-            State::Baking { since_ms, .. } if at_ms < since_ms => self.apply(&Event::ClockWentBack { at_ms }),
+            State::Baking { since_ms, .. } if at_ms < since_ms => {
+                self.judge_anew();
+                self.apply(&Event::ClockWentBack { at_ms })
+            }
             State::Shifting { step: 1.. }
                 if before.is_some_and(|before| at_ms - before.wall_ms > JUDGED_FOR_MS) =>
             {
@@ -169,6 +173,15 @@ impl<'a> Driver<'a> {
                 self.apply(&event)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// What was seen by another clock says when by that clock: windows would have gaps, or reach back to
+    /// before the step.
+    fn judge_anew(&mut self) {
+        if matches!(self.record.state, State::Baking { .. }) {
+            self.record.counting += 1;
+            self.watch = None;
         }
     }
 

@@ -84,6 +84,18 @@ impl Reader {
         self.asked.is_some() && !self.answered
     }
 
+    /// Whether its answer is due and what it has said so far ends longer ago than `most` beyond the time that
+    /// its values need to be final. What has not been heard yet is no good news.
+    pub(super) fn is_behind(&self, now_ms: i64, most: Duration) -> bool {
+        let step = match self.gives {
+            Gives::Requests => Duration::ZERO,
+            Gives::Points => self.spec.step.map_or(DEFAULT_STEP, |s| s.0),
+        };
+        let most = i64::try_from((step + most).as_millis()).unwrap_or(i64::MAX);
+        let to_ms = self.end(now_ms, Duration::from_millis(1));
+        self.asked.is_some() && (!self.answered || to_ms.saturating_sub(self.until_ms) > most)
+    }
+
     /// Whether it gives single requests of users.
     pub(super) fn reads_requests(&self) -> bool {
         self.gives == Gives::Requests
@@ -165,7 +177,8 @@ impl Reader {
         match self.gives {
             Gives::Requests => now_ms - ms(self.spec.delay.map_or(LOG_DELAY, |d| d.0)),
             Gives::Points => {
-                let settled = now_ms - ms(self.spec.delay.map_or(step, |d| d.0));
+                let usual = self.spec.step.map_or(DEFAULT_STEP, |s| s.0);
+                let settled = now_ms - ms(self.spec.delay.map_or(usual, |d| d.0));
                 settled - (settled - self.until_ms).rem_euclid(ms(step).max(1))
             }
         }

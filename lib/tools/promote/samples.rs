@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::evidence::{SamplesRecord, sha256_hex};
 use crate::fault::Fault;
 use crate::judge::Batch;
+use crate::routers::Counters;
 use crate::state::{Lease, Store};
 
 /// The file in the evidence folder.
@@ -39,6 +40,9 @@ pub(super) struct Line {
     pub(super) bake_ms: i64,
     /// The length of a bin of requests, in ms.
     pub(super) bin_ms: i64,
+    /// What the router had counted at this look, where it counts: the next one goes on from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) counted: Option<Counters>,
     /// What was seen.
     #[serde(flatten)]
     pub(super) batch: Batch,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::super::bake::{Bake, Looked, Scene, Watch, look};
+use super::super::bake::{Bake, Looked, Scene, Watch, count_on, look};
 use super::super::begin::{self, Says, look_at};
 use super::super::machine::{Action, Event, Hook, Look, State, next};
 use super::super::record::{Record, millis, phase};
@@ -317,6 +317,7 @@ impl<'a> Driver<'a> {
             Ok(counters) => (counters, None),
             Err(fault) => (None, Some(fault.line())),
         };
+        let most = 3 * self.interval();
         let Some(watch) = self.watch.as_mut() else { return Ok(None) };
         let blind = counters.is_none() && lost.is_none() && !watch.reads_requests();
         let weight = self.record.course.steps.get(step).map_or(0.0, |s| s.weight);
@@ -328,6 +329,7 @@ impl<'a> Driver<'a> {
         if self.mode == Mode::Once && looked.look != Look::Bad && watch.is_owed_answers() {
             return Ok(None);
         }
+        let behind = watch.is_behind(now.as_millisecond(), most);
         if self.mode == Mode::Once && blind {
             self.note_blind_spots();
         }
@@ -336,6 +338,10 @@ impl<'a> Driver<'a> {
             let _ = self.log.flush(&self.lease, self.record.promotion.epoch);
         }
         let mut sentence = looked.judgement.summary.clone();
+        if let Some(why) = behind.filter(|_| looked.look == Look::Good) {
+            looked.look = Look::Unknown;
+            sentence = why;
+        }
         if let Some(why) = self.nothing_known(&looked, now, until_ms)? {
             looked.look = Look::Bad;
             sentence = why;
@@ -356,20 +362,19 @@ impl<'a> Driver<'a> {
     /// known.
     fn watch(&mut self, bake: Bake) -> Result<&mut Watch<'a>, Fault> {
         let counting = self.record.counting;
-        let known = self.watch.take().filter(|watch| watch.is_of(bake.step, counting));
-        let watch = if let Some(watch) = known {
-            watch
-        } else {
-            let epoch = self.record.promotion.epoch;
-            let before = samples::of_counting(self.store(), epoch, counting).unwrap_or_else(|fault| {
-                // What was seen before is lost, and what comes must suffice: that is no pass.
-                self.job.talk().line(Mark::Warn, &fault.to_string());
-                self.record.decided(world::now(), "trapkey", fault.line());
-                self.record.counting += 1;
-                Vec::new()
-            });
-            Watch::begin(self.plan, &self.job.loaded, &self.record, bake, &before, self.clock.now())?
-        };
+        if let Some(watch) = self.watch.take().filter(|watch| watch.is_of(bake.step, counting)) {
+            return Ok(self.watch.insert(watch));
+        }
+        let epoch = self.record.promotion.epoch;
+        let before = samples::of_counting(self.store(), epoch, counting).unwrap_or_else(|fault| {
+            // What was seen before is lost, and what comes must suffice: that is no pass.
+            self.job.talk().line(Mark::Warn, &fault.to_string());
+            self.record.decided(world::now(), "trapkey", fault.line());
+            self.record.counting += 1;
+            Vec::new()
+        });
+        count_on(&mut self.record, &before);
+        let watch = Watch::begin(self.plan, &self.job.loaded, &self.record, bake, &before, self.clock.now())?;
         Ok(self.watch.insert(watch))
     }
 

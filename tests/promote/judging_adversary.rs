@@ -1,0 +1,122 @@
+//! What could make a judge pass what it should not, or take good for bad: jobs that die, clocks that are
+//! set, sources that are slow to answer.
+
+use std::fmt::Write;
+
+use super::clocks::ahead;
+use super::*;
+
+const LOG: &str = "  metrics: [{name: users, kind: json_log, target: users.jsonl, delay: 0s, \
+                   with: {time: t, side: side, status: status, duration: took}}]\n";
+const ERRORS: &str = "  rollback_when: [{metric: error_rate, is: \"> 5%\"}]\n";
+
+fn stage(steps: &str, rules: &str) -> Stage {
+    let stage = Stage::new(steps, "");
+    let path = stage.path().join("release.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let usual = text.lines().find(|line| line.starts_with("  rollback_when:")).unwrap().to_owned();
+    std::fs::write(&path, text.replace(&format!("{usual}\n"), rules)).unwrap();
+    stage
+}
+
+fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+/// Lines of a log: so many requests to each side, of which green fails all or none.
+fn lines(at_ms: i64, requests: usize, green: u16) -> String {
+    let mut text = String::new();
+    for _ in 0..requests {
+        writeln!(text, "{{\"t\": {at_ms}, \"side\": \"blue\", \"status\": 200, \"took\": 5}}").unwrap();
+        writeln!(text, "{{\"t\": {at_ms}, \"side\": \"green\", \"status\": {green}, \"took\": 5}}").unwrap();
+    }
+    text
+}
+
+/// Requests that a source has seen on both sides, by the newest judgement.
+fn seen(stage: &Stage, source: &str) -> u64 {
+    let promotion = stage.promotion();
+    let judgement = promotion["judgements"].as_array().unwrap().last().unwrap().clone();
+    let metrics = judgement["metrics"].as_array().unwrap();
+    let metric = metrics.iter().find(|m| m["source"] == source && m["metric"] == "error_rate").unwrap();
+    metric["blue_samples"].as_u64().unwrap() + metric["green_samples"].as_u64().unwrap()
+}
+
+#[test]
+fn a_job_that_dies_between_its_samples_and_its_record_counts_no_request_twice() {
+    let stage = Stage::new("[{weight: 50%, bake: 1h}, {weight: 100%}]", "");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    let state = stage.path().join(".trapkey/production/state.json");
+    let before = std::fs::read(&state).unwrap();
+    let client = trapkey::world::http::Client::new(Duration::from_secs(5), 0);
+    for _ in 0..100 {
+        client.get(&stage.haproxy.url()).unwrap();
+    }
+    assert_eq!(stage.promote(&["step"]).code, 0);
+    assert_eq!(seen(&stage, "haproxy"), 100);
+    // Its samples were on record, and then it was gone.
+    std::fs::write(&state, before).unwrap();
+    let again = stage.promote(&["step"]);
+    assert_eq!(again.code, 0, "{}", again.stderr);
+    assert_eq!(seen(&stage, "haproxy"), 100);
+    assert_eq!(stage.promote(&["abort"]).code, 1);
+}
+
+#[test]
+fn samples_that_were_lost_lose_no_request_that_the_router_counted() {
+    let stage = Stage::new("[{weight: 50%, bake: 1h}, {weight: 100%}]", "");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    let client = trapkey::world::http::Client::new(Duration::from_secs(5), 0);
+    for _ in 0..100 {
+        client.get(&stage.haproxy.url()).unwrap();
+    }
+    assert_eq!(stage.promote(&["step"]).code, 0);
+    for entry in std::fs::read_dir(stage.path().join(".trapkey/production")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_string_lossy().starts_with("samples.") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    assert_eq!(stage.promote(&["step"]).code, 0);
+    assert_eq!(seen(&stage, "haproxy"), 100);
+    assert_eq!(stage.promote(&["abort"]).code, 1);
+}
+
+#[test]
+fn a_clock_that_was_set_back_hides_no_errors_of_users() {
+    let stage = stage("[{weight: 50%, bake: 1h}, {weight: 100%}]", &format!("{LOG}{ERRORS}"));
+    let log = stage.path().join("users.jsonl");
+    let hour = 3_600_000;
+    let old = lines(now_ms() - 2 * hour, 1, 200);
+    std::fs::write(&log, &old).unwrap();
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    let first = stage.promote(&["step"]);
+    assert_eq!(first.code, 0, "{}", first.stderr);
+    // The clock was an hour fast; what users meet is written by the right one.
+    std::fs::write(&log, format!("{old}{}", lines(now_ms() - hour + 10, 100, 500))).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let second = ahead(&stage, -60, &["step"]);
+    assert_eq!(second.code, 1, "{}", second.stderr);
+    stage.assert_all_blue();
+    let reason = stage.promotion()["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("(users)"), "{reason}");
+}
+
+#[test]
+fn the_last_step_is_not_taken_before_a_slow_log_was_read() {
+    let rules = format!("{LOG}{ERRORS}");
+    let stage = stage("[{weight: 50%, bake: 1s}, {weight: 100%}]", &rules);
+    let path = stage.path().join("release.yaml");
+    let text = std::fs::read_to_string(&path).unwrap().replace("undecided_for: 1s", "undecided_for: 60s");
+    std::fs::write(&path, text).unwrap();
+    let log = stage.path().join("users.jsonl");
+    std::fs::write(&log, lines(now_ms() - 10_000, 1, 200)).unwrap();
+    let child = stage.spawn(&["run"]);
+    stage.wait_for_phase("baking");
+    // So many that reading them takes longer than the bake is.
+    std::fs::write(&log, lines(now_ms() - 10_000, 1, 200) + &lines(now_ms() + 50, 60_000, 500)).unwrap();
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
+    stage.assert_all_blue();
+    let reason = stage.promotion()["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("(users)"), "{reason}");
+}
