@@ -26,6 +26,8 @@ const UNDECIDED_FOR_MS: i64 = 600_000;
 /// How many windows a bake is cut into, and the fewest requests that one should hold.
 const WINDOWS: f64 = 20.0;
 const PER_WINDOW: f64 = 5.0;
+/// … and the fewest that it must hold, however short the bake is.
+const LEAST_PER_WINDOW: f64 = 3.0;
 /// How many bins a window is cut into at most, and how many requests one should hold.
 const MOST_BINS: f64 = 10.0;
 const PER_BIN: f64 = 10.0;
@@ -88,8 +90,10 @@ impl Cut {
         let requests = bake / 1e3 * plan.probe.rate.0;
         let windows = (requests / PER_WINDOW).clamp(FEWEST_WINDOWS, WINDOWS);
         let bins = (requests / windows / PER_BIN).clamp(1.0, MOST_BINS).floor();
+        // A window with a single request has no quantile, and would never count.
+        let window = (bake / windows).max(LEAST_PER_WINDOW * 1e3 / plan.probe.rate.0.max(1e-3));
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "parts of the bake")]
-        let (bin_ms, bins) = ((bake / windows / bins).ceil() as i64, bins as u32);
+        let (bin_ms, bins) = ((window / bins).ceil() as i64, bins as u32);
         Self { bin_ms: bin_ms.max(1), bins }
     }
 }

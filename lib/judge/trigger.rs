@@ -55,7 +55,10 @@ pub fn trigger_fits(trigger: &Trigger, series: &[&MetricSpec]) -> Result<(), Str
         return Err(format!("`{}` is a source of its own, so `source` means nothing", trigger.metric));
     }
     if let Some(text) = &trigger.at_least {
-        parse_operand(text, unit).map_err(|e| format!("`at_least`: {e}"))?;
+        let least = parse_operand(text, unit).map_err(|e| format!("`at_least`: {e}"))?;
+        if !(least.is_finite() && least >= 0.0) {
+            return Err("`at_least` is 0 at least".into());
+        }
     }
     if trigger.weight.is_some_and(|w| !w.is_finite() || w <= 0.0) {
         return Err("a `weight` is a number above 0".into());
@@ -69,6 +72,9 @@ pub fn trigger_fits(trigger: &Trigger, series: &[&MetricSpec]) -> Result<(), Str
         "worse_than_baseline_by",
     )?;
     only(trigger.over.is_some() && trigger.is.is_none(), "over", "is")?;
+    if trigger.over.is_some_and(|over| over.0.is_zero()) {
+        return Err("`over` is longer than 0".into());
+    }
     only(trigger.hold.is_some() && trigger.worse_than_baseline_by.is_some(), "for", "is` or `burn_rate")?;
     match (&trigger.is, &trigger.worse_than_baseline_by, &trigger.burn_rate) {
         (Some(is), None, None) => {
@@ -83,6 +89,13 @@ pub fn trigger_fits(trigger: &Trigger, series: &[&MetricSpec]) -> Result<(), Str
                 return Err(format!(
                     "it says when to roll back, so it begins with {begins}; `{is}` would fire while all is well"
                 ));
+            }
+            let at = |share| is.met_by(&Observed::Number(share, Unit::Share));
+            if own.is_none() && unit == Unit::Share && at(0.0) {
+                return Err(format!("`{is}` would fire without a single error"));
+            }
+            if own.is_none() && unit == Unit::Share && !at(1.0) {
+                return Err(format!("`{is}` would not fire although every request failed"));
             }
             Ok(())
         }

@@ -120,3 +120,38 @@ fn the_last_step_is_not_taken_before_a_slow_log_was_read() {
     let reason = stage.promotion()["reason"].as_str().unwrap().to_owned();
     assert!(reason.contains("(users)"), "{reason}");
 }
+
+#[test]
+fn a_plan_that_can_never_pass_or_never_fire_is_refused_in_words() {
+    let file = |more: &str| {
+        format!("  metrics: [{{name: orders, kind: file, target: '{{{{ side }}}}.csv'{more}}}]\n")
+    };
+    let when = |trigger: &str| format!("  rollback_when: [{{{trigger}}}]\n");
+    let orders = when("metric: orders, is: \"> 1\"");
+    let two = "  metrics: [{name: orders, kind: file, target: '{{ side }}.csv'}, {name: orders, kind: file, target: '{{ side }}-2.csv'}]\n";
+    for (rules, says) in [
+        (format!("{two}{orders}"), "another metric has the same name"),
+        (file(", step: 0s") + &orders, "its `step` is 0"),
+        (file(", timeout: 0s") + &orders, "its `timeout` is 0"),
+        (file(", retries: 4294967295") + &orders, "its `retries` are 20 at most"),
+        (file("") + &when("metric: orders, is: \"> 1\", over: 20s"), "it is 1 min at least"),
+        (
+            file("") + &when("metric: orders, worse_than_baseline_by: 5%, at_least: -5"),
+            "`at_least` is 0 at least",
+        ),
+        (LOG.to_owned() + &when("metric: users, is: \"> 1\""), "write `metric: error_rate, source: users`"),
+        (
+            when("metric: latency_p95, is: \"> 1s\", source: haproxy"),
+            "haproxy only counts: it has no `latency_p95`",
+        ),
+        (when("metric: error_rate, is: \"> 1%\", over: 100ms, source: probe"), "it would never pass"),
+        (when("metric: error_rate, is: \"> 1%\", over: 0s"), "`over` is longer than 0"),
+        (when("metric: error_rate, is: \"> 100%\""), "would not fire although every request failed"),
+        (when("metric: error_rate, is: \">= 0%\""), "would fire without a single error"),
+    ] {
+        let stage = stage("[{weight: 50%, bake: 60s}, {weight: 100%}]", &rules);
+        let planned = stage.promote(&["plan"]);
+        assert_eq!(planned.code, 2, "{rules}{}", planned.stdout);
+        assert!(planned.stderr.contains(says), "{rules}{}", planned.stderr);
+    }
+}

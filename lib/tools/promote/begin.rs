@@ -13,10 +13,10 @@ use crate::job::Job;
 use crate::judge;
 use crate::metrics::probe::{Connection, once};
 use crate::metrics::{self, Gives};
-use crate::plan::{JudgeKind, Loaded, MetricSpec, Promote, Side as SidePlan};
+use crate::plan::{JudgeKind, Loaded, MetricSpec, Promote, Side as SidePlan, Trigger};
 use crate::redact::redact;
 use crate::routers::{self, By, Router, Side, same_share};
-use crate::units::{Share, show_share};
+use crate::units::{Share, Span, show_share};
 use crate::world::http::{Client, join};
 use crate::{world, yaml};
 
@@ -62,12 +62,20 @@ pub(in crate::tools) fn judged(plan: &Promote, loaded: &Loaded) -> Result<(), Fa
             let what = format!("a metric cannot be named `{}`", spec.name);
             return Err(refuse(what, "that is a name of what Trapkey measures itself".into()));
         }
+        metric_makes_sense(spec, &plan.metrics)
+            .map_err(|cause| refuse(format!("the metric `{}` cannot be asked", spec.name), cause))?;
         let is_series = series.iter().any(|s| s.name == spec.name);
         let used = plan.rollback_when.iter().any(|t| {
             let of_requests = judge::known_metrics().contains(&t.metric.as_str())
                 && t.source.as_ref().is_none_or(|source| *source == spec.name);
             if is_series { t.metric == spec.name } else { of_requests }
         });
+        if !used && !is_series && plan.rollback_when.iter().any(|t| t.metric == spec.name) {
+            let what = format!("the metric `{}` has no values of its own", spec.name);
+            let cause =
+                format!("it tells of requests: write `metric: error_rate, source: {}`, say", spec.name);
+            return Err(refuse(what, cause));
+        }
         if !used {
             let what = format!("no trigger looks at the metric `{}`", spec.name);
             return Err(refuse(what, "what nobody looks at guards nothing".into()));
@@ -76,6 +84,7 @@ pub(in crate::tools) fn judged(plan: &Promote, loaded: &Loaded) -> Result<(), Fa
     for trigger in &plan.rollback_when {
         let refuse = |cause| refuse(format!("the trigger on `{}` cannot be judged", trigger.metric), cause);
         judge::trigger_fits(trigger, &series).map_err(refuse)?;
+        can_pass(trigger, &series, plan).map_err(refuse)?;
         if let Some(source) = &trigger.source {
             let of_requests = |spec: &&MetricSpec| !series.iter().any(|s| s.name == spec.name);
             let mut known = vec!["probe", plan.router.kind.as_str()];
@@ -88,6 +97,54 @@ pub(in crate::tools) fn judged(plan: &Promote, loaded: &Loaded) -> Result<(), Fa
         }
     }
     judge_makes_sense(plan).map_err(|cause| refuse("`promote.judge` cannot be followed".into(), cause))
+}
+
+/// The most attempts after a failed one.
+const MOST_RETRIES: u32 = 20;
+
+fn metric_makes_sense(spec: &MetricSpec, all: &[MetricSpec]) -> Result<(), String> {
+    if spec.name.trim().is_empty() {
+        return Err("its `name` is empty".into());
+    }
+    if all.iter().filter(|other| other.name == spec.name).count() > 1 {
+        return Err("another metric has the same name, and their values would be taken for one series".into());
+    }
+    let times = [("step", spec.step), ("window", spec.window), ("timeout", spec.timeout)];
+    if let Some((name, _)) = times.iter().find(|(_, span)| span.is_some_and(|span| span.0.is_zero())) {
+        return Err(format!("its `{name}` is 0"));
+    }
+    if spec.retries.is_some_and(|retries| retries > MOST_RETRIES) {
+        return Err(format!("its `retries` are {MOST_RETRIES} at most"));
+    }
+    Ok(())
+}
+
+/// Whether a trigger could ever let a release pass.
+fn can_pass(trigger: &Trigger, series: &[&MetricSpec], plan: &Promote) -> Result<(), String> {
+    let counted = ["error_rate", "latency_mean", "latency_max"];
+    if trigger.source.as_ref() == Some(&plan.router.kind) && !counted.contains(&trigger.metric.as_str()) {
+        return Err(format!("{} only counts: it has no `{}`", plan.router.kind, trigger.metric));
+    }
+    let Some(over) = trigger.over else { return Ok(()) };
+    if let Some(spec) = series.iter().find(|spec| spec.name == trigger.metric) {
+        let step = spec.step.map_or(metrics::DEFAULT_STEP, |span| span.0);
+        let least = spec.delay.map_or(step, |span| span.0) + 3 * step;
+        if over.0 < least {
+            return Err(format!(
+                "`over: {over}` never has the three values that are needed: with this `step` and `delay` it is {} at least",
+                Span(least)
+            ));
+        }
+    } else if trigger.source.as_deref() == Some("probe") {
+        let least = plan.min_samples.unwrap_or(50).max(1);
+        let probes = over.0.as_secs_f64() * plan.probe.rate.0;
+        if probes < least as f64 {
+            return Err(format!(
+                "`over: {over}` has {probes:.0} probes, and `min_samples` are {least}: it would never pass"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn judge_makes_sense(plan: &Promote) -> Result<(), String> {
@@ -111,9 +168,9 @@ fn judge_makes_sense(plan: &Promote) -> Result<(), String> {
         JudgeKind::Trapkey => {}
     }
     if let Some(score) = spec.score
-        && !(score.marginal >= 0.0 && score.marginal <= score.pass && score.pass <= 100.0)
+        && !(score.pass > 0.0 && score.marginal >= 0.0 && score.marginal <= score.pass && score.pass <= 100.0)
     {
-        return Err("a score has 0 <= marginal <= pass <= 100".into());
+        return Err("a score has 0 <= marginal <= pass <= 100, and a pass above 0".into());
     }
     if spec.score.is_none()
         && !plan.rollback_when.is_empty()
