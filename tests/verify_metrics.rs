@@ -642,10 +642,11 @@ fn the_examples_of_the_annotated_plan_and_of_the_guide_are_read() {
 
 #[test]
 fn asked_to_stop_it_stops_and_says_so() {
-    let slow = "kind: command\ntarget: [sleep, \"30\"]\ntimeout: 60s\nexpect: {last: \"> 0\"}";
+    let slow = "kind: command\ntarget: [sh, -c, \"touch asked; exec sleep 30\"]\ntimeout: 60s\nexpect: {last: \"> 0\"}";
     let watch = Watch::new(slow);
-    let mut child = support::tool("verify", watch.folder.path()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(700));
+    let mut command = support::tool("verify", watch.folder.path());
+    let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    support::wait_until("the source to be asked", || watch.folder.path().join("asked").exists());
     let began = Instant::now();
     let killed =
         std::process::Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().unwrap();

@@ -40,7 +40,6 @@ pub(super) struct Watch<'a> {
 
 /// The bake that is watched.
 #[derive(Clone, Copy, Debug)]
-#[expect(clippy::struct_field_names, reason = "the same length has this name everywhere")]
 pub(super) struct Bake {
     /// The step, from 0.
     pub(super) step: usize,

@@ -54,7 +54,7 @@ pub(in crate::tools) fn judged(plan: &Promote, loaded: &Loaded) -> Result<(), Fa
         Fault::usage(what)
             .place(&loaded.reference.path)
             .cause(cause)
-            .help("see `promote.metrics` and `promote.rollback_when` in docs/plan.md")
+            .help("see `promote.metrics` and `promote.rollback_when` in docs/judge.md")
     };
     for spec in &plan.metrics {
         let taken = judge::known_metrics().contains(&spec.name.as_str());
@@ -66,11 +66,9 @@ pub(in crate::tools) fn judged(plan: &Promote, loaded: &Loaded) -> Result<(), Fa
             .map_err(|cause| refuse(format!("the metric `{}` cannot be asked", spec.name), cause))?;
         let is_series = series.iter().any(|s| s.name == spec.name);
         let used = plan.rollback_when.iter().any(|t| {
-            if is_series {
-                return t.metric == spec.name;
-            }
-            judge::known_metrics().contains(&t.metric.as_str())
-                && t.source.as_ref().is_none_or(|source| *source == spec.name)
+            let of_requests = judge::known_metrics().contains(&t.metric.as_str())
+                && t.source.as_ref().is_none_or(|source| *source == spec.name);
+            if is_series { t.metric == spec.name } else { of_requests }
         });
         if !used && !is_series && plan.rollback_when.iter().any(|t| t.metric == spec.name) {
             let what = format!("the metric `{}` has no values of its own", spec.name);

@@ -1,5 +1,6 @@
 //! `promote plan --on FILE`: what this plan would have done on a recorded series.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::Path;
 
@@ -93,13 +94,14 @@ fn walk(plan: &Promote, course: &Course, rows: &[Row]) -> Foreseen {
     let start = rows.first().map_or(0, |row| row.at_ms);
     let last = rows.last().map_or(start, |row| row.at_ms);
     let mut now = start;
+    let present = Present::of(rows);
     for (number, step) in course.steps.iter().enumerate() {
         let name = format!("step {} ({})", number + 1, show_share(step.weight));
         if step.bake_ms == 0 {
             lines.push(format!("{name}: at {}, not watched", after(start, now)));
             continue;
         }
-        let (at, look, said) = bake(plan, course, rows, now, step.bake_ms, last);
+        let (at, look, said) = bake(plan, course, (rows, &present), now, step.bake_ms, last);
         lines.push(format!("{name}: from {} to {}: {said}", after(start, now), after(start, at)));
         match look {
             Look::Good => now = at,
@@ -123,7 +125,7 @@ fn walk(plan: &Promote, course: &Course, rows: &[Row]) -> Foreseen {
 fn bake(
     plan: &Promote,
     course: &Course,
-    rows: &[Row],
+    rows: (&[Row], &Present<'_>),
     since_ms: i64,
     bake_ms: i64,
     last_ms: i64,
@@ -160,12 +162,18 @@ fn bake(
 }
 
 /// What a look at `to` would have had new since `from`, a moment that was seen.
-fn batch(plan: &Promote, rows: &[Row], (from, to): (i64, i64), since_ms: i64, bake_ms: i64) -> Batch {
+fn batch(
+    plan: &Promote,
+    (rows, present): (&[Row], &Present<'_>),
+    (from, to): (i64, i64),
+    since_ms: i64,
+    bake_ms: i64,
+) -> Batch {
     let begin = rows.partition_point(|row| row.at_ms <= from);
     let end = rows.partition_point(|row| row.at_ms <= to);
     let mut given: Vec<Given> = Vec::new();
     let mut sorters: Vec<(String, [Sorter; 2])> = Vec::new();
-    for spec in plan.metrics.iter().filter(|spec| rows.iter().any(|row| row.is_of(&spec.name))) {
+    for spec in plan.metrics.iter().filter(|spec| present.metrics.contains(spec.name.as_str())) {
         given.push(Given {
             source: spec.name.clone(),
             points: Some([Vec::new(), Vec::new()]),
@@ -191,11 +199,10 @@ fn batch(plan: &Promote, rows: &[Row], (from, to): (i64, i64), since_ms: i64, ba
             }
         }
     }
-    let sources: Vec<&str> = rows.iter().filter_map(Row::source).collect();
     let silent = ["probe", plan.router.kind.as_str()]
         .into_iter()
         .chain(plan.metrics.iter().map(|spec| spec.name.as_str()))
-        .filter(|name| sources.contains(name) && !sorters.iter().any(|(known, _)| known == name));
+        .filter(|name| present.sources.contains(name) && !sorters.iter().any(|(known, _)| known == name));
     given.extend(silent.map(|name| Given {
         source: name.to_owned(),
         requests: Some(<[_; 2]>::default()),
@@ -209,16 +216,22 @@ fn batch(plan: &Promote, rows: &[Row], (from, to): (i64, i64), since_ms: i64, ba
     Batch { at_ms: to, given }
 }
 
-impl Row {
-    fn is_of(&self, name: &str) -> bool {
-        matches!(&self.what, What::Value { metric, .. } if metric == name)
-    }
+/// What a series has anywhere: a source without news at a look is silent, and not absent.
+struct Present<'a> {
+    metrics: BTreeSet<&'a str>,
+    sources: BTreeSet<&'a str>,
+}
 
-    fn source(&self) -> Option<&str> {
-        match &self.what {
-            What::Request { source, .. } => Some(source),
-            What::Value { .. } => None,
+impl<'a> Present<'a> {
+    fn of(rows: &'a [Row]) -> Self {
+        let mut present = Self { metrics: BTreeSet::new(), sources: BTreeSet::new() };
+        for row in rows {
+            match &row.what {
+                What::Value { metric, .. } => present.metrics.insert(metric),
+                What::Request { source, .. } => present.sources.insert(source),
+            };
         }
+        present
     }
 }
 

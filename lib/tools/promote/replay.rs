@@ -19,7 +19,6 @@ const MOST: u64 = 1 << 30;
 
 /// What came of one recorded judgement.
 #[derive(Clone, Debug, Serialize)]
-#[expect(clippy::struct_field_names, reason = "the keys of what `--json` prints")]
 struct Again {
     at: String,
     step: usize,

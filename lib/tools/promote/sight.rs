@@ -281,7 +281,7 @@ fn many(number: usize, what: &str) -> String {
 }
 
 fn many_of(number: f64, what: &str) -> String {
-    format!("{} {what}{}", show_number(number), if number > 0.5 && number < 1.5 { "" } else { "s" })
+    format!("{} {what}{}", show_number(number), if (number - 1.0).abs() < f64::EPSILON { "" } else { "s" })
 }
 
 fn steps_word(steps: &[usize]) -> String {

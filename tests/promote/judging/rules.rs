@@ -131,7 +131,18 @@ fn the_bare_word_kayenta_is_its_kind_and_says_what_it_needs() {
         ended.stderr
     );
     let stage = judged(LONG, &rules.replace("kayenta", "trapkey"));
-    assert_eq!(stage.promote(&["plan"]).code, 0);
+    let planned = stage.promote(&["plan"]);
+    assert_eq!(planned.code, 0, "{}", planned.stderr);
+    assert!(
+        planned.stdout.contains("what the comparisons can see:\n  in 30 s (step 1):"),
+        "{}",
+        planned.stdout
+    );
+    assert!(
+        planned.stdout.contains("of 100 good releases at most 1 go back by chance"),
+        "{}",
+        planned.stdout
+    );
     let stage = judged(LONG, &rules.replace("kayenta", "kayentta"));
     let ended = stage.promote(&["plan"]);
     assert_eq!(ended.code, 2, "{}", ended.stderr);

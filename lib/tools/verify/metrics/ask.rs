@@ -119,6 +119,10 @@ fn wait(answer: &Receiver<Answer>, give_up: Instant) -> Answer {
             return silent(Silent::Interrupted);
         }
         match answer.recv_timeout(GLANCE) {
+            // A signal ends commands too, and that is no fault of theirs.
+            Ok(answer) if signal::stop_asked() && answer.reads.iter().any(|r| r.points.is_err()) => {
+                return silent(Silent::Interrupted);
+            }
             Ok(answer) => return answer,
             Err(RecvTimeoutError::Disconnected) => return silent(Silent::BrokeOff),
             Err(RecvTimeoutError::Timeout) if Instant::now() >= give_up => return silent(Silent::Hangs),
