@@ -177,6 +177,20 @@ impl Judge<'_> {
             );
             return;
         }
+        // Of requests that fail there is no latency: what is left of a side that goes down looks as good as
+        // it was.
+        let answered = [0, 1].map(|side| {
+            let figures = &case.figures[side];
+            figures.requests.saturating_sub(figures.errors) as f64
+        });
+        if key.1 == "probe" && case.metric != Metric::ErrorRate && answered[1] < EQUAL_SIZES * answered[0] {
+            *judged = Judged::new(
+                Verdict::TooFewSamples,
+                "unequal_sizes",
+                format!("{} requests were answered on blue, and {} on green", answered[0], answered[1]),
+            );
+            return;
+        }
         let alpha = self.plan.judge.false_alarms.map_or(FALSE_ALARMS, |share| share.0);
         let least = self.comparison(key, OF_REQUESTS).least_windows() as u64;
         if let Some(windows) = windows.filter(|windows| *windows < least) {

@@ -94,6 +94,8 @@ fn triggers_on_requests_fire_pass_or_stay_undecided() {
         (worse, did(0, 0, 1.0), good(), NoData, "one_side_empty"),
         (worse, good(), did(49, 0, 1.0), TooFewSamples, "too_few_samples"),
         (worse, good(), did(120, 0, 10.0), TooFewSamples, "unequal_sizes"),
+        (worse, did(200, 60, 10.0), good(), TooFewSamples, "unequal_sizes"),
+        (worse, good(), did(200, 60, 10.0), Pass, "pass"),
         (more, did(200, 1, 1.0), good(), Pass, "pass"),
         (more, did(200, 20, 1.0), good(), Fail, "fires"),
         (more, good(), good(), Pass, "pass"),
