@@ -520,8 +520,8 @@ fn whoever_takes_over_says_what_the_one_before_would_have_said() {
         let (from, to) = (number * 500, (number + 1) * 500);
         let slow = 10.0 + 0.002 * (number * number % 97) as f64;
         let requests = Some([
-            did(30, number as u64 % 3, 10.0).over(judge, from, to),
-            did(30, number as u64 % 2, slow).over(judge, from, to),
+            did(30, (number % 3).unsigned_abs(), 10.0).over(judge, from, to),
+            did(30, (number % 2).unsigned_abs(), slow).over(judge, from, to),
         ]);
         let value = |n: i64| vec![Point(from, 100.0 + (n * 7 % 13) as f64)];
         let points = Some([value(number), value(number + 5)]);

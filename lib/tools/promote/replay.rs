@@ -7,7 +7,9 @@ use serde::Serialize;
 use super::bake::verdict_of;
 use super::samples;
 use super::{begin, orders};
-use crate::evidence::{Judgement, MetricRecord, PromoteBody, Promotion, Verdict, name_release, sha256_hex};
+use crate::evidence::{
+    Head, Judgement, MetricRecord, PromoteBody, Promotion, Verdict, name_release, sha256_hex,
+};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::judge::{Judge, Looked};
@@ -37,7 +39,8 @@ struct Again {
 pub fn replay(job: &Job) -> Result<Exit, Fault> {
     let plan = begin::section(job)?;
     begin::judged(plan, &job.loaded)?;
-    let found = job.need::<PromoteBody>(None)?;
+    let found = job.read::<PromoteBody>()?;
+    is_of_this_plan(job, &found.document.head)?;
     let Some(promotion) = &found.document.body.promotion else {
         return Err(Fault::refused("`promote.json` tells of no promotion").help("run `promote run` first"));
     };
@@ -73,6 +76,27 @@ pub fn replay(job: &Job) -> Result<Exit, Fault> {
     });
     orders::print(&crate::redact::redact(&text))?;
     Ok(exit)
+}
+
+/// Refuses (5) a document of another plan or release. The files that are released need not be at hand:
+/// whoever reads a verdict again has the evidence, and perhaps nothing else.
+fn is_of_this_plan(job: &Job, head: &Head) -> Result<(), Fault> {
+    let refuse = |cause: String| {
+        Fault::refused("`promote.json` was made by another plan or for another release")
+            .place("promote.json")
+            .cause(cause)
+            .help("`promote plan --on promote.samples.jsonl.gz` says what the plan at hand would have done")
+    };
+    let plan = head.plan.as_ref().map_or("", |plan| plan.sha256.as_str());
+    if plan != job.loaded.reference.sha256 {
+        return Err(refuse("the plan in force is not the one that it names".into()));
+    }
+    let told = head.release.as_ref().map_or_else(|| "no release".into(), name_release);
+    let (this, place) = (name_release(&job.release), &job.release.environment);
+    if told != this || head.release.as_ref().is_none_or(|release| release.environment != *place) {
+        return Err(refuse(format!("it speaks of {told}, this is {this}")));
+    }
+    Ok(())
 }
 
 /// The file of samples, as the document names it.

@@ -157,3 +157,21 @@ fn without_samples_it_is_clear_what_is_missing() {
     assert_eq!(ended.code, 5, "{}", ended.stdout);
     assert!(ended.stderr.contains("names no samples"), "{}", ended.stderr);
 }
+
+#[test]
+fn what_was_released_need_not_be_at_hand_and_another_plan_is_refused() {
+    let stage = judged("[{weight: 50%, bake: 3s}, {weight: 100%}]", SLOW);
+    let path = stage.path().join("release.yaml");
+    let plan = std::fs::read_to_string(&path).unwrap();
+    let plan = plan.replace("version: \"${VERSION:-1.1}\"", "version: \"1.1\", artifacts: [shop.tar]");
+    std::fs::write(&path, &plan).unwrap();
+    std::fs::write(stage.path().join("shop.tar"), "what is released").unwrap();
+    let ended = stage.promote(&["run"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    std::fs::remove_file(stage.path().join("shop.tar")).unwrap();
+    assert_replays(stage.path());
+    std::fs::write(&path, plan.replace("> 500ms", "> 400ms")).unwrap();
+    let refused = stage.promote(&["replay"]);
+    assert_eq!(refused.code, 5, "{}", refused.stderr);
+    assert!(refused.stderr.contains("promote plan --on"), "{}", refused.stderr);
+}
