@@ -357,7 +357,7 @@ mod tests {
         assert!(few.len() == 1 && few[0].contains("`min_samples` asks for 50"), "{few:?}");
         let strict = "judge: {false_alarms: 0.0001%}\nmin_samples: 1\nrollback_when: [{metric: latency_p95, worse_than_baseline_by: 5%}]";
         let few = of("1s", strict);
-        assert!(few.len() == 1 && few[0].contains("8 windows of time, and 13 are needed"), "{few:?}");
+        assert!(few.len() == 1 && few[0].contains("6 windows of time, and 13 are needed"), "{few:?}");
     }
 
     #[test]
