@@ -7,7 +7,7 @@
 //! than the plan states: see [`super::Spending`].
 
 use super::normal;
-use super::quantiles::{median, quantile};
+use super::quantiles::{median, quantile, quantile_difference};
 use super::ranks::{Alternative, Method, Sample, mann_whitney_of, shift_of};
 use super::rates::{fisher_more, rate_difference};
 use super::samples::Bin;
@@ -286,8 +286,10 @@ impl Pair<'_> {
     /// Whether one side is worse than the other: the shift of its windows, its quantile, its tail.
     fn one_way(&self, from: usize, to: usize, levels: [f64; 3], confidence: f64) -> Tested {
         let shift = self.shift(from, to, levels[0], confidence);
-        let quantile =
-            self.requests.as_ref().and_then(|s| s.quantile(from, to, self.tolerances[from], levels[1]));
+        let quantile = self
+            .requests
+            .as_ref()
+            .and_then(|s| s.quantile([from, to], self.tolerances[from], levels[1], confidence));
         let tail = self.tail(from, to, levels[2]);
         // What fires tells; otherwise the shift of the windows, with the effect and its interval.
         let mut all = vec![shift];
@@ -371,13 +373,21 @@ impl Pair<'_> {
 impl Singles<'_> {
     /// Whether more of one side lie beyond the quantile of both together, and its own quantile is worse
     /// by more than is allowed.
-    fn quantile(&self, from: usize, to: usize, tolerance: f64, level: f64) -> Option<Tested> {
+    fn quantile(
+        &self,
+        [from, to]: [usize; 2],
+        tolerance: f64,
+        level: f64,
+        confidence: f64,
+    ) -> Option<Tested> {
         let q = self.q?;
-        let (a, b) = (quantile(self.sorted[from], q)?, quantile(self.sorted[to], q)?);
         let both = quantile_of_both(self.sorted[from], self.sorted[to], q)?;
+        let effect = quantile_difference(self.sorted[from], self.sorted[to], q, confidence)?;
         let mut tested = self.exceed(from, to, both, level, "quantile");
-        tested.worse &= b - a > tolerance;
-        tested.record.effect = Some(b - a);
+        tested.worse &= effect.value > tolerance;
+        let record = &mut tested.record;
+        (record.effect, record.effect_low, record.effect_high) =
+            (Some(effect.value), effect.low, effect.high);
         Some(tested)
     }
 
@@ -608,8 +618,39 @@ fn difference_interval(a: (u64, u64), b: (u64, u64), confidence: f64) -> (Option
 }
 
 #[cfg(test)]
+#[expect(clippy::expect_used, reason = "a test stops at what it did not expect")]
 mod tests {
+    use super::super::samples::{Batch, Given, Requests};
+    use super::super::seen::Seen;
     use super::*;
+
+    #[test]
+    fn the_effect_on_a_quantile_has_its_interval() {
+        let latency = |n: u32, slower: f64| slower * f64::from(10 + n * 7 % 13);
+        let side = |slower: f64| Requests {
+            bins: (0..50)
+                .map(|window| Bin {
+                    window,
+                    requests: 20,
+                    errors: 0,
+                    latencies: (0..20).map(|n| latency(window * 20 + n, slower)).collect(),
+                })
+                .collect(),
+            ..Requests::default()
+        };
+        let given = Given { source: "a".into(), requests: Some([side(1.0), side(1.5)]), ..Given::default() };
+        let mut seen = Seen::default();
+        seen.take(&Batch { at_ms: 1, given: vec![given] });
+        let sides = seen.sources.get_mut("a").and_then(|s| s.sides.as_mut()).expect("it was given");
+        sides.iter_mut().for_each(Side::settle);
+        let figures = [sides[0].figures(), sides[1].figures()];
+        let sorted = [0, 1].map(|side| figures[side].latencies_ms.as_slice());
+        let singles = Singles { sides: [&sides[0], &sides[1]], sorted, q: Some(0.95), end: 50 };
+        let record = singles.quantile([0, 1], 1.0, 0.001, 0.98).expect("there are latencies").record;
+        let (low, effect, high) = (record.effect_low, record.effect, record.effect_high);
+        assert!(effect.is_some_and(|e| e > 5.0) && low <= effect && effect <= high, "{record:?}");
+        assert!(low.is_some() && high.is_some(), "{record:?}");
+    }
 
     #[test]
     fn independent_counts_do_not_spread_and_bursts_do() {
