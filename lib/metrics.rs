@@ -301,6 +301,8 @@ pub fn open_for(
     };
     let source = (kind.open)(&order).map_err(|mut problem| {
         problem.message = format!("metric `{}`: {}", spec.name, problem.message);
+        // Without a `with` there is no line to show.
+        problem.place = problem.place.filter(|_| spec.with.0.is_some());
         loaded.fault(problem)
     })?;
     Ok((kind, source))
