@@ -10,5 +10,6 @@ mod house;
 mod mistakes;
 mod promote;
 mod report;
+mod restic;
 mod snapshot;
 mod verify;
