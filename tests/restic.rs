@@ -11,11 +11,16 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 use trapkey::fault::Fault;
-use trapkey::repository::restic::{Id, Local, NodeKind, Passphrase, Repository, Sealed, Spec};
+use trapkey::repository::restic::{
+    Health, How, Id, Local, NodeKind, Passphrase, Progress, ReadData, Repository, Restored, Sealed, Spec, Thrift,
+};
 
 use crate::snapshot::noise;
 use crate::support::folder;
 
+mod damaged;
+mod shared;
+mod theirs;
 mod written;
 
 pub(crate) const WORD: &str = "a pass phrase";
@@ -104,6 +109,22 @@ impl Lab {
 
     pub(crate) fn backup(&self, repository: &Repository) -> Id {
         self.sealed(repository, self.spec()).unwrap().commit().unwrap()
+    }
+
+    /// Restores everything as root does it, into a folder.
+    pub(crate) fn restore(&self, repository: &Repository, id: Id, into: &str) -> Restored {
+        let how = How { owners: true, devices: true, ..How::default() };
+        let opened = repository.read(id).unwrap();
+        opened.restore(&self.path(into), &how, &Progress::default()).unwrap()
+    }
+
+    pub(crate) fn check(&self, repository: &Repository) -> Health {
+        repository.check(ReadData::All, &|_, _| {}).unwrap()
+    }
+
+    /// Every file below a folder of the repository.
+    pub(crate) fn stored(&self, folder: &str) -> Vec<PathBuf> {
+        crate::snapshot::walk(&self.path("repo").join(folder))
     }
 
     fn restic_command(&self, arguments: &[&str]) -> Command {

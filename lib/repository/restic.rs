@@ -12,6 +12,8 @@
 //! | `node`, `quoting`, `tree`, `meta`, `people` | folders and what is in them |
 //! | `snapshot`, `locks` | snapshots and locks |
 //! | `archiver`, `manifest` | backup |
+//! | `opened`, `restore` | reading and restore |
+//! | `check`, `prune` | keeping it whole, and small |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,7 @@ use crate::fault::Fault;
 
 mod archiver;
 pub mod backend;
+mod check;
 mod codec;
 mod config;
 mod crypto;
@@ -30,26 +33,34 @@ mod locks;
 mod manifest;
 mod meta;
 mod node;
+mod opened;
 mod pack;
 mod packer;
 mod people;
 mod polynomial;
+mod prune;
 mod quoting;
+mod restore;
 mod snapshot;
 mod store;
 mod tree;
 
 pub use archiver::{Archive, Filter, Notes, Progress, Proof, Sealed, Spec, Streamed};
 pub use backend::{Backend, Kind, Local, Name};
+pub use check::{Health, ReadData};
 pub use config::Config;
 pub use id::Id;
 pub use keys::{KeyInfo, Passphrase};
 pub use locks::LockInfo;
 pub use node::{Attribute, Moment, Node, NodeKind, mode};
+pub use opened::Opened;
 pub use pack::{Blob, BlobKind};
+pub use prune::{Pruning, Thrift};
+pub use restore::{How, Restored};
 pub use snapshot::{Snapshot, Summary};
 
 use crypto::Key;
+use locks::Held;
 use store::Store;
 
 const MAX_CONFIG: u64 = 64 * 1024;
@@ -63,6 +74,7 @@ pub struct Repository {
     store: Arc<Store>,
     config: Config,
     key: Id,
+    locking: bool,
 }
 
 /// The snapshots of a repository.
@@ -97,7 +109,7 @@ impl Repository {
         // Last: only now it is a repository.
         backend.put(Name::Config, &[&sealed])?;
         let store = Arc::new(Store { backend, key: master, version: config.version });
-        Ok(Self { store, config, key })
+        Ok(Self { store, config, key, locking: true })
     }
 
     /// Opens a repository.
@@ -120,7 +132,7 @@ impl Repository {
             .ok_or_else(|| damaged("it was not written with the key of this repository".into()))?;
         let config = Config::parse(&json).map_err(damaged)?;
         let store = Arc::new(Store { backend, key: master, version: config.version });
-        Ok(Self { store, config, key })
+        Ok(Self { store, config, key, locking: true })
     }
 
     /// What its file `config` says.
@@ -197,6 +209,55 @@ impl Repository {
     /// read.
     pub fn begin(&self, spec: Spec) -> Result<Archive, Fault> {
         Archive::begin(&self.store, self.config.seed(), spec)
+    }
+
+    /// The same repository, read without locks: for a store that cannot be written to.
+    #[must_use]
+    pub fn without_locks(&self) -> Self {
+        Self { locking: false, ..self.clone() }
+    }
+
+    /// Opens a snapshot to read it.
+    ///
+    /// Errors: refused (5) while somebody holds the repository exclusively; 4 when the snapshot or the
+    /// index is missing or damaged.
+    pub fn read(&self, id: Id) -> Result<Opened, Fault> {
+        let held = self.lock(false)?;
+        // The snapshot first: whatever it needs was in the index before it was there.
+        let snapshot = read_snapshot(&self.store, id)?;
+        let index = Arc::new(self.store.index()?);
+        Ok(Opened { store: Arc::clone(&self.store), index, id, snapshot, _held: held })
+    }
+
+    /// The snapshot that is meant: `latest`, or the unique beginning of an id (six characters or more).
+    ///
+    /// Errors: 2 when it names none or several; 4 for `latest` where a snapshot is damaged, since that
+    /// may be the latest.
+    pub fn find(&self, name: &str) -> Result<Id, Fault> {
+        let Snapshots { whole, damaged } = self.snapshots()?;
+        if name == "latest" {
+            if let Some((id, why)) = damaged.first() {
+                return Err(Fault::infrastructure("which snapshot is the latest cannot be told")
+                    .place(backend::place(&*self.store.backend, Name::File(Kind::Snapshot, *id)))
+                    .cause(why)
+                    .help("name one by its id"));
+            }
+            let none = || Fault::infrastructure("the repository has no snapshot").place(self.place());
+            return whole.last().map(|(id, _)| *id).ok_or_else(none);
+        }
+        let fits = |id: &Id| name.len() >= 6 && id.to_string().starts_with(&name.to_ascii_lowercase());
+        let mut fitting = whole.iter().filter(|(id, _)| fits(id));
+        match (fitting.next(), fitting.next()) {
+            (Some((id, _)), None) => Ok(*id),
+            (None, _) => Err(Fault::usage(format!("no snapshot `{name}`")).place(self.place()).help(
+                "give six or more digits of an id that `list` shows",
+            )),
+            _ => Err(Fault::usage(format!("several snapshots begin with `{name}`")).help("give more of the id")),
+        }
+    }
+
+    fn lock(&self, exclusive: bool) -> Result<Option<Held>, Fault> {
+        self.locking.then(|| Held::new(&self.store, exclusive)).transpose()
     }
 
     /// Every lock.

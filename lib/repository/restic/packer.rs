@@ -22,6 +22,8 @@ pub(super) struct Packer {
     trees: Mutex<Open>,
     written: Mutex<Written>,
     counts: Counts,
+    /// Whether index files are written on the way.
+    naming: bool,
 }
 
 /// A pack that is not full yet.
@@ -74,7 +76,13 @@ impl Packer {
             trees: Mutex::default(),
             written: Mutex::default(),
             counts: Counts::default(),
+            naming: true,
         }
+    }
+
+    /// The same, but whoever calls names the packs.
+    pub(super) fn without_index(store: Arc<Store>) -> Self {
+        Self { naming: false, ..Self::new(store, Arc::default()) }
     }
 
     /// Stores a blob if the repository does not have it, and returns its id.
@@ -140,7 +148,7 @@ impl Packer {
             written.packs.push(id);
             written.blobs += full.blobs.len();
             written.unnamed.push((id, full.blobs));
-            if written.blobs < BLOBS_PER_FILE {
+            if !self.naming || written.blobs < BLOBS_PER_FILE {
                 return Ok(());
             }
             written.blobs = 0;
