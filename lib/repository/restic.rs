@@ -108,6 +108,12 @@ impl Repository {
         master.encrypt(&json, &mut sealed)?;
         // Last: only now it is a repository.
         backend.put(Name::Config, &[&sealed])?;
+        if backend::read_whole(&*backend, Name::Config, MAX_CONFIG)? != sealed {
+            backend.remove(Name::File(Kind::Key, key))?;
+            return Err(Fault::refused("somebody made a repository here at the same moment")
+                .place(backend.place())
+                .help("open that one, or name another place"));
+        }
         let store = Arc::new(Store { backend, key: master, version: config.version });
         Ok(Self { store, config, key, locking: true })
     }
@@ -276,3 +282,6 @@ fn read_snapshot(store: &Store, id: Id) -> Result<Snapshot, Fault> {
     let name = Name::File(Kind::Snapshot, id);
     serde_json::from_slice(&json).map_err(|e| backend::damaged(&*store.backend, name, e))
 }
+
+#[cfg(test)]
+mod hostile;

@@ -7,6 +7,9 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
 use super::{Backend, Kind, Name};
 use crate::fault::Fault;
 use crate::repository::restic::id::Id;
@@ -62,7 +65,13 @@ impl Local {
             }
             file.sync_all()?;
             drop(file);
-            fs::rename(&temporary, path)?;
+            match renameat_with(CWD, &temporary, CWD, path, RenameFlags::NOREPLACE) {
+                // Somebody wrote it at the same moment: theirs stays.
+                Err(Errno::EXIST) => fs::remove_file(&temporary)?,
+                // Some file systems cannot do that; what has this name has this content.
+                Err(Errno::INVAL | Errno::NOSYS) => fs::rename(&temporary, path)?,
+                moved => moved?,
+            }
             files::sync_folder(&folder)
         })();
         if written.is_err() {

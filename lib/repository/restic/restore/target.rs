@@ -5,7 +5,7 @@ use std::fs::{self, DirBuilder};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
@@ -137,8 +137,12 @@ impl Target {
             let mut there = fs::File::from(openat(&folder, &*file.name, flags, Mode::empty())?);
             let meta = there.metadata()?;
             let time = (file.look.mtime.seconds, i64::from(file.look.mtime.nanoseconds));
-            use std::os::unix::fs::MetadataExt;
             if !meta.is_file() || meta.len() != file.size || (meta.mtime(), meta.mtime_nsec()) != time {
+                return Ok(false);
+            }
+            let wanted = (u32::from(self.mode(&file.look).bits()), file.look.uid, file.look.gid);
+            let owner_differs = self.owners && (meta.uid(), meta.gid()) != (wanted.1, wanted.2);
+            if meta.mode() & 0o7777 != wanted.0 || owner_differs {
                 return Ok(false);
             }
             let mut bytes = Vec::new();
