@@ -12,7 +12,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use trapkey::fault::Fault;
 use trapkey::repository::restic::{
-    Health, How, Id, Local, NodeKind, Passphrase, Progress, ReadData, Repository, Restored, Sealed, Spec, Thrift,
+    Health, How, Id, Local, NodeKind, Passphrase, Progress, ReadData, Repository, Restored, Sealed, Spec,
+    Thrift,
 };
 
 use crate::snapshot::noise;
@@ -20,6 +21,7 @@ use crate::support::folder;
 
 mod damaged;
 mod shared;
+mod stops;
 mod theirs;
 mod written;
 
@@ -54,7 +56,7 @@ impl Lab {
         self.write("src/deep/er/and/deeper/b.txt", &b"the same line again\n".repeat(5000));
         self.write("src/large.bin", &noise(5_000_000, 3));
         self.write("src/again.bin", &noise(5_000_000, 3));
-        self.write("src/sparse", &[&[0; 3_000_000][..], b"end"].concat());
+        self.write("src/sparse", &zeros(3_000_000, b"end"));
         for i in 0..40 {
             self.write(&format!("src/many/{i}.txt"), format!("file {i}").repeat(i).as_bytes());
         }
@@ -64,8 +66,10 @@ impl Lab {
         std::os::unix::fs::symlink("/nowhere/\u{e9}", src.join("dangling")).unwrap();
         std::fs::hard_link(src.join("large.bin"), src.join("hard")).unwrap();
         let odd = std::ffi::OsStr::from_bytes(b"odd \xff\x01\"\\<&>\n name");
-        std::fs::write(src.join(odd), "odd").unwrap();
-        std::fs::write(src.join("grüße 猫 😀"), "said").unwrap();
+        std::fs::create_dir(src.join("odd")).unwrap();
+        std::fs::write(src.join("odd").join(odd), "odd").unwrap();
+        std::fs::write(src.join("odd/grüße 猫 😀 \u{a0}\u{200b}"), "said").unwrap();
+        std::os::unix::fs::symlink("<&>\u{2028}", src.join("odd/link")).unwrap();
         rustix::fs::mknodat(
             rustix::fs::CWD,
             src.join("pipe"),
@@ -74,7 +78,8 @@ impl Lab {
             0,
         )
         .unwrap();
-        rustix::fs::setxattr(src.join("a.txt"), "user.word", b"\0value\xff", rustix::fs::XattrFlags::empty()).unwrap();
+        rustix::fs::setxattr(src.join("a.txt"), "user.word", b"\0value\xff", rustix::fs::XattrFlags::empty())
+            .unwrap();
         std::fs::set_permissions(src.join("a.txt"), PermissionsExt::from_mode(0o4750)).unwrap();
         std::fs::set_permissions(src.join("nothing"), PermissionsExt::from_mode(0o1777)).unwrap();
         std::fs::set_permissions(src.join("many"), PermissionsExt::from_mode(0o555)).unwrap();
@@ -116,10 +121,6 @@ impl Lab {
         let how = How { owners: true, devices: true, ..How::default() };
         let opened = repository.read(id).unwrap();
         opened.restore(&self.path(into), &how, &Progress::default()).unwrap()
-    }
-
-    pub(crate) fn check(&self, repository: &Repository) -> Health {
-        repository.check(ReadData::All, &|_, _| {}).unwrap()
     }
 
     /// Every file below a folder of the repository.
@@ -165,6 +166,18 @@ pub(crate) fn word() -> Passphrase {
     Passphrase::new(WORD).unwrap()
 }
 
+/// Checks everything.
+pub(crate) fn check(repository: &Repository) -> Health {
+    repository.check(ReadData::All, &|_, _| {}).unwrap()
+}
+
+/// Zeros, and something behind them.
+pub(crate) fn zeros(many: usize, end: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; many];
+    bytes.extend_from_slice(end);
+    bytes
+}
+
 pub(crate) fn everything(_: &Path, _: NodeKind) -> bool {
     true
 }
@@ -179,11 +192,17 @@ pub(crate) fn picture(at: &Path) -> BTreeMap<PathBuf, String> {
     found
 }
 
-fn picture_of(root: &Path, at: &Path, found: &mut BTreeMap<PathBuf, String>, inodes: &mut BTreeMap<u64, PathBuf>) {
+fn picture_of(
+    root: &Path,
+    at: &Path,
+    found: &mut BTreeMap<PathBuf, String>,
+    inodes: &mut BTreeMap<u64, PathBuf>,
+) {
     let meta = std::fs::symlink_metadata(at).unwrap();
     let inside = at.strip_prefix(root).unwrap().to_path_buf();
     let kind = meta.file_type();
-    let mut text = format!("{:o} {}:{} {}.{:09}", meta.mode(), meta.uid(), meta.gid(), meta.mtime(), meta.mtime_nsec());
+    let mut text =
+        format!("{:o} {}:{} {}.{:09}", meta.mode(), meta.uid(), meta.gid(), meta.mtime(), meta.mtime_nsec());
     if kind.is_symlink() {
         text += &format!(" -> {}", std::fs::read_link(at).unwrap().display());
     } else if kind.is_char_device() || kind.is_block_device() {

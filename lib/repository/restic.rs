@@ -255,10 +255,13 @@ impl Repository {
         let mut fitting = whole.iter().filter(|(id, _)| fits(id));
         match (fitting.next(), fitting.next()) {
             (Some((id, _)), None) => Ok(*id),
-            (None, _) => Err(Fault::usage(format!("no snapshot `{name}`")).place(self.place()).help(
-                "give six or more digits of an id that `list` shows",
-            )),
-            _ => Err(Fault::usage(format!("several snapshots begin with `{name}`")).help("give more of the id")),
+            (None, _) => Err(Fault::usage(format!("no snapshot `{name}`"))
+                .place(self.place())
+                .help("give six or more digits of an id that `list` shows")),
+            _ => {
+                Err(Fault::usage(format!("several snapshots begin with `{name}`"))
+                    .help("give more of the id"))
+            }
         }
     }
 

@@ -37,25 +37,33 @@ fn needed_by(health: &Health) -> String {
 fn a_flipped_bit_in_any_part_of_a_pack_is_found_and_the_file_named() {
     let (lab, repository, id) = written();
     let pack = data_pack(&lab);
-    let length = std::fs::metadata(&pack).unwrap().len() as usize;
+    let length = usize::try_from(std::fs::metadata(&pack).unwrap().len()).unwrap();
     for at in [0, 20, length / 4, length / 2, length - 100, length - 5, length - 1] {
         spoil(&pack, |bytes| bytes[at] ^= 1);
-        let health = lab.check(&repository);
+        let health = check(&repository);
         let name = pack.file_name().unwrap().to_str().unwrap();
         assert!(health.damaged.iter().any(|damage| damage.object.ends_with(name)), "byte {at}");
         let content = at < 700_000;
         if content {
             let named = needed_by(&health);
-            assert_eq!(named.matches(".bin").count() + named.matches("three.txt").count(), 1, "{at}: {named}");
+            assert_eq!(
+                named.matches(".bin").count() + named.matches("three.txt").count(),
+                1,
+                "{at}: {named}"
+            );
             assert!(named.contains(&id.short()));
             let out = lab.path(&format!("out-{at}"));
-            let fault = repository.read(id).unwrap().restore(&out, &How::default(), &Progress::default()).unwrap_err();
+            let fault = repository
+                .read(id)
+                .unwrap()
+                .restore(&out, &How::default(), &Progress::default())
+                .unwrap_err();
             assert_eq!(fault.what, "a file of the repository is damaged");
             assert!(fault.cause.unwrap().contains("the file `"));
         }
         spoil(&pack, |bytes| bytes[at] ^= 1);
     }
-    assert!(lab.check(&repository).damaged.is_empty());
+    assert!(check(&repository).damaged.is_empty());
 }
 
 #[test]
@@ -77,9 +85,16 @@ fn a_truncated_or_missing_pack_is_found_without_reading_data_and_nothing_is_prun
     for file in ["one.bin", "two.bin", "three.txt"] {
         assert!(needed_by(&health).contains(file), "{health:?}");
     }
-    assert!(repository.prune(Thrift::default(), &mut |_, _| {}).unwrap_err().cause.unwrap().contains("is missing"));
+    assert!(
+        repository
+            .prune(Thrift::default(), &mut |_, _| {})
+            .unwrap_err()
+            .cause
+            .unwrap()
+            .contains("is missing")
+    );
     std::fs::write(&pack, whole).unwrap();
-    assert!(lab.check(&repository).damaged.is_empty());
+    assert!(check(&repository).damaged.is_empty());
 }
 
 #[test]
@@ -88,8 +103,16 @@ fn a_damaged_folder_is_named_and_stops_a_prune() {
     spoil(&tree_pack(&lab), |bytes| bytes[40] ^= 0x80);
     let health = repository.check(ReadData::Nothing, &|_, _| {}).unwrap();
     assert!(needed_by(&health).contains(&format!("{} /", id.short())), "{health:?}");
-    assert!(repository.prune(Thrift::default(), &mut |_, _| {}).unwrap_err().what.contains("nothing is removed"));
-    assert!(repository.read(id).unwrap().restore(&lab.path("out"), &How::default(), &Progress::default()).is_err());
+    assert!(
+        repository.prune(Thrift::default(), &mut |_, _| {}).unwrap_err().what.contains("nothing is removed")
+    );
+    assert!(
+        repository
+            .read(id)
+            .unwrap()
+            .restore(&lab.path("out"), &How::default(), &Progress::default())
+            .is_err()
+    );
 }
 
 #[test]
@@ -98,14 +121,18 @@ fn a_lost_index_is_a_clear_fault_and_made_anew_from_the_packs() {
     for file in lab.stored("index") {
         std::fs::remove_file(file).unwrap();
     }
-    let fault = repository.read(id).unwrap().restore(&lab.path("out"), &How::default(), &Progress::default()).unwrap_err();
+    let fault = repository
+        .read(id)
+        .unwrap()
+        .restore(&lab.path("out"), &How::default(), &Progress::default())
+        .unwrap_err();
     assert!(fault.cause.unwrap().contains("no index names the tree blob"));
     let health = repository.check(ReadData::Nothing, &|_, _| {}).unwrap();
     assert!(!health.damaged.is_empty() && health.packs_unnamed == 2, "{health:?}");
     assert!(repository.prune(Thrift::default(), &mut |_, _| {}).is_err());
     assert_eq!(lab.stored("data").len(), 2);
     assert!(repository.rebuild_index().unwrap().is_empty());
-    assert!(lab.check(&repository).damaged.is_empty());
+    assert!(check(&repository).damaged.is_empty());
     lab.restic(&["check", "--read-data"]);
 }
 
@@ -122,8 +149,11 @@ fn every_other_damaged_file_is_a_clear_fault() {
                 assert!(fault.what.contains("damaged"), "{folder} {length}: {fault}");
                 continue;
             }
-            let health = lab.check(&opened.unwrap());
-            assert!(health.damaged.iter().any(|damage| damage.object.starts_with(folder)), "{folder} {length}");
+            let health = check(&opened.unwrap());
+            assert!(
+                health.damaged.iter().any(|damage| damage.object.starts_with(folder)),
+                "{folder} {length}"
+            );
         }
     }
 }
@@ -135,7 +165,7 @@ fn what_an_unfinished_backup_leaves_harms_nothing_and_goes_with_a_prune() {
     drop(lab.sealed(&repository, lab.spec()).unwrap());
     assert_eq!(repository.snapshots().unwrap().whole.len(), 1);
     assert_eq!(lab.stored("data").len(), 4);
-    assert!(lab.check(&repository).damaged.is_empty());
+    assert!(check(&repository).damaged.is_empty());
     std::fs::remove_file(lab.stored("index").pop().unwrap()).unwrap();
     repository.rebuild_index().unwrap();
     let done = repository.prune(Thrift { max_unused: 0.0, join_small: false }, &mut |_, _| {}).unwrap();

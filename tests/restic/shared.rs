@@ -18,7 +18,8 @@ fn restic_keeps_away_while_we_hold_a_lock_and_we_while_it_does() {
     assert!(lab.stored("locks").is_empty());
     // restic that is fed by a pipe holds its lock as long as the pipe is open.
     let mut command = lab.restic_command(&["backup", "--stdin"]);
-    let mut child = command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut child =
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap();
     crate::support::wait_until("restic's lock", || !repository.locks().unwrap().is_empty());
     let info = repository.locks().unwrap().remove(0).1;
     assert_eq!((info.pid, info.exclusive), (i32::try_from(child.id()).unwrap(), false));
@@ -37,7 +38,8 @@ fn the_lock_of_a_dead_process_holds_nobody_up() {
     lab.write("src/a", b"a");
     let repository = lab.init();
     let mut command = lab.restic_command(&["backup", "--stdin"]);
-    let mut child = command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut child =
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap();
     crate::support::wait_until("restic's lock", || !repository.locks().unwrap().is_empty());
     assert_eq!(repository.unlock(false).unwrap(), 0);
     child.kill().unwrap();

@@ -12,9 +12,9 @@ fn restic_backs_up(lab: &Lab, init: &[&str], backup: &[&str]) -> (Repository, Id
 }
 
 fn is_whole_and_restores(lab: &Lab, repository: &Repository, id: Id) {
-    let health = lab.check(repository);
+    let health = check(repository);
     assert!(health.damaged.is_empty(), "{:?}", health.damaged);
-    assert_eq!(health.packs_read as usize, health.packs);
+    assert_eq!(health.packs_read, health.packs as u64);
     assert!(health.packs > 1 && health.folders > 5);
     lab.restore(repository, id, "out");
     let src = lab.path("src");
@@ -64,21 +64,14 @@ fn a_repository_of_version_1_is_read_and_never_written() {
 fn our_trees_are_those_of_restic_to_the_byte() {
     let lab = Lab::new();
     let (repository, theirs) = restic_backs_up(&lab, &[], &[]);
-    let ours = lab.sealed(&repository, lab.spec()).unwrap().snapshot().tree;
-    let theirs = repository.read(theirs).unwrap().snapshot().tree;
-    // Folders whose content is cut alike have the same id; with large files the cuts differ.
-    let src = lab.path("src");
-    let id = |tree: Id, path: &str| {
-        let mut spec = lab.spec();
-        spec.parent = None;
-        let listed = repository.snapshots().unwrap().whole;
-        let (snapshot, _) = listed.iter().find(|(_, s)| s.tree == tree).unwrap();
-        repository.read(*snapshot).unwrap().find(&src.join(path)).unwrap().unwrap().subtree
+    let ours = lab.backup(&repository);
+    let tree = |snapshot: Id, path: &str| {
+        let node = repository.read(snapshot).unwrap().find(&lab.path("src").join(path)).unwrap();
+        node.unwrap().subtree.unwrap()
     };
-    lab.sealed(&repository, lab.spec()).unwrap().commit().unwrap();
-    assert_ne!(ours, theirs);
-    for folder in ["deep", "many", "nothing"] {
-        assert_eq!(id(ours, folder), id(theirs, folder), "{folder}");
+    // Large files are cut elsewhere; folders without them have the same id.
+    for folder in ["deep", "many", "nothing", "odd"] {
+        assert_eq!(tree(ours, folder), tree(theirs, folder), "{folder}");
     }
 }
 

@@ -57,7 +57,7 @@ fn restic_forgets_and_prunes_what_we_wrote_and_the_rest_stays_whole() {
     let second = lab.backup(&repository);
     lab.restic(&["forget", &first.to_string(), "--prune", "--max-unused", "0"]);
     lab.restic(&["check", "--read-data"]);
-    assert!(lab.check(&repository).damaged.is_empty());
+    assert!(check(&repository).damaged.is_empty());
     lab.restore(&repository, second, "out");
     let src = lab.path("src");
     assert_eq!(picture(&lab.path("out").join(src.strip_prefix("/").unwrap())), picture(&src));
@@ -102,7 +102,8 @@ fn several_sources_and_streams_make_one_snapshot_with_a_manifest() {
     for id in [first, second] {
         let out = lab.path(&format!("out-{}", id.short()));
         lab.restic(&["restore", &id.to_string(), "--target", out.to_str().unwrap()]);
-        let sums = Command::new("sha256sum").args(["--check", "SHA256SUMS"]).current_dir(&out).output().unwrap();
+        let sums =
+            Command::new("sha256sum").args(["--check", "SHA256SUMS"]).current_dir(&out).output().unwrap();
         let said = String::from_utf8_lossy(&sums.stdout);
         assert!(sums.status.success() && said.lines().count() == 4, "{said}");
         assert!(said.contains("web/site/large: OK") && said.contains("web/db.dump: OK"), "{said}");
@@ -220,8 +221,8 @@ fn a_restore_goes_on_where_it_stopped_and_replaces_what_is_different() {
 #[test]
 fn zeros_become_holes_when_asked() {
     let lab = Lab::new();
-    lab.write("src/sparse", &[&[0; 3_000_000][..], b"end"].concat());
-    lab.write("src/zeros", &[0; 1_000_000]);
+    lab.write("src/sparse", &zeros(3_000_000, b"end"));
+    lab.write("src/zeros", &zeros(1_000_000, b""));
     let repository = lab.init();
     let id = lab.backup(&repository);
     let how = How { from: Some(lab.path("src")), sparse: true, ..How::default() };
@@ -235,23 +236,27 @@ fn zeros_become_holes_when_asked() {
 
 #[test]
 fn devices_come_back_only_when_asked() {
-    if !crate::snapshot::is_root() {
-        // Only root can make one.
-        return;
-    }
     let lab = Lab::new();
-    lab.write("src/file", b"");
-    let null = rustix::fs::makedev(1, 3);
-    let mode = rustix::fs::Mode::from_raw_mode(0o666);
-    let kind = rustix::fs::FileType::CharacterDevice;
-    rustix::fs::mknodat(rustix::fs::CWD, lab.path("src/null"), kind, mode, null).unwrap();
     let repository = lab.init();
-    let id = lab.backup(&repository);
-    let how = How { from: Some(lab.path("src")), ..How::default() };
-    let without = repository.read(id).unwrap().restore(&lab.path("without"), &how, &Progress::default()).unwrap();
+    let mut archive = repository.begin(lab.spec()).unwrap();
+    let null = |inside: &Path, _: NodeKind| inside == Path::new("") || inside == Path::new("null");
+    archive.folder(Path::new("dev"), Path::new("/dev"), &null).unwrap();
+    let id = archive.seal().unwrap().commit().unwrap();
+    lab.restic(&["check", "--read-data"]);
+    let opened = repository.read(id).unwrap();
+    let how = How { from: Some("dev".into()), ..How::default() };
+    let without = opened.restore(&lab.path("without"), &how, &Progress::default()).unwrap();
     assert_eq!(without.devices_left_out, 1);
     assert!(!lab.path("without/null").exists());
-    lab.restore(&repository, id, "out");
-    let src = lab.path("src");
-    assert_eq!(picture(&lab.path("out").join(src.strip_prefix("/").unwrap())), picture(&src));
+    let asked = How { devices: true, owners: crate::snapshot::is_root(), ..how };
+    let done = opened.restore(&lab.path("out"), &asked, &Progress::default());
+    if crate::snapshot::is_root() {
+        done.unwrap();
+        let now = picture(&lab.path("out"));
+        let meta = std::fs::symlink_metadata("/dev/null").unwrap();
+        assert!(now[Path::new("null")].ends_with(&format!(" device {:x}", meta.rdev())), "{now:?}");
+        assert!(now[Path::new("null")].starts_with(&format!("{:o} ", meta.mode())), "{now:?}");
+    } else {
+        assert!(done.unwrap_err().place.unwrap().ends_with("out/null"));
+    }
 }

@@ -137,12 +137,12 @@ impl Archive {
             None => None,
             Some(id) => Some(super::read_snapshot(store, id)?.tree),
         };
-        let index = Arc::new(store.index()?);
-        let mut parent =
-            Parent { store: Arc::clone(store), index: Arc::clone(&index), root, digests: None };
+        let index = Arc::new(store.trusted_index()?);
+        let mut parent = Parent { store: Arc::clone(store), index: Arc::clone(&index), root, digests: None };
         if let Some(path) = &spec.manifest {
             let known = steps(path)?;
-            parent.digests = Some(parent.at(&known).map(|node| digests(store, &index, &node)).unwrap_or_default());
+            parent.digests =
+                Some(parent.at(&known).map(|node| digests(store, &index, &node)).unwrap_or_default());
         }
         let layout = Layout::new(b"", spec.time.into(), getuid().as_raw(), getgid().as_raw());
         Ok(Self {
@@ -209,7 +209,7 @@ impl Archive {
                 scope.spawn(|| crew.work());
             }
             scope.spawn(|| {
-                walk.run(&source, &name, &meta, before);
+                walk.run(&source, &name, &meta, before.as_ref());
                 crew.close();
             });
             if let Err(fault) = builder.build(receiver) {
@@ -246,8 +246,11 @@ impl Archive {
             for _ in 1..crew::size() {
                 scope.spawn(|| crew.work());
             }
-            let mut sink =
-                Sink { intake: Intake::new(&crew, Arc::clone(&job)), scratch: Scratch::default(), fault: None };
+            let mut sink = Sink {
+                intake: Intake::new(&crew, Arc::clone(&job)),
+                scratch: Scratch::default(),
+                fault: None,
+            };
             let written = write(&mut sink);
             // A fault of the store reaches the writer as an I/O error only; here is the whole of it.
             let done = sink.fault.take().map_or(written, Err).and_then(|()| {
@@ -290,7 +293,9 @@ impl Archive {
     /// Errors (4): it cannot be stored; 2 when there is nothing in it.
     pub fn seal(mut self) -> Result<Sealed, Fault> {
         if self.root.entries.is_empty() {
-            return Err(Fault::usage("there is nothing to back up").help("name at least one source with content"));
+            return Err(
+                Fault::usage("there is nothing to back up").help("name at least one source with content")
+            );
         }
         self.keep_manifest()?;
         let mut scratch = Scratch::default();
@@ -346,7 +351,7 @@ impl Archive {
             data_blobs: i64::try_from(stored.data_blobs).unwrap_or(i64::MAX),
             tree_blobs: i64::try_from(stored.tree_blobs).unwrap_or(i64::MAX),
             data_added: stored.plain_bytes,
-            data_added_packed: stored.stored_bytes,
+            data_added_packed: stored.sealed_bytes,
             total_files_processed: read(&self.progress.files),
             total_bytes_processed: read(&self.progress.bytes),
         };
@@ -384,8 +389,7 @@ impl Archive {
         let mut above = source.parent();
         let mut alike = true;
         for step in place.iter().rev().skip(1) {
-            let mut folder =
-                Layout::new(step, self.spec.time.into(), getuid().as_raw(), getgid().as_raw());
+            let mut folder = Layout::new(step, self.spec.time.into(), getuid().as_raw(), getgid().as_raw());
             alike &= above.and_then(Path::file_name).is_some_and(|name| name.as_bytes() == step);
             if let Some(path) = above.filter(|_| alike)
                 && let Ok(meta) = fs::symlink_metadata(path)

@@ -54,7 +54,7 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config => f.write_str("config"),
-            Self::File(Kind::Pack, id) => write!(f, "data/{:.2}/{id}", id),
+            Self::File(Kind::Pack, id) => write!(f, "data/{id:.2}/{id}"),
             Self::File(kind, id) => write!(f, "{}/{id}", kind.folder()),
         }
     }
@@ -85,6 +85,9 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Writes a whole file of these parts. When this returns, the file is durable; before, nobody sees
     /// any of it. A file that is already there keeps its content.
     fn put(&self, name: Name, parts: &[&[u8]]) -> Result<(), Fault>;
+
+    /// Removes what interrupted writes left behind; called only while nobody else writes.
+    fn sweep(&self) -> Result<(), Fault>;
 
     /// Removes a file; fine when it is not there.
     fn remove(&self, name: Name) -> Result<(), Fault>;

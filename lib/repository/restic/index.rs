@@ -202,8 +202,10 @@ mod tests {
 
     #[test]
     fn an_index_is_read_as_it_is_written() {
-        let packs =
-            vec![(Id::of(b"p"), vec![blob(BlobKind::Data, b"a"), Blob { uncompressed: 7, ..blob(BlobKind::Tree, b"b") }])];
+        let packs = vec![(
+            Id::of(b"p"),
+            vec![blob(BlobKind::Data, b"a"), Blob { uncompressed: 7, ..blob(BlobKind::Tree, b"b") }],
+        )];
         let json = to_json(&packs, &[]).unwrap();
         let text = String::from_utf8(json.clone()).unwrap();
         assert!(text.starts_with("{\"packs\":[{\"id\":\""), "{text}");
@@ -217,7 +219,9 @@ mod tests {
     #[test]
     fn no_index_makes_the_reader_believe_nonsense() {
         let id = Id::of(b"x");
-        let with = |blob: &str| format!("{{\"packs\":[{{\"id\":\"{id}\",\"blobs\":[{{\"id\":\"{id}\",{blob}}}]}}]}}");
+        let with = |blob: &str| {
+            format!("{{\"packs\":[{{\"id\":\"{id}\",\"blobs\":[{{\"id\":\"{id}\",{blob}}}]}}]}}")
+        };
         assert!(parse(with("\"type\":\"data\",\"offset\":0,\"length\":32").as_bytes()).is_ok());
         for wrong in [
             "\"type\":\"data\",\"offset\":0,\"length\":31",

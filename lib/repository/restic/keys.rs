@@ -136,7 +136,9 @@ pub(super) fn open(backend: &dyn Backend, passphrase: &Passphrase) -> Result<(Id
     }
     let mut unusable = None;
     for id in ids.into_iter().take(MAX_KEYS) {
-        match read(backend, id).and_then(|file| unlock(&file, passphrase).map_err(|why| bad(backend, id, why))) {
+        match read(backend, id)
+            .and_then(|file| unlock(&file, passphrase).map_err(|why| bad(backend, id, why)))
+        {
             Ok(Some(key)) => return Ok((id, key)),
             Ok(None) => {}
             Err(fault) => unusable = Some(fault),

@@ -181,12 +181,15 @@ impl Shared {
                 return;
             }
             // A failure is tried again in five minutes; `still_holds` counts how long it lasts.
-            if let Ok(new) = write(&self.store, self.exclusive) {
-                let old = std::mem::replace(&mut state.id, new);
-                state.refreshed = world::uptime();
-                let _ = self.store.backend.remove(Name::File(Kind::Lock, old));
-            }
+            let _ = self.refresh(&mut state);
         }
+    }
+
+    /// Writes the lock anew, then removes the old one.
+    fn refresh(&self, state: &mut State) -> Result<(), Fault> {
+        let old = std::mem::replace(&mut state.id, write(&self.store, self.exclusive)?);
+        state.refreshed = world::uptime();
+        self.store.backend.remove(Name::File(Kind::Lock, old))
     }
 }
 
@@ -259,6 +262,45 @@ pub(super) fn unlock(store: &Store, all: bool) -> Result<usize, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn store(folder: &std::path::Path) -> Arc<Store> {
+        let backend = Arc::new(super::super::Local::new(folder));
+        Arc::new(Store { backend, key: super::super::crypto::Key::random().unwrap(), version: 2 })
+    }
+
+    #[test]
+    fn a_lock_is_refreshed_and_doubted_when_it_could_not_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        let held = Held::new(&store, true).unwrap();
+        let before = list(&store).unwrap();
+        held.shared.refresh(&mut lock(&held.shared.state)).unwrap();
+        let after = list(&store).unwrap();
+        assert_eq!((before.len(), after.len()), (1, 1));
+        assert!(after[0].0 != before[0].0 && after[0].1.time > before[0].1.time && after[0].1.exclusive);
+        held.still_holds().unwrap();
+        if let Some(long_ago) = world::uptime().checked_sub(DOUBTFUL + Duration::from_secs(1)) {
+            lock(&held.shared.state).refreshed = long_ago;
+            assert!(held.still_holds().unwrap_err().cause.unwrap().contains("25 minutes"));
+        }
+        drop(held);
+        assert!(list(&store).unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_exclusive_lock_goes_with_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        let shared = [Held::new(&store, false).unwrap(), Held::new(&store, false).unwrap()];
+        assert!(Held::new(&store, true).is_err());
+        drop(shared);
+        let _alone = Held::new(&store, true).unwrap();
+        let refused = Held::new(&store, false).unwrap_err();
+        assert!(
+            refused.cause.unwrap().contains(&format!("held exclusively by process {}", std::process::id()))
+        );
+        assert_eq!(list(&store).unwrap().len(), 1);
+    }
 
     #[test]
     fn a_lock_is_stale_when_it_is_old_or_its_process_is_gone() {

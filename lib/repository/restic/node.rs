@@ -101,7 +101,10 @@ pub mod mode {
             NodeKind::Socket => 1 << 24,
         };
         let special = [(0o4000, SETUID), (0o2000, SETGID), (0o1000, STICKY)];
-        special.iter().filter(|(unix, _)| bits & unix != 0).fold(kind | bits & 0o777, |mode, (_, go)| mode | go)
+        special
+            .iter()
+            .filter(|(unix, _)| bits & unix != 0)
+            .fold(kind | bits & 0o777, |mode, (_, go)| mode | go)
     }
 
     /// The twelve lower bits of `st_mode`.
@@ -392,7 +395,12 @@ mod tests {
 
     #[test]
     fn links_that_are_no_text_come_back() {
-        let node = Node { name: b"l".to_vec(), kind: NodeKind::Symlink, linktarget: b"a\xffb".to_vec(), ..Node::default() };
+        let node = Node {
+            name: b"l".to_vec(),
+            kind: NodeKind::Symlink,
+            linktarget: b"a\xffb".to_vec(),
+            ..Node::default()
+        };
         let mut json = String::new();
         node.write(&mut json);
         assert!(json.contains("\"linktarget\":\"a\u{fffd}b\",\"linktarget_raw\":\"Yf9i\""), "{json}");
@@ -405,7 +413,9 @@ mod tests {
             let json = FIFO.replace("\"name\":\"fifo\"", &format!("\"name\":\"{name}\""));
             assert!(serde_json::from_str::<Node>(&json).is_err(), "{name}");
         }
-        assert!(serde_json::from_str::<Node>(&FIFO.replace("\"type\":\"fifo\"", "\"type\":\"door\"")).is_err());
+        assert!(
+            serde_json::from_str::<Node>(&FIFO.replace("\"type\":\"fifo\"", "\"type\":\"door\"")).is_err()
+        );
         assert!(serde_json::from_str::<Node>("{\"name\":\"x\"}").is_err());
     }
 }

@@ -82,18 +82,25 @@ impl Opened {
                 fault.cause(format!("{cause} (for {})", shown()))
             })?;
             size += scratch.plain.len() as u64;
-            out.write_all(&scratch.plain)
-                .map_err(|e| Fault::infrastructure("the bytes of a file cannot be written").place(shown()).cause(e))?;
+            out.write_all(&scratch.plain).map_err(|e| {
+                Fault::infrastructure("the bytes of a file cannot be written").place(shown()).cause(e)
+            })?;
         }
         Ok(size)
     }
 }
 
 /// The entries of one folder.
-pub(super) fn entries(store: &Store, index: &Index, tree: Id, scratch: &mut Scratch) -> Result<Vec<Node>, Fault> {
+pub(super) fn entries(
+    store: &Store,
+    index: &Index,
+    tree: Id,
+    scratch: &mut Scratch,
+) -> Result<Vec<Node>, Fault> {
     store.blob(index, BlobKind::Tree, &tree, scratch)?;
     tree::parse(&scratch.plain).map_err(|why| {
-        let place = index.find(BlobKind::Tree, &tree).map_or(Name::Config, |p| Name::File(Kind::Pack, p.pack));
+        let place =
+            index.find(BlobKind::Tree, &tree).map_or(Name::Config, |p| Name::File(Kind::Pack, p.pack));
         backend::damaged(&*store.backend, place, format!("the tree blob {tree}: {why}"))
     })
 }
@@ -136,14 +143,15 @@ pub(super) fn walk(
     Ok(())
 }
 
+/// Hears a tree's id and its entries, or why it cannot be read.
+type SeeTree<'a> = &'a mut dyn FnMut(Id, Result<&[Node], Fault>) -> Result<(), Fault>;
+
 /// Shows every folder's entries below some trees, each tree once however often it is used.
-///
-/// `see` gets the tree's id and its entries, or why it cannot be read.
 pub(super) fn each_tree(
     store: &Store,
     index: &Index,
     roots: impl IntoIterator<Item = Id>,
-    see: &mut dyn FnMut(Id, Result<&[Node], Fault>) -> Result<(), Fault>,
+    see: SeeTree<'_>,
 ) -> Result<(), Fault> {
     let mut scratch = Scratch::default();
     let mut waiting: Vec<Id> = roots.into_iter().collect();

@@ -7,6 +7,9 @@
 use super::crypto::OVERHEAD;
 use super::id::Id;
 
+/// [`OVERHEAD`], as lengths are counted here.
+const SEALING: u32 = 32;
+const _: () = assert!(SEALING as usize == OVERHEAD);
 /// A pack is written when it has at least this many bytes.
 pub(super) const TARGET: usize = 16 * 1024 * 1024;
 /// The longest blob that is believed, in bytes: eight times the longest that restic or we cut.
@@ -61,7 +64,7 @@ impl Blob {
     /// Its plain length in bytes.
     pub fn plain_length(&self) -> u32 {
         // A length below the overhead was refused when the blob was read.
-        if self.uncompressed == 0 { self.length.saturating_sub(OVERHEAD as u32) } else { self.uncompressed }
+        if self.uncompressed == 0 { self.length.saturating_sub(SEALING) } else { self.uncompressed }
     }
 
     /// Whether its lengths make sense.

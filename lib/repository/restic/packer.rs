@@ -20,7 +20,7 @@ pub(super) struct Packer {
     index: Arc<Index>,
     data: Mutex<Open>,
     trees: Mutex<Open>,
-    written: Mutex<Written>,
+    done: Mutex<Done>,
     counts: Counts,
     /// Whether index files are written on the way.
     naming: bool,
@@ -34,7 +34,7 @@ struct Open {
 }
 
 #[derive(Debug, Default)]
-struct Written {
+struct Done {
     /// Packs that no index file names yet.
     unnamed: Vec<Packed>,
     blobs: usize,
@@ -48,7 +48,7 @@ struct Counts {
     data_blobs: AtomicU64,
     tree_blobs: AtomicU64,
     plain_bytes: AtomicU64,
-    stored_bytes: AtomicU64,
+    sealed_bytes: AtomicU64,
 }
 
 /// What was stored, in numbers.
@@ -57,7 +57,7 @@ pub(super) struct Stored {
     pub(super) data_blobs: u64,
     pub(super) tree_blobs: u64,
     pub(super) plain_bytes: u64,
-    pub(super) stored_bytes: u64,
+    pub(super) sealed_bytes: u64,
 }
 
 /// The files that were written.
@@ -74,7 +74,7 @@ impl Packer {
             index,
             data: Mutex::default(),
             trees: Mutex::default(),
-            written: Mutex::default(),
+            done: Mutex::default(),
             counts: Counts::default(),
             naming: true,
         }
@@ -103,11 +103,10 @@ impl Packer {
     }
 
     fn count(&self, kind: BlobKind, plain: usize, stored: usize) {
-        let blobs =
-            if kind == BlobKind::Data { &self.counts.data_blobs } else { &self.counts.tree_blobs };
+        let blobs = if kind == BlobKind::Data { &self.counts.data_blobs } else { &self.counts.tree_blobs };
         blobs.fetch_add(1, Ordering::Relaxed);
         self.counts.plain_bytes.fetch_add(plain as u64, Ordering::Relaxed);
-        self.counts.stored_bytes.fetch_add(stored as u64, Ordering::Relaxed);
+        self.counts.sealed_bytes.fetch_add(stored as u64, Ordering::Relaxed);
     }
 
     fn append(&self, sealed: &[u8], mut blob: Blob) -> Result<(), Fault> {
@@ -144,7 +143,7 @@ impl Packer {
         // Only now: whoever finds a blob in the index may read it.
         self.index.add(id, &full.blobs);
         let ripe = {
-            let mut written = lock(&self.written);
+            let mut written = lock(&self.done);
             written.packs.push(id);
             written.blobs += full.blobs.len();
             written.unnamed.push((id, full.blobs));
@@ -164,7 +163,7 @@ impl Packer {
         let json = index::to_json(packs, &[])
             .map_err(|e| Fault::infrastructure("an index cannot be written").cause(e))?;
         let id = self.store.save(Kind::Index, &json)?;
-        lock(&self.written).indexes.push(id);
+        lock(&self.done).indexes.push(id);
         Ok(())
     }
 
@@ -175,7 +174,7 @@ impl Packer {
             self.write(rest)?;
         }
         let rest = {
-            let mut written = lock(&self.written);
+            let mut written = lock(&self.done);
             written.blobs = 0;
             std::mem::take(&mut written.unnamed)
         };
@@ -188,7 +187,7 @@ impl Packer {
             let rest = std::mem::take(&mut *lock(open));
             self.write(rest)?;
         }
-        Ok(std::mem::take(&mut lock(&self.written).unnamed))
+        Ok(std::mem::take(&mut lock(&self.done).unnamed))
     }
 
     /// What was stored so far.
@@ -198,13 +197,13 @@ impl Packer {
             data_blobs: read(&self.counts.data_blobs),
             tree_blobs: read(&self.counts.tree_blobs),
             plain_bytes: read(&self.counts.plain_bytes),
-            stored_bytes: read(&self.counts.stored_bytes),
+            sealed_bytes: read(&self.counts.sealed_bytes),
         }
     }
 
     /// The files that were written so far.
     pub(super) fn files(&self) -> Files {
-        let written = lock(&self.written);
+        let written = lock(&self.done);
         Files { packs: written.packs.clone(), indexes: written.indexes.clone() }
     }
 }

@@ -55,7 +55,9 @@ mod tests {
 
     #[test]
     fn the_first_name_of_a_number_counts() {
-        let names = parse("root:x:0:0:root:/root:/bin/sh\ntoor:x:0:0::/:\n# a word\nbroken:x:y\nshop:x:1000:1000::/:/bin/sh\n");
+        let names = parse(
+            "root:x:0:0:root:/root:/bin/sh\ntoor:x:0:0::/:\n# a word\nbroken:x:y\nshop:x:1000:1000::/:/bin/sh\n",
+        );
         assert_eq!(names.get(&0).unwrap(), "root");
         assert_eq!(names.get(&1000).unwrap(), "shop");
         assert_eq!(names.len(), 2);

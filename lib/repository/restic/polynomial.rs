@@ -27,7 +27,7 @@ pub(super) fn irreducible(polynomial: u64) -> bool {
         return false;
     }
     // x divides what has no constant term, x + 1 what has an even number of terms.
-    if polynomial & 1 == 0 || polynomial.count_ones() % 2 == 0 {
+    if polynomial & 1 == 0 || polynomial.count_ones().is_multiple_of(2) {
         return false;
     }
     let mut power = 2;

@@ -110,6 +110,24 @@ impl Repository {
         Ok(())
     }
 
+    /// Gives a snapshot other tags; it gets another id by that, and remembers its first one.
+    ///
+    /// Errors: refused (5) while somebody else uses the repository, and for version 1; 4 when the
+    /// snapshot is missing or damaged.
+    pub fn retag(&self, id: Id, tags: Vec<String>) -> Result<Id, Fault> {
+        self.store.must_be_writable()?;
+        let held = Held::new(&self.store, true)?;
+        let mut snapshot = super::read_snapshot(&self.store, id)?;
+        snapshot.tags = tags;
+        snapshot.original.get_or_insert(id);
+        let json = serde_json::to_vec(&snapshot)
+            .map_err(|e| Fault::infrastructure("a snapshot cannot be written").cause(e))?;
+        let new = self.store.save(Kind::Snapshot, &json)?;
+        held.still_holds()?;
+        self.store.backend.remove(Name::File(Kind::Snapshot, id))?;
+        Ok(new)
+    }
+
     /// What [`Repository::prune`] would do.
     ///
     /// Errors: as there.
@@ -212,7 +230,7 @@ impl Repository {
             store.backend.remove(Name::File(Kind::Pack, *id))?;
             seen(plan.rewrite.len() + done + 1, all);
         }
-        Ok(())
+        store.backend.sweep()
     }
 }
 
@@ -268,7 +286,8 @@ impl State {
         let mut missing = used.clone();
         for (_, id) in order {
             if let Some(pack) = self.packs.get_mut(&id) {
-                pack.needed = pack.blobs.iter().filter(|b| missing.remove(&(b.kind, b.id))).copied().collect();
+                pack.needed =
+                    pack.blobs.iter().filter(|b| missing.remove(&(b.kind, b.id))).copied().collect();
             }
         }
         match missing.into_iter().next() {
@@ -295,7 +314,11 @@ fn plan(state: &State, thrift: Thrift) -> Pruning {
     }
     plan.used_bytes = candidates.iter().map(|(_, pack)| pack.needed_bytes()).sum();
     plan.unused_bytes = candidates.iter().map(|(_, pack)| pack.unused_bytes()).sum();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a count of bytes")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a count of bytes"
+    )]
     let allowed = (thrift.max_unused.clamp(0.0, 1.0) * plan.used_bytes as f64) as u64;
     let small = candidates.iter().filter(|(_, pack)| pack.length < SMALL).count();
     let join = thrift.join_small && small >= MANY_SMALL;

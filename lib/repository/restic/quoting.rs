@@ -139,7 +139,8 @@ mod tests {
 
     #[test]
     fn nonsense_is_not_taken_for_a_name() {
-        for wrong in ["a\"", "a\\", "\\q", "\\x4", "\\xzz", "\\ud800", "\\U00110000", "\\777", "a\nb", "\\'"] {
+        for wrong in ["a\"", "a\\", "\\q", "\\x4", "\\xzz", "\\ud800", "\\U00110000", "\\777", "a\nb", "\\'"]
+        {
             assert_eq!(unquote(wrong), None, "{wrong}");
         }
     }

@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
 
 use super::archiver::Progress;
 use super::id::Id;
@@ -24,6 +23,7 @@ use plan::Plan;
 use target::Target;
 
 /// What is restored, and how.
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 #[derive(Clone, Debug, Default)]
 pub struct How {
     /// Only this folder's content, or this file, put directly into the target.
@@ -45,7 +45,7 @@ pub struct How {
 pub struct Restored {
     /// Files that are there now.
     pub files: u64,
-    /// Their bytes.
+    /// Their bytes; a file with several names counts once.
     pub bytes: u64,
     /// Files of these that were there already, compared byte for byte.
     pub kept: u64,
@@ -80,8 +80,8 @@ impl Opened {
         }
         target.sync()?;
         Ok(Restored {
-            files: progress.files.load(Ordering::Relaxed),
-            bytes: progress.bytes.load(Ordering::Relaxed),
+            files: (plan.files.len() + plan.links.len()) as u64,
+            bytes: plan.files.iter().map(|file| file.size).sum(),
             kept: plan.kept,
             devices_left_out: plan.devices_left_out,
             warnings: std::mem::take(&mut *lock(&notes.warnings)),

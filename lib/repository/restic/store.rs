@@ -1,5 +1,6 @@
 //! The encrypted files of an opened repository: JSON files whole, packs blob by blob.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::backend::{self, Backend, Kind, Name};
@@ -65,8 +66,7 @@ impl Store {
     /// One index file.
     pub(super) fn load_index(&self, id: Id) -> Result<Vec<Packed>, Fault> {
         let json = self.load(Kind::Index, id)?;
-        index::parse(&json)
-            .map_err(|why| backend::damaged(&*self.backend, Name::File(Kind::Index, id), why))
+        index::parse(&json).map_err(|why| backend::damaged(&*self.backend, Name::File(Kind::Index, id), why))
     }
 
     /// Everything that the index files say.
@@ -75,6 +75,31 @@ impl Store {
         for (id, _) in self.backend.list(Kind::Index)? {
             for (pack, blobs) in self.load_index(id)? {
                 whole.add(pack, &blobs);
+            }
+        }
+        Ok(whole)
+    }
+
+    /// The same without packs that are not there or have another length: what is lost is stored anew
+    /// by the next backup.
+    pub(super) fn trusted_index(&self) -> Result<Index, Fault> {
+        let mut packs: HashMap<Id, Vec<Blob>> = HashMap::new();
+        for (id, _) in self.backend.list(Kind::Index)? {
+            for (pack, blobs) in self.load_index(id)? {
+                let all = packs.entry(pack).or_default();
+                if all.is_empty() {
+                    *all = blobs;
+                    continue;
+                }
+                all.extend(blobs);
+                all.sort_by_key(|blob| (blob.offset, blob.id));
+                all.dedup();
+            }
+        }
+        let whole = Index::default();
+        for (id, length) in self.backend.list(Kind::Pack)? {
+            if let Some(blobs) = packs.get(&id).filter(|blobs| pack::whole_length(blobs) == length) {
+                whole.add(id, blobs);
             }
         }
         Ok(whole)
@@ -115,7 +140,12 @@ impl Store {
     /// Decrypts, decompresses and verifies one blob into `scratch.plain`.
     ///
     /// Errors: what is wrong with it.
-    pub(super) fn open_blob(&self, sealed: &[u8], blob: &Blob, scratch: &mut Scratch) -> Result<(), &'static str> {
+    pub(super) fn open_blob(
+        &self,
+        sealed: &[u8],
+        blob: &Blob,
+        scratch: &mut Scratch,
+    ) -> Result<(), &'static str> {
         let first = if blob.uncompressed == 0 { &mut scratch.plain } else { &mut scratch.packed };
         self.key.decrypt(sealed, first).ok_or("it is not what was written")?;
         if blob.uncompressed != 0 {
@@ -133,18 +163,25 @@ impl Store {
         let Place { pack, blob } = place;
         let name = Name::File(Kind::Pack, *pack);
         let mut sealed = std::mem::take(&mut scratch.read);
-        let read = self.backend.read(name, blob.offset.into(), blob.length as usize, &mut sealed).and_then(|()| {
-            self.open_blob(&sealed, blob, scratch).map_err(|why| {
-                let why = format!("the {} blob {}: {why}", blob.kind.word(), blob.id);
-                backend::damaged(&*self.backend, name, why)
-            })
-        });
+        let read =
+            self.backend.read(name, blob.offset.into(), blob.length as usize, &mut sealed).and_then(|()| {
+                self.open_blob(&sealed, blob, scratch).map_err(|why| {
+                    let why = format!("the {} blob {}: {why}", blob.kind.word(), blob.id);
+                    backend::damaged(&*self.backend, name, why)
+                })
+            });
         scratch.read = sealed;
         read
     }
 
     /// Finds, reads and verifies one blob into `scratch.plain`.
-    pub(super) fn blob(&self, index: &Index, kind: BlobKind, id: &Id, scratch: &mut Scratch) -> Result<(), Fault> {
+    pub(super) fn blob(
+        &self,
+        index: &Index,
+        kind: BlobKind,
+        id: &Id,
+        scratch: &mut Scratch,
+    ) -> Result<(), Fault> {
         let place = index.find(kind, id).ok_or_else(|| self.unknown(kind, id))?;
         self.read_blob(&place, scratch)
     }
@@ -180,7 +217,8 @@ pub(super) fn seal_blob(
     scratch: &mut Scratch,
 ) -> Result<Blob, Fault> {
     let too_long = || Fault::infrastructure("a blob is too long").cause(format!("{} bytes", plain.len()));
-    let length = u32::try_from(plain.len()).ok().filter(|length| *length <= kind.most()).ok_or_else(too_long)?;
+    let length =
+        u32::try_from(plain.len()).ok().filter(|length| *length <= kind.most()).ok_or_else(too_long)?;
     codec::compress(plain, &mut scratch.packed).map_err(|e| Fault::infrastructure("zstd failed").cause(e))?;
     scratch.sealed.clear();
     let smaller = scratch.packed.len() < plain.len();

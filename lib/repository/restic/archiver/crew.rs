@@ -303,7 +303,7 @@ impl<'a> Crew<'a> {
             return Err(interrupted());
         }
         // What goes wrong with the file is for the builder to judge, what goes wrong with the store ends all.
-        match self.open(job) {
+        match open(job) {
             Err(error) => job.fail(error),
             Ok((file, meta)) if meta.len() <= MIN as u64 => self.small(job, &file, small, scratch)?,
             Ok((file, _)) => self.large(job, file, scratch)?,
@@ -312,18 +312,13 @@ impl<'a> Crew<'a> {
         Ok(())
     }
 
-    fn open(&self, job: &Job) -> io::Result<(File, Metadata)> {
-        // Never through a link, and never waiting for a pipe, that took the file's place meanwhile.
-        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&job.path)?;
-        let meta = file.metadata()?;
-        if !meta.is_file() {
-            return Err(io::Error::other("something else took its place"));
-        }
-        Ok((file, meta))
-    }
-
-    fn small(&self, job: &Job, file: &File, buffer: &mut Vec<u8>, scratch: &mut Scratch) -> Result<(), Fault> {
+    fn small(
+        &self,
+        job: &Job,
+        file: &File,
+        buffer: &mut Vec<u8>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Fault> {
         buffer.clear();
         // A file that grows meanwhile is not followed.
         if let Err(error) = file.take(MIN as u64).read_to_end(buffer) {
@@ -331,9 +326,13 @@ impl<'a> Crew<'a> {
             return Ok(());
         }
         let size = buffer.len() as u64;
-        let Some(changed) = self.changed(job, file, size) else { return Ok(()) };
+        let Some(changed) = changed(job, file, size) else { return Ok(()) };
         let mut content = Content { size, changed, ..Content::default() };
-        let id = if buffer.is_empty() { Id::of(b"") } else { self.packer.save(BlobKind::Data, buffer, scratch)? };
+        let id = if buffer.is_empty() {
+            Id::of(b"")
+        } else {
+            self.packer.save(BlobKind::Data, buffer, scratch)?
+        };
         content.sha256 = Some(id);
         if !buffer.is_empty() {
             let at = job.expect_piece();
@@ -342,17 +341,6 @@ impl<'a> Crew<'a> {
         self.progress.bytes.fetch_add(size, Ordering::Relaxed);
         job.end(content);
         Ok(())
-    }
-
-    /// Whether a file is no longer what was seen; none when it cannot be asked.
-    fn changed(&self, job: &Job, file: &File, size: u64) -> Option<bool> {
-        match file.metadata() {
-            Err(error) => {
-                job.fail(error);
-                None
-            }
-            Ok(after) => Some(job.seen != Some(Identity::of(&after)) || after.len() != size),
-        }
     }
 
     fn large(&self, job: &Arc<Job>, mut file: File, scratch: &mut Scratch) -> Result<(), Fault> {
@@ -376,8 +364,30 @@ impl<'a> Crew<'a> {
             left -= read as u64;
             intake.took(read, scratch)?;
         }
-        let Some(changed) = self.changed(job, &file, intake.size) else { return Ok(()) };
+        let Some(changed) = changed(job, &file, intake.size) else { return Ok(()) };
         intake.end(changed, scratch)
+    }
+}
+
+fn open(job: &Job) -> io::Result<(File, Metadata)> {
+    // Never through a link, and never waiting for a pipe, that took the file's place meanwhile.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&job.path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::other("something else took its place"));
+    }
+    Ok((file, meta))
+}
+
+/// Whether a file is no longer what was seen; none when it cannot be asked.
+fn changed(job: &Job, file: &File, size: u64) -> Option<bool> {
+    match file.metadata() {
+        Err(error) => {
+            job.fail(error);
+            None
+        }
+        Ok(after) => Some(job.seen != Some(Identity::of(&after)) || after.len() != size),
     }
 }
 

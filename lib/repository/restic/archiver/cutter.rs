@@ -59,8 +59,7 @@ impl Cutter {
             return None;
         }
         let bytes = &self.buffer[self.start..self.end];
-        let cutter =
-            FastCDC::with_level_and_seed(bytes, MIN, AVERAGE, MAX, Normalization::Level1, self.seed);
+        let cutter = FastCDC::with_level_and_seed(bytes, MIN, AVERAGE, MAX, Normalization::Level1, self.seed);
         let (_, length) = cutter.cut(0, have);
         if length == have && !last && have < MAX {
             self.enough = (have * 2).min(MAX);

@@ -44,7 +44,9 @@ pub(super) fn steps(at: &Path) -> Result<Vec<Vec<u8>>, Fault> {
 }
 
 fn wrong(at: &Path, cause: &str) -> Fault {
-    Fault::usage("nothing can be put at this place of a snapshot").place(at.display().to_string()).cause(cause)
+    Fault::usage("nothing can be put at this place of a snapshot")
+        .place(at.display().to_string())
+        .cause(cause)
 }
 
 impl Layout {

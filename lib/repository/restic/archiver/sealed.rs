@@ -86,7 +86,9 @@ impl Sealed {
         for blob in &blobs {
             let start = blob.offset as usize;
             let sealed = whole.get(start..start + blob.length as usize).ok_or("a blob lies outside")?;
-            self.store.open_blob(sealed, blob, scratch).map_err(|why| format!("the blob {}: {why}", blob.id))?;
+            self.store
+                .open_blob(sealed, blob, scratch)
+                .map_err(|why| format!("the blob {}: {why}", blob.id))?;
             if self.index.find(blob.kind, &blob.id).is_none() {
                 return Err(format!("no index names its blob {}", blob.id));
             }

@@ -86,9 +86,9 @@ struct Frame {
 
 impl Walk<'_, '_> {
     /// Walks it all. What goes wrong is told to the crew.
-    pub(super) fn run(mut self, source: &Path, name: &[u8], meta: &Metadata, before: Option<Node>) {
+    pub(super) fn run(mut self, source: &Path, name: &[u8], meta: &Metadata, before: Option<&Node>) {
         let mut stack = Vec::new();
-        let top = self.entry(source.to_path_buf(), PathBuf::new(), name, meta, before.as_ref());
+        let top = self.entry(source.to_path_buf(), PathBuf::new(), name, meta, before);
         let walked = top.and_then(|frame| {
             stack.extend(frame);
             while let Some(frame) = stack.last_mut() {
@@ -235,7 +235,9 @@ enum Step {
 
 /// Link target and attributes; taken from the parent where the inode did not change since.
 fn complete(node: &mut Node, path: &Path, before: Option<&Node>) -> io::Result<()> {
-    if let Some(before) = before.filter(|b| b.inode == node.inode && b.ctime == node.ctime && b.mtime == node.mtime) {
+    if let Some(before) =
+        before.filter(|b| b.inode == node.inode && b.ctime == node.ctime && b.mtime == node.mtime)
+    {
         node.linktarget.clone_from(&before.linktarget);
         node.attributes.clone_from(&before.attributes);
         return Ok(());

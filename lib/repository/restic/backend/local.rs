@@ -15,6 +15,9 @@ use crate::fault::Fault;
 use crate::repository::restic::id::Id;
 use crate::world::{self, files};
 
+/// What stands in the name of a file that is not whole yet; restic's has it too.
+const TEMPORARY: &str = "-tmp-";
+
 /// A local folder.
 ///
 /// Folders are made with mode 0700 and files with 0400, as restic makes them. A file is written beside
@@ -56,10 +59,9 @@ impl Local {
         self.make(&folder)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         // restic and we pass over names that are not 64 hexadecimal digits.
-        let temporary = folder.join(format!("{name}-tmp-{:016x}", world::unique()));
+        let temporary = folder.join(format!("{name}{TEMPORARY}{:016x}", world::unique()));
         let written = (|| {
-            let mut file =
-                OpenOptions::new().write(true).create_new(true).mode(0o400).open(&temporary)?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&temporary)?;
             for part in parts {
                 file.write_all(part)?;
             }
@@ -177,6 +179,22 @@ impl Backend for Local {
         self.write(&path, parts).map_err(|e| files::unwritable(&path, &e))
     }
 
+    fn sweep(&self) -> Result<(), Fault> {
+        let mut folders: Vec<PathBuf> = Kind::ALL.iter().map(|kind| self.at.join(kind.folder())).collect();
+        folders.push(self.at.clone());
+        folders.extend((0..=255).map(|first| self.at.join(format!("data/{first:02x}"))));
+        for folder in folders {
+            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let name = entry.file_name();
+                let unfinished = name.to_str().and_then(|name| name.split_once(TEMPORARY));
+                if unfinished.is_some_and(|(name, _)| name == "config" || Id::parse(name).is_some()) {
+                    fs::remove_file(entry.path()).map_err(|e| files::unwritable(&entry.path(), &e))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn remove(&self, name: Name) -> Result<(), Fault> {
         let path = self.path(name);
         match fs::remove_file(&path) {
@@ -189,7 +207,9 @@ impl Backend for Local {
 
 fn unreadable(path: &Path, error: &io::Error) -> Fault {
     let help = match error.kind() {
-        io::ErrorKind::NotFound => "another program may have removed it meanwhile; otherwise `check` says what is lost",
+        io::ErrorKind::NotFound => {
+            "another program may have removed it meanwhile; otherwise `check` says what is lost"
+        }
         io::ErrorKind::PermissionDenied => "give the job's user the right to read it",
         _ => "look at the disk",
     };
@@ -239,6 +259,10 @@ mod tests {
         fs::write(folder.path().join(format!("data/00/{id}")), "in the wrong folder").unwrap();
         fs::write(folder.path().join("index/notes.txt"), "").unwrap();
         fs::create_dir(folder.path().join(format!("index/{id}"))).unwrap();
+        let left = folder.path().join(format!("data/00/{id}-tmp-123"));
+        fs::write(&left, "cut off").unwrap();
+        store.sweep().unwrap();
+        assert!(!left.exists() && folder.path().join("index/notes.txt").exists());
         assert!(store.list(Kind::Pack).unwrap().is_empty());
         assert!(store.list(Kind::Index).unwrap().is_empty());
     }

@@ -164,15 +164,20 @@ impl Plan {
     }
 
     /// Finds the pieces of a file, unless it is there already.
-    fn pieces(&mut self, opened: &Opened, target: &Target, mut file: File, content: &[Id]) -> Result<(), Fault> {
+    fn pieces(
+        &mut self,
+        opened: &Opened,
+        target: &Target,
+        mut file: File,
+        content: &[Id],
+    ) -> Result<(), Fault> {
         let at = self.files.len();
         let number = u32::try_from(at).map_err(|e| Fault::infrastructure("too many files").cause(e))?;
         let first = self.pieces.len();
         for id in content {
-            let place = opened
-                .index
-                .find(BlobKind::Data, id)
-                .ok_or_else(|| opened.store.unknown(BlobKind::Data, id).place(self.path(&file).display().to_string()))?;
+            let place = opened.index.find(BlobKind::Data, id).ok_or_else(|| {
+                opened.store.unknown(BlobKind::Data, id).place(self.path(&file).display().to_string())
+            })?;
             self.pieces.push(Piece { pack: place.pack, blob: place.blob, file: number, offset: file.size });
             file.size += u64::from(place.blob.plain_length());
         }

@@ -140,7 +140,7 @@ impl Target {
             if !meta.is_file() || meta.len() != file.size || (meta.mtime(), meta.mtime_nsec()) != time {
                 return Ok(false);
             }
-            let wanted = (u32::from(self.mode(&file.look).bits()), file.look.uid, file.look.gid);
+            let wanted = (self.mode(&file.look).bits(), file.look.uid, file.look.gid);
             let owner_differs = self.owners && (meta.uid(), meta.gid()) != (wanted.1, wanted.2);
             if meta.mode() & 0o7777 != wanted.0 || owner_differs {
                 return Ok(false);
@@ -191,7 +191,12 @@ impl Target {
         self.dress(opened.as_fd(), &folder.look, (notes, &folder.path)).map_err(failed)
     }
 
-    fn dress(&self, opened: BorrowedFd<'_>, look: &Look, (notes, path): (&Notes, &Path)) -> rustix::io::Result<()> {
+    fn dress(
+        &self,
+        opened: BorrowedFd<'_>,
+        look: &Look,
+        (notes, path): (&Notes, &Path),
+    ) -> rustix::io::Result<()> {
         // The owner first, for that clears other things.
         if self.owners {
             fchown(opened, Some(Uid::from_raw(look.uid)), Some(Gid::from_raw(look.gid)))?;
@@ -216,13 +221,13 @@ impl Target {
         let failed = |e| self.failed(&path, e);
         let folder = self.folder(inside).map_err(failed)?;
         let unfinished = self.unfinished(usize::MAX);
-        self.make_special(&folder, &unfinished, special)
+        Self::make_special(&folder, &unfinished, special)
             .and_then(|()| self.dress_special(&folder, &unfinished, special, (notes, &path)))
             .and_then(|()| renameat(&folder, &*unfinished, &folder, &*special.name))
             .map_err(failed)
     }
 
-    fn make_special(&self, folder: &OwnedFd, name: &str, special: &Special) -> rustix::io::Result<()> {
+    fn make_special(folder: &OwnedFd, name: &str, special: &Special) -> rustix::io::Result<()> {
         let kind = match special.kind {
             NodeKind::Symlink => return symlinkat(&*special.linktarget, folder, name),
             NodeKind::Fifo => FileType::Fifo,

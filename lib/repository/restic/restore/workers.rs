@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::Notes;
 use super::plan::{self, Piece, Plan};
 use super::target::Target;
-use super::Notes;
 use crate::fault::Fault;
 use crate::repository::restic::archiver::Progress;
 use crate::repository::restic::backend::{self, Kind, Name};
@@ -194,7 +194,9 @@ impl Work<'_> {
         }
         drop(state);
         if self.target.sparse {
-            opened.set_len(file.size).map_err(|e| crate::world::files::unwritable(&self.plan.path(file), &e))?;
+            opened
+                .set_len(file.size)
+                .map_err(|e| crate::world::files::unwritable(&self.plan.path(file), &e))?;
         }
         self.finish(at, &opened, hands).map_err(failed)
     }
