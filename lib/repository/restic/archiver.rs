@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
@@ -30,6 +30,7 @@ use super::tree;
 use crate::fault::Fault;
 use crate::world;
 
+mod builder;
 mod crew;
 mod cutter;
 mod layout;
@@ -41,10 +42,11 @@ pub use crew::Progress;
 pub use sealed::{Proof, Sealed};
 pub use walk::Filter;
 
+use builder::Builder;
 use crew::{Content, Crew, Intake, Job};
 use layout::{Entry, Layout, steps};
 use parent::Parent;
-use walk::{Event, Fates, Walk};
+use walk::{Fates, Walk};
 
 /// How many events wait for the builder.
 const WAITING: usize = 2048;
@@ -469,88 +471,6 @@ impl Write for Sink<'_, '_> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Puts the trees together, in the order of the walk.
-struct Builder<'a, 'c> {
-    crew: &'a Crew<'c>,
-    packer: &'a Packer,
-    spec: &'a Spec,
-    notes: &'a Mutex<Notes>,
-    scratch: Scratch,
-    stack: Vec<(Node, Vec<Node>, Option<Id>)>,
-    top: Option<Node>,
-    /// New, changed, the same.
-    folders: [u64; 3],
-    digests: Vec<(Vec<u8>, Id)>,
-}
-
-impl Builder<'_, '_> {
-    fn build(&mut self, events: Receiver<Event>) -> Result<(), Fault> {
-        for event in events {
-            match event {
-                Event::Enter(node, before) => self.stack.push((node, Vec::new(), before)),
-                Event::Leave => self.leave()?,
-                Event::Leaf(node) => self.add(node),
-                Event::Same(node, content, path) => self.keep(node, content, &path),
-                Event::File(node, job, path) => match job.wait(self.crew) {
-                    // The crew knows why.
-                    None => return Ok(()),
-                    Some(Ok(content)) => self.file(node, content, &path)?,
-                    Some(Err(error)) => self.unreadable(path, &error)?,
-                },
-                Event::Unreadable(path, error) => self.unreadable(path, &error)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, node: Node) {
-        match self.stack.last_mut() {
-            Some((_, nodes, _)) => nodes.push(node),
-            None => self.top = Some(node),
-        }
-    }
-
-    fn leave(&mut self) -> Result<(), Fault> {
-        let Some((mut node, nodes, before)) = self.stack.pop() else { return Ok(()) };
-        let id = self.packer.save(BlobKind::Tree, &tree::to_json(&nodes), &mut self.scratch)?;
-        node.subtree = Some(id);
-        let fate = before.map_or(0, |before| if before == id { 2 } else { 1 });
-        self.folders[fate] += 1;
-        self.add(node);
-        Ok(())
-    }
-
-    fn file(&mut self, node: Node, content: Content, path: &Path) -> Result<(), Fault> {
-        if content.changed {
-            if !self.spec.allow_changes {
-                return Err(Fault::infrastructure("a file changed while it was backed up")
-                    .place(path.display().to_string())
-                    .help("stop what writes to it, or back it up with a tool that gives a whole copy"));
-            }
-            lock(self.notes).changed.push(path.to_path_buf());
-        }
-        self.keep(node, content, path);
-        Ok(())
-    }
-
-    fn keep(&mut self, mut node: Node, content: Content, path: &Path) {
-        if let Some(sha256) = content.sha256.filter(|_| self.spec.manifest.is_some()) {
-            self.digests.push((path.as_os_str().as_bytes().to_vec(), sha256));
-        }
-        node.size = content.size;
-        node.content = Some(content.pieces);
-        self.add(node);
-    }
-
-    fn unreadable(&mut self, path: PathBuf, error: &io::Error) -> Result<(), Fault> {
-        if !self.spec.allow_partial {
-            return Err(cannot_read(&path, error));
-        }
-        lock(self.notes).unreadable.push((path, error.to_string()));
         Ok(())
     }
 }
