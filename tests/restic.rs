@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use trapkey::fault::Fault;
 use trapkey::repository::restic::{
     Health, How, Id, Local, NodeKind, Passphrase, Progress, ReadData, Repository, Restored, Sealed, Spec,
-    Thrift,
+    Take, Thrift,
 };
 
 use crate::snapshot::noise;

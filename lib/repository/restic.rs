@@ -45,7 +45,7 @@ mod snapshot;
 mod store;
 mod tree;
 
-pub use archiver::{Archive, Filter, Notes, Progress, Proof, Sealed, Spec, Streamed};
+pub use archiver::{Archive, Filter, Notes, Progress, Proof, Sealed, Spec, Streamed, Take};
 pub use backend::{Backend, Kind, Local, Name};
 pub use check::{Health, ReadData};
 pub use config::Config;

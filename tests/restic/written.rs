@@ -260,3 +260,32 @@ fn devices_come_back_only_when_asked() {
         assert!(done.unwrap_err().place.unwrap().ends_with("out/null"));
     }
 }
+
+#[test]
+fn folders_that_lead_to_nothing_that_is_wanted_are_left_out() {
+    let lab = Lab::new();
+    for name in ["src/a/b/keep.txt", "src/a/b/other", "src/c/d/other", "src/e/f/g/keep.txt"] {
+        lab.write(name, b"x");
+    }
+    std::fs::create_dir(lab.path("src/empty")).unwrap();
+    let repository = lab.init();
+    let mut archive = repository.begin(lab.spec()).unwrap();
+    let wanted = |inside: &Path, kind: NodeKind| match kind {
+        _ if inside == Path::new("e/f") => Take::No,
+        NodeKind::Dir => Take::IfUsed,
+        _ => inside.ends_with("keep.txt").into(),
+    };
+    archive.folder(Path::new("src"), &lab.path("src"), &wanted).unwrap();
+    let id = archive.seal().unwrap().commit().unwrap();
+    let mut found = Vec::new();
+    let opened = repository.read(id).unwrap();
+    opened
+        .walk(&mut |path, _| {
+            found.push(path.display().to_string());
+            Ok(true)
+        })
+        .unwrap();
+    drop(opened);
+    assert_eq!(found, ["src", "src/a", "src/a/b", "src/a/b/keep.txt"]);
+    lab.restic(&["check", "--read-data"]);
+}

@@ -40,7 +40,7 @@ mod walk;
 
 pub use crew::Progress;
 pub use sealed::{Proof, Sealed};
-pub use walk::Filter;
+pub use walk::{Filter, Take};
 
 use builder::Builder;
 use crew::{Content, Crew, Intake, Job};

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::Receiver;
 
 use super::crew::{Content, Crew};
-use super::walk::Event;
+use super::walk::{Entered, Event};
 use super::{Notes, Spec, cannot_read};
 use crate::fault::Fault;
 use crate::repository::restic::id::Id;
@@ -24,7 +24,7 @@ pub(super) struct Builder<'a, 'c> {
     pub(super) spec: &'a Spec,
     pub(super) notes: &'a Mutex<Notes>,
     pub(super) scratch: Scratch,
-    pub(super) stack: Vec<(Node, Vec<Node>, Option<Id>)>,
+    pub(super) stack: Vec<(Entered, Vec<Node>)>,
     pub(super) top: Option<Node>,
     /// New, changed, the same.
     pub(super) folders: [u64; 3],
@@ -35,7 +35,7 @@ impl Builder<'_, '_> {
     pub(super) fn build(&mut self, events: Receiver<Event>) -> Result<(), Fault> {
         for event in events {
             match event {
-                Event::Enter(node, before) => self.stack.push((node, Vec::new(), before)),
+                Event::Enter(entered) => self.stack.push((*entered, Vec::new())),
                 Event::Leave => self.leave()?,
                 Event::Leaf(node) => self.add(node),
                 Event::Same(node, content, path) => self.keep(node, content, &path),
@@ -53,13 +53,16 @@ impl Builder<'_, '_> {
 
     fn add(&mut self, node: Node) {
         match self.stack.last_mut() {
-            Some((_, nodes, _)) => nodes.push(node),
+            Some((_, nodes)) => nodes.push(node),
             None => self.top = Some(node),
         }
     }
 
     fn leave(&mut self) -> Result<(), Fault> {
-        let Some((mut node, nodes, before)) = self.stack.pop() else { return Ok(()) };
+        let Some((Entered { mut node, before, if_used }, nodes)) = self.stack.pop() else { return Ok(()) };
+        if if_used && nodes.is_empty() {
+            return Ok(());
+        }
         let id = self.packer.save(BlobKind::Tree, &tree::to_json(&nodes), &mut self.scratch)?;
         node.subtree = Some(id);
         let fate = before.map_or(0, |before| if before == id { 2 } else { 1 });

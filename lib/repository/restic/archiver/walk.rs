@@ -26,19 +26,36 @@ use crate::world::signal;
 /// is in a folder that is left out is left out too.
 pub trait Filter: Sync {
     /// Whether this is taken.
-    fn takes(&self, inside: &Path, kind: NodeKind) -> bool;
+    fn takes(&self, inside: &Path, kind: NodeKind) -> Take;
 }
 
-impl<F: Fn(&Path, NodeKind) -> bool + Sync> Filter for F {
-    fn takes(&self, inside: &Path, kind: NodeKind) -> bool {
-        self(inside, kind)
+/// What is done with an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// It is backed up.
+    Yes,
+    /// It is left out, with all that is in it.
+    No,
+    /// A folder is backed up if anything in it is; everything else as with `Yes`.
+    IfUsed,
+}
+
+impl From<bool> for Take {
+    fn from(yes: bool) -> Self {
+        if yes { Self::Yes } else { Self::No }
+    }
+}
+
+impl<T: Into<Take>, F: Fn(&Path, NodeKind) -> T + Sync> Filter for F {
+    fn takes(&self, inside: &Path, kind: NodeKind) -> Take {
+        self(inside, kind).into()
     }
 }
 
 /// What the walk says, in order.
 pub(super) enum Event {
-    /// A folder begins; with the tree that the parent has there.
-    Enter(Node, Option<Id>),
+    /// A folder begins.
+    Enter(Box<Entered>),
     /// The folder ends.
     Leave,
     /// Something that has no content.
@@ -49,6 +66,15 @@ pub(super) enum Event {
     File(Node, Arc<Job>, PathBuf),
     /// Something that cannot be read.
     Unreadable(PathBuf, io::Error),
+}
+
+/// A folder that begins.
+pub(super) struct Entered {
+    pub(super) node: Node,
+    /// The tree that the parent has there.
+    pub(super) before: Option<Id>,
+    /// Whether it is left out when nothing is in it.
+    pub(super) if_used: bool,
 }
 
 /// How many files of which fate.
@@ -147,7 +173,8 @@ impl Walk<'_, '_> {
             self.send(Event::Unreadable(path, io::Error::other("it is of an unknown kind")))?;
             return Ok(None);
         };
-        if !self.filter.takes(&inside, kind) {
+        let take = self.filter.takes(&inside, kind);
+        if take == Take::No {
             return Ok(None);
         }
         if kind == NodeKind::Socket {
@@ -162,7 +189,7 @@ impl Walk<'_, '_> {
             return Ok(None);
         }
         match kind {
-            NodeKind::Dir => self.enter(node, path, inside, before),
+            NodeKind::Dir => self.enter(node, path, inside, before, take == Take::IfUsed),
             NodeKind::File => self.file(node, path, &inside, meta, before).map(|()| None),
             _ => self.send(Event::Leaf(node)).map(|()| None),
         }
@@ -174,6 +201,7 @@ impl Walk<'_, '_> {
         path: PathBuf,
         inside: PathBuf,
         before: Option<&Node>,
+        if_used: bool,
     ) -> Result<Option<Frame>, Over> {
         let mut entries = match read(&path) {
             Ok(entries) => entries,
@@ -185,9 +213,9 @@ impl Walk<'_, '_> {
         entries.sort_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
         let subtree = before.and_then(|before| before.subtree);
         // A parent that cannot be read is no parent: everything is read anew.
-        let before = subtree.and_then(|tree| self.parent.entries(tree));
-        self.send(Event::Enter(node, subtree))?;
-        Ok(Some(Frame { path, inside, entries: entries.into_iter(), before }))
+        let below = subtree.and_then(|tree| self.parent.entries(tree));
+        self.send(Event::Enter(Box::new(Entered { node, before: subtree, if_used })))?;
+        Ok(Some(Frame { path, inside, entries: entries.into_iter(), before: below }))
     }
 
     fn file(
