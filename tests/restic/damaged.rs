@@ -98,6 +98,23 @@ fn a_truncated_or_missing_pack_is_found_without_reading_data_and_nothing_is_prun
 }
 
 #[test]
+fn a_share_of_the_data_is_read_when_that_is_asked() {
+    let (lab, repository, _) = written();
+    for number in 0..6 {
+        lab.write(&format!("src/{number}.bin"), &noise(1000, 50 + number));
+        lab.backup(&repository);
+    }
+    let read = |data| repository.check(data, &|_, _| {}).unwrap().packs_read;
+    let all = read(ReadData::All);
+    assert_eq!(all, 14);
+    assert_eq!(
+        (read(ReadData::Share(0.5)), read(ReadData::Share(0.01)), read(ReadData::Share(9.0))),
+        (7, 1, 14)
+    );
+    assert_eq!((read(ReadData::Share(0.0)), read(ReadData::Nothing)), (0, 0));
+}
+
+#[test]
 fn a_damaged_folder_is_named_and_stops_a_prune() {
     let (lab, repository, id) = written();
     spoil(&tree_pack(&lab), |bytes| bytes[40] ^= 0x80);

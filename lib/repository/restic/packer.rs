@@ -10,8 +10,16 @@ use super::pack::{self, Blob, BlobKind};
 use super::store::{Scratch, Store, seal_blob};
 use crate::fault::Fault;
 
+/// When a pack and an index file are full.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    pack_bytes: usize,
+    pack_blobs: usize,
+    index_blobs: usize,
+}
+
 /// A header stays far below what restic reads.
-const BLOBS_PER_PACK: usize = 40_000;
+const LIMITS: Limits = Limits { pack_bytes: pack::TARGET, pack_blobs: 40_000, index_blobs: BLOBS_PER_FILE };
 
 /// Writes packs; shared by all workers.
 #[derive(Debug)]
@@ -24,6 +32,7 @@ pub(super) struct Packer {
     counts: Counts,
     /// Whether index files are written on the way.
     naming: bool,
+    limits: Limits,
 }
 
 /// A pack that is not full yet.
@@ -77,6 +86,7 @@ impl Packer {
             done: Mutex::default(),
             counts: Counts::default(),
             naming: true,
+            limits: LIMITS,
         }
     }
 
@@ -119,7 +129,7 @@ impl Packer {
             .map_err(|e| Fault::infrastructure("a pack has become too long").cause(e))?;
         open.bytes.extend_from_slice(sealed);
         open.blobs.push(blob);
-        if open.bytes.len() < pack::TARGET && open.blobs.len() < BLOBS_PER_PACK {
+        if open.bytes.len() < self.limits.pack_bytes && open.blobs.len() < self.limits.pack_blobs {
             return Ok(());
         }
         let full = std::mem::take(&mut *open);
@@ -147,7 +157,7 @@ impl Packer {
             written.packs.push(id);
             written.blobs += full.blobs.len();
             written.unnamed.push((id, full.blobs));
-            if !self.naming || written.blobs < BLOBS_PER_FILE {
+            if !self.naming || written.blobs < self.limits.index_blobs {
                 return Ok(());
             }
             written.blobs = 0;
@@ -211,4 +221,45 @@ impl Packer {
 /// A poisoned lock means that another worker failed, and then nothing is committed.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::restic::backend::{Backend, Local};
+    use crate::repository::restic::crypto::Key;
+
+    #[test]
+    fn very_many_small_blobs_go_to_several_packs_and_index_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = Arc::new(Local::new(folder.path()));
+        let store = Arc::new(Store { backend: backend.clone(), key: Key::random().unwrap(), version: 2 });
+        let limits = Limits { pack_blobs: 400, index_blobs: 500, ..LIMITS };
+        let packer = Packer { limits, ..Packer::new(Arc::clone(&store), Arc::default()) };
+        let many = 810;
+        std::thread::scope(|scope| {
+            for half in 0..2 {
+                let packer = &packer;
+                scope.spawn(move || {
+                    let mut scratch = Scratch::default();
+                    // Both store some of the same.
+                    for number in (half * many / 2..many / 2 + half * many / 2).chain(0..100) {
+                        packer.save(BlobKind::Data, &number.to_le_bytes(), &mut scratch).unwrap();
+                    }
+                });
+            }
+        });
+        packer.flush().unwrap();
+        assert_eq!(packer.stored().data_blobs, many as u64);
+        let files = packer.files();
+        assert_eq!((files.packs.len(), files.indexes.len()), (3, 2));
+        assert_eq!(backend.list(Kind::Index).unwrap().len(), 2);
+        let index = store.trusted_index().unwrap();
+        let mut scratch = Scratch::default();
+        for number in (0..many).step_by(7) {
+            let bytes = number.to_le_bytes();
+            store.blob(&index, BlobKind::Data, &Id::of(&bytes), &mut scratch).unwrap();
+            assert_eq!(scratch.plain, bytes);
+        }
+    }
 }
