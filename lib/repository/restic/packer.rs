@@ -236,7 +236,7 @@ mod tests {
         let store = Arc::new(Store { backend: backend.clone(), key: Key::random().unwrap(), version: 2 });
         let limits = Limits { pack_blobs: 400, index_blobs: 500, ..LIMITS };
         let packer = Packer { limits, ..Packer::new(Arc::clone(&store), Arc::default()) };
-        let many = 810;
+        let many: usize = 810;
         std::thread::scope(|scope| {
             for half in 0..2 {
                 let packer = &packer;
