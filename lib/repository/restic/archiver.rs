@@ -30,6 +30,7 @@ use super::tree;
 use crate::fault::Fault;
 use crate::world;
 
+mod ahead;
 mod builder;
 mod crew;
 mod cutter;
@@ -182,7 +183,8 @@ impl Archive {
         let meta = fs::symlink_metadata(&source).map_err(unreadable)?;
         let name = place.last().cloned().unwrap_or_default();
         let before = self.parent.at(&place);
-        let crew = Crew::new(&self.packer, &self.progress, self.seed, self.spec.manifest.is_some());
+        let crew =
+            Crew::new(&self.packer, &self.parent, &self.progress, self.seed, self.spec.manifest.is_some());
         let (events, receiver) = sync_channel(WAITING);
         let walk = Walk {
             crew: &crew,
@@ -242,7 +244,7 @@ impl Archive {
         write: &mut dyn FnMut(&mut dyn Write) -> Result<(), Fault>,
     ) -> Result<Streamed, Fault> {
         let place = self.free(at)?;
-        let crew = Crew::new(&self.packer, &self.progress, self.seed, true);
+        let crew = Crew::new(&self.packer, &self.parent, &self.progress, self.seed, true);
         let job = Job::stream();
         let result = std::thread::scope(|scope| {
             for _ in 1..crew::size() {

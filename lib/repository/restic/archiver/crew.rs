@@ -11,7 +11,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 
+use super::ahead::Look;
 use super::cutter::{Cutter, MIN};
+use super::parent::Parent;
 use crate::fault::Fault;
 use crate::repository::restic::id::Id;
 use crate::repository::restic::pack::BlobKind;
@@ -162,6 +164,7 @@ struct Piece {
 struct Queue {
     pieces: VecDeque<Piece>,
     bytes: usize,
+    looks: VecDeque<Arc<Look>>,
     files: VecDeque<Arc<Job>>,
     closed: bool,
     failed: Option<Fault>,
@@ -169,12 +172,14 @@ struct Queue {
 
 enum Task {
     Piece(Piece),
+    Look(Arc<Look>),
     File(Arc<Job>),
 }
 
 /// What the workers share.
 pub(super) struct Crew<'a> {
     packer: &'a Packer,
+    parent: &'a Parent,
     progress: &'a Progress,
     seed: u64,
     digests: bool,
@@ -185,9 +190,16 @@ pub(super) struct Crew<'a> {
 
 impl<'a> Crew<'a> {
     /// `digests`: the SHA-256 of whole files is wanted.
-    pub(super) fn new(packer: &'a Packer, progress: &'a Progress, seed: u64, digests: bool) -> Self {
+    pub(super) fn new(
+        packer: &'a Packer,
+        parent: &'a Parent,
+        progress: &'a Progress,
+        seed: u64,
+        digests: bool,
+    ) -> Self {
         Self {
             packer,
+            parent,
             progress,
             seed,
             digests,
@@ -205,6 +217,12 @@ impl<'a> Crew<'a> {
         }
         queue.files.push_back(job);
         drop(queue);
+        self.work.notify_one();
+    }
+
+    /// Hands over a folder that the walk is going to come to.
+    pub(super) fn look(&self, look: Arc<Look>) {
+        lock(&self.queue).looks.push_back(look);
         self.work.notify_one();
     }
 
@@ -237,6 +255,10 @@ impl<'a> Crew<'a> {
         while let Some(task) = self.next() {
             let done = match task {
                 Task::Piece(piece) => self.store(&piece, &mut scratch),
+                Task::Look(look) => {
+                    look.work(self.parent);
+                    Ok(())
+                }
                 Task::File(job) => self.file(&job, &mut small, &mut scratch),
             };
             if let Err(fault) = done {
@@ -256,6 +278,9 @@ impl<'a> Crew<'a> {
                 drop(queue);
                 self.room.notify_all();
                 return Some(Task::Piece(piece));
+            }
+            if let Some(look) = queue.looks.pop_front() {
+                return Some(Task::Look(look));
             }
             if let Some(job) = queue.files.pop_front() {
                 // Waking the walker for each file would cost more than it gives.

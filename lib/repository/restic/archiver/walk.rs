@@ -1,7 +1,7 @@
 //! Walks a source in the order of its names and says what is there; files that changed since the
 //! parent go to the crew.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 
+use super::ahead::{Look, Looked, Seen};
 use super::crew::{Content, Crew, Identity, Job, Progress, interrupted};
 use super::parent::Parent;
 use crate::fault::Fault;
@@ -22,7 +23,10 @@ use crate::repository::restic::people::People;
 use crate::repository::restic::tree::MAX_DEPTH;
 use crate::world::signal;
 
-/// Decides what is backed up. The path is below the source, and empty for the source itself; whatever
+/// So many folders of each level are looked at before the walk comes to them.
+const AHEAD: usize = 4;
+
+/// Decides what is backed up; it may be asked more than once of the same. The path is below the source, and empty for the source itself; whatever
 /// is in a folder that is left out is left out too.
 pub trait Filter: Sync {
     /// Whether this is taken.
@@ -106,15 +110,28 @@ pub(super) struct Over;
 struct Frame {
     path: PathBuf,
     inside: PathBuf,
-    entries: std::vec::IntoIter<(OsString, io::Result<Metadata>)>,
+    entries: std::vec::IntoIter<Seen>,
     before: Option<Vec<Node>>,
+    /// Folders among the entries that are being looked at.
+    ahead: VecDeque<(OsString, Arc<Look>)>,
+    /// How many of the entries to come were considered for that.
+    considered: usize,
+}
+
+impl Frame {
+    /// What the parent has under a name.
+    fn before(&self, name: &[u8]) -> Option<&Node> {
+        let nodes = self.before.as_ref()?;
+        let at = nodes.binary_search_by(|node| node.name.as_slice().cmp(name)).ok()?;
+        nodes.get(at)
+    }
 }
 
 impl Walk<'_, '_> {
     /// Walks it all. What goes wrong is told to the crew.
     pub(super) fn run(mut self, source: &Path, name: &[u8], meta: &Metadata, before: Option<&Node>) {
         let mut stack = Vec::new();
-        let top = self.entry(source.to_path_buf(), PathBuf::new(), name, meta, before);
+        let top = self.entry(source.to_path_buf(), PathBuf::new(), name, meta, before, None);
         let walked = top.and_then(|frame| {
             stack.extend(frame);
             while let Some(frame) = stack.last_mut() {
@@ -136,6 +153,7 @@ impl Walk<'_, '_> {
     }
 
     fn step(&mut self, frame: &mut Frame) -> Result<Step, Over> {
+        self.look_ahead(frame);
         let Some((name, meta)) = frame.entries.next() else {
             self.send(Event::Leave)?;
             return Ok(Step::Out);
@@ -144,6 +162,9 @@ impl Walk<'_, '_> {
             self.crew.fail(interrupted());
             return Err(Over);
         }
+        frame.considered = frame.considered.saturating_sub(1);
+        let is_next = frame.ahead.front().is_some_and(|(ahead, _)| *ahead == name);
+        let look = if is_next { frame.ahead.pop_front().map(|(_, look)| look) } else { None };
         let (path, inside) = (frame.path.join(&name), frame.inside.join(&name));
         let meta = match meta {
             Ok(meta) => meta,
@@ -152,12 +173,26 @@ impl Walk<'_, '_> {
                 return Ok(Step::On);
             }
         };
-        let before = frame.before.as_ref().and_then(|nodes| {
-            let at = nodes.binary_search_by(|node| node.name.as_slice().cmp(name.as_bytes())).ok()?;
-            nodes.get(at)
-        });
-        let below = self.entry(path, inside, name.as_bytes(), &meta, before)?;
+        let before = frame.before(name.as_bytes());
+        let below = self.entry(path, inside, name.as_bytes(), &meta, before, look)?;
         Ok(below.map_or(Step::On, Step::Into))
+    }
+
+    /// Has the next folders looked at.
+    fn look_ahead(&self, frame: &mut Frame) {
+        while frame.ahead.len() < AHEAD
+            && let Some((name, meta)) = frame.entries.as_slice().get(frame.considered)
+        {
+            frame.considered += 1;
+            let inside = frame.inside.join(name);
+            let is_folder = meta.as_ref().is_ok_and(Metadata::is_dir);
+            if is_folder && self.filter.takes(&inside, NodeKind::Dir) != Take::No {
+                let tree = frame.before(name.as_bytes()).and_then(|before| before.subtree);
+                let look = Look::new(frame.path.join(name), tree);
+                self.crew.look(Arc::clone(&look));
+                frame.ahead.push_back((name.clone(), look));
+            }
+        }
     }
 
     /// One entry; returns what is below a folder.
@@ -168,6 +203,7 @@ impl Walk<'_, '_> {
         name: &[u8],
         meta: &Metadata,
         before: Option<&Node>,
+        look: Option<Arc<Look>>,
     ) -> Result<Option<Frame>, Over> {
         let Some(kind) = kind_of(meta) else {
             self.send(Event::Unreadable(path, io::Error::other("it is of an unknown kind")))?;
@@ -189,7 +225,12 @@ impl Walk<'_, '_> {
             return Ok(None);
         }
         match kind {
-            NodeKind::Dir => self.enter(node, path, inside, before, take == Take::IfUsed),
+            NodeKind::Dir => {
+                let subtree = before.and_then(|before| before.subtree);
+                let look = look.unwrap_or_else(|| Look::new(path.clone(), subtree));
+                let entered = Entered { node, before: subtree, if_used: take == Take::IfUsed };
+                self.enter(entered, path, inside, &look)
+            }
             NodeKind::File => self.file(node, path, &inside, meta, before).map(|()| None),
             _ => self.send(Event::Leaf(node)).map(|()| None),
         }
@@ -197,25 +238,21 @@ impl Walk<'_, '_> {
 
     fn enter(
         &mut self,
-        node: Node,
+        entered: Entered,
         path: PathBuf,
         inside: PathBuf,
-        before: Option<&Node>,
-        if_used: bool,
+        look: &Look,
     ) -> Result<Option<Frame>, Over> {
-        let mut entries = match read(&path) {
-            Ok(entries) => entries,
+        let Looked { entries, before } = look.take(self.parent);
+        let entries = match entries {
+            Ok(entries) => entries.into_iter(),
             Err(error) => {
                 self.send(Event::Unreadable(path, error))?;
                 return Ok(None);
             }
         };
-        entries.sort_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
-        let subtree = before.and_then(|before| before.subtree);
-        // A parent that cannot be read is no parent: everything is read anew.
-        let below = subtree.and_then(|tree| self.parent.entries(tree));
-        self.send(Event::Enter(Box::new(Entered { node, before: subtree, if_used })))?;
-        Ok(Some(Frame { path, inside, entries: entries.into_iter(), before: below }))
+        self.send(Event::Enter(Box::new(entered)))?;
+        Ok(Some(Frame { path, inside, entries, before, ahead: VecDeque::new(), considered: 0 }))
     }
 
     fn file(
@@ -275,11 +312,6 @@ fn complete(node: &mut Node, path: &Path, before: Option<&Node>) -> io::Result<(
     }
     node.attributes = attributes_of(path)?;
     Ok(())
-}
-
-fn read(folder: &Path) -> io::Result<Vec<(OsString, io::Result<Metadata>)>> {
-    let look = |entry: fs::DirEntry| (entry.file_name(), entry.metadata());
-    fs::read_dir(folder)?.map(|entry| entry.map(look)).collect()
 }
 
 fn too_deep(path: &Path) -> Fault {
