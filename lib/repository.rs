@@ -11,6 +11,7 @@ use crate::fault::Fault;
 
 mod folder;
 mod manifest;
+pub mod restic;
 mod restore;
 
 pub use manifest::{Chunk, Content, Entry, FORMAT, Label, Manifest, Name, Part, What};

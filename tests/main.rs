@@ -14,6 +14,7 @@ mod metrics_files;
 mod mistakes;
 mod promote;
 mod report;
+mod restic;
 mod snapshot;
 mod verify;
 mod verify_metrics;

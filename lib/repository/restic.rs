@@ -1,0 +1,290 @@
+//! restic's repository format, version 2, written and read by our own engine; version 1 is read.
+//!
+//! Whoever has a snapshot can restore it with plain `restic`, and the other way round. The format is
+//! that of restic's design document; the files here follow its chapters:
+//!
+//! | file | chapter |
+//! | --- | --- |
+//! | [`backend`] | where files lie |
+//! | `crypto`, `keys`, `codec` | encryption, passphrases, compression |
+//! | `config`, `polynomial` | which repository |
+//! | `pack`, `packer`, `index` | blobs, packs, index |
+//! | `node`, `quoting`, `tree`, `meta`, `people` | folders and what is in them |
+//! | `snapshot`, `locks` | snapshots and locks |
+//! | `archiver`, `manifest` | backup |
+//! | `opened`, `restore` | reading and restore |
+//! | `check`, `prune` | keeping it whole, and small |
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::fault::Fault;
+
+mod archiver;
+pub mod backend;
+mod check;
+mod codec;
+mod config;
+mod crypto;
+mod id;
+mod index;
+mod keys;
+mod locks;
+mod manifest;
+mod meta;
+mod node;
+mod opened;
+mod pack;
+mod packer;
+mod people;
+mod polynomial;
+mod prune;
+mod quoting;
+mod restore;
+mod snapshot;
+mod store;
+mod tree;
+
+pub use archiver::{Archive, Filter, Notes, Progress, Proof, Sealed, Spec, Streamed, Take};
+pub use backend::{Backend, Kind, Local, Name};
+pub use check::{Health, ReadData};
+pub use config::Config;
+pub use id::Id;
+pub use keys::{KeyInfo, Passphrase};
+pub use locks::LockInfo;
+pub use node::{Attribute, Moment, Node, NodeKind, mode};
+pub use opened::Opened;
+pub use pack::{Blob, BlobKind};
+pub use prune::{Pruning, Thrift};
+pub use restore::{How, Restored};
+pub use snapshot::{Snapshot, Summary};
+
+use crypto::Key;
+use locks::Held;
+use store::Store;
+
+const MAX_CONFIG: u64 = 64 * 1024;
+
+/// How long it takes to try a passphrase, by default: as restic has it.
+pub const KEY_WORK: Duration = Duration::from_millis(500);
+
+/// An opened repository.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    store: Arc<Store>,
+    config: Config,
+    key: Id,
+    locking: bool,
+}
+
+/// The snapshots of a repository.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshots {
+    /// Those that can be read, oldest first.
+    pub whole: Vec<(Id, Snapshot)>,
+    /// Those that cannot, and why.
+    pub damaged: Vec<(Id, String)>,
+}
+
+impl Repository {
+    /// Makes a new repository of version 2. Trying a passphrase takes about `work` on this machine.
+    ///
+    /// Errors: refused (5) when there is one already; 4 when the store cannot be written.
+    pub fn init(backend: Arc<dyn Backend>, passphrase: &Passphrase, work: Duration) -> Result<Self, Fault> {
+        if backend.length(Name::Config)?.is_some() {
+            return Err(Fault::refused("there is a repository already").place(backend.place()));
+        }
+        if !backend.list(Kind::Key)?.is_empty() {
+            return Err(Fault::refused("there is a repository without its file `config`")
+                .place(backend.place())
+                .help("restore `config` from a copy, or name another place"));
+        }
+        backend.prepare()?;
+        let (config, master) = (Config::new()?, Key::random()?);
+        let key = keys::add(&*backend, &master, passphrase, work)?;
+        let json = serde_json::to_vec(&config)
+            .map_err(|e| Fault::infrastructure("the file `config` cannot be written").cause(e))?;
+        let mut sealed = Vec::new();
+        master.encrypt(&json, &mut sealed)?;
+        // Last: only now it is a repository.
+        backend.put(Name::Config, &[&sealed])?;
+        if backend::read_whole(&*backend, Name::Config, MAX_CONFIG)? != sealed {
+            backend.remove(Name::File(Kind::Key, key))?;
+            return Err(Fault::refused("somebody made a repository here at the same moment")
+                .place(backend.place())
+                .help("open that one, or name another place"));
+        }
+        let store = Arc::new(Store { backend, key: master, version: config.version });
+        Ok(Self { store, config, key, locking: true })
+    }
+
+    /// Opens a repository.
+    ///
+    /// Errors: refused (5) for a passphrase that does not open it; 4 when there is none, or it is
+    /// damaged or of an unknown version.
+    pub fn open(backend: Arc<dyn Backend>, passphrase: &Passphrase) -> Result<Self, Fault> {
+        if backend.length(Name::Config)?.is_none() {
+            return Err(Fault::infrastructure("there is no repository")
+                .place(backend.place())
+                .cause("the file `config` is missing")
+                .help("name the place that was backed up to"));
+        }
+        let (key, master) = keys::open(&*backend, passphrase)?;
+        let sealed = backend::read_whole(&*backend, Name::Config, MAX_CONFIG)?;
+        let damaged = |why: String| backend::damaged(&*backend, Name::Config, why);
+        let mut json = Vec::new();
+        master
+            .decrypt(&sealed, &mut json)
+            .ok_or_else(|| damaged("it was not written with the key of this repository".into()))?;
+        let config = Config::parse(&json).map_err(damaged)?;
+        let store = Arc::new(Store { backend, key: master, version: config.version });
+        Ok(Self { store, config, key, locking: true })
+    }
+
+    /// What its file `config` says.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where it is, for people.
+    pub fn place(&self) -> String {
+        self.store.backend.place()
+    }
+
+    /// Every key.
+    pub fn keys(&self) -> Result<Vec<KeyInfo>, Fault> {
+        keys::list(&*self.store.backend, self.key)
+    }
+
+    /// Lets another passphrase open it too.
+    pub fn add_key(&self, passphrase: &Passphrase, work: Duration) -> Result<Id, Fault> {
+        keys::add(&*self.store.backend, &self.store.key, passphrase, work)
+    }
+
+    /// Takes a passphrase its right. Whoever kept a copy of the key file and knows the passphrase can
+    /// still read the repository.
+    ///
+    /// Errors: refused (5) for the key that is in use; 2 for one that is not there.
+    pub fn remove_key(&self, id: Id) -> Result<(), Fault> {
+        if id == self.key {
+            return Err(Fault::refused("the key that is in use cannot be removed")
+                .place(self.place())
+                .help("open the repository with another passphrase first"));
+        }
+        let name = Name::File(Kind::Key, id);
+        if self.store.backend.length(name)?.is_none() {
+            return Err(Fault::usage(format!("no key {}", id.short())).place(self.place()));
+        }
+        self.store.backend.remove(name)
+    }
+
+    /// Puts a new passphrase in the place of the one in use. The new key is tried before the old one
+    /// goes.
+    pub fn rotate_key(&mut self, passphrase: &Passphrase, work: Duration) -> Result<Id, Fault> {
+        let new = self.add_key(passphrase, work)?;
+        let opened = Self::open(Arc::clone(&self.store.backend), passphrase)?;
+        self.store.backend.remove(Name::File(Kind::Key, self.key))?;
+        self.key = opened.key;
+        Ok(new)
+    }
+
+    /// Every snapshot.
+    pub fn snapshots(&self) -> Result<Snapshots, Fault> {
+        let mut snapshots = Snapshots::default();
+        for (id, _) in self.store.backend.list(Kind::Snapshot)? {
+            match read_snapshot(&self.store, id) {
+                Ok(snapshot) => snapshots.whole.push((id, snapshot)),
+                // Forgotten meanwhile.
+                Err(_) if self.store.backend.length(Name::File(Kind::Snapshot, id))?.is_none() => {}
+                Err(fault) => snapshots.damaged.push((id, fault.cause.unwrap_or(fault.what))),
+            }
+        }
+        snapshots.whole.sort_by_key(|(id, snapshot)| (snapshot.time, *id));
+        Ok(snapshots)
+    }
+
+    /// The newest snapshot of this machine and these paths: the parent of the next one.
+    pub fn newest_of(&self, hostname: &str, paths: &[String]) -> Result<Option<Id>, Fault> {
+        let same = |s: &Snapshot| s.hostname == hostname && s.paths == paths;
+        Ok(self.snapshots()?.whole.into_iter().rev().find(|(_, s)| same(s)).map(|(id, _)| id))
+    }
+
+    /// Begins a snapshot; the repository is locked (shared) until it is done or dropped.
+    ///
+    /// Errors: refused (5) while somebody holds it exclusively, and for version 1; 4 when it cannot be
+    /// read.
+    pub fn begin(&self, spec: Spec) -> Result<Archive, Fault> {
+        Archive::begin(&self.store, self.config.seed(), spec)
+    }
+
+    /// The same repository, read without locks: for a store that cannot be written to.
+    #[must_use]
+    pub fn without_locks(&self) -> Self {
+        Self { locking: false, ..self.clone() }
+    }
+
+    /// Opens a snapshot to read it.
+    ///
+    /// Errors: refused (5) while somebody holds the repository exclusively; 4 when the snapshot or the
+    /// index is missing or damaged.
+    pub fn read(&self, id: Id) -> Result<Opened, Fault> {
+        let held = self.lock(false)?;
+        // The snapshot first: whatever it needs was in the index before it was there.
+        let snapshot = read_snapshot(&self.store, id)?;
+        let index = Arc::new(self.store.index()?);
+        Ok(Opened { store: Arc::clone(&self.store), index, id, snapshot, _held: held })
+    }
+
+    /// The snapshot that is meant: `latest`, or the unique beginning of an id (six characters or more).
+    ///
+    /// Errors: 2 when it names none or several; 4 for `latest` where a snapshot is damaged, since that
+    /// may be the latest.
+    pub fn find(&self, name: &str) -> Result<Id, Fault> {
+        let Snapshots { whole, damaged } = self.snapshots()?;
+        if name == "latest" {
+            if let Some((id, why)) = damaged.first() {
+                return Err(Fault::infrastructure("which snapshot is the latest cannot be told")
+                    .place(backend::place(&*self.store.backend, Name::File(Kind::Snapshot, *id)))
+                    .cause(why)
+                    .help("name one by its id"));
+            }
+            let none = || Fault::infrastructure("the repository has no snapshot").place(self.place());
+            return whole.last().map(|(id, _)| *id).ok_or_else(none);
+        }
+        let fits = |id: &Id| name.len() >= 6 && id.to_string().starts_with(&name.to_ascii_lowercase());
+        let mut fitting = whole.iter().filter(|(id, _)| fits(id));
+        match (fitting.next(), fitting.next()) {
+            (Some((id, _)), None) => Ok(*id),
+            (None, _) => Err(Fault::usage(format!("no snapshot `{name}`"))
+                .place(self.place())
+                .help("give six or more digits of an id that `list` shows")),
+            _ => {
+                Err(Fault::usage(format!("several snapshots begin with `{name}`"))
+                    .help("give more of the id"))
+            }
+        }
+    }
+
+    fn lock(&self, exclusive: bool) -> Result<Option<Held>, Fault> {
+        self.locking.then(|| Held::new(&self.store, exclusive)).transpose()
+    }
+
+    /// Every lock.
+    pub fn locks(&self) -> Result<Vec<(Id, LockInfo)>, Fault> {
+        locks::list(&self.store)
+    }
+
+    /// Removes the locks that are stale, or all of them; returns how many.
+    pub fn unlock(&self, all: bool) -> Result<usize, Fault> {
+        locks::unlock(&self.store, all)
+    }
+}
+
+fn read_snapshot(store: &Store, id: Id) -> Result<Snapshot, Fault> {
+    let json = store.load(Kind::Snapshot, id)?;
+    let name = Name::File(Kind::Snapshot, id);
+    serde_json::from_slice(&json).map_err(|e| backend::damaged(&*store.backend, name, e))
+}
+
+#[cfg(test)]
+mod hostile;

@@ -1,0 +1,110 @@
+//! What is done to bytes before they are encrypted: zstd, and the byte that says so.
+
+use std::cell::RefCell;
+use std::io::Read;
+
+use zstd::bulk::{Compressor, Decompressor};
+
+/// Compression level of everything that is written.
+const LEVEL: i32 = 3;
+/// The first byte of compressed JSON in a repository of version 2.
+const COMPRESSED: u8 = 2;
+/// No index, snapshot or lock is longer than this when it is unpacked.
+const MAX_JSON: u64 = 512 * 1024 * 1024;
+
+thread_local! {
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// Puts compressed bytes into `into`, in place of what was there.
+pub(super) fn compress(plain: &[u8], into: &mut Vec<u8>) -> std::io::Result<()> {
+    into.clear();
+    into.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+    COMPRESSOR.with_borrow_mut(|slot| {
+        let compressor = match slot {
+            Some(compressor) => compressor,
+            None => slot.insert(Compressor::new(LEVEL)?),
+        };
+        compressor.compress_to_buffer(plain, into).map(drop)
+    })
+}
+
+/// Puts exactly `length` decompressed bytes into `into`, in place of what was there; the caller has
+/// checked that `length` is sane.
+#[must_use]
+pub(super) fn decompress(packed: &[u8], length: usize, into: &mut Vec<u8>) -> Option<()> {
+    into.clear();
+    // Most frames say how long they are: a lie is found before there is room for it.
+    if zstd::zstd_safe::get_frame_content_size(packed)
+        .is_ok_and(|said| said.is_some_and(|said| said != length as u64))
+    {
+        return None;
+    }
+    into.reserve(length);
+    let done = DECOMPRESSOR.with_borrow_mut(|slot| {
+        let decompressor = match slot {
+            Some(decompressor) => decompressor,
+            None => slot.insert(Decompressor::new()?),
+        };
+        decompressor.decompress_to_buffer(packed, into)
+    });
+    (done.is_ok_and(|done| done == length) && into.len() == length).then_some(())
+}
+
+/// The plaintext of a JSON file of version 2.
+pub(super) fn pack_json(json: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut packed = Vec::new();
+    compress(json, &mut packed)?;
+    packed.insert(0, COMPRESSED);
+    Ok(packed)
+}
+
+/// The JSON in the plaintext of a file of either version.
+///
+/// Errors: why it is none.
+pub(super) fn unpack_json(plain: Vec<u8>) -> Result<Vec<u8>, String> {
+    match plain.first() {
+        Some(b'{' | b'[') => Ok(plain),
+        Some(&COMPRESSED) => {
+            let mut json = Vec::new();
+            let read = zstd::Decoder::with_buffer(&plain[1..])
+                .and_then(|decoder| decoder.take(MAX_JSON + 1).read_to_end(&mut json))
+                .map_err(|e| format!("it does not decompress: {e}"))?;
+            if read as u64 > MAX_JSON {
+                return Err(format!("it decompresses to more than {MAX_JSON} bytes"));
+            }
+            Ok(json)
+        }
+        Some(byte) => Err(format!("its encoding is {byte}; known here are plain JSON and {COMPRESSED}")),
+        None => Err("it is empty".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_packed_comes_back_and_nothing_else_does() {
+        let mut packed = Vec::new();
+        compress(&[7; 10_000], &mut packed).unwrap();
+        let mut plain = Vec::new();
+        decompress(&packed, 10_000, &mut plain).unwrap();
+        assert_eq!(plain, [7; 10_000]);
+        for length in [0, 1, 9_999, 10_001] {
+            assert!(decompress(&packed, length, &mut plain).is_none(), "{length}");
+        }
+        assert!(decompress(&packed[..packed.len() - 1], 10_000, &mut plain).is_none());
+        assert!(decompress(b"nonsense", 10, &mut plain).is_none());
+    }
+
+    #[test]
+    fn json_is_read_in_every_encoding() {
+        assert_eq!(unpack_json(b"{}".to_vec()).unwrap(), b"{}");
+        assert_eq!(unpack_json(pack_json(b"[1]").unwrap()).unwrap(), b"[1]");
+        assert!(unpack_json(vec![]).unwrap_err().contains("empty"));
+        assert!(unpack_json(vec![9, 1]).unwrap_err().contains("encoding is 9"));
+        assert!(unpack_json(vec![2, 1, 2, 3]).unwrap_err().contains("decompress"));
+    }
+}

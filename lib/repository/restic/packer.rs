@@ -1,0 +1,265 @@
+//! Stores blobs: each once, in packs, and names the packs in index files.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::backend::{Kind, Name};
+use super::id::Id;
+use super::index::{self, BLOBS_PER_FILE, Index, Packed};
+use super::pack::{self, Blob, BlobKind};
+use super::store::{Scratch, Store, seal_blob};
+use crate::fault::Fault;
+
+/// When a pack and an index file are full.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    pack_bytes: usize,
+    pack_blobs: usize,
+    index_blobs: usize,
+}
+
+/// A header stays far below what restic reads.
+const LIMITS: Limits = Limits { pack_bytes: pack::TARGET, pack_blobs: 40_000, index_blobs: BLOBS_PER_FILE };
+
+/// Writes packs; shared by all workers.
+#[derive(Debug)]
+pub(super) struct Packer {
+    store: Arc<Store>,
+    index: Arc<Index>,
+    data: Mutex<Open>,
+    trees: Mutex<Open>,
+    done: Mutex<Done>,
+    counts: Counts,
+    /// Whether index files are written on the way.
+    naming: bool,
+    limits: Limits,
+}
+
+/// A pack that is not full yet.
+#[derive(Debug, Default)]
+struct Open {
+    bytes: Vec<u8>,
+    blobs: Vec<Blob>,
+}
+
+#[derive(Debug, Default)]
+struct Done {
+    /// Packs that no index file names yet.
+    unnamed: Vec<Packed>,
+    blobs: usize,
+    packs: Vec<Id>,
+    indexes: Vec<Id>,
+}
+
+/// What was stored.
+#[derive(Debug, Default)]
+struct Counts {
+    data_blobs: AtomicU64,
+    tree_blobs: AtomicU64,
+    plain_bytes: AtomicU64,
+    sealed_bytes: AtomicU64,
+}
+
+/// What was stored, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) data_blobs: u64,
+    pub(super) tree_blobs: u64,
+    pub(super) plain_bytes: u64,
+    pub(super) sealed_bytes: u64,
+}
+
+/// The files that were written.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    pub(super) packs: Vec<Id>,
+    pub(super) indexes: Vec<Id>,
+}
+
+impl Packer {
+    pub(super) fn new(store: Arc<Store>, index: Arc<Index>) -> Self {
+        Self {
+            store,
+            index,
+            data: Mutex::default(),
+            trees: Mutex::default(),
+            done: Mutex::default(),
+            counts: Counts::default(),
+            naming: true,
+            limits: LIMITS,
+        }
+    }
+
+    /// The same, but whoever calls names the packs.
+    pub(super) fn without_index(store: Arc<Store>) -> Self {
+        Self { naming: false, ..Self::new(store, Arc::default()) }
+    }
+
+    /// Stores a blob if the repository does not have it, and returns its id.
+    pub(super) fn save(&self, kind: BlobKind, plain: &[u8], scratch: &mut Scratch) -> Result<Id, Fault> {
+        let id = Id::of(plain);
+        if self.index.claim(kind, id) {
+            let blob = seal_blob(&self.store.key, &self.store, kind, id, plain, scratch)?;
+            self.count(kind, plain.len(), scratch.sealed.len());
+            self.append(&scratch.sealed, blob)?;
+        }
+        Ok(id)
+    }
+
+    /// Takes over a verified blob as it lies in another pack, for a pack of its own kind.
+    pub(super) fn take_over(&self, sealed: &[u8], blob: &Blob) -> Result<(), Fault> {
+        self.count(blob.kind, blob.plain_length() as usize, sealed.len());
+        self.append(sealed, *blob)
+    }
+
+    fn count(&self, kind: BlobKind, plain: usize, stored: usize) {
+        let blobs = if kind == BlobKind::Data { &self.counts.data_blobs } else { &self.counts.tree_blobs };
+        blobs.fetch_add(1, Ordering::Relaxed);
+        self.counts.plain_bytes.fetch_add(plain as u64, Ordering::Relaxed);
+        self.counts.sealed_bytes.fetch_add(stored as u64, Ordering::Relaxed);
+    }
+
+    fn append(&self, sealed: &[u8], mut blob: Blob) -> Result<(), Fault> {
+        let mut open = lock(if blob.kind == BlobKind::Data { &self.data } else { &self.trees });
+        if open.bytes.capacity() == 0 && blob.kind == BlobKind::Data {
+            open.bytes.reserve(pack::TARGET + pack::TARGET / 4);
+        }
+        // A pack ends at 16 MiB or with the blob that crosses them; blobs are 512 MiB at most.
+        blob.offset = u32::try_from(open.bytes.len())
+            .map_err(|e| Fault::infrastructure("a pack has become too long").cause(e))?;
+        open.bytes.extend_from_slice(sealed);
+        open.blobs.push(blob);
+        if open.bytes.len() < self.limits.pack_bytes && open.blobs.len() < self.limits.pack_blobs {
+            return Ok(());
+        }
+        let full = std::mem::take(&mut *open);
+        drop(open);
+        self.write(full)
+    }
+
+    /// Writes a pack, and an index file when there is enough for one.
+    fn write(&self, mut full: Open) -> Result<(), Fault> {
+        if full.blobs.is_empty() {
+            return Ok(());
+        }
+        let start = full.bytes.len();
+        self.store.key.encrypt(&pack::header(&full.blobs), &mut full.bytes)?;
+        let header = u32::try_from(full.bytes.len() - start)
+            .map_err(|e| Fault::infrastructure("the header of a pack has become too long").cause(e))?;
+        full.bytes.extend_from_slice(&header.to_le_bytes());
+        let id = Id::of(&full.bytes);
+        self.store.backend.put(Name::File(Kind::Pack, id), &[&full.bytes])?;
+        drop(full.bytes);
+        // Only now: whoever finds a blob in the index may read it.
+        self.index.add(id, &full.blobs);
+        let ripe = {
+            let mut written = lock(&self.done);
+            written.packs.push(id);
+            written.blobs += full.blobs.len();
+            written.unnamed.push((id, full.blobs));
+            if !self.naming || written.blobs < self.limits.index_blobs {
+                return Ok(());
+            }
+            written.blobs = 0;
+            std::mem::take(&mut written.unnamed)
+        };
+        self.name(&ripe)
+    }
+
+    fn name(&self, packs: &[Packed]) -> Result<(), Fault> {
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let json = index::to_json(packs, &[])
+            .map_err(|e| Fault::infrastructure("an index cannot be written").cause(e))?;
+        let id = self.store.save(Kind::Index, &json)?;
+        lock(&self.done).indexes.push(id);
+        Ok(())
+    }
+
+    /// Writes what is not written yet: the packs, then the index that names them.
+    pub(super) fn flush(&self) -> Result<(), Fault> {
+        for open in [&self.data, &self.trees] {
+            let rest = std::mem::take(&mut *lock(open));
+            self.write(rest)?;
+        }
+        let rest = {
+            let mut written = lock(&self.done);
+            written.blobs = 0;
+            std::mem::take(&mut written.unnamed)
+        };
+        self.name(&rest)
+    }
+
+    /// Writes the rest of the packs and hands them over without naming them in an index.
+    pub(super) fn finish_packs(&self) -> Result<Vec<Packed>, Fault> {
+        for open in [&self.data, &self.trees] {
+            let rest = std::mem::take(&mut *lock(open));
+            self.write(rest)?;
+        }
+        Ok(std::mem::take(&mut lock(&self.done).unnamed))
+    }
+
+    /// What was stored so far.
+    pub(super) fn stored(&self) -> Stored {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Stored {
+            data_blobs: read(&self.counts.data_blobs),
+            tree_blobs: read(&self.counts.tree_blobs),
+            plain_bytes: read(&self.counts.plain_bytes),
+            sealed_bytes: read(&self.counts.sealed_bytes),
+        }
+    }
+
+    /// The files that were written so far.
+    pub(super) fn files(&self) -> Files {
+        let written = lock(&self.done);
+        Files { packs: written.packs.clone(), indexes: written.indexes.clone() }
+    }
+}
+
+/// A poisoned lock means that another worker failed, and then nothing is committed.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::restic::backend::{Backend, Local};
+    use crate::repository::restic::crypto::Key;
+
+    #[test]
+    fn very_many_small_blobs_go_to_several_packs_and_index_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = Arc::new(Local::new(folder.path()));
+        let store = Arc::new(Store { backend: backend.clone(), key: Key::random().unwrap(), version: 2 });
+        let limits = Limits { pack_blobs: 400, index_blobs: 500, ..LIMITS };
+        let packer = Packer { limits, ..Packer::new(Arc::clone(&store), Arc::default()) };
+        let many: usize = 810;
+        std::thread::scope(|scope| {
+            for half in 0..2 {
+                let packer = &packer;
+                scope.spawn(move || {
+                    let mut scratch = Scratch::default();
+                    // Both store some of the same.
+                    for number in (half * many / 2..many / 2 + half * many / 2).chain(0..100) {
+                        packer.save(BlobKind::Data, &number.to_le_bytes(), &mut scratch).unwrap();
+                    }
+                });
+            }
+        });
+        packer.flush().unwrap();
+        assert_eq!(packer.stored().data_blobs, many as u64);
+        let files = packer.files();
+        assert_eq!((files.packs.len(), files.indexes.len()), (3, 2));
+        assert_eq!(backend.list(Kind::Index).unwrap().len(), 2);
+        let index = store.trusted_index().unwrap();
+        let mut scratch = Scratch::default();
+        for number in (0..many).step_by(7) {
+            let bytes = number.to_le_bytes();
+            store.blob(&index, BlobKind::Data, &Id::of(&bytes), &mut scratch).unwrap();
+            assert_eq!(scratch.plain, bytes);
+        }
+    }
+}
