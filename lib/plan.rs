@@ -260,6 +260,18 @@ pub struct Snapshot {
     /// What is kept.
     #[serde(default)]
     pub retention: Option<Retention>,
+    /// Why the store needs no passphrase, where it has none.
+    #[serde(default)]
+    pub encryption: Option<Encryption>,
+}
+
+/// How a store of snapshots is encrypted.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Encryption {
+    /// The reason, for whoever asks later. The store then opens with the well-known passphrase
+    /// `none-needed`: everybody who can read it can restore from it.
+    pub none_needed_because: String,
 }
 
 /// One source of a snapshot.
@@ -279,6 +291,9 @@ pub struct SourceSpec {
     /// Time limit for this source; 1 h when absent.
     #[serde(default)]
     pub timeout: Option<Span>,
+    /// Whether the snapshot may do without what cannot be read of it; the document then says partial.
+    #[serde(default)]
+    pub allow_partial: bool,
 }
 
 /// Which snapshots are kept.

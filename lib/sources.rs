@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
@@ -66,41 +66,56 @@ pub trait Source {
 
 /// What a source may look at besides its own target.
 pub struct Context<'a> {
-    /// The folder of the store, which is never part of a snapshot.
-    pub store: &'a Path,
+    /// The folder of the store, which is never part of a snapshot; none where it is elsewhere.
+    pub store: Option<&'a Path>,
     /// Reads the weights that are live, where the plan has a router.
     pub live_weights: Option<&'a dyn Fn() -> Result<Value, Fault>>,
-}
-
-/// Permission bits and modification time (seconds since 1970 and nanoseconds).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Meta {
-    /// Permission bits.
-    pub mode: u32,
-    /// Modification time.
-    pub mtime: (i64, u32),
-}
-
-impl Meta {
-    /// For data that was never a file: for its owner alone, made now.
-    pub fn now() -> Self {
-        let now = world::now();
-        Self { mode: 0o600, mtime: (now.as_second(), now.subsec_nanosecond().unsigned_abs()) }
-    }
 }
 
 /// Writes the bytes of one file.
 pub type Pour<'a> = &'a mut dyn FnMut(&mut (dyn Write + Send)) -> Result<(), Fault>;
 
-/// Where a source puts what it backs up. Paths are relative to the source; the empty one is its own
-/// folder.
+/// Where a source puts what it backs up. Paths are relative to the source.
 pub trait Keep {
-    /// Keeps a folder.
-    fn folder(&mut self, path: &[u8], meta: Meta) -> Result<(), Fault>;
-    /// Keeps a symbolic link.
-    fn link(&mut self, path: &[u8], to: &[u8], meta: Meta) -> Result<(), Fault>;
     /// Keeps a file; its bytes go straight into the store.
-    fn file(&mut self, path: &[u8], meta: Meta, pour: Pour<'_>) -> Result<(), Fault>;
+    fn file(&mut self, path: &[u8], pour: Pour<'_>) -> Result<(), Fault>;
+    /// Keeps a folder of the file system with everything in it as the source's own, or one file under
+    /// this path. Returns how many files and links there are.
+    ///
+    /// Errors: something cannot be read, or changed meanwhile and `allow_changes` is not set.
+    fn tree(&mut self, path: &[u8], from: &Path, choice: &Choice<'_>, terms: Terms) -> Result<Kept, Fault>;
+}
+
+/// What is done with something in a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// It is kept.
+    Yes,
+    /// It is left out, with all that is in it.
+    No,
+    /// A folder is kept where anything in it is.
+    IfUsed,
+}
+
+/// Says for each path below a folder, and whether it is a folder itself, what is done with it.
+pub type Choice<'a> = dyn Fn(&Path, bool) -> Wanted + Sync + 'a;
+
+/// How a folder is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Whether files that change while they are read are only noted.
+    pub allow_changes: bool,
+    /// When it has to be done.
+    pub until: Instant,
+}
+
+/// What a folder came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Files and links.
+    pub entries: u64,
+    /// Sockets, which are left out.
+    pub sockets: u64,
 }
 
 /// Reads a file of the source back from the store.

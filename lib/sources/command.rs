@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Context, Extra, Keep, Kind, Meta, Order, Source, stop_if_asked};
+use super::{Context, Extra, Keep, Kind, Order, Source, stop_if_asked};
 use crate::fault::Fault;
 use crate::units::{Target, show_duration};
 use crate::world::shell::{self, Ran};
@@ -73,7 +73,7 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
 impl Source for Command {
     fn back_up(&self, _: &Context<'_>, keep: &mut dyn Keep) -> Result<Extra, Fault> {
         let mut took = 0.0;
-        keep.file(self.settings.file.as_bytes(), Meta::now(), &mut |sink| {
+        keep.file(self.settings.file.as_bytes(), &mut |sink| {
             let (ran, bytes) = self.order.stream(sink).map_err(|e| {
                 Fault::infrastructure(format!("source `{}`: the command could not be run", self.name))
                     .place(&self.shown)

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    Context, Extra, Keep, Kind, Meta, Order, ReadBack, Source, data_finding, not_compared, stop_if_asked,
+    Context, Extra, Keep, Kind, Order, ReadBack, Source, data_finding, not_compared, stop_if_asked,
 };
 use crate::evidence::{Finding, TableRecord, Verdict};
 use crate::fault::Fault;
@@ -125,7 +125,7 @@ impl Source for Database {
         }
         let program = self.program("pg_dump");
         let order = self.dump_order(&program, &snapshot);
-        keep.file(DUMP, Meta::now(), &mut |sink| {
+        keep.file(DUMP, &mut |sink| {
             let (ran, _) = order.stream(sink).map_err(|e| self.not_started(&program, &e))?;
             self.ended_well(&program, &ran)
         })?;

@@ -1,6 +1,8 @@
 //! Where the files of a repository lie: the few things that a store has to be able to do.
 
 use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 
 use super::id::Id;
 use crate::fault::Fault;
@@ -91,6 +93,18 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
     /// Removes a file; fine when it is not there.
     fn remove(&self, name: Name) -> Result<(), Fault>;
+}
+
+/// The store at a place: a folder (`at`), or a URL.
+///
+/// Errors (2): a URL of a kind that is not known.
+pub fn backend_at(place: &str, at: &Path) -> Result<Arc<dyn Backend>, Fault> {
+    if let Some((scheme, _)) = place.split_once("://") {
+        return Err(Fault::usage(format!("stores of the kind `{scheme}://` are not known"))
+            .place(place)
+            .help("name a local folder"));
+    }
+    Ok(Arc::new(Local::new(at)))
 }
 
 /// Reads a whole file that may be at most `most` bytes long.

@@ -19,7 +19,6 @@ use super::store::{Scratch, Store};
 use super::tree::MAX_DEPTH;
 use super::{Repository, Snapshots};
 use crate::fault::Fault;
-use crate::repository::Damage;
 use crate::world::{self, signal};
 
 /// No pack is longer than this.
@@ -36,6 +35,17 @@ pub enum ReadData {
     Share(f64),
     /// All.
     All,
+}
+
+/// Something in the repository that is not what it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Which file of the repository.
+    pub object: String,
+    /// What is wrong with it.
+    pub why: String,
+    /// Which snapshots and files need it: `ID source/path`.
+    pub needed_by: Vec<String>,
 }
 
 /// What a check saw.
