@@ -69,13 +69,12 @@ impl Store {
         index::parse(&json).map_err(|why| backend::damaged(&*self.backend, Name::File(Kind::Index, id), why))
     }
 
-    /// Everything that the index files say.
+    /// Everything that the index files say. Of a blob that lies in several packs the place counts that
+    /// is in a pack which is there in its full length.
     pub(super) fn index(&self) -> Result<Index, Fault> {
-        let whole = Index::default();
-        for (id, _) in self.backend.list(Kind::Index)? {
-            for (pack, blobs) in self.load_index(id)? {
-                whole.add(pack, &blobs);
-            }
+        let (whole, doubtful) = self.sorted_index()?;
+        for (pack, blobs) in doubtful {
+            whole.add(pack, &blobs);
         }
         Ok(whole)
     }
@@ -83,6 +82,11 @@ impl Store {
     /// The same without packs that are not there or have another length: what is lost is stored anew
     /// by the next backup.
     pub(super) fn trusted_index(&self) -> Result<Index, Fault> {
+        self.sorted_index().map(|(whole, _)| whole)
+    }
+
+    /// What lies in packs that are there in their full length, and the other packs.
+    fn sorted_index(&self) -> Result<(Index, HashMap<Id, Vec<Blob>>), Fault> {
         let mut packs: HashMap<Id, Vec<Blob>> = HashMap::new();
         for (id, _) in self.backend.list(Kind::Index)? {
             for (pack, blobs) in self.load_index(id)? {
@@ -98,11 +102,13 @@ impl Store {
         }
         let whole = Index::default();
         for (id, length) in self.backend.list(Kind::Pack)? {
-            if let Some(blobs) = packs.get(&id).filter(|blobs| pack::whole_length(blobs) == length) {
-                whole.add(id, blobs);
+            if packs.get(&id).is_some_and(|blobs| pack::whole_length(blobs) == length)
+                && let Some(blobs) = packs.remove(&id)
+            {
+                whole.add(id, &blobs);
             }
         }
-        Ok(whole)
+        Ok((whole, packs))
     }
 
     /// The blobs that a pack says it has, from its end.
