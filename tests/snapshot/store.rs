@@ -75,7 +75,7 @@ fn one_flipped_bit_in_any_file_is_noticed_and_named() {
             let in_header = file.components().any(|c| c.as_os_str() == "data") && at == good.len() - 1;
             assert!(in_header || [4, 5].contains(&restore.code), "{name} at {at}: {}", restore.stderr);
             assert!(in_header || restore.stderr.contains(name), "{name}: {}", restore.stderr);
-            if file.components().any(|c| c.as_os_str() == "data") {
+            if file.components().any(|c| c.as_os_str() == "data") && !in_header {
                 let hit = ["/config", "/trapkey.json", "/SHA256SUMS", " /\n"];
                 assert!(hit.iter().any(|hit| check.stderr.contains(hit)), "{}", check.stderr);
             }
