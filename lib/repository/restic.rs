@@ -46,7 +46,7 @@ mod store;
 mod tree;
 
 pub use archiver::{Archive, Filter, Notes, Progress, Proof, Sealed, Spec, Streamed, Take};
-pub use backend::{Backend, Kind, Local, Name};
+pub use backend::{Backend, Kind, Local, Name, S3, backend_at};
 pub use check::{Health, ReadData};
 pub use config::Config;
 pub use id::Id;
