@@ -3,14 +3,17 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::id::Id;
 use crate::fault::Fault;
 use crate::world::s3::Access;
 
+mod cached;
 mod local;
 mod s3;
 
+pub use cached::{Cached, cache_from};
 pub use local::Local;
 pub use s3::S3;
 
@@ -129,6 +132,16 @@ pub trait Backend: Send + Sync + fmt::Debug {
         false
     }
 
+    /// How many packs may be on their way to it at the same time, while more are made.
+    fn uploads(&self) -> usize {
+        0
+    }
+
+    /// How long a lock of ours lasts that is not written anew.
+    fn lock_lease(&self) -> Duration {
+        super::locks::LEASE
+    }
+
     /// Whether files of this kind may be removed; tried without removing any.
     ///
     /// Errors: refused (5) when they may not.
@@ -143,7 +156,11 @@ pub trait Backend: Send + Sync + fmt::Debug {
 pub fn backend_at(place: &str, at: &Path) -> Result<Arc<dyn Backend>, Fault> {
     match place.split_once("://") {
         None => Ok(Arc::new(Local::new(at))),
-        Some(("s3", inside)) => Ok(Arc::new(S3::new(inside, &Access::from_environment()?)?)),
+        Some(("s3", inside)) => {
+            let cache = cache_from(|name| std::env::var(name).ok())?;
+            let store = Arc::new(S3::new(inside, &Access::from_environment()?)?);
+            Ok(Arc::new(Cached::new(store, cache)))
+        }
         Some((scheme, _)) => Err(Fault::usage(format!("stores of the kind `{scheme}://` are not known"))
             .place(crate::redact::redact(place))
             .help("name a local folder, or s3://BUCKET/PREFIX")),

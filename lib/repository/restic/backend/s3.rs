@@ -12,6 +12,8 @@ use crate::world::s3::{Access, Bucket, Stored};
 pub(super) const SCHEME: &str = "s3://";
 /// Bytes that arrive different from what their name says are fetched so often.
 const READS: u32 = 3;
+/// So many packs are on their way at the same time; each takes some 20 MB of memory.
+const UPLOADS: usize = 4;
 
 /// A prefix in a bucket.
 ///
@@ -138,6 +140,10 @@ impl Backend for S3 {
 
     fn remote(&self) -> bool {
         true
+    }
+
+    fn uploads(&self) -> usize {
+        UPLOADS
     }
 
     fn may_remove(&self, kind: Kind) -> Result<(), Fault> {
