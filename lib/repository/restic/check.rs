@@ -276,6 +276,13 @@ fn read_pack(
     if let Err(fault) = store.backend.read(name, 0, whole, bytes) {
         return lose_all(fault.cause.unwrap_or(fault.what));
     }
+    // It may have been damaged on the way only.
+    if store.backend.remote()
+        && Id::of(bytes) != id
+        && let Err(fault) = store.backend.read(name, 0, whole, bytes)
+    {
+        return lose_all(fault.cause.unwrap_or(fault.what));
+    }
     if Id::of(bytes) != id {
         lock(found).object(object.clone(), "its bytes have another SHA-256 than its name");
     }
