@@ -118,6 +118,7 @@ impl Repository {
         };
         read_packs(store, &packs, &there, data, seen, &mut found, &mut health)?;
         let index = best_index(&packs, &mut found);
+        store.ahead_of_trees(packs.iter().map(|(id, blobs)| (*id, blobs.as_slice())));
         let roots = whole.iter().map(|(_, snapshot)| snapshot.tree);
         each_tree(store, &index, roots, &mut |id, nodes| {
             if signal::stop_asked() {
@@ -161,7 +162,9 @@ fn best_index(packs: &BTreeMap<Id, Vec<Blob>>, found: &mut Found) -> Index {
 
 fn read_index(store: &Store, found: &mut Found) -> Result<BTreeMap<Id, Vec<Blob>>, Fault> {
     let mut packs = BTreeMap::<Id, Vec<Blob>>::new();
-    for (id, _) in store.backend.list(Kind::Index)? {
+    let files = store.backend.list(Kind::Index)?;
+    store.ahead(Kind::Index, &files);
+    for (id, _) in files {
         match store.load_index(id) {
             Ok(named) => {
                 for (pack, blobs) in named {
@@ -297,6 +300,13 @@ fn read_pack(
         return lose_all(format!("it has {length} bytes; no pack is so long"));
     };
     if let Err(fault) = store.backend.read(name, 0, whole, bytes) {
+        return lose_all(fault.cause.unwrap_or(fault.what));
+    }
+    // It may have been damaged on the way only.
+    if store.backend.remote()
+        && Id::of(bytes) != id
+        && let Err(fault) = store.backend.read(name, 0, whole, bytes)
+    {
         return lose_all(fault.cause.unwrap_or(fault.what));
     }
     if Id::of(bytes) != id {
