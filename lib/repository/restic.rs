@@ -26,6 +26,8 @@ mod check;
 mod codec;
 mod config;
 mod crypto;
+#[doc(hidden)]
+pub mod fuzzing;
 mod id;
 mod index;
 mod keys;
