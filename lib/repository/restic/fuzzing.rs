@@ -127,10 +127,9 @@ fn snapshot_samples() -> Vec<Vec<u8>> {
 }
 
 fn read_snapshot(bytes: &[u8]) -> Result<bool, String> {
-    let Ok(snapshot) = serde_json::from_slice::<Snapshot>(bytes) else { return Ok(false) };
+    let Ok(snapshot) = Snapshot::parse(bytes) else { return Ok(false) };
     let written = serde_json::to_vec(&snapshot).map_err(|e| e.to_string())?;
-    let again: Snapshot =
-        serde_json::from_slice(&written).map_err(|e| format!("what was written is not read: {e}"))?;
+    let again = Snapshot::parse(&written).map_err(|why| format!("what was written is not read: {why}"))?;
     let second = serde_json::to_vec(&again).map_err(|e| e.to_string())?;
     holds(second == written, "a snapshot is written differently the second time")?;
     Ok(true)
@@ -162,7 +161,8 @@ fn read_config(bytes: &[u8]) -> Result<bool, String> {
 }
 
 fn lock_samples() -> Vec<Vec<u8>> {
-    let lock = |rest: &str| format!("{{\"time\":\"2026-01-01T00:00:00Z\",\"exclusive\":{rest}}}").into_bytes();
+    let lock =
+        |rest: &str| format!("{{\"time\":\"2026-01-01T00:00:00Z\",\"exclusive\":{rest}}}").into_bytes();
     vec![
         lock(r#"true,"hostname":"h","username":"u","pid":4711,"uid":1,"gid":2"#),
         lock(r#"false,"hostname":"elsewhere","username":"u","pid":-1"#),
@@ -176,8 +176,7 @@ fn read_lock(bytes: &[u8]) -> Result<bool, String> {
         info.stale(now, "h");
     }
     let written = serde_json::to_vec(&info).map_err(|e| e.to_string())?;
-    serde_json::from_slice::<LockInfo>(&written)
-        .map_err(|e| format!("what was written is not read: {e}"))?;
+    serde_json::from_slice::<LockInfo>(&written).map_err(|e| format!("what was written is not read: {e}"))?;
     Ok(true)
 }
 
@@ -238,8 +237,12 @@ fn read_blob(bytes: &[u8]) -> Result<bool, String> {
 }
 
 fn name_samples() -> Vec<Vec<u8>> {
-    let odd: [&[u8]; 4] =
-        [b"a\\xff\\u00e9\\U0001f600\\101\\n", b"plain", "grüße 猫 \u{301}\u{a0}".as_bytes(), b"\xff\\\"\t\n/.."];
+    let odd: [&[u8]; 4] = [
+        b"a\\xff\\u00e9\\U0001f600\\101\\n",
+        b"plain",
+        "grüße 猫 \u{301}\u{a0}".as_bytes(),
+        b"\xff\\\"\t\n/..",
+    ];
     odd.iter().map(|name| name.to_vec()).collect()
 }
 
@@ -346,7 +349,9 @@ const PIECES: [&[u8]; 3] = [b"first piece", b"the second piece, and it is longer
 /// A key and nothing else.
 fn store() -> Result<Arc<Store>, String> {
     static STORE: OnceLock<Arc<Store>> = OnceLock::new();
-    let made = || Arc::new(Store { backend: Arc::new(Memory::default()), key: Key::from_bytes(&[3; 64]), version: 2 });
+    let made = || {
+        Arc::new(Store { backend: Arc::new(Memory::default()), key: Key::from_bytes(&[3; 64]), version: 2 })
+    };
     Ok(Arc::clone(STORE.get_or_init(made)))
 }
 
@@ -387,11 +392,8 @@ fn root() -> Vec<u8> {
 }
 
 fn below() -> Vec<u8> {
-    let deep = Node {
-        name: b"deep \xff".to_vec(),
-        content: Some(vec![Id::of(PIECES[0])]),
-        ..Node::default()
-    };
+    let deep =
+        Node { name: b"deep \xff".to_vec(), content: Some(vec![Id::of(PIECES[0])]), ..Node::default() };
     tree::to_json(&[deep])
 }
 
@@ -430,9 +432,12 @@ fn make_base() -> Result<Base, Fault> {
 /// with data, or a lock.
 fn repository_samples() -> Vec<Vec<u8>> {
     let Ok(base) = base() else { return Vec::new() };
-    let header = base.memory.length(Name::File(Kind::Pack, base.data)).ok().flatten().and_then(|length| {
-        on(Arc::clone(&base.memory)).header(base.data, length).ok()
-    });
+    let header = base
+        .memory
+        .length(Name::File(Kind::Pack, base.data))
+        .ok()
+        .flatten()
+        .and_then(|length| on(Arc::clone(&base.memory)).header(base.data, length).ok());
     let header = pack::header(&header.unwrap_or_default());
     let snapshot = format!(
         r#"{{"time":"2026-01-01T00:00:00Z","tree":"{}","paths":["/x"],"parent":"{}"}}"#,
@@ -539,8 +544,7 @@ fn use_it(repository: &Repository, target: &Path) -> Result<bool, String> {
     }
     for (at, (id, _)) in listed.whole.iter().enumerate() {
         let how = How { sparse: at == 0, into_existing: at != 0, ..How::default() };
-        let restored =
-            open.read(*id).and_then(|opened| opened.restore(target, &how, &Progress::default()));
+        let restored = open.read(*id).and_then(|opened| opened.restore(target, &how, &Progress::default()));
         if let (Err(fault), true) = (&restored, health.damaged.is_empty() && before.contains_key(id)) {
             // The names of a whole snapshot may be ones that this file system cannot have.
             let system = fault.place.as_ref().is_some_and(|place| place.contains("target"));
