@@ -48,7 +48,7 @@ mod store;
 mod tree;
 
 pub use archiver::{Archive, Filter, Notes, Progress, Proof, Sealed, Spec, Streamed, Take};
-pub use backend::{Backend, Kind, Local, Name};
+pub use backend::{Backend, Cached, Kind, Local, Name, S3, backend_at, cache_from};
 pub use check::{Health, ReadData};
 pub use config::Config;
 pub use id::Id;
@@ -108,6 +108,14 @@ impl Repository {
             .map_err(|e| Fault::infrastructure("the file `config` cannot be written").cause(e))?;
         let mut sealed = Vec::new();
         master.encrypt(&json, &mut sealed)?;
+        // Whoever does the same at this moment sees our key, or we see theirs.
+        let alone = backend.list(Kind::Key).is_ok_and(|keys| keys.len() == 1);
+        if !alone || backend.length(Name::Config)?.is_some() {
+            backend.remove(Name::File(Kind::Key, key))?;
+            return Err(Fault::refused("somebody makes a repository here at the same moment")
+                .place(backend.place())
+                .help("open that one, or try again"));
+        }
         // Last: only now it is a repository.
         backend.put(Name::Config, &[&sealed])?;
         if backend::read_whole(&*backend, Name::Config, MAX_CONFIG)? != sealed {
@@ -193,7 +201,9 @@ impl Repository {
     /// Every snapshot.
     pub fn snapshots(&self) -> Result<Snapshots, Fault> {
         let mut snapshots = Snapshots::default();
-        for (id, _) in self.store.backend.list(Kind::Snapshot)? {
+        let files = self.store.backend.list(Kind::Snapshot)?;
+        self.store.ahead(Kind::Snapshot, &files);
+        for (id, _) in files {
             match read_snapshot(&self.store, id) {
                 Ok(snapshot) => snapshots.whole.push((id, snapshot)),
                 // Forgotten meanwhile.

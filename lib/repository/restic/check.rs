@@ -107,6 +107,7 @@ impl Repository {
             ..Health::default()
         };
         read_packs(store, &packs, &there, data, seen, &mut found, &mut health)?;
+        store.ahead_of_trees(packs.iter().map(|(id, blobs)| (*id, blobs.as_slice())));
         let roots = whole.iter().map(|(_, snapshot)| snapshot.tree);
         each_tree(store, &index, roots, &mut |id, nodes| {
             if signal::stop_asked() {
@@ -134,7 +135,9 @@ fn interrupted() -> Fault {
 
 fn read_index(store: &Store, found: &mut Found) -> Result<(Index, BTreeMap<Id, Vec<Blob>>), Fault> {
     let (index, mut packs) = (Index::default(), BTreeMap::<Id, Vec<Blob>>::new());
-    for (id, _) in store.backend.list(Kind::Index)? {
+    let files = store.backend.list(Kind::Index)?;
+    store.ahead(Kind::Index, &files);
+    for (id, _) in files {
         match store.load_index(id) {
             Ok(named) => {
                 for (pack, blobs) in named {

@@ -75,10 +75,29 @@ impl Store {
         index::parse(&json).map_err(|why| backend::damaged(&*self.backend, Name::File(Kind::Index, id), why))
     }
 
+    /// Tells that all these files are going to be read.
+    pub(super) fn ahead(&self, kind: Kind, files: &[(Id, u64)]) {
+        if self.backend.remote() {
+            let files: Vec<_> = files.iter().map(|(id, bytes)| (Name::File(kind, *id), *bytes)).collect();
+            self.backend.ahead(&files);
+        }
+    }
+
+    /// Tells that all folders in these packs are going to be read.
+    pub(super) fn ahead_of_trees<'a>(&self, packs: impl Iterator<Item = (Id, &'a [Blob])>) {
+        if self.backend.remote() {
+            let trees = packs.filter(|(_, blobs)| blobs.iter().any(|blob| blob.kind == BlobKind::Tree));
+            let files: Vec<_> = trees.map(|(id, blobs)| (id, pack::whole_length(blobs))).collect();
+            self.ahead(Kind::Pack, &files);
+        }
+    }
+
     /// Everything that the index files say.
     pub(super) fn index(&self) -> Result<Index, Fault> {
         let whole = Index::default();
-        for (id, _) in self.backend.list(Kind::Index)? {
+        let files = self.backend.list(Kind::Index)?;
+        self.ahead(Kind::Index, &files);
+        for (id, _) in files {
             for (pack, blobs) in self.load_index(id)? {
                 whole.add(pack, &blobs);
             }
@@ -90,7 +109,9 @@ impl Store {
     /// by the next backup.
     pub(super) fn trusted_index(&self) -> Result<Index, Fault> {
         let mut packs: HashMap<Id, Vec<Blob>> = HashMap::new();
-        for (id, _) in self.backend.list(Kind::Index)? {
+        let files = self.backend.list(Kind::Index)?;
+        self.ahead(Kind::Index, &files);
+        for (id, _) in files {
             for (pack, blobs) in self.load_index(id)? {
                 let all = packs.entry(pack).or_default();
                 if all.is_empty() {
@@ -169,15 +190,23 @@ impl Store {
         let Place { pack, blob } = place;
         let name = Name::File(Kind::Pack, *pack);
         let mut sealed = std::mem::take(&mut scratch.read);
-        let read =
-            self.backend.read(name, blob.offset.into(), blob.length as usize, &mut sealed).and_then(|()| {
-                self.open_blob(&sealed, blob, scratch).map_err(|why| {
-                    let why = format!("the {} blob {}: {why}", blob.kind.word(), blob.id);
-                    backend::damaged(&*self.backend, name, why)
-                })
-            });
+        let (offset, length) = (u64::from(blob.offset), blob.length as usize);
+        let mut read = match blob.kind {
+            BlobKind::Tree => self.backend.read_tree(name, offset, length, &mut sealed),
+            BlobKind::Data => self.backend.read(name, offset, length, &mut sealed),
+        };
+        let mut opened = read.is_ok().then(|| self.open_blob(&sealed, blob, scratch));
+        if matches!(opened, Some(Err(_))) && self.backend.remote() {
+            // It may have been damaged on the way only.
+            read = self.backend.read(name, offset, length, &mut sealed);
+            opened = read.is_ok().then(|| self.open_blob(&sealed, blob, scratch));
+        }
         scratch.read = sealed;
-        read
+        read?;
+        opened.unwrap_or(Ok(())).map_err(|why| {
+            let why = format!("the {} blob {}: {why}", blob.kind.word(), blob.id);
+            backend::damaged(&*self.backend, name, why)
+        })
     }
 
     /// Finds, reads and verifies one blob into `scratch.plain`.
