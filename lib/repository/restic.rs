@@ -26,6 +26,8 @@ mod check;
 mod codec;
 mod config;
 mod crypto;
+#[doc(hidden)]
+pub mod fuzzing;
 mod id;
 mod index;
 mod keys;
@@ -293,7 +295,7 @@ impl Repository {
 fn read_snapshot(store: &Store, id: Id) -> Result<Snapshot, Fault> {
     let json = store.load(Kind::Snapshot, id)?;
     let name = Name::File(Kind::Snapshot, id);
-    serde_json::from_slice(&json).map_err(|e| backend::damaged(&*store.backend, name, e))
+    Snapshot::parse(&json).map_err(|why| backend::damaged(&*store.backend, name, why))
 }
 
 #[cfg(test)]

@@ -11,8 +11,14 @@ use super::index::{self, Index, Packed, Place};
 use super::pack::{self, Blob, BlobKind};
 use crate::fault::Fault;
 
-/// No snapshot, lock or index is longer than this as it lies there.
-const MAX_FILE: u64 = 512 * 1024 * 1024;
+/// No file of this kind is longer than this, as it lies there and when it is unpacked.
+fn most(kind: Kind) -> u64 {
+    match kind {
+        Kind::Lock => 64 * 1024,
+        Kind::Snapshot => 16 * 1024 * 1024,
+        Kind::Key | Kind::Index | Kind::Pack => 512 * 1024 * 1024,
+    }
+}
 
 /// A backend and the key to it.
 #[derive(Debug)]
@@ -35,7 +41,7 @@ impl Store {
     /// Reads a JSON file.
     pub(super) fn load(&self, kind: Kind, id: Id) -> Result<Vec<u8>, Fault> {
         let name = Name::File(kind, id);
-        let sealed = backend::read_whole(&*self.backend, name, MAX_FILE)?;
+        let sealed = backend::read_whole(&*self.backend, name, most(kind))?;
         let damaged = |why: String| backend::damaged(&*self.backend, name, why);
         if Id::of(&sealed) != id {
             return Err(damaged("its bytes have another SHA-256 than its name".into()));
@@ -44,7 +50,7 @@ impl Store {
         self.key
             .decrypt(&sealed, &mut plain)
             .ok_or_else(|| damaged("it was not written with the key of this repository".into()))?;
-        codec::unpack_json(plain).map_err(damaged)
+        codec::unpack_json(plain, most(kind)).map_err(damaged)
     }
 
     /// Writes a JSON file and returns its name.
