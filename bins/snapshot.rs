@@ -44,6 +44,10 @@ struct Store {
 }
 
 fn main() -> ExitCode {
+    // A guard of frozen sources: it outlives the snapshot that started it.
+    if let Some(done) = snapshot::guard_if_asked() {
+        return done;
+    }
     cli::run(|Arguments { command, shared }| {
         let (talk, json) = (shared.talk(), shared.json);
         match &command {

@@ -19,11 +19,14 @@ use crate::units::{show_duration, show_size};
 use crate::world::talk::{Mark, Talk};
 use crate::world::{self, talk};
 
+mod hooks;
 mod intake;
 mod look;
 
+pub use hooks::guard_if_asked;
 pub use look::{Wish, check, list, restore};
 
+use hooks::Scope;
 use intake::{Intake, Seen};
 
 /// How old preflight.json may be where the plan says nothing.
@@ -55,6 +58,7 @@ pub fn create(job: &Job) -> Result<Exit, Fault> {
             .help("name at least one; a snapshot of nothing is no way back"));
     }
     let ready = prepare(job, section)?;
+    let hooks = hooks::open(job, section)?;
     let needs = preflight(job)?;
     let store = store_of(job)?;
     let begun = Instant::now();
@@ -64,21 +68,28 @@ pub fn create(job: &Job) -> Result<Exit, Fault> {
     let context = Context { store: &store, live_weights: weights.as_deref() };
     let ticker = job.talk().ticker();
     let created_at = world::now();
-    let mut taken = Vec::new();
-    for Ready { spec, source } in &ready {
-        let started = Instant::now();
-        ticker.set(&format!("{}: reading", spec.name));
-        let mut seen = |bytes: u64| ticker.set(&format!("{}: {} read", spec.name, show_size(bytes as f64)));
-        let mut intake = Intake::new(writer.as_mut(), &section.store.shown, &mut seen);
-        let extra = source.back_up(&context, &mut intake)?;
-        let part = Part {
-            name: spec.name.clone(),
-            kind: spec.kind.clone(),
-            target: spec.target.as_ref().map(ToString::to_string).unwrap_or_default(),
-            entries: intake.entries,
-        };
-        taken.push(Taken { part, extra, took: started.elapsed() });
-    }
+    let taken = hooks.around(Scope::Snapshot(section), || {
+        let mut taken = Vec::new();
+        for Ready { spec, source } in &ready {
+            let started = Instant::now();
+            ticker.set(&format!("{}: reading", spec.name));
+            let mut seen =
+                |bytes: u64| ticker.set(&format!("{}: {} read", spec.name, show_size(bytes as f64)));
+            let mut intake = Intake::new(writer.as_mut(), &section.store.shown, &mut seen);
+            let extra =
+                hooks.around(Scope::Source(spec), || source.back_up(&context, &mut intake))?;
+            let part = Part {
+                name: spec.name.clone(),
+                kind: spec.kind.clone(),
+                target: spec.target.as_ref().map(ToString::to_string).unwrap_or_default(),
+                entries: intake.entries,
+            };
+            taken.push(Taken { part, extra, took: started.elapsed() });
+        }
+        Ok(taken)
+    })?;
+    // What is frozen is thawed now; another snapshot may freeze while this one is proven.
+    let mut findings = hooks.close();
     stop_if_asked()?;
     let (parts, rest): (Vec<_>, Vec<_>) = taken.into_iter().map(|t| (t.part, (t.extra, t.took))).unzip();
     let manifest = Manifest { format: FORMAT.into(), created_at, label: label(job), sources: parts };
@@ -87,7 +98,6 @@ pub fn create(job: &Job) -> Result<Exit, Fault> {
     let backup_ms = begun.elapsed().as_secs_f64() * 1e3;
     let proving = Instant::now();
     let mut records = Vec::new();
-    let mut findings = Vec::new();
     for ((ready, part), (extra, took)) in ready.iter().zip(&manifest.sources).zip(rest) {
         let started = Instant::now();
         ticker.set(&format!("{}: reading back", part.name));
