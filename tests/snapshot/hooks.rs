@@ -27,7 +27,7 @@ fn place(keys: &str, sources: &str) -> Place {
 
 fn plan(place: &Place, keys: &str, sources: &str) {
     let text = format!(
-        "version: 1\nservice: shop\nrelease: {{version: 1.4.2}}\nsnapshot: {{store: store, {keys}, sources: [{sources}]}}\n"
+        "version: 1\nservice: shop\nrelease: {{version: 1.4.2}}\nsnapshot: {{store: store, encryption: {{none_needed_because: a test}}, {keys}, sources: [{sources}]}}\n"
     );
     place.write("release.yaml", text.as_bytes());
 }
