@@ -14,22 +14,22 @@ use crate::world::{self, signal};
 use crate::yaml::{self, Problem, unknown};
 
 mod command;
-// mod docker_compose;
+mod docker_compose;
 mod files;
 mod kubernetes;
 mod postgres;
 mod router_state;
-// mod versions;
+mod versions;
 
 /// Every kind of source that a plan may name.
 pub static ALL: &[&Kind] = &[
     &command::KIND,
-    //     &docker_compose::KIND,docker_compose::KIND,
+    &docker_compose::KIND,
     &files::KIND,
     &kubernetes::KIND,
     &postgres::KIND,
     &router_state::KIND,
-    //     &versions::KIND,versions::KIND,
+    &versions::KIND,
 ];
 
 /// One kind of source.

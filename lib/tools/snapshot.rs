@@ -76,8 +76,7 @@ pub fn create(job: &Job) -> Result<Exit, Fault> {
             let mut seen =
                 |bytes: u64| ticker.set(&format!("{}: {} read", spec.name, show_size(bytes as f64)));
             let mut intake = Intake::new(writer.as_mut(), &section.store.shown, &mut seen);
-            let extra =
-                hooks.around(Scope::Source(spec), || source.back_up(&context, &mut intake))?;
+            let extra = hooks.around(Scope::Source(spec), || source.back_up(&context, &mut intake))?;
             let part = Part {
                 name: spec.name.clone(),
                 kind: spec.kind.clone(),
