@@ -82,7 +82,8 @@ struct Image {
     /// The service.
     service: String,
     /// As the configuration names it.
-    image: String,
+    #[serde(rename = "image")]
+    named: String,
     /// Its id on this machine.
     id: String,
     /// Where it can be pulled again, as `REPOSITORY@sha256:…`; null for one that was built here.
@@ -326,7 +327,7 @@ impl Compose {
             }
             images.push(Image {
                 service: service.clone(),
-                image: image.clone().unwrap_or_else(|| first.image.clone()),
+                named: image.clone().unwrap_or_else(|| first.image.clone()),
                 id: first.id.clone(),
                 digest: None,
                 running: running.len() as u64,
@@ -346,20 +347,21 @@ impl Compose {
         let (told, _) = self.ask(WHAT, self.docker(&["image", "inspect", "--format", format], &ids))?;
         let mut digests: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for line in told.lines().filter(|line| !line.trim().is_empty()) {
-            let (id, mut known): (String, Option<Vec<String>>) = serde_json::from_str(line)
+            let (id, known): (String, Option<Vec<String>>) = serde_json::from_str(line)
                 .map_err(|_| self.failed(WHAT).cause("docker told of them in another way"))?;
-            known.iter_mut().for_each(|known| known.sort());
-            digests.insert(id, known.unwrap_or_default());
+            let mut known = known.unwrap_or_default();
+            known.sort();
+            digests.insert(id, known);
         }
         for image in images {
             let known = digests.get(&image.id).map(Vec::as_slice).unwrap_or_default();
-            let repository = repository(&image.image);
+            let repository = repository(&image.named);
             let own = known.iter().find(|digest| self::repository(digest) == repository);
             image.digest = own.or(known.first()).cloned();
             if image.digest.is_none() && !self.settings.allow_local {
                 return Err(self
                     .failed(&format!("the image of `{}` cannot be pulled again", image.service))
-                    .cause(format!("`{}` has no digest: it was built here and never pushed", image.image))
+                    .cause(format!("`{}` has no digest: it was built here and never pushed", image.named))
                     .help("push it to a registry, or say `allow_local: true`; nothing was kept"));
             }
         }

@@ -60,6 +60,7 @@ const INDEX: &[u8] = b"index.txt";
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "KubernetesSource")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of the plan by itself")]
 struct Settings {
     /// Which kinds, as `kubectl get` calls them (`deployments.apps`); what people usually write when absent.
     #[serde(default)]
@@ -186,7 +187,7 @@ impl Source for Kubernetes {
         if found.objects.is_empty() && !self.settings.allow_empty {
             return Err(self.nothing(&found));
         }
-        self.keep(&found, keep)?;
+        put_all(&found, keep)?;
         Ok(Extra { tables: Vec::new(), details: self.details(&found) })
     }
 
@@ -301,38 +302,6 @@ impl Kubernetes {
         Ok(())
     }
 
-    /// The objects in their folders, and the index; times are those of the objects, so that an unchanged
-    /// cluster is an unchanged snapshot.
-    fn keep(&self, found: &Found, keep: &mut dyn Keep) -> Result<(), Fault> {
-        let newest = |inside: &str| {
-            let within = found.objects.iter().filter(|(path, _)| path.starts_with(inside));
-            within.map(|(_, object)| object.made_at).max().unwrap_or(0)
-        };
-        let put = |keep: &mut dyn Keep, path: &[u8], text: &str, at: i64| {
-            keep.file(path, Meta { mode: 0o600, mtime: (at, 0) }, &mut |sink| {
-                sink.write_all(text.as_bytes())
-                    .map_err(|e| Fault::infrastructure("the store refused").cause(e))
-            })
-        };
-        keep.folder(b"", Meta { mode: 0o700, mtime: (newest(""), 0) })?;
-        let mut index = String::new();
-        let mut open: Vec<String> = Vec::new();
-        for (path, object) in &found.objects {
-            for (at, _) in path.match_indices('/') {
-                let folder = &path[..=at];
-                if !open.iter().any(|known| known == folder) {
-                    open.push(folder.to_owned());
-                    let meta = Meta { mode: 0o700, mtime: (newest(folder), 0) };
-                    keep.folder(&folder.as_bytes()[..at], meta)?;
-                }
-            }
-            put(keep, path.as_bytes(), &object.text, object.made_at)?;
-            index.push_str(path);
-            index.push('\n');
-        }
-        put(keep, INDEX, &index, newest(""))
-    }
-
     fn details(&self, found: &Found) -> Value {
         let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
         for object in found.objects.values() {
@@ -419,6 +388,37 @@ impl Kubernetes {
             .cause(cause)
             .help("look at the namespace, the kinds and the selector, or say `allow_empty: true`")
     }
+}
+
+/// The objects in their folders, and the index; times are those of the objects, so that an unchanged
+/// cluster is an unchanged snapshot.
+fn put_all(found: &Found, keep: &mut dyn Keep) -> Result<(), Fault> {
+    let newest = |inside: &str| {
+        let within = found.objects.iter().filter(|(path, _)| path.starts_with(inside));
+        within.map(|(_, object)| object.made_at).max().unwrap_or(0)
+    };
+    let put = |keep: &mut dyn Keep, path: &[u8], text: &str, at: i64| {
+        keep.file(path, Meta { mode: 0o600, mtime: (at, 0) }, &mut |sink| {
+            sink.write_all(text.as_bytes()).map_err(|e| Fault::infrastructure("the store refused").cause(e))
+        })
+    };
+    keep.folder(b"", Meta { mode: 0o700, mtime: (newest(""), 0) })?;
+    let mut index = String::new();
+    let mut open: Vec<String> = Vec::new();
+    for (path, object) in &found.objects {
+        for (at, _) in path.match_indices('/') {
+            let folder = &path[..=at];
+            if !open.iter().any(|known| known == folder) {
+                open.push(folder.to_owned());
+                let meta = Meta { mode: 0o700, mtime: (newest(folder), 0) };
+                keep.folder(&folder.as_bytes()[..at], meta)?;
+            }
+        }
+        put(keep, path.as_bytes(), &object.text, object.made_at)?;
+        index.push_str(path);
+        index.push('\n');
+    }
+    put(keep, INDEX, &index, newest(""))
 }
 
 /// `NAMESPACE/KIND.GROUP/NAME.yaml`, `_cluster` for objects of no namespace; none where it has no name

@@ -139,16 +139,14 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
 
 /// A side tells its release in the header that `promote` goes by.
 fn side(name: &str, side: &Side, promote: &Promote) -> Ask {
-    let how = match &side.release {
-        Some(release) => How::Plan(release.clone()),
-        None => {
-            let url = Text {
-                value: join(&side.url.value, &promote.probe.path),
-                shown: join(&side.url.shown, &promote.probe.path),
-            };
+    let how = side.release.clone().map_or_else(
+        || {
+            let at = |base: &str| join(base, &promote.probe.path);
+            let url = Text { value: at(&side.url.value), shown: at(&side.url.shown) };
             How::Header(url, promote.probe.header.to_ascii_lowercase())
-        }
-    };
+        },
+        How::Plan,
+    );
     // It is brought up after the snapshot.
     let deployed_later = name == "green" && !promote.hooks.deploy.is_empty();
     Ask { name: name.to_owned(), how, may_be_missing: deployed_later }

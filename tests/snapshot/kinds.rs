@@ -32,7 +32,10 @@ fn fixture(kind: &str, place: &Place, server: &Postgres) -> Fixture {
         "docker_compose" => {
             place.write("docker-compose.yml", b"version: '3.8'\nservices: {web: {image: acme/shop}}\n");
             let docker = Docker::start(&[Container::of("web")]);
-            docker.script(place);
+            for program in ["docker", "docker-compose"] {
+                let script = format!("export DOCKER_HOST={}\nexec {program} \"$@\"", docker.host());
+                place.script(program, &script);
+            }
             running = Some(Box::new(docker));
             let with = "with: {compose: [docker-compose, --host, unix:///no/such/socket], docker: ./docker}";
             let works = with.replace("docker-compose, --host, unix:///no/such/socket", "./docker-compose");

@@ -10,7 +10,7 @@ use crate::support::cluster::Cluster;
 use crate::support::run;
 
 /// An object as an API server gives it.
-fn object(version: &str, kind: &str, namespace: &str, name: &str, more: Value) -> Value {
+fn object(version: &str, kind: &str, namespace: &str, name: &str, more: &Value) -> Value {
     let mut object = json!({"apiVersion": version, "kind": kind, "metadata": {
         "name": name, "namespace": namespace, "uid": "0f0f", "resourceVersion": "17", "generation": 2,
         "creationTimestamp": "2026-01-02T03:04:05Z", "labels": {"app": "shop"},
@@ -22,7 +22,7 @@ fn object(version: &str, kind: &str, namespace: &str, name: &str, more: Value) -
 }
 
 pub(crate) fn shop() -> Vec<Value> {
-    let mut replicas = object("apps/v1", "ReplicaSet", "shop", "web-5d", json!({}));
+    let mut replicas = object("apps/v1", "ReplicaSet", "shop", "web-5d", &json!({}));
     replicas["metadata"]["ownerReferences"] = json!([{"kind": "Deployment", "name": "web", "uid": "0f0f"}]);
     vec![
         object(
@@ -30,7 +30,7 @@ pub(crate) fn shop() -> Vec<Value> {
             "Deployment",
             "shop",
             "web",
-            json!({
+            &json!({
             "spec": {"replicas": 2, "template": {"metadata": {"creationTimestamp": null, "labels": {"app": "shop"}},
                 "spec": {"containers": [{"name": "web", "image": "shop:1.4.1", "env": [{"name": "A", "value": "yes"}]}]}}},
             "status": {"readyReplicas": 2}}),
@@ -41,27 +41,33 @@ pub(crate) fn shop() -> Vec<Value> {
             "ConfigMap",
             "shop",
             "settings",
-            json!({"data": {"shop.conf": "listen 80\nlog on\n", "n": "5"}}),
+            &json!({"data": {"shop.conf": "listen 80\nlog on\n", "n": "5"}}),
         ),
-        object("v1", "ConfigMap", "shop", "kube-root-ca.crt", json!({"data": {"ca.crt": "x"}})),
+        object("v1", "ConfigMap", "shop", "kube-root-ca.crt", &json!({"data": {"ca.crt": "x"}})),
         object(
             "v1",
             "Service",
             "shop",
             "web",
-            json!({"spec": {"clusterIP": "10.1.2.3", "clusterIPs": ["10.1.2.3"],
+            &json!({"spec": {"clusterIP": "10.1.2.3", "clusterIPs": ["10.1.2.3"],
             "ports": [{"port": 80, "targetPort": 8080}], "selector": {"app": "shop"}}, "status": {"loadBalancer": {}}}),
         ),
-        object("v1", "Secret", "shop", "db", json!({"type": "Opaque", "data": {"password": "b3R0ZXItNDQ="}})),
+        object(
+            "v1",
+            "Secret",
+            "shop",
+            "db",
+            &json!({"type": "Opaque", "data": {"password": "b3R0ZXItNDQ="}}),
+        ),
         object(
             "v1",
             "PersistentVolumeClaim",
             "shop",
             "data",
-            json!({"spec": {"volumeName": "pvc-7", "storageClassName": "fast"}}),
+            &json!({"spec": {"volumeName": "pvc-7", "storageClassName": "fast"}}),
         ),
-        object("v1", "ConfigMap", "other", "settings", json!({"data": {"a": "b"}})),
-        object("rbac.authorization.k8s.io/v1", "Role", "shop", "system:reader", json!({"rules": []})),
+        object("v1", "ConfigMap", "other", "settings", &json!({"data": {"a": "b"}})),
+        object("rbac.authorization.k8s.io/v1", "Role", "shop", "system:reader", &json!({"rules": []})),
     ]
 }
 
@@ -221,7 +227,7 @@ const HOSTILE: &[&str] = &[
 fn the_real_kubectl_reads_every_text_as_it_was() {
     let data: serde_json::Map<String, Value> =
         HOSTILE.iter().enumerate().map(|(n, text)| (format!("k{n}"), json!(text))).collect();
-    let cluster = Cluster::start(vec![object("v1", "ConfigMap", "shop", "hostile", json!({"data": data}))]);
+    let cluster = Cluster::start(vec![object("v1", "ConfigMap", "shop", "hostile", &json!({"data": data}))]);
     let place = place(&cluster, "");
     place.create();
     assert_eq!(restored(&place), ["shop/configmap/hostile.yaml"]);

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 
 use super::answering::{Answering, Asked, Reply};
-use crate::snapshot::Place;
 
 /// A container of the project and its image.
 #[derive(Clone, Debug)]
@@ -47,13 +46,6 @@ impl Docker {
     /// For `DOCKER_HOST`.
     pub(crate) fn host(&self) -> String {
         format!("tcp://127.0.0.1:{}", self.api.port)
-    }
-
-    /// Two scripts, `docker` and `docker-compose`, that lead to this daemon.
-    pub(crate) fn script(&self, place: &Place) {
-        for program in ["docker", "docker-compose"] {
-            place.script(program, &format!("export DOCKER_HOST={}\nexec {program} \"$@\"", self.host()));
-        }
     }
 }
 

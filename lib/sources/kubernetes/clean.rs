@@ -221,7 +221,7 @@ fn without_empty_stamps(value: &mut Value) {
 /// What a cluster makes in every namespace by itself.
 fn is_generated(object: &Value) -> bool {
     let metadata = &object["metadata"];
-    if group(object) != "" {
+    if !group(object).is_empty() {
         return false;
     }
     match (object["kind"].as_str(), metadata["name"].as_str()) {
