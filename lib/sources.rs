@@ -15,20 +15,24 @@ use crate::world::{self, signal};
 use crate::yaml::{self, Problem, unknown};
 
 mod command;
+mod docker_compose;
 mod files;
 mod kubernetes;
 mod postgres;
 mod programs;
 mod router_state;
 mod tables;
+mod versions;
 
 /// Every kind of source that a plan may name.
 pub static ALL: &[&Kind] = &[
     &command::KIND,
+    &docker_compose::KIND,
     &files::KIND,
     &kubernetes::KIND,
     &postgres::KIND,
     &router_state::KIND,
+    &versions::KIND,
 ];
 
 /// One kind of source.

@@ -7,6 +7,7 @@ pub(crate) mod answering;
 pub(crate) mod caddy;
 pub(crate) mod cluster;
 pub(crate) mod command_router;
+pub(crate) mod docker;
 pub(crate) mod envoy;
 pub(crate) mod faults;
 pub(crate) mod haproxy;
