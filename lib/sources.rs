@@ -16,16 +16,24 @@ use crate::yaml::{self, Problem, unknown};
 
 mod command;
 mod files;
-
+mod mysql;
 mod postgres;
 mod programs;
-
+mod redis;
 mod router_state;
-
+mod sqlite;
 mod tables;
 
 /// Every kind of source that a plan may name.
-pub static ALL: &[&Kind] = &[&command::KIND, &files::KIND, &postgres::KIND, &router_state::KIND];
+pub static ALL: &[&Kind] = &[
+    &command::KIND,
+    &files::KIND,
+    &mysql::KIND,
+    &postgres::KIND,
+    &redis::KIND,
+    &router_state::KIND,
+    &sqlite::KIND,
+];
 
 /// One kind of source.
 pub struct Kind {

@@ -12,6 +12,10 @@ use crate::support::{Ended, call, folder, json, tool, wait_until};
 mod database;
 mod files;
 mod kinds;
+mod live;
+mod mysql;
+mod redis;
+mod sqlite;
 mod stops;
 mod store;
 
