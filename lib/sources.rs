@@ -18,9 +18,12 @@ mod command;
 mod docker_compose;
 mod files;
 mod kubernetes;
+mod mysql;
 mod postgres;
 mod programs;
+mod redis;
 mod router_state;
+mod sqlite;
 mod tables;
 mod versions;
 
@@ -30,8 +33,11 @@ pub static ALL: &[&Kind] = &[
     &docker_compose::KIND,
     &files::KIND,
     &kubernetes::KIND,
+    &mysql::KIND,
     &postgres::KIND,
+    &redis::KIND,
     &router_state::KIND,
+    &sqlite::KIND,
     &versions::KIND,
 ];
 

@@ -13,7 +13,9 @@ use trapkey::sources::{self, ALL, Choice, Context, Keep, Kept, Order, Pour, Read
 use super::Place;
 use crate::support::cluster::Cluster;
 use crate::support::docker::{Container, Docker};
+use crate::support::mariadb::Mariadb;
 use crate::support::postgres::Postgres;
+use crate::support::redis::Redis;
 
 /// One source that works and one that breaks, as lines of a plan; and what the plan needs besides.
 struct Fixture {
@@ -76,6 +78,43 @@ fn fixture(kind: &str, place: &Place, server: &Postgres) -> Fixture {
             format!("{{name: s, kind: postgres, target: \"{}\"}}", server.url("no_such_database")),
             "",
         ),
+        "mysql" => {
+            let server = Mariadb::shared();
+            let url = server.database("contract");
+            server.execute("contract", "CREATE TABLE t (id INT PRIMARY KEY)");
+            running = Some(Box::new(server));
+            (
+                format!("{{name: s, kind: mysql, target: \"{url}\"}}"),
+                format!("{{name: s, kind: mysql, target: \"{url}_not_there\"}}"),
+                "",
+            )
+        }
+        "redis" => {
+            let server = Redis::start();
+            let url = server.url();
+            running = Some(Box::new(server));
+            (
+                format!("{{name: s, kind: redis, target: \"{url}\"}}"),
+                "{name: s, kind: redis, target: \"redis://127.0.0.1:1\"}".into(),
+                "",
+            )
+        }
+        "sqlite" => {
+            place.write(
+                "other.db",
+                b"this is no database, though it is long enough to be taken for one by a file's size",
+            );
+            let made = std::process::Command::new("sqlite3")
+                .args(["shop.db", "CREATE TABLE t (id)"])
+                .current_dir(place.folder.path())
+                .status();
+            assert!(made.unwrap().success());
+            (
+                "{name: s, kind: sqlite, target: shop.db}".into(),
+                "{name: s, kind: sqlite, target: other.db}".into(),
+                "",
+            )
+        }
         "router_state" => ("{name: s, kind: router_state}".into(), String::new(), ROUTER),
         other => {
             panic!("the kind of source `{other}` has no fixture: add one, it is held to the same contract")
