@@ -16,7 +16,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
-use trapkey::repository::restic::{How, Id, Local, NodeKind, Passphrase, Progress, ReadData, Repository, Spec};
+use trapkey::repository::restic::{
+    How, Id, Local, NodeKind, Passphrase, Progress, ReadData, Repository, Spec,
+};
 
 #[path = "bench_snapshot/corpus.rs"]
 mod corpus;
@@ -41,7 +43,8 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let short = env::var_os("TRAPKEY_BENCH_SHORT").is_some();
-    let wanted = env::var("TRAPKEY_BENCH_SIZE").unwrap_or_else(|_| if short { "short" } else { "0.2" }.into());
+    let wanted =
+        env::var("TRAPKEY_BENCH_SIZE").unwrap_or_else(|_| if short { "short" } else { "0.2" }.into());
     hashing(short);
     for name in wanted.split(',') {
         let Some(size) = SIZES.iter().find(|size| size.name == name) else {
@@ -99,6 +102,10 @@ fn table(size: Size) {
         }
     }
     show(size, place, &costs);
+    // For a profiler.
+    if env::var_os("TRAPKEY_BENCH_KEEP").is_some() {
+        println!("kept: {}", folder.keep().display());
+    }
 }
 
 /// In memory where there is room for the corpus, what is restored, and four repositories; else on disk.

@@ -109,7 +109,13 @@ impl Corpus {
 
     fn path(&self, number: usize) -> PathBuf {
         let (folder, kind) = (number / 20, Kind::of(number));
-        self.at.join(format!("part{}/module{}/{}{number}.{}", folder / 25, folder % 25, kind.word(), kind.word()))
+        self.at.join(format!(
+            "part{}/module{}/{}{number}.{}",
+            folder / 25,
+            folder % 25,
+            kind.word(),
+            kind.word()
+        ))
     }
 
     fn content(&self, number: usize, buffer: &mut Vec<u8>) {

@@ -21,7 +21,8 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    pub(crate) const ALL: [Self; 5] = [Self::First, Self::Unchanged, Self::Changed, Self::Check, Self::Restore];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::First, Self::Unchanged, Self::Changed, Self::Check, Self::Restore];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
