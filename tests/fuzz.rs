@@ -238,8 +238,13 @@ fn read(reader: &Reader, bytes: &[u8]) -> Result<bool, String> {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
     // Threads have stacks of 2 MiB and arenas of 64 MiB each, of which next to nothing is used.
-    let threads = if reader.name == "repository" { 12 * 66 * 1024 * 1024 } else { 0 };
-    let most = pages * rustix::param::page_size() as u64 + MEMORY + threads;
+    let more = match reader.name {
+        "repository" => 12 * 66 * 1024 * 1024,
+        // For as much as the longest blob there may be room, whatever the bytes are.
+        "blob" => 64 * 1024 * 1024,
+        _ => 0,
+    };
+    let most = pages * rustix::param::page_size() as u64 + MEMORY + more;
     let maximum = getrlimit(Resource::As).maximum;
     setrlimit(Resource::As, Rlimit { current: Some(most), maximum }).unwrap();
     let result = (reader.read)(bytes);

@@ -19,10 +19,13 @@ use trapkey::repository::restic::{
 use crate::snapshot::noise;
 use crate::support::folder;
 
+mod anywhere;
 mod damaged;
+mod kills;
 mod shared;
 mod stops;
 mod theirs;
+mod windows;
 mod written;
 
 pub(crate) const WORD: &str = "a pass phrase";

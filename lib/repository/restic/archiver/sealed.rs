@@ -7,6 +7,7 @@ use crate::repository::restic::backend::{self, Kind, Name};
 use crate::repository::restic::id::Id;
 use crate::repository::restic::index::Index;
 use crate::repository::restic::locks::Held;
+use crate::repository::restic::pack::MAX_PACK;
 use crate::repository::restic::packer::Files;
 use crate::repository::restic::snapshot::Snapshot;
 use crate::repository::restic::store::{Scratch, Store};
@@ -62,7 +63,10 @@ impl Sealed {
             let name = Name::File(Kind::Pack, *id);
             let missing = || backend::missing(&*self.store.backend, name);
             let length = self.store.backend.length(name)?.ok_or_else(missing)?;
-            let length = usize::try_from(length).map_err(|_| missing())?;
+            // Whoever can write to the store may have put anything in its place.
+            let length = usize::try_from(length).ok().filter(|_| length <= MAX_PACK).ok_or_else(|| {
+                backend::damaged(&*self.store.backend, name, format!("it has {length} bytes"))
+            })?;
             self.store.backend.read(name, 0, length, &mut whole)?;
             proof.blobs += self.prove_pack(*id, &whole, &mut scratch).map_err(|why| {
                 backend::damaged(&*self.store.backend, name, why)
@@ -107,7 +111,11 @@ impl Sealed {
         let id = self.store.save(Kind::Snapshot, &json)?;
         // Had this machine been suspended just then, others may have removed what it needs.
         if let Err(fault) = self.held.still_holds() {
-            self.store.backend.remove(Name::File(Kind::Snapshot, id))?;
+            let listed = |_| {
+                let help = format!("the snapshot {} may lack something: `check`, or forget it", id.short());
+                fault.clone().help(help)
+            };
+            self.store.backend.remove(Name::File(Kind::Snapshot, id)).map_err(listed)?;
             return Err(fault);
         }
         Ok(id)
