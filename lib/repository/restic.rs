@@ -47,9 +47,9 @@ mod snapshot;
 mod store;
 mod tree;
 
-pub use archiver::{Archive, Filter, Notes, Progress, Proof, Sealed, Spec, Streamed, Take};
+pub use archiver::{Archive, Filter, Mark, Notes, Part, Progress, Proof, Sealed, Spec, Streamed, Take};
 pub use backend::{Backend, Cached, Kind, Local, Name, S3, backend_at, cache_from};
-pub use check::{Health, ReadData};
+pub use check::{Damage, Health, ReadData};
 pub use config::Config;
 pub use id::Id;
 pub use keys::{KeyInfo, Passphrase};

@@ -45,8 +45,14 @@ pub struct Ran {
     pub took: Duration,
 }
 
-/// The variable that no command inherits: the key that signs the evidence.
-pub const KEPT_BACK: &str = "TRAPKEY_SIGN_KEY_PEM";
+/// The variable that holds the key that signs the evidence.
+pub const SIGN_KEY_PEM: &str = "TRAPKEY_SIGN_KEY_PEM";
+/// The variable that holds the passphrase of the snapshot store.
+pub const PASSPHRASE: &str = "TRAPKEY_PASSPHRASE";
+/// The variable that holds the passphrase that comes after it.
+pub const NEW_PASSPHRASE: &str = "TRAPKEY_NEW_PASSPHRASE";
+/// What no command inherits: secrets that are nothing for hooks, and the token of `promote listen`.
+pub const KEPT_BACK: [&str; 4] = [SIGN_KEY_PEM, PASSPHRASE, NEW_PASSPHRASE, "TRAPKEY_TOKEN"];
 
 /// How long the output of a command that has ended may still be on its way.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -68,12 +74,13 @@ impl Order {
         let Some((program, arguments)) = self.argv.split_first() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"));
         };
-        Command::new(program)
+        let mut command = Command::new(program);
+        for name in KEPT_BACK {
+            command.env_remove(name);
+        }
+        command
             .args(arguments)
             .current_dir(&self.folder)
-            .env_remove(KEPT_BACK)
-            // It opens the control calls of `promote listen`, and is nothing for hooks.
-            .env_remove("TRAPKEY_TOKEN")
             .envs(self.env.iter().map(|(k, v)| (k, v)))
             .stdin(stdin)
             .stdout(Stdio::piped())

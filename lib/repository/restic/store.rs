@@ -92,15 +92,12 @@ impl Store {
         }
     }
 
-    /// Everything that the index files say.
+    /// Everything that the index files say. Of a blob that lies in several packs the place counts that
+    /// is in a pack which is there in its full length.
     pub(super) fn index(&self) -> Result<Index, Fault> {
-        let whole = Index::default();
-        let files = self.backend.list(Kind::Index)?;
-        self.ahead(Kind::Index, &files);
-        for (id, _) in files {
-            for (pack, blobs) in self.load_index(id)? {
-                whole.add(pack, &blobs);
-            }
+        let (whole, doubtful) = self.sorted_index()?;
+        for (pack, blobs) in doubtful {
+            whole.add(pack, &blobs);
         }
         Ok(whole)
     }
@@ -108,6 +105,11 @@ impl Store {
     /// The same without packs that are not there or have another length: what is lost is stored anew
     /// by the next backup.
     pub(super) fn trusted_index(&self) -> Result<Index, Fault> {
+        self.sorted_index().map(|(whole, _)| whole)
+    }
+
+    /// What lies in packs that are there in their full length, and the other packs.
+    fn sorted_index(&self) -> Result<(Index, HashMap<Id, Vec<Blob>>), Fault> {
         let mut packs: HashMap<Id, Vec<Blob>> = HashMap::new();
         let files = self.backend.list(Kind::Index)?;
         self.ahead(Kind::Index, &files);
@@ -125,11 +127,13 @@ impl Store {
         }
         let whole = Index::default();
         for (id, length) in self.backend.list(Kind::Pack)? {
-            if let Some(blobs) = packs.get(&id).filter(|blobs| pack::whole_length(blobs) == length) {
-                whole.add(id, blobs);
+            if packs.get(&id).is_some_and(|blobs| pack::whole_length(blobs) == length)
+                && let Some(blobs) = packs.remove(&id)
+            {
+                whole.add(id, &blobs);
             }
         }
-        Ok(whole)
+        Ok((whole, packs))
     }
 
     /// The blobs that a pack says it has, from its end.

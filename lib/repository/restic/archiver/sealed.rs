@@ -1,5 +1,7 @@
 //! A snapshot that lies in the repository whole, but is not listed yet.
 
+use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::fault::Fault;
@@ -8,6 +10,7 @@ use crate::repository::restic::id::Id;
 use crate::repository::restic::index::Index;
 use crate::repository::restic::locks::Held;
 use crate::repository::restic::pack::MAX_PACK;
+use crate::repository::restic::opened::Reading;
 use crate::repository::restic::packer::Files;
 use crate::repository::restic::snapshot::Snapshot;
 use crate::repository::restic::store::{Scratch, Store};
@@ -80,6 +83,13 @@ impl Sealed {
             self.store.load_index(*id)?;
         }
         Ok(proof)
+    }
+
+    /// Writes the bytes of one file of it, read back from the store, into `out`.
+    ///
+    /// Errors: as [`Opened::dump`](super::super::Opened::dump).
+    pub fn dump(&self, path: &Path, out: &mut dyn Write) -> Result<u64, Fault> {
+        Reading { store: &self.store, index: &self.index, tree: self.snapshot.tree }.dump(path, out)
     }
 
     fn prove_pack(&self, id: Id, whole: &[u8], scratch: &mut Scratch) -> Result<u64, String> {
