@@ -9,8 +9,8 @@ use tempfile::TempDir;
 
 use crate::support::{Ended, call, folder, json, tool, wait_until};
 
-mod database;
 mod compose;
+mod database;
 mod files;
 mod hooks;
 mod kinds;

@@ -342,7 +342,8 @@ impl Kubernetes {
 
     fn would_be_taken(&self, all: &str) -> Result<(), Fault> {
         let order = self.kubectl(&["apply", "--dry-run=server", "--output=name", "--filename=-"]);
-        let ran = order.feed(&mut |input| input.write_all(all.as_bytes())).map_err(|e| self.not_started(&e))?;
+        let ran =
+            order.feed(&mut |input| input.write_all(all.as_bytes())).map_err(|e| self.not_started(&e))?;
         stop_if_asked()?;
         if ran.exit == Some(0) {
             return Ok(());
@@ -414,7 +415,9 @@ fn path_of(object: &Value) -> Option<String> {
         Some(_) => return None,
         None => kind,
     };
-    let name = metadata["name"].as_str().filter(|name| !name.is_empty() && !name.contains(['/', '\0', '\n', '\r']))?;
+    let name = metadata["name"]
+        .as_str()
+        .filter(|name| !name.is_empty() && !name.contains(['/', '\0', '\n', '\r']))?;
     // File systems end at 255 bytes, some names do not.
     let name = match name.char_indices().find(|(at, _)| *at > 200) {
         Some((at, _)) => format!("{}~{}", &name[..at], &sha256_hex(name.as_bytes())[..16]),

@@ -23,17 +23,41 @@ pub(crate) fn shop() -> Vec<Value> {
     let mut replicas = object("apps/v1", "ReplicaSet", "shop", "web-5d", json!({}));
     replicas["metadata"]["ownerReferences"] = json!([{"kind": "Deployment", "name": "web", "uid": "0f0f"}]);
     vec![
-        object("apps/v1", "Deployment", "shop", "web", json!({
+        object(
+            "apps/v1",
+            "Deployment",
+            "shop",
+            "web",
+            json!({
             "spec": {"replicas": 2, "template": {"metadata": {"creationTimestamp": null, "labels": {"app": "shop"}},
                 "spec": {"containers": [{"name": "web", "image": "shop:1.4.1", "env": [{"name": "A", "value": "yes"}]}]}}},
-            "status": {"readyReplicas": 2}})),
+            "status": {"readyReplicas": 2}}),
+        ),
         replicas,
-        object("v1", "ConfigMap", "shop", "settings", json!({"data": {"shop.conf": "listen 80\nlog on\n", "n": "5"}})),
+        object(
+            "v1",
+            "ConfigMap",
+            "shop",
+            "settings",
+            json!({"data": {"shop.conf": "listen 80\nlog on\n", "n": "5"}}),
+        ),
         object("v1", "ConfigMap", "shop", "kube-root-ca.crt", json!({"data": {"ca.crt": "x"}})),
-        object("v1", "Service", "shop", "web", json!({"spec": {"clusterIP": "10.1.2.3", "clusterIPs": ["10.1.2.3"],
-            "ports": [{"port": 80, "targetPort": 8080}], "selector": {"app": "shop"}}, "status": {"loadBalancer": {}}})),
+        object(
+            "v1",
+            "Service",
+            "shop",
+            "web",
+            json!({"spec": {"clusterIP": "10.1.2.3", "clusterIPs": ["10.1.2.3"],
+            "ports": [{"port": 80, "targetPort": 8080}], "selector": {"app": "shop"}}, "status": {"loadBalancer": {}}}),
+        ),
         object("v1", "Secret", "shop", "db", json!({"type": "Opaque", "data": {"password": "b3R0ZXItNDQ="}})),
-        object("v1", "PersistentVolumeClaim", "shop", "data", json!({"spec": {"volumeName": "pvc-7", "storageClassName": "fast"}})),
+        object(
+            "v1",
+            "PersistentVolumeClaim",
+            "shop",
+            "data",
+            json!({"spec": {"volumeName": "pvc-7", "storageClassName": "fast"}}),
+        ),
         object("v1", "ConfigMap", "other", "settings", json!({"data": {"a": "b"}})),
         object("rbac.authorization.k8s.io/v1", "Role", "shop", "system:reader", json!({"rules": []})),
     ]
@@ -48,7 +72,9 @@ fn place(cluster: &Cluster, more: &str) -> Place {
 
 fn source(place: &Place, target: &str, more: &str) {
     place.plan(
-        &format!("{{name: cluster, kind: kubernetes, target: {target}, with: {{kubeconfig: kubeconfig{more}}}}}"),
+        &format!(
+            "{{name: cluster, kind: kubernetes, target: {target}, with: {{kubeconfig: kubeconfig{more}}}}}"
+        ),
         "",
     );
 }
@@ -85,9 +111,22 @@ fn objects_of_a_namespace_are_kept_as_somebody_would_have_written_them() {
          data:\n  \"n\": \"5\"\n  shop.conf: |\n    listen 80\n    log on\n"
     );
     let deployment = text(&place, paths[1]);
-    assert!(deployment.contains("      - env:\n        - name: A\n          value: \"yes\"\n        image: \"shop:1.4.1\"\n"), "{deployment}");
+    assert!(
+        deployment.contains(
+            "      - env:\n        - name: A\n          value: \"yes\"\n        image: \"shop:1.4.1\"\n"
+        ),
+        "{deployment}"
+    );
     for path in paths {
-        for word in ["uid", "resourceVersion", "managedFields", "status", "creationTimestamp", "clusterIP", "volumeName"] {
+        for word in [
+            "uid",
+            "resourceVersion",
+            "managedFields",
+            "status",
+            "creationTimestamp",
+            "clusterIP",
+            "volumeName",
+        ] {
             assert!(!text(&place, path).contains(word), "{path}: {word}");
         }
     }
@@ -95,14 +134,20 @@ fn objects_of_a_namespace_are_kept_as_somebody_would_have_written_them() {
     assert_eq!(details["objects"], 5);
     // Owners' objects are not even asked for where the kinds are the usual ones.
     assert_eq!(details["left_out"], json!({"generated": 1}));
-    assert_eq!((&details["volumes"], &details["server"]), (&json!({"shop/data": "pvc-7"}), &json!(cluster.api.url())));
+    assert_eq!(
+        (&details["volumes"], &details["server"]),
+        (&json!({"shop/data": "pvc-7"}), &json!(cluster.api.url()))
+    );
     let proof = document["snapshot"]["sources"][0]["proof"].as_str().unwrap();
     assert!(proof.contains("5 objects parsed"), "{proof}");
     // The real kubectl reads every file, and finds in it what is meant.
     for path in paths {
         let mut kubectl = std::process::Command::new("kubectl");
         kubectl.args(["create", "--dry-run=client", "--validate=false", "--output=name", "--kubeconfig"]);
-        let ended = run(kubectl.arg(place.path("kubeconfig")).arg("--filename").arg(place.path("restored/cluster").join(path)));
+        let ended = run(kubectl
+            .arg(place.path("kubeconfig"))
+            .arg("--filename")
+            .arg(place.path("restored/cluster").join(path)));
         assert_eq!(ended.code, 0, "{path}: {}", ended.stderr);
         let parts: Vec<&str> = path.trim_end_matches(".yaml").splitn(3, '/').skip(1).collect();
         assert_eq!(ended.stdout.trim(), parts.join("/"));
@@ -165,7 +210,10 @@ fn kinds_selectors_namespaces_and_owned_objects_are_taken_as_the_plan_says() {
     assert!(!text(&place, "shop/replicaset.apps/web-5d.yaml").contains("ownerReferences"));
     source(&place, "shop", ", kinds: [replicasets.apps, configmaps]");
     let document = place.create();
-    assert_eq!(document["snapshot"]["sources"][0]["details"]["left_out"], json!({"generated": 1, "owned": 1}));
+    assert_eq!(
+        document["snapshot"]["sources"][0]["details"]["left_out"],
+        json!({"generated": 1, "owned": 1})
+    );
     source(&place, "[shop, other]", ", kinds: [configmaps], context: test");
     place.create();
     assert_eq!(restored(&place), ["other/configmap/settings.yaml", "shop/configmap/settings.yaml"]);
@@ -220,7 +268,11 @@ fn what_the_cluster_refuses_is_told_with_the_next_step() {
     source(&place, "shop", ", kinds: [configmaps]");
     for reply in [
         Reply::Says(500, "application/json", "{}".into()),
-        Reply::Says(200, "application/json", "{\"kind\": \"ConfigMapList\", \"apiVersion\": \"v1\", \"items\": [{\"met".into()),
+        Reply::Says(
+            200,
+            "application/json",
+            "{\"kind\": \"ConfigMapList\", \"apiVersion\": \"v1\", \"items\": [{\"met".into(),
+        ),
         Reply::Says(200, "text/html", "<html>log in first</html>".into()),
     ] {
         cluster.holds.lock().unwrap().instead = Some(reply);
@@ -239,7 +291,10 @@ fn a_kubectl_that_prints_something_else_or_hangs_is_not_believed() {
     for (script, words) in [
         ("echo '{\"kind\": \"List\"}'", "something else than a list"),
         ("echo '{\"items\": [{\"kind\": \"ConfigMap\"}]}'", "no kind or no name"),
-        ("echo '{\"items\": [{\"kind\": \"A\", \"apiVersion\": \"v1\", \"metadata\": {\"name\": \"../../x\"}}]}'", "no kind or no name"),
+        (
+            "echo '{\"items\": [{\"kind\": \"A\", \"apiVersion\": \"v1\", \"metadata\": {\"name\": \"../../x\"}}]}'",
+            "no kind or no name",
+        ),
         ("echo '{\"items\": []} and more'", "something else than a list"),
         ("head -c 68000000 /dev/zero | tr '\\0' ' '; echo '{\"items\": []}'", "more than 64 MiB"),
     ] {
@@ -249,9 +304,18 @@ fn a_kubectl_that_prints_something_else_or_hangs_is_not_believed() {
         assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
     }
     place.script("kubectl", "sleep 30");
-    place.plan("{name: cluster, kind: kubernetes, target: shop, timeout: 200ms, with: {kubectl: ./kubectl}}", "");
+    place.plan(
+        "{name: cluster, kind: kubernetes, target: shop, timeout: 200ms, with: {kubectl: ./kubectl}}",
+        "",
+    );
     assert!(place.call(&["create"]).stderr.contains("did not end within its time"));
-    for wrong in ["target: -x", "target: ['*', shop]", "target: Shop", "target: shop, with: {kinds: [--raw]}", "target: shop, with: {kinds: []}"] {
+    for wrong in [
+        "target: -x",
+        "target: ['*', shop]",
+        "target: Shop",
+        "target: shop, with: {kinds: [--raw]}",
+        "target: shop, with: {kinds: []}",
+    ] {
         place.plan(&format!("{{name: cluster, kind: kubernetes, {wrong}}}"), "");
         assert_eq!(place.call(&["create"]).code, 2, "{wrong}");
     }

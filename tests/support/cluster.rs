@@ -74,7 +74,9 @@ impl Cluster {
     /// The lists that were asked for.
     pub(crate) fn lists(&self) -> Vec<Asked> {
         let mut asked = self.api.asked();
-        asked.retain(|asked| RESOURCES.iter().any(|(_, _, name, _, _)| asked.path.ends_with(&format!("/{name}"))));
+        asked.retain(|asked| {
+            RESOURCES.iter().any(|(_, _, name, _, _)| asked.path.ends_with(&format!("/{name}")))
+        });
         asked
     }
 }
@@ -100,7 +102,8 @@ fn answer(holds: &Holds, asked: &Asked) -> Reply {
 }
 
 fn groups() -> Value {
-    let mut names: Vec<(&str, &str)> = RESOURCES.iter().map(|(g, v, ..)| (*g, *v)).filter(|(g, _)| !g.is_empty()).collect();
+    let mut names: Vec<(&str, &str)> =
+        RESOURCES.iter().map(|(g, v, ..)| (*g, *v)).filter(|(g, _)| !g.is_empty()).collect();
     names.dedup();
     let groups: Vec<Value> = names
         .into_iter()
@@ -128,7 +131,8 @@ fn api_version(group: &str, version: &str) -> String {
 }
 
 fn list(holds: &Holds, asked: &Asked, group: &str, namespace: Option<&str>, resource: &str) -> Reply {
-    let Some((_, version, _, kind, _)) = RESOURCES.iter().find(|(g, _, name, ..)| *g == group && *name == resource)
+    let Some((_, version, _, kind, _)) =
+        RESOURCES.iter().find(|(g, _, name, ..)| *g == group && *name == resource)
     else {
         return status(404, "NotFound", "the server could not find the requested resource");
     };
@@ -136,7 +140,9 @@ fn list(holds: &Holds, asked: &Asked, group: &str, namespace: Option<&str>, reso
         return reply.clone();
     }
     if holds.forbidden == Some(resource) {
-        let message = format!("{resource} is forbidden: User \"ci\" cannot list resource \"{resource}\" in API group \"{group}\"");
+        let message = format!(
+            "{resource} is forbidden: User \"ci\" cannot list resource \"{resource}\" in API group \"{group}\""
+        );
         return status(403, "Forbidden", &message);
     }
     let version = api_version(group, version);

@@ -265,7 +265,10 @@ fn manifest_samples() -> Vec<Vec<u8>> {
 fn read_manifest(bytes: &[u8]) -> Result<bool, String> {
     let read = manifest::parse(bytes);
     let lines: Vec<_> = read.iter().map(|(path, sha256)| (path.clone(), *sha256)).collect();
-    holds(manifest::parse(&manifest::text(&lines)) == read, "a manifest is read differently the second time")?;
+    holds(
+        manifest::parse(&manifest::text(&lines)) == read,
+        "a manifest is read differently the second time",
+    )?;
     Ok(!read.is_empty())
 }
 
@@ -400,6 +403,9 @@ fn base() -> Result<&'static Base, String> {
 fn make_base() -> Result<Base, Fault> {
     let memory = Arc::new(Memory::default());
     let store = on(Arc::clone(&memory));
+    let mut config = Vec::new();
+    store.key.encrypt(&config_samples().remove(0), &mut config)?;
+    memory.put(Name::Config, &[&config])?;
     let packer = Packer::new(Arc::clone(&store), Arc::new(Index::default()));
     let mut scratch = Scratch::default();
     for piece in PIECES {
