@@ -203,8 +203,8 @@ fn child(place: &Path, words: &[&str]) -> ExitCode {
 fn greedy() -> impl Iterator<Item = Vec<u8>> {
     let rows = [
         (r#"{"nodes":["#, r#"{"name":"@","type":"dir"},"#, "null]}"),
-        (r#"{"nodes":[{"name":"@","type":"file","later":["#, "0,", r#"0]}]}"#),
-        (r#"{"nodes":[{"name":"@","type":"file","later":["#, "[],", r#"0]}]}"#),
+        (r#"{"nodes":[{"name":"@","type":"file","later":["#, "0,", "0]}]}"),
+        (r#"{"nodes":[{"name":"@","type":"file","later":["#, "[],", "0]}]}"),
         (r#"{"nodes":[{"name":"@","type":"file","later":"#, "[", ""),
         (r#"{"nodes":[{"name":"@","type":"file","extended_attributes":["#, r#"{"name":""},"#, "]}]}"),
         (r#"{"nodes":[{"type":"file","name":""#, "\\\\x00", r#""}]}"#),
@@ -416,7 +416,7 @@ fn odd_value(dice: &mut Dice) -> Value {
         0 => Value::Null,
         1 => json!(dice.below(2) == 0),
         2 | 3 => json!(NUMBERS[dice.below(NUMBERS.len())]),
-        4 => json!(-(dice.below(1 << 40) as i64)),
+        4 => json!(-i64::from(dice.next() as u32)),
         5 => json!(1e300),
         6 => json!(TEXTS[dice.below(TEXTS.len())].repeat(1 + dice.many())),
         7 => json!([]),
