@@ -130,7 +130,8 @@ pub fn show(place: &Place, id: &str, json: bool) -> Result<Exit, Fault> {
     line("by", &format!("{} on {}", opened.snapshot().program_version, opened.snapshot().hostname));
     line("tags", &opened.snapshot().tags.join(" "));
     for part in inside.iter().flat_map(|inside| &inside.sources) {
-        let state = if part.notes.is_empty() { String::new() } else { format!(" ({})", part.notes.join("; ")) };
+        let state =
+            if part.notes.is_empty() { String::new() } else { format!(" ({})", part.notes.join("; ")) };
         line(
             "source",
             &format!(
@@ -186,7 +187,10 @@ pub fn check(place: &Place, depth: &Depth, talk: &Talk, json: bool) -> Result<Ex
     if let Some(fault) = complaint(place, &health.damaged) {
         return Err(fault);
     }
-    talk.line(Mark::Good, &format!("{} in {}", said(&health), show_duration(started.elapsed().as_secs_f64())));
+    talk.line(
+        Mark::Good,
+        &format!("{} in {}", said(&health), show_duration(started.elapsed().as_secs_f64())),
+    );
     Ok(Exit::Pass)
 }
 
