@@ -1,6 +1,7 @@
 //! `mysql`: one database of MySQL or MariaDB as an SQL dump of one consistent moment, and rows and sums
 //! of its tables at that moment.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -278,8 +279,10 @@ impl Database {
         let mut lock = self.server.session()?;
         let mut figures = self.server.session()?;
         figures.run("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").map_err(asked)?;
-        let tables: Vec<String> =
+        // A table may be named twice, with another sum each.
+        let tables: BTreeSet<String> =
             self.settings.tables.iter().map(|t| format!("{} READ", server::quoted(&t.name))).collect();
+        let tables: Vec<String> = tables.into_iter().collect();
         lock.run(&format!("SET SESSION lock_wait_timeout = 10; LOCK TABLES {}", tables.join(", "))).map_err(
             |e| {
                 self.server
