@@ -99,6 +99,7 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
     let target = target.one().map_err(|m| order.problem(m))?;
     let programs = Programs::of(order, settings.bin.as_ref().map(|bin| bin.value.as_str()), INSTALL);
     let defaults = settings.defaults_file.as_ref().map(|file| order.loaded.at(&file.value));
+    let defaults = defaults.map(|path| std::path::absolute(&path).unwrap_or(path));
     let server = Server::read(&target.value, defaults, programs).map_err(|why| {
         let shown = redact(&target.shown);
         order.problem(format!("`{shown}` is not a database's URL: {why}")).help(server::HELP)

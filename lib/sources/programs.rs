@@ -35,7 +35,10 @@ impl Programs {
         Self {
             source: order.spec.name.clone(),
             shown: order.spec.target.as_ref().map(ToString::to_string).unwrap_or_default(),
-            bin: bin.map(|folder| order.loaded.at(folder)),
+            // Absolute, for they run in another folder than this process.
+            bin: bin
+                .map(|folder| order.loaded.at(folder))
+                .map(|path| std::path::absolute(&path).unwrap_or(path)),
             folder: order.loaded.folder.clone(),
             timeout: order.timeout(),
             install,

@@ -125,7 +125,7 @@ fn a_server_that_does_not_answer_or_refuses_is_an_infrastructure_error() {
     let wrong = server.url().replace(ENCODED, "wrong-password");
     let nobody = format!("redis://:wrong-password@127.0.0.1:{}", free_port());
     let tls = server.url().replace("redis://", "rediss://");
-    for (url, words) in [(&wrong, "NOAUTH"), (&nobody, "onnection refused"), (&tls, "")] {
+    for (url, words) in [(&wrong, "WRONGPASS"), (&nobody, "onnection refused"), (&tls, "")] {
         let ended = create(&place, url);
         assert_eq!(ended.code, 4, "{url}: {}", ended.stderr);
         assert!(ended.stderr.contains(words), "{url}: {}", ended.stderr);

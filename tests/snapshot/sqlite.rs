@@ -44,10 +44,10 @@ struct Writer(Child);
 
 impl Writer {
     fn start(file: &Path) -> Self {
-        let script = "while :; do echo 'INSERT INTO orders (total_cents) VALUES (3), (4);'; sleep 0.002; done | \
-                      exec sqlite3 -batch -init /dev/null -cmd '.timeout 20000' \"$1\"";
+        let script = "while :; do echo 'INSERT INTO orders (total_cents) VALUES (3), (4);'; sleep 0.01; done | \
+                      exec sqlite3 -batch -init /dev/null -cmd '.timeout 20000' -cmd 'PRAGMA synchronous=OFF' \"$1\"";
         let child = Command::new("timeout")
-            .args(["--signal=KILL", "60", "bash", "-c", script, "writer"])
+            .args(["--signal=KILL", "200", "bash", "-c", script, "writer"])
             .arg(file)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -102,12 +102,12 @@ fn a_copy_is_of_one_moment_while_others_write() {
         // Large enough that it is not copied in one go.
         sql(
             &place.path(FILE),
-            "CREATE TABLE big (fill BLOB); INSERT INTO big SELECT randomblob(20000) FROM orders",
+            "CREATE TABLE big (fill BLOB); INSERT INTO big SELECT randomblob(3000) FROM orders",
         );
         let file = place.path(FILE);
         let busy = Writer::start(&file);
         wait_until("the writer", || sql(&file, "SELECT count(*) FROM orders").trim() != "1000");
-        for _ in 0..3 {
+        for _ in 0..2 {
             created(&place, "");
             let recorded = place.document()["snapshot"]["sources"][0]["tables"][0].clone();
             let _ = std::fs::remove_dir_all(place.path("back"));
