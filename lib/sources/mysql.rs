@@ -53,6 +53,7 @@ const INSTALL: &str =
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "MysqlSource")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of the plan")]
 struct Settings {
     /// Tables whose rows (and sums) are recorded. They are locked against writers for the moment in which
     /// the dump begins.
@@ -247,7 +248,7 @@ impl Database {
             (self.settings.triggers, grants::triggers(&lines, own), "triggers", "TRIGGER"),
             (self.settings.routines, grants::routines(&lines, own), "routines", "EXECUTE"),
         ];
-        for (_, _, what, right) in wanted.iter().filter(|(wanted, seen, ..)| *wanted && !seen) {
+        if let Some((_, _, what, right)) = wanted.iter().find(|(wanted, seen, ..)| *wanted && !seen) {
             return Err(self
                 .server
                 .programs
