@@ -25,6 +25,7 @@ mod intake;
 mod look;
 pub mod passphrase;
 mod restore;
+pub mod retention;
 mod store;
 
 pub use inside::{Inside, Part};

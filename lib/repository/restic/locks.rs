@@ -78,7 +78,8 @@ impl LockInfo {
         test_kill_process(pid) == Err(rustix::io::Errno::SRCH)
     }
 
-    fn holder(&self) -> String {
+    /// Who holds it, for people.
+    pub fn holder(&self) -> String {
         format!("process {} of {} on {} since {}", self.pid, self.username, self.hostname, self.time)
     }
 }
