@@ -37,6 +37,11 @@ impl Passphrase {
         }
         Ok(Self(text))
     }
+
+    /// Whether it is this text.
+    pub fn is(&self, text: &str) -> bool {
+        self.0 == text
+    }
 }
 
 impl fmt::Debug for Passphrase {
@@ -157,7 +162,12 @@ pub(super) fn open(backend: &dyn Backend, passphrase: &Passphrase) -> Result<(Id
 }
 
 /// Whether one key opens with a passphrase, and holds the master key of this repository.
-pub(super) fn opens(backend: &dyn Backend, id: Id, passphrase: &Passphrase, master: &Key) -> Result<bool, Fault> {
+pub(super) fn opens(
+    backend: &dyn Backend,
+    id: Id,
+    passphrase: &Passphrase,
+    master: &Key,
+) -> Result<bool, Fault> {
     let found = unlock(&read(backend, id)?, passphrase).map_err(|why| bad(backend, id, why))?;
     Ok(found.is_some_and(|key| key.parts() == master.parts()))
 }

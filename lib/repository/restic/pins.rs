@@ -49,7 +49,9 @@ impl Known {
     /// Whether an id means this snapshot: its own, that of its pin, or one that it had before its tags
     /// were changed.
     pub fn is(&self, id: Id) -> bool {
-        self.id == id || self.pin.as_ref().is_some_and(|pin| pin.id == id) || self.snapshot.original == Some(id)
+        self.id == id
+            || self.pin.as_ref().is_some_and(|pin| pin.id == id)
+            || self.snapshot.original == Some(id)
     }
 }
 
@@ -58,7 +60,7 @@ fn is_pinned(snapshot: &Snapshot) -> bool {
 }
 
 /// Puts each pin to the snapshot that it pins; oldest first.
-pub fn fold(whole: Vec<(Id, Snapshot)>) -> Vec<Known> {
+pub(super) fn fold(whole: Vec<(Id, Snapshot)>) -> Vec<Known> {
     let trees: std::collections::HashMap<Id, Id> = whole.iter().map(|(id, s)| (*id, s.tree)).collect();
     let mut known: Vec<Known> = Vec::with_capacity(whole.len());
     let mut pins: Vec<(Id, Known)> = Vec::new();

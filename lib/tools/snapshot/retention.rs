@@ -229,8 +229,12 @@ mod tests {
             ("{keep_daily: 1, keep_yearly: 2, keep_last: 2}", &[0, 1, 6]),
         ];
         for (rules, expected) in cases {
-            let kept: Vec<usize> =
-                table(&TIMES, rules).iter().enumerate().filter(|(_, why)| why.is_some()).map(|(n, _)| n).collect();
+            let kept: Vec<usize> = table(&TIMES, rules)
+                .iter()
+                .enumerate()
+                .filter(|(_, why)| why.is_some())
+                .map(|(n, _)| n)
+                .collect();
             assert_eq!(kept, expected, "{rules}");
         }
     }
@@ -238,10 +242,7 @@ mod tests {
     #[test]
     fn reasons_name_every_rule_that_keeps_it() {
         let why = table(&TIMES, "{keep_last: 1, keep_daily: 1, keep_within: 1h, keep_tags: [release]}");
-        assert_eq!(
-            why[0].as_deref(),
-            Some("has tag release, within 1 h, last snapshot, daily snapshot")
-        );
+        assert_eq!(why[0].as_deref(), Some("has tag release, within 1 h, last snapshot, daily snapshot"));
         assert_eq!(why[1].as_deref(), Some("has tag release, within 1 h"));
         assert_eq!(why[2].as_deref(), Some("has tag release"));
     }

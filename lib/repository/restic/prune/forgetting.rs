@@ -2,10 +2,10 @@
 
 use super::{Pruning, Thrift, plan};
 use crate::fault::Fault;
+use crate::repository::restic::Repository;
 use crate::repository::restic::backend::{Kind, Name};
 use crate::repository::restic::id::Id;
 use crate::repository::restic::locks::Held;
-use crate::repository::restic::Repository;
 
 impl Repository {
     /// What [`Repository::forget_and_prune`] would do.
