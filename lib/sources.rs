@@ -10,16 +10,22 @@ use serde_json::Value;
 use crate::evidence::{Finding, SourceRecord, TableRecord, Verdict};
 use crate::fault::Fault;
 use crate::plan::{Loaded, SourceSpec};
+use crate::units::Text;
 use crate::world::{self, signal};
 use crate::yaml::{self, Problem, unknown};
 
 mod command;
 mod files;
+
 mod postgres;
+mod programs;
+
 mod router_state;
 
+mod tables;
+
 /// Every kind of source that a plan may name.
-pub static ALL: &[&Kind] = &[&files::KIND, &command::KIND, &postgres::KIND, &router_state::KIND];
+pub static ALL: &[&Kind] = &[&command::KIND, &files::KIND, &postgres::KIND, &router_state::KIND];
 
 /// One kind of source.
 pub struct Kind {
@@ -61,6 +67,25 @@ pub trait Source {
     /// Compares the live data with what was recorded, table by table.
     fn compare(&self, _recorded: &[TableRecord]) -> Vec<Finding> {
         Vec::new()
+    }
+
+    /// Brings the data back into a live place: `target` is a database's URL or a path, `back` reads the
+    /// source's files from the store. Returns in one sentence what was done.
+    ///
+    /// What is there already is kept: a database that holds anything is refused (5) unless `force`.
+    /// Where rows and sums were recorded, they are compared afterwards.
+    ///
+    /// Errors: 2 for a kind that cannot do this, or a target that cannot be meant; 4 when the restore
+    /// failed or the rows afterwards are not those of the record, and what state that leaves.
+    fn restore_into(
+        &self,
+        _target: &Text,
+        _force: bool,
+        _back: &dyn ReadBack,
+        _recorded: &[TableRecord],
+    ) -> Result<String, Fault> {
+        Err(Fault::usage("a source of this kind cannot be restored into a live place")
+            .help("restore it into a folder with `--to`"))
     }
 }
 
@@ -214,6 +239,14 @@ fn stop_if_asked() -> Result<(), Fault> {
             .help("nothing was kept; run it again"));
     }
     Ok(())
+}
+
+/// The error when a live place holds something already.
+fn not_empty(shown: &str, holds: &str, what_force_does: &str) -> Fault {
+    Fault::refused("the target is not empty")
+        .place(shown)
+        .cause(holds)
+        .help(format!("name an empty one, or say --force: {what_force_does}"))
 }
 
 /// The JSON Schema of a kind's settings.

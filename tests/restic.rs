@@ -20,6 +20,9 @@ use crate::snapshot::noise;
 use crate::support::folder;
 
 mod damaged;
+mod s3;
+mod s3_faults;
+mod s3_rights;
 mod shared;
 mod stops;
 mod theirs;

@@ -26,6 +26,8 @@ mod check;
 mod codec;
 mod config;
 mod crypto;
+#[doc(hidden)]
+pub mod fuzzing;
 mod id;
 mod index;
 mod keys;
@@ -47,7 +49,7 @@ mod store;
 mod tree;
 
 pub use archiver::{Archive, Filter, Mark, Notes, Part, Progress, Proof, Sealed, Spec, Streamed, Take};
-pub use backend::{Backend, Kind, Local, Name};
+pub use backend::{Backend, Cached, Kind, Local, Name, S3, backend_at, cache_from};
 pub use check::{Damage, Health, ReadData};
 pub use config::Config;
 pub use id::Id;
@@ -109,6 +111,14 @@ impl Repository {
             .map_err(|e| Fault::infrastructure("the file `config` cannot be written").cause(e))?;
         let mut sealed = Vec::new();
         master.encrypt(&json, &mut sealed)?;
+        // Whoever does the same at this moment sees our key, or we see theirs.
+        let alone = backend.list(Kind::Key).is_ok_and(|keys| keys.len() == 1);
+        if !alone || backend.length(Name::Config)?.is_some() {
+            backend.remove(Name::File(Kind::Key, key))?;
+            return Err(Fault::refused("somebody makes a repository here at the same moment")
+                .place(backend.place())
+                .help("open that one, or try again"));
+        }
         // Last: only now it is a repository.
         backend.put(Name::Config, &[&sealed])?;
         if backend::read_whole(&*backend, Name::Config, MAX_CONFIG)? != sealed {
@@ -236,7 +246,9 @@ impl Repository {
     /// Every snapshot.
     pub fn snapshots(&self) -> Result<Snapshots, Fault> {
         let mut snapshots = Snapshots::default();
-        for (id, _) in self.store.backend.list(Kind::Snapshot)? {
+        let files = self.store.backend.list(Kind::Snapshot)?;
+        self.store.ahead(Kind::Snapshot, &files);
+        for (id, _) in files {
             match read_snapshot(&self.store, id) {
                 Ok(snapshot) => snapshots.whole.push((id, snapshot)),
                 // Forgotten meanwhile.
@@ -327,7 +339,7 @@ impl Repository {
 fn read_snapshot(store: &Store, id: Id) -> Result<Snapshot, Fault> {
     let json = store.load(Kind::Snapshot, id)?;
     let name = Name::File(Kind::Snapshot, id);
-    serde_json::from_slice(&json).map_err(|e| backend::damaged(&*store.backend, name, e))
+    Snapshot::parse(&json).map_err(|why| backend::damaged(&*store.backend, name, why))
 }
 
 #[cfg(test)]

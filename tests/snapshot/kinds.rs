@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use serde_json::{Value, json};
 use trapkey::fault::Fault;
 use trapkey::plan::Loaded;
-use trapkey::sources::{self, ALL, Context, Keep, Meta, Order, Pour, ReadBack};
+use trapkey::sources::{self, ALL, Choice, Context, Keep, Kept, Order, Pour, ReadBack, Terms, Wanted};
 
 use super::Place;
 use crate::support::postgres::Postgres;
@@ -55,13 +56,17 @@ fn fixture(kind: &str, place: &Place, server: &Postgres) -> Fixture {
 struct Memory(BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Keep for Memory {
-    fn folder(&mut self, _: &[u8], _: Meta) -> Result<(), Fault> {
-        Ok(())
+    fn tree(&mut self, _: &[u8], from: &Path, choice: &Choice<'_>, _: Terms) -> Result<Kept, Fault> {
+        let mut kept = Kept::default();
+        for file in super::walk(from) {
+            if choice(file.strip_prefix(from).unwrap(), false) == Wanted::Yes {
+                self.0.insert(file.as_os_str().as_bytes().to_vec(), std::fs::read(&file).unwrap());
+                kept.entries += 1;
+            }
+        }
+        Ok(kept)
     }
-    fn link(&mut self, _: &[u8], _: &[u8], _: Meta) -> Result<(), Fault> {
-        Ok(())
-    }
-    fn file(&mut self, path: &[u8], _: Meta, pour: Pour<'_>) -> Result<(), Fault> {
+    fn file(&mut self, path: &[u8], pour: Pour<'_>) -> Result<(), Fault> {
         let mut bytes = Vec::new();
         pour(&mut bytes)?;
         assert!(self.0.insert(path.to_vec(), bytes).is_none(), "the same path twice");
@@ -79,7 +84,7 @@ fn back_up(place: &Place, live: &dyn Fn() -> Result<Value, Fault>) -> Result<Mem
     let loaded = Loaded::read(&place.path("release.yaml"), BTreeMap::new())?;
     let spec = &loaded.plan.snapshot.as_ref().unwrap().sources[0];
     let source = sources::prepare(&Order { spec, loaded: &loaded }).map_err(|p| loaded.fault(p))?;
-    let context = Context { store: Path::new("/nowhere"), live_weights: Some(live) };
+    let context = Context { store: Some(Path::new("/nowhere")), live_weights: Some(live) };
     let mut memory = Memory::default();
     source.back_up(&context, &mut memory)?;
     source.prove(&memory)?;

@@ -7,6 +7,7 @@ pub(crate) mod answering;
 pub(crate) mod caddy;
 pub(crate) mod command_router;
 pub(crate) mod envoy;
+pub(crate) mod faults;
 pub(crate) mod haproxy;
 pub(crate) mod meddler;
 pub(crate) mod nginx;

@@ -424,7 +424,7 @@ impl Archive {
             original: None,
             program_version: format!("trapkey {}", env!("CARGO_PKG_VERSION")),
             summary: Some(summary),
-            more: serde_json::Map::new(),
+            more: std::collections::BTreeMap::new(),
         }
     }
 

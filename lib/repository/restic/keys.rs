@@ -223,6 +223,32 @@ fn unlock(file: &KeyFile, passphrase: &Passphrase) -> Result<Option<Key>, String
     Ok(Some(Key::from_bytes(&whole)))
 }
 
+/// For the fuzzer: key files that take no work to speak of.
+pub(super) fn samples() -> Vec<Vec<u8>> {
+    let passphrase = Passphrase("word".into());
+    let made = |n: u64, r: u32| -> Option<Vec<u8>> {
+        let log_n = u8::try_from(n.trailing_zeros()).ok()?;
+        let derived = derive(&passphrase, b"salt", log_n, r, 1).ok()?;
+        let part = |length: usize| STANDARD.encode(vec![7; length]);
+        let plain = Master { mac: MasterMac { k: part(16), r: part(16) }, encrypt: part(32) };
+        let mut sealed = Vec::new();
+        derived.encrypt(&json(&plain).ok()?, &mut sealed).ok()?;
+        let [created, username, hostname] = ["2026-01-01T00:00:00Z", "u", "h"].map(String::from);
+        let (salt, data) = (STANDARD.encode(b"salt"), STANDARD.encode(sealed));
+        json(&KeyFile { created, username, hostname, kdf: "scrypt".into(), n, r, p: 1, salt, data }).ok()
+    };
+    [made(2, 1), made(16, 2)].into_iter().flatten().collect()
+}
+
+/// For the fuzzer: whether these bytes are a key file that `word` opens. What asks for much work is only
+/// looked at.
+pub(super) fn try_bytes(bytes: &[u8]) -> bool {
+    const LITTLE: u64 = 64 * 1024;
+    let Ok(file) = serde_json::from_slice::<KeyFile>(bytes) else { return false };
+    let work = file.n.saturating_mul(u64::from(file.r)).saturating_mul(u64::from(file.p));
+    work <= LITTLE && unlock(&file, &Passphrase("word".into())).is_ok_and(|key| key.is_some())
+}
+
 fn derive(passphrase: &Passphrase, salt: &[u8], log_n: u8, r: u32, p: u32) -> Result<Key, String> {
     let parameters = scrypt::Params::new(log_n, r, p).map_err(|e| e.to_string())?;
     let mut bytes = [0; 64];

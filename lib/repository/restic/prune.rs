@@ -99,6 +99,7 @@ impl Repository {
     /// Errors: refused (5) while somebody else uses the repository; 2 for one that is not there.
     pub fn forget(&self, ids: &[Id]) -> Result<(), Fault> {
         self.store.must_be_writable()?;
+        self.store.backend.may_remove(Kind::Snapshot)?;
         let held = Held::new(&self.store, true)?;
         for id in ids {
             if self.store.backend.length(Name::File(Kind::Snapshot, *id))?.is_none() {
@@ -118,6 +119,7 @@ impl Repository {
     /// snapshot is missing or damaged.
     pub fn retag(&self, id: Id, tags: Vec<String>) -> Result<Id, Fault> {
         self.store.must_be_writable()?;
+        self.store.backend.may_remove(Kind::Snapshot)?;
         let held = Held::new(&self.store, true)?;
         let mut snapshot = super::read_snapshot(&self.store, id)?;
         snapshot.tags = tags;
@@ -151,6 +153,8 @@ impl Repository {
         if plan.is_empty() {
             return Ok(plan);
         }
+        // Before anything is written that would only add to what cannot be removed.
+        store_lets_remove(&self.store)?;
         self.carry_out(&held, &state, &plan, seen)?;
         Ok(plan)
     }
@@ -162,6 +166,7 @@ impl Repository {
     /// fails.
     pub fn rebuild_index(&self) -> Result<Vec<(Id, String)>, Fault> {
         self.store.must_be_writable()?;
+        self.store.backend.may_remove(Kind::Index)?;
         let held = Held::new(&self.store, true)?;
         let old: Vec<Id> = self.store.backend.list(Kind::Index)?.into_iter().map(|(id, _)| id).collect();
         let (mut named, mut unreadable) = (Vec::new(), Vec::new());
@@ -189,10 +194,13 @@ impl Repository {
         }
         let index = Index::default();
         let mut state = State {
-            indexes: store.backend.list(Kind::Index)?.into_iter().map(|(id, _)| id).collect(),
+            indexes: Vec::new(),
             packs: BTreeMap::new(),
             there: store.backend.list(Kind::Pack)?.into_iter().collect(),
         };
+        let listed = store.backend.list(Kind::Index)?;
+        store.ahead(Kind::Index, &listed);
+        state.indexes = listed.into_iter().map(|(id, _)| id).collect();
         for id in &state.indexes {
             for (pack, blobs) in store.load_index(*id)? {
                 index.add(pack, &blobs);
@@ -202,6 +210,7 @@ impl Repository {
                 all.dedup();
             }
         }
+        store.ahead_of_trees(state.packs.iter().map(|(id, pack)| (*id, pack.blobs.as_slice())));
         let used = used(store, &index, whole.iter().map(|(_, snapshot)| snapshot.tree))?;
         state.choose(store, &used)?;
         Ok(state)
@@ -227,6 +236,7 @@ impl Repository {
         let written = write_index(store, &named, &state.indexes)?;
         held.still_holds()?;
         for id in state.indexes.iter().filter(|id| !written.contains(id)) {
+            held.still_holds()?;
             store.backend.remove(Name::File(Kind::Index, *id))?;
         }
         for (done, id) in plan.rewrite.iter().chain(&plan.remove).enumerate() {
@@ -236,6 +246,11 @@ impl Repository {
         }
         store.backend.sweep()
     }
+}
+
+fn store_lets_remove(store: &Store) -> Result<(), Fault> {
+    store.backend.may_remove(Kind::Index)?;
+    store.backend.may_remove(Kind::Pack)
 }
 
 fn refused(cause: String) -> Fault {

@@ -108,6 +108,7 @@ fn into_folder(opened: &Opened, wish: &Wish, ticker: &Ticker, talk: &Talk) -> Re
         devices: !wish.no_owners && is_root(),
         sparse: true,
     };
+    let target = target(opened, &wish.to, from.as_deref())?;
     let total = opened.snapshot().summary.as_ref().map(|s| s.total_bytes_processed);
     let step = Step { of_bytes: total.filter(|_| from.is_none()), ..Step::new("restoring") };
     let progress = Progress::default();
@@ -115,14 +116,26 @@ fn into_folder(opened: &Opened, wish: &Wish, ticker: &Ticker, talk: &Talk) -> Re
         let count =
             || (progress.files.load(Ordering::Relaxed), progress.bytes.load(Ordering::Relaxed));
         let _watch = ticker.watch(scope, step, count);
-        opened.restore(&wish.to, &how, &progress)
+        opened.restore(&target, &how, &progress)
     })?;
     if let Some(sums) = sums {
         ticker.set("comparing with the manifest");
-        compare(opened, &wish.to, from.as_deref(), &sums)?;
+        compare(opened, &target, from.as_deref(), &sums)?;
     }
     unfinished.end()?;
     Ok(done)
+}
+
+/// Where the engine puts it: a folder that is meant alone comes under its own name, too.
+fn target(opened: &Opened, to: &Path, from: Option<&Path>) -> Result<PathBuf, Fault> {
+    let Some(name) = from.and_then(Path::file_name) else { return Ok(to.to_path_buf()) };
+    let node = opened.find(from.unwrap_or(to))?;
+    if node.is_none_or(|node| node.kind != NodeKind::Dir) {
+        return Ok(to.to_path_buf());
+    }
+    let target = to.join(name);
+    std::fs::create_dir_all(&target).map_err(|e| files::unwritable(&target, &e))?;
+    Ok(target)
 }
 
 fn is_root() -> bool {

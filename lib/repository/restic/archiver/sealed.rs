@@ -114,6 +114,12 @@ impl Sealed {
         self.held.still_holds()?;
         let json = serde_json::to_vec(&self.snapshot)
             .map_err(|e| Fault::infrastructure("a snapshot cannot be written").cause(e))?;
-        self.store.save(Kind::Snapshot, &json)
+        let id = self.store.save(Kind::Snapshot, &json)?;
+        // Had this machine been suspended just then, others may have removed what it needs.
+        if let Err(fault) = self.held.still_holds() {
+            self.store.backend.remove(Name::File(Kind::Snapshot, id))?;
+            return Err(fault);
+        }
+        Ok(id)
     }
 }
