@@ -117,6 +117,10 @@ struct Store {
 }
 
 fn main() -> ExitCode {
+    // A guard of frozen sources: it outlives the snapshot that started it.
+    if let Some(done) = snapshot::guard_if_asked() {
+        return done;
+    }
     cli::run(|Arguments { command, progress, mut shared }| {
         shared.progress = progress.into();
         let (talk, json) = (shared.talk(), shared.json);

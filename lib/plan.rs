@@ -257,6 +257,16 @@ pub struct Snapshot {
     pub max_age: Option<Span>,
     /// What is backed up.
     pub sources: Vec<SourceSpec>,
+    /// A command (argv, no shell) before the first source is read: freeze, flush, pause.
+    #[serde(default)]
+    pub before: Vec<Text>,
+    /// A command after the last source was read, before the proof: thaw. It runs whatever happened
+    /// since `before` began, also when the snapshot was killed.
+    #[serde(default)]
+    pub after: Vec<Text>,
+    /// Time for one of the two; 10 min when absent.
+    #[serde(default)]
+    pub hook_timeout: Option<Span>,
     /// What is kept.
     #[serde(default)]
     pub retention: Option<Retention>,
@@ -294,6 +304,15 @@ pub struct SourceSpec {
     /// Whether the snapshot may do without what cannot be read of it; the document then says partial.
     #[serde(default)]
     pub allow_partial: bool,
+    /// A command (argv, no shell) before this source is read.
+    #[serde(default)]
+    pub before: Vec<Text>,
+    /// A command after this source was read, whatever happened since `before` began.
+    #[serde(default)]
+    pub after: Vec<Text>,
+    /// Time for one of the two; 10 min when absent.
+    #[serde(default)]
+    pub hook_timeout: Option<Span>,
 }
 
 /// Which snapshots are kept: whatever any of these keeps stays. Days, weeks, months and years are those

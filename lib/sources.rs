@@ -16,16 +16,20 @@ use crate::yaml::{self, Problem, unknown};
 
 mod command;
 mod files;
-
+mod kubernetes;
 mod postgres;
 mod programs;
-
 mod router_state;
-
 mod tables;
 
 /// Every kind of source that a plan may name.
-pub static ALL: &[&Kind] = &[&command::KIND, &files::KIND, &postgres::KIND, &router_state::KIND];
+pub static ALL: &[&Kind] = &[
+    &command::KIND,
+    &files::KIND,
+    &kubernetes::KIND,
+    &postgres::KIND,
+    &router_state::KIND,
+];
 
 /// One kind of source.
 pub struct Kind {

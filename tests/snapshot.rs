@@ -10,10 +10,14 @@ use tempfile::TempDir;
 use crate::support::{Ended, call, folder, json, tool, wait_until};
 
 mod database;
+mod compose;
 mod files;
+mod hooks;
 mod kinds;
+mod kubernetes;
 mod stops;
 mod store;
+mod versions;
 
 /// A folder with a plan.
 pub(crate) struct Place {

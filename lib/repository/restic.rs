@@ -213,6 +213,7 @@ impl Repository {
     /// Locks the repository, and sees that the key in use is still there: two who each remove the other's
     /// key would leave none.
     fn with_own_key(&self) -> Result<Held, Fault> {
+        self.store.backend.may_remove(Kind::Key)?;
         let held = Held::new(&self.store, true)?;
         if self.store.backend.length(Name::File(Kind::Key, self.key))?.is_some() {
             return Ok(held);

@@ -21,6 +21,7 @@ use crate::world::talk::{Mark, Step, Talk, Ticker};
 use crate::world::{self, talk};
 
 mod diff;
+mod hooks;
 mod inside;
 mod intake;
 mod keys;
@@ -34,6 +35,7 @@ mod store;
 mod unlock;
 
 pub use diff::diff;
+pub use hooks::guard_if_asked;
 pub use inside::{Inside, Part};
 pub use keys::{KeyCommand, key};
 pub use look::{Depth, check, list, show};
@@ -43,6 +45,7 @@ pub use restore::{Wish, restore};
 pub use store::Place;
 pub use unlock::unlock;
 
+use hooks::Scope;
 use intake::{Back, Intake};
 
 /// How old preflight.json may be where the plan says nothing.
@@ -79,6 +82,7 @@ pub fn create(job: &Job) -> Result<Exit, Fault> {
             .help("name at least one; a snapshot of nothing is no way back"));
     }
     let ready = prepare(job, section)?;
+    let hooks = hooks::open(job, section)?;
     let needs = preflight(job)?;
     let place = Place::of(job)?;
     let begun = Instant::now();
@@ -91,11 +95,17 @@ pub fn create(job: &Job) -> Result<Exit, Fault> {
     let spec = spec_of(job, section, &repository)?;
     let created_at = spec.time;
     let mut archive = repository.begin(spec)?;
-    let mut taken = Vec::new();
-    for ready in &ready {
-        taken.push(read(job, ready, &place, &mut archive, &ticker)?);
-        stop_if_asked()?;
-    }
+    let taken = hooks.around(Scope::Snapshot(section), || {
+        let mut taken = Vec::new();
+        for ready in &ready {
+            let scope = Scope::Source(ready.spec);
+            taken.push(hooks.around(scope, || read(job, ready, &place, &mut archive, &ticker))?);
+        }
+        Ok(taken)
+    })?;
+    // What is frozen is thawed now; another snapshot may freeze while this one is proven.
+    let mut findings = hooks.close();
+    stop_if_asked()?;
     let inside = inside_of(job, taken.iter().map(|taken| taken.part.clone()).collect());
     let json = serde_json::to_vec_pretty(&inside)
         .map_err(|e| Fault::infrastructure("what is in the snapshot cannot be written").cause(e))?;
@@ -107,7 +117,6 @@ pub fn create(job: &Job) -> Result<Exit, Fault> {
     let summary = sealed.snapshot().summary.clone();
     let proof = prove_packs(&sealed, &ticker)?;
     let mut records = Vec::new();
-    let mut findings = Vec::new();
     for (ready, taken) in ready.iter().zip(taken) {
         let started = Instant::now();
         ticker.set(&format!("{}: proving", taken.part.name));

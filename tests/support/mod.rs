@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 pub(crate) mod answering;
 pub(crate) mod caddy;
+pub(crate) mod cluster;
 pub(crate) mod command_router;
 pub(crate) mod envoy;
 pub(crate) mod faults;

@@ -257,20 +257,15 @@ fn read_name(bytes: &[u8]) -> Result<bool, String> {
 }
 
 fn manifest_samples() -> Vec<Vec<u8>> {
-    let mut text = Vec::new();
-    for path in [&b"a/plain name"[..], b"a/back\\slash\nand\rbreaks", b"a/\xff"] {
-        manifest::line(path, Id::of(path), &mut text);
-    }
-    vec![text]
+    let paths = [&b"a/plain name"[..], b"a/back\\slash\nand\rbreaks", b"a/\xff"];
+    let lines: Vec<_> = paths.iter().map(|path| (path.to_vec(), Id::of(path))).collect();
+    vec![manifest::text(&lines)]
 }
 
 fn read_manifest(bytes: &[u8]) -> Result<bool, String> {
     let read = manifest::parse(bytes);
-    let mut text = Vec::new();
-    for (path, sha256) in &read {
-        manifest::line(path, *sha256, &mut text);
-    }
-    holds(manifest::parse(&text) == read, "a manifest is read differently the second time")?;
+    let lines: Vec<_> = read.iter().map(|(path, sha256)| (path.clone(), *sha256)).collect();
+    holds(manifest::parse(&manifest::text(&lines)) == read, "a manifest is read differently the second time")?;
     Ok(!read.is_empty())
 }
 

@@ -1,6 +1,6 @@
 //! Forgets snapshots and removes what only they needed, under one lock.
 
-use super::{Pruning, Thrift, plan};
+use super::{Pruning, Thrift, plan, store_lets_remove};
 use crate::fault::Fault;
 use crate::repository::restic::Repository;
 use crate::repository::restic::backend::{Kind, Name};
@@ -30,6 +30,8 @@ impl Repository {
         seen: &mut dyn FnMut(usize, usize),
     ) -> Result<Pruning, Fault> {
         self.store.must_be_writable()?;
+        self.store.backend.may_remove(Kind::Snapshot)?;
+        store_lets_remove(&self.store)?;
         let held = Held::new(&self.store, true)?;
         let ids = chosen()?;
         let state = self.state(&ids)?;
