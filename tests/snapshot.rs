@@ -9,12 +9,16 @@ use tempfile::TempDir;
 
 use crate::support::{Ended, call, folder, json, tool, wait_until};
 
-mod database;
 mod compose;
+mod database;
+mod diff;
 mod files;
 mod hooks;
+mod keys;
 mod kinds;
 mod kubernetes;
+mod pins;
+mod prune;
 mod stops;
 mod store;
 mod versions;
