@@ -84,8 +84,9 @@ enum Command {
     },
     /// Show, add, remove or rotate the keys of the store
     Key {
-        #[command(flatten)]
-        store: Store,
+        /// The snapshot store [default: the plan's]; with it no plan is needed
+        #[arg(long, global = true, env = "TRAPKEY_STORE", value_name = "PLACE")]
+        store: Option<String>,
         #[command(subcommand)]
         command: snapshot::KeyCommand,
     },
@@ -140,9 +141,8 @@ fn main() -> ExitCode {
             Command::Unlock { store, all } => {
                 store.look(&shared, |at| snapshot::unlock(at, *all, &talk, json))
             }
-            Command::Key { store, command } => {
-                store.look_with(&shared, |at, job| snapshot::key(at, job, command, &talk, json))
-            }
+            Command::Key { store, command } => Store { store: store.clone() }
+                .look_with(&shared, |at, job| snapshot::key(at, job, command, &talk, json)),
             Command::Restore { store, wish } => {
                 store.look(&shared, |at| snapshot::restore(at, wish, &talk, json))
             }

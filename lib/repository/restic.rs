@@ -58,7 +58,7 @@ pub use locks::LockInfo;
 pub use node::{Attribute, Moment, Node, NodeKind, mode};
 pub use opened::Opened;
 pub use pack::{Blob, BlobKind};
-pub use pins::{Known, PINNED, Pin};
+pub use pins::{Known, PINNED, Pin, Unreadable};
 pub use prune::{Pruning, Thrift};
 pub use restore::{How, Restored};
 pub use snapshot::{Snapshot, Summary};

@@ -44,12 +44,12 @@ fn every_kind_of_difference_is_named_with_sizes_and_totals() {
         "~ config/app.yaml 12 B -> 13 B (content)",
         "- config/folder/",
         "- config/folder/inside 1 B",
-        "- config/gone.bin 2 kB",
+        "- config/gone.bin 1.95 KiB",
         "~ config/kind 1 B (file -> symlink)",
         "~ config/link (target a -> b)",
         "~ config/mode 1 B (mode 0644 -> 4600)",
         "+ config/new/",
-        "+ config/new/one 5 kB",
+        "+ config/new/one 4.88 KiB",
     ];
     if is_root() {
         std::os::unix::fs::chown(deploy.join("same"), Some(12), Some(34)).unwrap();
@@ -60,7 +60,7 @@ fn every_kind_of_difference_is_named_with_sizes_and_totals() {
     let (all, last) = lines.split_at(lines.len() - 1);
     assert_eq!(all, expected);
     let changed = expected.iter().filter(|line| line.starts_with('~')).count();
-    assert_eq!(last, [format!("in all: 2 added (5 kB), 3 removed (2 kB), {changed} changed")]);
+    assert_eq!(last, [format!("in all: 2 added (4.88 KiB), 3 removed (1.95 KiB), {changed} changed")]);
     assert_eq!(
         json["total"],
         serde_json::json!({"added": 2, "removed": 3, "changed": changed, "bytes_added": 5000, "bytes_removed": 2001})
@@ -98,7 +98,7 @@ fn the_same_bytes_are_no_difference_though_restic_cuts_them_elsewhere() {
     );
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     let (lines, json) = differences(&place, &ours, "latest");
-    assert_eq!(lines[0], "~ config/other.bin 3 MB (content)", "{lines:?}");
+    assert_eq!(lines[0], "~ config/other.bin 2.86 MiB (content)", "{lines:?}");
     assert_eq!(json["changes"].as_array().unwrap().len(), 1, "{json}");
     assert_eq!(restic(&place, &["check", "--read-data"]).code, 0);
 }
@@ -132,8 +132,9 @@ fn unknown_snapshots_are_a_usage_error_and_damaged_ones_are_named() {
     id(&place);
     // The second may be left out.
     assert!(place.good(&["diff", &first]).stdout.contains("+ config/more"));
-    let packs = crate::snapshot::walk(&place.path("store/data"));
-    packs.into_iter().for_each(|pack| std::fs::remove_file(pack).unwrap());
+    for pack in crate::snapshot::walk(&place.path("store/data")) {
+        std::fs::remove_file(pack).unwrap();
+    }
     let ended = place.call(&["diff", &first]);
     assert_eq!(ended.code, 4, "{}", ended.stderr);
 }

@@ -468,10 +468,10 @@ impl Backend for Limited {
         }
     }
     fn may_remove(&self, kind: Kind) -> Result<(), Fault> {
-        match self.append_only && kind != Kind::Lock {
-            true => Err(Fault::refused("nothing may be removed from this store")),
-            false => Ok(()),
+        if self.append_only && kind != Kind::Lock {
+            return Err(Fault::refused("nothing may be removed from this store"));
         }
+        Ok(())
     }
 }
 

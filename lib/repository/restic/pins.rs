@@ -55,6 +55,9 @@ impl Known {
     }
 }
 
+/// A snapshot that cannot be read, and why.
+pub type Unreadable = (Id, String);
+
 fn is_pinned(snapshot: &Snapshot) -> bool {
     snapshot.tags.iter().any(|tag| tag == PINNED)
 }
@@ -122,7 +125,7 @@ fn same(a: &Known, b: &Known) -> bool {
 
 impl Repository {
     /// Every snapshot that can be read with its pin, oldest first, and those that cannot be read.
-    pub fn known(&self) -> Result<(Vec<Known>, Vec<(Id, String)>), Fault> {
+    pub fn known(&self) -> Result<(Vec<Known>, Vec<Unreadable>), Fault> {
         let Snapshots { whole, damaged } = self.snapshots()?;
         Ok((fold(whole), damaged))
     }

@@ -173,7 +173,7 @@ impl Total {
         };
         match change.word() {
             "added" => {
-                (self.added, self.bytes_added) = (self.added + 1, self.bytes_added + bytes(change.after))
+                (self.added, self.bytes_added) = (self.added + 1, self.bytes_added + bytes(change.after));
             }
             "removed" => {
                 (self.removed, self.bytes_removed) =

@@ -72,9 +72,12 @@ pub fn prune(job: &Job, cut: &Cut) -> Result<Exit, Fault> {
         let gone: Vec<Id> = choose()?;
         repository.without_locks().plan_without(&gone, thrift)?
     } else {
-        let ticker = job.talk().ticker();
-        ticker.set("looking at what is needed");
-        let seen = &mut |done, of| ticker.set(&format!("pruning: {done} of {of} packs"));
+        // Only from the first pack on: before, the table is written.
+        let mut ticker = None;
+        let seen = &mut |done, of| {
+            let ticker = ticker.get_or_insert_with(|| job.talk().ticker());
+            ticker.set(&format!("pruning: {done} of {of} packs"));
+        };
         repository.forget_and_prune(&mut choose, thrift, seen).map_err(|fault| not_removed(fault, &place))?
     };
     if job.call.json {
@@ -216,15 +219,13 @@ fn shown(rows: &[Row], dry_run: bool) -> String {
     let head = ["ID", "CREATED", "VERSION", "", "WHY"];
     let goes = if dry_run { "would go" } else { "goes" };
     let row = |row: &Row| {
-        let (fate, why) = match row.reasons.is_empty() {
-            true => (goes, "no rule keeps it".to_owned()),
-            false => ("stays", row.reasons.join("; ")),
-        };
+        let gone = row.reasons.is_empty();
+        let why = if gone { "no rule keeps it".to_owned() } else { row.reasons.join("; ") };
         [
             short(&row.known.id.to_string()),
             row.known.snapshot.time.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
             tagged(&row.known.snapshot, "version").unwrap_or_default().to_owned(),
-            fate.to_owned(),
+            if gone { goes } else { "stays" }.to_owned(),
             why,
         ]
     };
