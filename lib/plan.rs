@@ -273,6 +273,20 @@ pub struct Snapshot {
     /// Why the store needs no passphrase, where it has none.
     #[serde(default)]
     pub encryption: Option<Encryption>,
+    /// What is read back from the store before a snapshot passes; `new` when absent.
+    #[serde(default)]
+    pub prove: Prove,
+}
+
+/// What is read back from the store before a snapshot passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Prove {
+    /// What this snapshot added; the rest was read back by an earlier one.
+    #[default]
+    New,
+    /// Everything that the snapshot needs, so that what was damaged since is found now.
+    Everything,
 }
 
 /// How a store of snapshots is encrypted.

@@ -15,20 +15,30 @@ use crate::world::{self, signal};
 use crate::yaml::{self, Problem, unknown};
 
 mod command;
+mod docker_compose;
 mod files;
 mod kubernetes;
+mod mysql;
 mod postgres;
 mod programs;
+mod redis;
 mod router_state;
+mod sqlite;
 mod tables;
+mod versions;
 
 /// Every kind of source that a plan may name.
 pub static ALL: &[&Kind] = &[
     &command::KIND,
+    &docker_compose::KIND,
     &files::KIND,
     &kubernetes::KIND,
+    &mysql::KIND,
     &postgres::KIND,
+    &redis::KIND,
     &router_state::KIND,
+    &sqlite::KIND,
+    &versions::KIND,
 ];
 
 /// One kind of source.

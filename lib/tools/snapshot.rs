@@ -11,7 +11,7 @@ use crate::evidence::{
 };
 use crate::fault::{Exit, Fault};
 use crate::job::{Conclusion, Job};
-use crate::plan::{self, SourceSpec};
+use crate::plan::{self, Prove, SourceSpec};
 use crate::repository::restic::{Archive, Notes, Proof, Repository, Sealed, Spec};
 use crate::routers;
 use crate::severity::Severity;
@@ -115,13 +115,13 @@ pub fn create(job: &Job) -> Result<Exit, Fault> {
     let backup_ms = begun.elapsed().as_secs_f64() * 1e3;
     let proving = Instant::now();
     let summary = sealed.snapshot().summary.clone();
-    let proof = prove_packs(&sealed, &ticker)?;
+    let proof = prove_packs(&sealed, section.prove, &ticker)?;
     let mut records = Vec::new();
     for (ready, taken) in ready.iter().zip(taken) {
         let started = Instant::now();
         ticker.set(&format!("{}: proving", taken.part.name));
         let more = ready.source.prove(&Back { name: &taken.part.name, sealed: &sealed })?;
-        let record = record(taken.part, &proof, more);
+        let record = record(taken.part, section.prove, &proof, more);
         findings.extend(findings_of(&record, taken.took, started.elapsed()));
         records.push(record);
     }
@@ -309,17 +309,26 @@ fn inside_of(job: &Job, sources: Vec<Part>) -> Inside {
     }
 }
 
-/// Reads everything that was written back from the store.
-fn prove_packs(sealed: &Sealed, ticker: &Ticker) -> Result<Proof, Fault> {
-    let total = sealed.snapshot().summary.as_ref().map(|s| s.data_added_packed);
-    let step = Step { of_bytes: total, ..Step::new("reading back") };
-    sealed.prove(&mut |bytes| ticker.step(&step, 0, bytes))
+/// Reads what was written, or everything that the snapshot needs, back from the store.
+fn prove_packs(sealed: &Sealed, prove: Prove, ticker: &Ticker) -> Result<Proof, Fault> {
+    let new = sealed.snapshot().summary.as_ref().map(|s| s.data_added_packed);
+    let step = Step { of_bytes: new.filter(|_| prove == Prove::New), ..Step::new("reading back") };
+    let mut seen = |bytes| ticker.step(&step, 0, bytes);
+    match prove {
+        Prove::New => sealed.prove(&mut seen),
+        Prove::Everything => sealed.prove_everything(&mut seen),
+    }
 }
 
-fn record(part: Part, proof: &Proof, more: Option<String>) -> SourceRecord {
-    let read_back = match proof.packs {
-        0 => "nothing new was to be stored".to_owned(),
-        packs => format!("all {} of this snapshot read back and compared", plural(packs, "new pack")),
+fn record(part: Part, prove: Prove, proof: &Proof, more: Option<String>) -> SourceRecord {
+    let read_back = match (proof.packs, prove) {
+        (0, _) => "nothing new was to be stored".to_owned(),
+        (packs, Prove::New) => {
+            format!("all {} of this snapshot read back and compared", plural(packs, "new pack"))
+        }
+        (packs, Prove::Everything) => {
+            format!("all {} that this snapshot needs read back and compared", plural(packs, "pack"))
+        }
     };
     let mut proof = format!(
         "{} of {}; {read_back}",

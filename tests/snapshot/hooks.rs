@@ -27,7 +27,7 @@ fn place(keys: &str, sources: &str) -> Place {
 
 fn plan(place: &Place, keys: &str, sources: &str) {
     let text = format!(
-        "version: 1\nservice: shop\nrelease: {{version: 1.4.2}}\nsnapshot: {{store: store, {keys}, sources: [{sources}]}}\n"
+        "version: 1\nservice: shop\nrelease: {{version: 1.4.2}}\nsnapshot: {{store: store, encryption: {{none_needed_because: a test}}, {keys}, sources: [{sources}]}}\n"
     );
     place.write("release.yaml", text.as_bytes());
 }
@@ -137,7 +137,8 @@ fn a_failing_thaw_keeps_no_snapshot_and_is_owed_by_the_next() {
     place.write("thaw.do", b"echo 'device busy' >&2; exit 16");
     let ended = place.call(&["create"]);
     assert_eq!(ended.code, 4);
-    for words in ["`after` of the snapshot failed", "exit 16: device busy", "may still be", ".trapkey/thaw/"] {
+    for words in ["`after` of the snapshot failed", "exit 16: device busy", "may still be", ".trapkey/thaw/"]
+    {
         assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
     }
     place.assert_nothing_kept();
@@ -150,7 +151,10 @@ fn a_failing_thaw_keeps_no_snapshot_and_is_owed_by_the_next() {
     let ended = place.good(&["create"]);
     assert!(ended.stderr.contains("thawing it first"), "{}", ended.stderr);
     let lines = log(&place);
-    assert_eq!((&lines[4..], records(&place)), (&["thaw after", ROUND[0], ROUND[1], ROUND[2]].map(str::to_owned)[..], 0));
+    assert_eq!(
+        (&lines[4..], records(&place)),
+        (&["thaw after", ROUND[0], ROUND[1], ROUND[2]].map(str::to_owned)[..], 0)
+    );
     let document = place.document();
     assert_eq!(document["findings"][0]["name"], "hook after (owed) of the snapshot");
     assert_eq!(place.listed(), 1);
@@ -163,7 +167,11 @@ fn a_source_and_a_thaw_that_fail_are_both_told() {
     let ended = place.call(&["create"]);
     assert_eq!(ended.code, 4);
     assert!(ended.stderr.contains("the command failed: exit 3"), "{}", ended.stderr);
-    assert!(ended.stderr.contains("besides, the hook `after` of the snapshot failed: exit 16"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("besides, the hook `after` of the snapshot failed: exit 16"),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[test]
@@ -322,7 +330,11 @@ fn what_is_owed_is_thawed_by_the_plan_and_by_nothing_else() {
     let before = log(&frozen);
     let ended = frozen.call(&["create"]);
     assert_eq!(ended.code, 5, "{}", ended.stderr);
-    assert!(ended.stderr.contains("fsfreeze -u /data") && ended.stderr.contains("run that by hand"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("fsfreeze -u /data") && ended.stderr.contains("run that by hand"),
+        "{}",
+        ended.stderr
+    );
     std::fs::remove_file(frozen.path(".trapkey/thaw/d.json")).unwrap();
     frozen.write(".trapkey/thaw/e.json", b"{half a rec");
     let ended = frozen.call(&["create"]);
@@ -345,7 +357,8 @@ fn two_snapshots_with_hooks_do_not_freeze_at_once() {
 
 #[test]
 fn secrets_of_hooks_stay_out_of_documents_records_and_process_lists() {
-    let place = one("before: [./hook, freeze, \"${DB_PASSWORD}\"], after: [./hook, thaw, \"${DB_PASSWORD}\"]", SLOW);
+    let place =
+        one("before: [./hook, freeze, \"${DB_PASSWORD}\"], after: [./hook, thaw, \"${DB_PASSWORD}\"]", SLOW);
     place.write("freeze.do", b"echo \"with $2\"");
     let mut command = place.command();
     command.env("DB_PASSWORD", "s3cr3t-walrus").arg("create").stdout(Stdio::null()).stderr(Stdio::piped());

@@ -35,6 +35,8 @@ mod ahead;
 mod builder;
 mod crew;
 mod cutter;
+mod holes;
+mod intake;
 mod layout;
 mod parent;
 mod sealed;
@@ -45,7 +47,8 @@ pub use sealed::{Proof, Sealed};
 pub use walk::{Filter, Take};
 
 use builder::Builder;
-use crew::{Content, Crew, Intake, Job};
+use crew::{Content, Crew, Job};
+use intake::Intake;
 use layout::{Entry, Layout, steps};
 use parent::Parent;
 use walk::{Fates, Walk};

@@ -17,6 +17,8 @@ use crate::world;
 const LOG_N: u8 = 15;
 const BLOCK: u32 = 8;
 const MAX_P: u32 = 16;
+/// The most lanes that are worked on at once, each with memory of its own.
+const AT_ONCE: usize = 4;
 /// More work than this is refused: whoever can write to the store could stop everybody with it.
 const MAX_MEMORY: u64 = 512 * 1024 * 1024;
 const MAX_WORK: u64 = 1 << 32;
@@ -251,8 +253,14 @@ pub(super) fn try_bytes(bytes: &[u8]) -> bool {
 
 fn derive(passphrase: &Passphrase, salt: &[u8], log_n: u8, r: u32, p: u32) -> Result<Key, String> {
     let parameters = scrypt::Params::new(log_n, r, p).map_err(|e| e.to_string())?;
+    let memory = (u64::from(r) * 128) << log_n;
+    // What one lane takes was limited; several at once stay within the same limit.
+    let lanes = usize::try_from(MAX_MEMORY / memory.max(1)).unwrap_or(1).clamp(1, AT_ONCE);
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(lanes);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| e.to_string())?;
     let mut bytes = [0; 64];
-    scrypt::scrypt(passphrase.0.as_bytes(), salt, &parameters, &mut bytes).map_err(|e| e.to_string())?;
+    pool.install(|| scrypt::scrypt(passphrase.0.as_bytes(), salt, &parameters, &mut bytes))
+        .map_err(|e| e.to_string())?;
     Ok(Key::from_bytes(&bytes))
 }
 

@@ -7,7 +7,7 @@ use super::backend::{Kind, Name};
 use super::id::Id;
 use super::index::{self, BLOBS_PER_FILE, Index, Packed};
 use super::pack::{self, Blob, BlobKind};
-use super::store::{Scratch, Store, seal_blob};
+use super::store::{Scratch, Seen, Store, seal_blob};
 use crate::fault::Fault;
 
 /// When a pack and an index file are full.
@@ -117,10 +117,11 @@ impl Packer {
 
     /// Stores a blob if the repository does not have it, and returns its id.
     pub(super) fn save(&self, kind: BlobKind, plain: &[u8], scratch: &mut Scratch) -> Result<Id, Fault> {
+        let seen = Seen::of(plain);
         let id = Id::of(plain);
         if self.shelf.index.claim(kind, id) {
             let store = &self.shelf.store;
-            let blob = seal_blob(&store.key, store, kind, id, plain, scratch)?;
+            let blob = seal_blob(&store.key, store, (kind, id, seen), plain, scratch)?;
             self.count(kind, plain.len(), scratch.sealed.len());
             self.append(&scratch.sealed, blob)?;
         }

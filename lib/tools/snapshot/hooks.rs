@@ -239,7 +239,8 @@ impl Hooks<'_> {
                 }
             } else if !said {
                 said = true;
-                let note = "an earlier snapshot was ended, and what it froze is being thawed: waiting for that";
+                let note =
+                    "an earlier snapshot was ended, and what it froze is being thawed: waiting for that";
                 self.job.talk().line(Mark::Warn, note);
             }
             if !signal::sleep(Duration::from_millis(50)) {
@@ -307,7 +308,9 @@ impl Hooks<'_> {
         }
         // It may have frozen something before it failed.
         match self.thaw(scope, frozen, "`before` failed") {
-            Ok(()) => Err(fault.help("`after` was run, nothing was read and nothing kept; run the hook by hand")),
+            Ok(()) => {
+                Err(fault.help("`after` was run, nothing was read and nothing kept; run the hook by hand"))
+            }
             Err(thaw) => Err(fault.help(format!("besides, {}", thaw.line()))),
         }
     }
@@ -398,10 +401,13 @@ impl Hooks<'_> {
         };
         let when = record.began_at.strftime("%Y-%m-%d %H:%M:%SZ");
         let Some(scope) = scope.filter(|scope| !scope.after().is_empty()) else {
-            return Err(Fault::refused(format!("{} was left frozen, and the plan has no `after` for it", record.scope))
-                .place(path.display().to_string())
-                .cause(format!("the snapshot of {when} on {} was to end it with: {}", record.host, record.after))
-                .help("run that by hand, and remove this file"));
+            return Err(Fault::refused(format!(
+                "{} was left frozen, and the plan has no `after` for it",
+                record.scope
+            ))
+            .place(path.display().to_string())
+            .cause(format!("the snapshot of {when} on {} was to end it with: {}", record.host, record.after))
+            .help("run that by hand, and remove this file"));
         };
         let note = format!(
             "{} was left frozen by the snapshot of {when} on {}: thawing it first",
