@@ -276,6 +276,16 @@ fn the_way_back_of_a_release_stays_whoever_prunes() {
     let seen = prune(&["--dry-run"]);
     assert_eq!(seen[&first], ["the way back of shop 1.1 in production (green serves everything)"]);
     assert!(seen[&between].is_empty() && seen[&newest].contains(&"the newest one".to_owned()));
+    // Where the record does not name the snapshot, as older ones do not, all of that version stay.
+    let state =
+        walk(&stage.path().join(".trapkey")).into_iter().find(|path| path.ends_with("state.json")).unwrap();
+    let record = std::fs::read(&state).unwrap();
+    let mut older: Value = serde_json::from_slice(&record).unwrap();
+    assert_eq!(older["record"]["snapshot"].take(), first.as_str());
+    std::fs::write(&state, older.to_string()).unwrap();
+    let careful = prune(&["--dry-run"]);
+    assert!(careful[&between][0].starts_with("the way back of shop 1.1"), "{careful:?}");
+    std::fs::write(&state, record).unwrap();
     assert_eq!(prune(&[]), seen);
 
     // The next release goes the other way, and is called off: what served before still serves.
@@ -310,8 +320,6 @@ fn the_way_back_of_a_release_stays_whoever_prunes() {
     assert_eq!(seen.values().filter(|why| why.is_empty()).count(), 2, "{seen:?}");
     assert_eq!(prune(&[]).len(), 3);
     // Where the promote state cannot be read, nobody knows what is needed.
-    let state =
-        walk(&stage.path().join(".trapkey")).into_iter().find(|path| path.ends_with("state.json")).unwrap();
     std::fs::write(state, "{").unwrap();
     assert_eq!(call("snapshot", stage.path(), &["prune"]).code, 4);
 }

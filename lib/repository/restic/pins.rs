@@ -147,15 +147,19 @@ impl Repository {
             .map_err(|e| Fault::infrastructure("a snapshot cannot be written").cause(e))?;
         held.still_holds()?;
         let pin = self.store.save(Kind::Snapshot, &json)?;
-        // As long as the pinned one is there, no `prune` has begun without either of the two: also a lock
-        // that was lost a moment ago has done no harm.
-        if self.store.backend.length(Name::File(Kind::Snapshot, id))?.is_some() {
-            return Ok(pin);
+        // Had this machine been suspended just then, others may have removed what it needs.
+        let there = held.still_holds().and_then(|()| {
+            let there = self.store.backend.length(Name::File(Kind::Snapshot, id))?;
+            there.map(|_| pin).ok_or_else(|| {
+                Fault::refused("the snapshot was forgotten at the same moment")
+                    .place(self.place())
+                    .cause(format!("{} is gone", id.short()))
+            })
+        });
+        if there.is_err() {
+            self.store.backend.remove(Name::File(Kind::Snapshot, pin))?;
         }
-        self.store.backend.remove(Name::File(Kind::Snapshot, pin))?;
-        Err(Fault::refused("the snapshot was forgotten at the same moment")
-            .place(self.place())
-            .cause(format!("{} is gone", id.short())))
+        there
     }
 
     /// Takes the pin of a snapshot away; retention decides over it again. Where nothing but the pin is

@@ -13,7 +13,7 @@ use crate::evidence::{Body, SnapshotBody, SnapshotState, short};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::plan;
-use crate::repository::restic::{Id, Known, Pruning, Repository, Thrift};
+use crate::repository::restic::{Id, Known, Pruning, Repository, Snapshot, Thrift};
 use crate::tools::promote;
 use crate::units::{parse_share, show_size};
 use crate::world;
@@ -153,6 +153,8 @@ impl Guards {
             (way, id)
         });
         let max_age = section(job)?.max_age.map_or(SNAPSHOT_MAX_AGE, |span| span.0);
+        // A promotion that has looked at the age already may take a while until it is on record.
+        let max_age = max_age + max_age / 8;
         Ok(Self {
             newest: own.last().map(|known| known.id),
             newest_whole: newest_whole(repository, own)?,
@@ -184,11 +186,19 @@ impl Guards {
                 reasons.push(way.needed_by.clone());
             }
         }
-        if self.since.is_some_and(|since| known.snapshot.time >= since) {
+        if self.since.is_some_and(|since| documented(&known.snapshot) >= since) {
             reasons.push("young enough for a promotion to begin with".into());
         }
         reasons
     }
+}
+
+/// When its document was written at the latest, which its age is counted from: after the backup, and after
+/// the proof, which takes no longer.
+fn documented(snapshot: &Snapshot) -> Timestamp {
+    let Some(summary) = &snapshot.summary else { return snapshot.time };
+    let took = summary.backup_end.duration_since(summary.backup_start);
+    summary.backup_end.checked_add(took).unwrap_or(summary.backup_end).max(snapshot.time)
 }
 
 /// The newest that lacks nothing. One whose description is not there was not made by `create`.
@@ -305,6 +315,25 @@ fn not_removed(fault: Fault, place: &Place) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_snapshot_is_as_young_as_its_document() {
+        let mut json = json!({"time": "2026-01-01T00:00:00Z", "tree": Id::of(b"tree").to_string()});
+        let read = |json: &Value| serde_json::from_value::<Snapshot>(json.clone()).unwrap();
+        assert_eq!(documented(&read(&json)).to_string(), "2026-01-01T00:00:00Z");
+        json["summary"] = json!({
+            "backup_start": "2026-01-01T00:00:00Z", "backup_end": "2026-01-01T06:00:00Z",
+            "files_new": 0, "files_changed": 0, "files_unmodified": 0, "dirs_new": 0, "dirs_changed": 0,
+            "dirs_unmodified": 0, "data_blobs": 0, "tree_blobs": 0, "data_added": 0,
+            "total_files_processed": 0, "total_bytes_processed": 0,
+        });
+        assert_eq!(documented(&read(&json)).to_string(), "2026-01-01T12:00:00Z");
+        // Clocks may go wrong.
+        json["summary"]["backup_end"] = json!("2025-01-01T06:00:00Z");
+        assert_eq!(documented(&read(&json)).to_string(), "2026-01-01T00:00:00Z");
+        json["summary"]["backup_end"] = json!("9999-01-01T06:00:00Z");
+        assert_eq!(documented(&read(&json)).to_string(), "9999-01-01T06:00:00Z");
+    }
 
     #[test]
     fn a_store_that_refuses_to_remove_is_told_from_one_that_fails() {
