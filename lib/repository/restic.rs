@@ -142,14 +142,12 @@ impl Repository {
                 .cause("the file `config` is missing")
                 .help("name the place that was backed up to"));
         }
-        let (key, master) = keys::open(&*backend, passphrase)?;
-        let sealed = backend::read_whole(&*backend, Name::Config, MAX_CONFIG)?;
-        let damaged = |why: String| backend::damaged(&*backend, Name::Config, why);
-        let mut json = Vec::new();
-        master
-            .decrypt(&sealed, &mut json)
-            .ok_or_else(|| damaged("it was not written with the key of this repository".into()))?;
-        let config = Config::parse(&json).map_err(damaged)?;
+        let sealed = backend::read_whole(&*backend, Name::Config, MAX_CONFIG);
+        let fits =
+            |key: &Key| sealed.as_ref().is_ok_and(|sealed| key.decrypt(sealed, &mut Vec::new()).is_some());
+        let (key, master) = keys::open(&*backend, passphrase, &fits)?;
+        let config =
+            read_config(&sealed?, &master).map_err(|why| backend::damaged(&*backend, Name::Config, why))?;
         let store = Arc::new(Store { backend, key: master, version: config.version });
         Ok(Self { store, config, key, locking: true })
     }
@@ -162,6 +160,33 @@ impl Repository {
     /// Where it is, for people.
     pub fn place(&self) -> String {
         self.store.backend.place()
+    }
+
+    /// Every pack that an index names, and what is in it.
+    ///
+    /// Errors (4): an index cannot be read.
+    pub fn packs(&self) -> Result<Vec<(Id, Vec<Blob>)>, Fault> {
+        let mut packs = Vec::new();
+        for (id, _) in self.store.backend.list(Kind::Index)? {
+            packs.extend(self.store.load_index(id)?);
+        }
+        Ok(packs)
+    }
+
+    /// What is wrong with the files that are not encrypted blobs, an index or a snapshot.
+    fn damaged_papers(&self) -> Result<Vec<(Name, String)>, Fault> {
+        let backend = &*self.store.backend;
+        let mut found: Vec<_> =
+            keys::damaged(backend)?.into_iter().map(|(id, why)| (Name::File(Kind::Key, id), why)).collect();
+        if backend.length(Name::Config)?.is_none() {
+            found.push((Name::Config, "it is missing".into()));
+            return Ok(found);
+        }
+        let read = backend::read_whole(backend, Name::Config, MAX_CONFIG)
+            .map_err(|fault| fault.cause.unwrap_or(fault.what))
+            .and_then(|sealed| read_config(&sealed, &self.store.key));
+        found.extend(read.err().map(|why| (Name::Config, why)));
+        Ok(found)
     }
 
     /// Every key.
@@ -335,6 +360,13 @@ impl Repository {
     pub fn unlock(&self, all: bool) -> Result<usize, Fault> {
         locks::unlock(&self.store, all)
     }
+}
+
+/// What the sealed file `config` says.
+fn read_config(sealed: &[u8], master: &Key) -> Result<Config, String> {
+    let mut json = Vec::new();
+    master.decrypt(sealed, &mut json).ok_or("it was not written with the key of this repository")?;
+    Config::parse(&json)
 }
 
 fn read_snapshot(store: &Store, id: Id) -> Result<Snapshot, Fault> {

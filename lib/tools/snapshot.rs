@@ -249,8 +249,7 @@ fn read(
     let mark = archive.mark();
     let progress = archive.progress();
     let step = Step::new(&format!("{}: reading", spec.name));
-    let (files, bytes) =
-        (progress.files.load(Ordering::Relaxed), progress.bytes.load(Ordering::Relaxed));
+    let (files, bytes) = (progress.files.load(Ordering::Relaxed), progress.bytes.load(Ordering::Relaxed));
     let count = move || {
         (progress.files.load(Ordering::Relaxed) - files, progress.bytes.load(Ordering::Relaxed) - bytes)
     };
@@ -330,11 +329,8 @@ fn record(part: Part, prove: Prove, proof: &Proof, more: Option<String>) -> Sour
             format!("all {} that this snapshot needs read back and compared", plural(packs, "pack"))
         }
     };
-    let mut proof = format!(
-        "{} of {}; {read_back}",
-        plural(part.files, "file"),
-        show_size(part.bytes as f64)
-    );
+    let mut proof =
+        format!("{} of {}; {read_back}", plural(part.files, "file"), show_size(part.bytes as f64));
     if let Some(more) = more {
         proof = format!("{proof}; {more}");
     }
@@ -409,7 +405,8 @@ fn restore_command(id: &str, place: &Place) -> String {
 }
 
 fn restic_command(id: &str, place: &Place, open: bool) -> String {
-    let passphrase = if open { format!("RESTIC_PASSWORD={} ", passphrase::NONE_NEEDED) } else { String::new() };
+    let passphrase =
+        if open { format!("RESTIC_PASSWORD={} ", passphrase::NONE_NEEDED) } else { String::new() };
     format!("{passphrase}restic -r {} restore {id} --target restored", quoted(&place.for_restic()))
 }
 

@@ -45,7 +45,7 @@ fn log(place: &Place) -> Vec<String> {
 }
 
 fn records(place: &Place) -> usize {
-    walk(&place.path(".trapkey/thaw")).iter().filter(|path| !path.ends_with("lock")).count()
+    walk(&place.path(".trapkey/thaw.d")).iter().filter(|path| !path.ends_with("lock")).count()
 }
 
 const ROUND: [&str; 3] = ["freeze before", "read", "thaw after"];
@@ -137,7 +137,8 @@ fn a_failing_thaw_keeps_no_snapshot_and_is_owed_by_the_next() {
     place.write("thaw.do", b"echo 'device busy' >&2; exit 16");
     let ended = place.call(&["create"]);
     assert_eq!(ended.code, 4);
-    for words in ["`after` of the snapshot failed", "exit 16: device busy", "may still be", ".trapkey/thaw/"]
+    for words in
+        ["`after` of the snapshot failed", "exit 16: device busy", "may still be", ".trapkey/thaw.d/"]
     {
         assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
     }
@@ -227,6 +228,31 @@ fn a_killed_snapshot_is_thawed_once_by_its_guard() {
     assert_eq!(log(&place).len(), 6, "{:?}", log(&place));
 }
 
+#[test]
+fn after_a_kill_what_was_frozen_last_is_thawed_first() {
+    let place = place(
+        "before: [./hook, all], after: [./hook, all]",
+        "{name: a, kind: command, target: [./read], before: [./hook, a], after: [./hook, a]}",
+    );
+    place.script("read", SLOW);
+    place.write("a.do", b"if [ $TRAPKEY_HOOK = after ]; then sleep 0.5; echo a thawed >> log; fi");
+    let mut child = begin_in_a_group(&place, "reading");
+    kill("-KILL", &format!("-{}", child.id()));
+    child.wait().unwrap();
+    wait_until("both thaws", || log(&place).iter().any(|line| line == "all after"));
+    wait_until("their records to go", || records(&place) == 0);
+    assert_eq!(log(&place), ["all before", "a before a", "a after a", "a thawed", "all after"]);
+}
+
+#[test]
+fn an_environment_may_have_any_name() {
+    let place = one(BOTH, "echo data");
+    for name in ["thaw", "thaw.d"] {
+        place.good(&["create", "--environment", name]);
+    }
+    assert_eq!(log(&place).len(), 6);
+}
+
 /// In a process group of its own, to be killed as a whole.
 fn begin_in_a_group(place: &Place, file: &str) -> Child {
     let mut command = place.command();
@@ -305,7 +331,7 @@ fn leave(place: &Place, name: &str, change: &Value) {
     for (key, value) in change.as_object().unwrap() {
         record[key] = value.clone();
     }
-    place.write(&format!(".trapkey/thaw/{name}.json"), record.to_string().as_bytes());
+    place.write(&format!(".trapkey/thaw.d/{name}.json"), record.to_string().as_bytes());
 }
 
 #[test]
@@ -335,11 +361,11 @@ fn what_is_owed_is_thawed_by_the_plan_and_by_nothing_else() {
         "{}",
         ended.stderr
     );
-    std::fs::remove_file(frozen.path(".trapkey/thaw/d.json")).unwrap();
-    frozen.write(".trapkey/thaw/e.json", b"{half a rec");
+    std::fs::remove_file(frozen.path(".trapkey/thaw.d/d.json")).unwrap();
+    frozen.write(".trapkey/thaw.d/e.json", b"{half a rec");
     let ended = frozen.call(&["create"]);
     assert_eq!(ended.code, 4, "{}", ended.stderr);
-    assert!(ended.stderr.contains("thaw/e.json"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("thaw.d/e.json"), "{}", ended.stderr);
     assert_eq!(log(&frozen), before);
 }
 
@@ -367,7 +393,7 @@ fn secrets_of_hooks_stay_out_of_documents_records_and_process_lists() {
     let guard = guard_of(child.id());
     let line = std::fs::read_to_string(Path::new("/proc").join(&guard).join("cmdline")).unwrap();
     assert_eq!(line, "snapshot\0thaw-guard\0");
-    let record = walk(&place.path(".trapkey/thaw")).into_iter().find(|p| p.extension().is_some()).unwrap();
+    let record = walk(&place.path(".trapkey/thaw.d")).into_iter().find(|p| p.extension().is_some()).unwrap();
     let record = std::fs::read_to_string(record).unwrap();
     assert!(record.contains("./hook thaw ${DB_PASSWORD}"), "{record}");
     kill("-TERM", &child.id().to_string());

@@ -135,10 +135,15 @@ pub(super) fn add(
     Ok(id)
 }
 
-/// Finds the key that the passphrase opens.
+/// Finds the key that the passphrase opens and that fits, or else one that it opens: somebody may have
+/// put the key of another repository here.
 ///
 /// Errors: refused (5) when it opens none; 4 when there is none, or none that can be read.
-pub(super) fn open(backend: &dyn Backend, passphrase: &Passphrase) -> Result<(Id, Key), Fault> {
+pub(super) fn open(
+    backend: &dyn Backend,
+    passphrase: &Passphrase,
+    fits: &dyn Fn(&Key) -> bool,
+) -> Result<(Id, Key), Fault> {
     let mut ids: Vec<Id> = backend.list(Kind::Key)?.into_iter().map(|(id, _)| id).collect();
     ids.sort();
     if ids.is_empty() {
@@ -146,21 +151,39 @@ pub(super) fn open(backend: &dyn Backend, passphrase: &Passphrase) -> Result<(Id
             .place(format!("{}/keys", backend.place()))
             .help("restore the folder `keys` from a copy; without it the repository cannot be read"));
     }
-    let mut unusable = None;
+    let (mut unusable, mut foreign) = (None, None);
     for id in ids.into_iter().take(MAX_KEYS) {
         match read(backend, id)
             .and_then(|file| unlock(&file, passphrase).map_err(|why| bad(backend, id, why)))
         {
-            Ok(Some(key)) => return Ok((id, key)),
+            Ok(Some(key)) if fits(&key) => return Ok((id, key)),
+            Ok(Some(key)) => foreign = Some((id, key)),
             Ok(None) => {}
             Err(fault) => unusable = Some(fault),
         }
     }
-    Err(unusable.unwrap_or_else(|| {
-        Fault::refused("the passphrase does not open the repository")
-            .place(backend.place())
-            .help("give the passphrase that the repository was made with, or one that was added since")
-    }))
+    foreign.ok_or_else(|| {
+        unusable.unwrap_or_else(|| {
+            Fault::refused("the passphrase does not open the repository")
+                .place(backend.place())
+                .help("give the passphrase that the repository was made with, or one that was added since")
+        })
+    })
+}
+
+/// Every key file that is not what was written, and why.
+///
+/// Errors (4): the store cannot be reached.
+pub(super) fn damaged(backend: &dyn Backend) -> Result<Vec<(Id, String)>, Fault> {
+    let mut found = Vec::new();
+    for (id, _) in backend.list(Kind::Key)? {
+        if let Err(fault) = read(backend, id)
+            && backend.length(Name::File(Kind::Key, id))?.is_some()
+        {
+            found.push((id, fault.cause.unwrap_or(fault.what)));
+        }
+    }
+    Ok(found)
 }
 
 /// Whether one key opens with a passphrase, and holds the master key of this repository.
@@ -291,12 +314,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Local::new(folder.path());
         let right = Passphrase::new("right").unwrap();
-        assert_eq!(open(&store, &right).unwrap_err().what, "the repository has no key");
+        assert_eq!(open(&store, &right, &|_| true).unwrap_err().what, "the repository has no key");
         let master = Key::random().unwrap();
         let id = add(&store, &master, &right, Duration::ZERO).unwrap();
-        let (found, key) = open(&store, &right).unwrap();
+        let (found, key) = open(&store, &right, &|_| true).unwrap();
         assert_eq!((found, key.parts()), (id, master.parts()));
-        let wrong = open(&store, &Passphrase::new("wrong").unwrap()).unwrap_err();
+        let wrong = open(&store, &Passphrase::new("wrong").unwrap(), &|_| true).unwrap_err();
         assert_eq!(wrong.what, "the passphrase does not open the repository");
         assert_eq!(wrong.exit, crate::fault::Exit::Refused);
         assert!(Passphrase::new("").is_err());

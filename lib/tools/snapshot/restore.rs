@@ -113,8 +113,7 @@ fn into_folder(opened: &Opened, wish: &Wish, ticker: &Ticker, talk: &Talk) -> Re
     let step = Step { of_bytes: total.filter(|_| from.is_none()), ..Step::new("restoring") };
     let progress = Progress::default();
     let done = std::thread::scope(|scope| {
-        let count =
-            || (progress.files.load(Ordering::Relaxed), progress.bytes.load(Ordering::Relaxed));
+        let count = || (progress.files.load(Ordering::Relaxed), progress.bytes.load(Ordering::Relaxed));
         let _watch = ticker.watch(scope, step, count);
         opened.restore(&target, &how, &progress)
     })?;
@@ -223,7 +222,8 @@ impl Unfinished {
             absolute.with_file_name(hidden)
         });
         let before = file.as_ref().and_then(|file| files::read_bounded(file, 64 * 1024).ok());
-        let same = before.is_some_and(|bytes| serde_json::from_slice::<Work>(&bytes).is_ok_and(|w| w == work));
+        let same =
+            before.is_some_and(|bytes| serde_json::from_slice::<Work>(&bytes).is_ok_and(|w| w == work));
         let resumed = match std::fs::read_dir(target) {
             Ok(mut entries) => {
                 let used = entries.next().is_some();

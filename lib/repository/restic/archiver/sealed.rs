@@ -13,7 +13,7 @@ use crate::repository::restic::id::Id;
 use crate::repository::restic::index::Index;
 use crate::repository::restic::locks::Held;
 use crate::repository::restic::opened::{Reading, each_tree};
-use crate::repository::restic::pack::BlobKind;
+use crate::repository::restic::pack::{BlobKind, MAX_PACK};
 use crate::repository::restic::packer::Files;
 use crate::repository::restic::snapshot::Snapshot;
 use crate::repository::restic::store::Store;
@@ -21,8 +21,6 @@ use crate::world::signal;
 
 use super::Notes;
 
-/// No pack is longer, in bytes.
-const MAX_PACK: u64 = 1 << 30;
 /// No index file is longer, in bytes.
 const MAX_INDEX: u64 = 512 << 20;
 
@@ -182,7 +180,11 @@ impl Sealed {
         let id = self.store.save(Kind::Snapshot, &json)?;
         // Had this machine been suspended just then, others may have removed what it needs.
         if let Err(fault) = self.held.still_holds() {
-            self.store.backend.remove(Name::File(Kind::Snapshot, id))?;
+            let listed = |_| {
+                let help = format!("the snapshot {} may lack something: `check`, or forget it", id.short());
+                fault.clone().help(help)
+            };
+            self.store.backend.remove(Name::File(Kind::Snapshot, id)).map_err(listed)?;
             return Err(fault);
         }
         Ok(id)
