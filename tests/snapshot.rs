@@ -11,12 +11,16 @@ use crate::support::{Ended, call, folder, json, tool, wait_until};
 
 mod compose;
 mod database;
+mod diff;
 mod files;
 mod hooks;
+mod keys;
 mod kinds;
 mod kubernetes;
 mod live;
 mod mysql;
+mod pins;
+mod prune;
 mod redis;
 mod sqlite;
 mod stops;

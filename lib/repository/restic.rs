@@ -13,12 +13,12 @@
 //! | `snapshot`, `locks` | snapshots and locks |
 //! | `archiver`, `manifest` | backup |
 //! | `opened`, `restore` | reading and restore |
-//! | `check`, `prune` | keeping it whole, and small |
+//! | `check`, `prune`, `pins` | keeping it whole, and small |
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::fault::Fault;
+use crate::fault::{Exit, Fault};
 
 mod archiver;
 pub mod backend;
@@ -39,6 +39,7 @@ mod opened;
 mod pack;
 mod packer;
 mod people;
+mod pins;
 mod polynomial;
 mod prune;
 mod quoting;
@@ -57,12 +58,14 @@ pub use locks::LockInfo;
 pub use node::{Attribute, Moment, Node, NodeKind, mode};
 pub use opened::Opened;
 pub use pack::{Blob, BlobKind};
+pub use pins::{Known, PINNED, Pin, Unreadable};
 pub use prune::{Pruning, Thrift};
 pub use restore::{How, Restored};
 pub use snapshot::{Snapshot, Summary};
 
 use crypto::Key;
 use locks::Held;
+use pins::Meant;
 use store::Store;
 
 const MAX_CONFIG: u64 = 64 * 1024;
@@ -191,9 +194,27 @@ impl Repository {
         keys::list(&*self.store.backend, self.key)
     }
 
-    /// Lets another passphrase open it too.
+    /// The key that a passphrase opens it with, if it does.
+    pub fn key_of(&self, passphrase: &Passphrase) -> Result<Option<Id>, Fault> {
+        match keys::open(&*self.store.backend, passphrase) {
+            Ok((id, _)) => Ok(Some(id)),
+            Err(fault) if fault.exit == Exit::Refused => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Lets another passphrase open it too; the new key is tried at once.
+    ///
+    /// Errors: refused (5) where there are as many keys as are ever tried; 4 when the store fails, or
+    /// gives back something else than what was written.
     pub fn add_key(&self, passphrase: &Passphrase, work: Duration) -> Result<Id, Fault> {
-        keys::add(&*self.store.backend, &self.store.key, passphrase, work)
+        let backend = &*self.store.backend;
+        let new = keys::add(backend, &self.store.key, passphrase, work)?;
+        if keys::opens(backend, new, passphrase, &self.store.key)? {
+            return Ok(new);
+        }
+        backend.remove(Name::File(Kind::Key, new))?;
+        Err(Fault::infrastructure("the new key does not open the repository").place(self.place()))
     }
 
     /// Takes a passphrase its right. Whoever kept a copy of the key file and knows the passphrase can
@@ -206,6 +227,7 @@ impl Repository {
                 .place(self.place())
                 .help("open the repository with another passphrase first"));
         }
+        let _held = self.with_own_key()?;
         let name = Name::File(Kind::Key, id);
         if self.store.backend.length(name)?.is_none() {
             return Err(Fault::usage(format!("no key {}", id.short())).place(self.place()));
@@ -213,13 +235,37 @@ impl Repository {
         self.store.backend.remove(name)
     }
 
+    /// Locks the repository, and sees that the key in use is still there: two who each remove the other's
+    /// key would leave none.
+    fn with_own_key(&self) -> Result<Held, Fault> {
+        self.store.backend.may_remove(Kind::Key)?;
+        let held = Held::new(&self.store, true)?;
+        if self.store.backend.length(Name::File(Kind::Key, self.key))?.is_some() {
+            return Ok(held);
+        }
+        Err(Fault::refused("the key in use was removed meanwhile")
+            .place(self.place())
+            .help("open the repository with a passphrase that still counts"))
+    }
+
     /// Puts a new passphrase in the place of the one in use. The new key is tried before the old one
-    /// goes.
+    /// goes; where one with the new passphrase is there from a call that was interrupted, it is taken.
+    ///
+    /// Errors: refused (5) for the passphrase that is in use, and while somebody else uses the
+    /// repository; 4 when the store fails. One of the two always opens the repository.
     pub fn rotate_key(&mut self, passphrase: &Passphrase, work: Duration) -> Result<Id, Fault> {
-        let new = self.add_key(passphrase, work)?;
-        let opened = Self::open(Arc::clone(&self.store.backend), passphrase)?;
+        let _held = self.with_own_key()?;
+        let new = match self.key_of(passphrase)? {
+            Some(there) if there == self.key => {
+                return Err(Fault::refused("the new passphrase is the one in use")
+                    .place(self.place())
+                    .help("give another one"));
+            }
+            Some(there) if keys::opens(&*self.store.backend, there, passphrase, &self.store.key)? => there,
+            _ => self.add_key(passphrase, work)?,
+        };
         self.store.backend.remove(Name::File(Kind::Key, self.key))?;
-        self.key = opened.key;
+        self.key = new;
         Ok(new)
     }
 
@@ -273,11 +319,12 @@ impl Repository {
     }
 
     /// The snapshot that is meant: `latest`, or the unique beginning of an id (six characters or more).
+    /// Where an id is gone, whatever has the same content and says that it had this id before.
     ///
     /// Errors: 2 when it names none or several; 4 for `latest` where a snapshot is damaged, since that
     /// may be the latest.
     pub fn find(&self, name: &str) -> Result<Id, Fault> {
-        let Snapshots { whole, damaged } = self.snapshots()?;
+        let (known, damaged) = self.known()?;
         if name == "latest" {
             if let Some((id, why)) = damaged.first() {
                 return Err(Fault::infrastructure("which snapshot is the latest cannot be told")
@@ -286,16 +333,14 @@ impl Repository {
                     .help("name one by its id"));
             }
             let none = || Fault::infrastructure("the repository has no snapshot").place(self.place());
-            return whole.last().map(|(id, _)| *id).ok_or_else(none);
+            return known.last().map(|known| known.id).ok_or_else(none);
         }
-        let fits = |id: &Id| name.len() >= 6 && id.to_string().starts_with(&name.to_ascii_lowercase());
-        let mut fitting = whole.iter().filter(|(id, _)| fits(id));
-        match (fitting.next(), fitting.next()) {
-            (Some((id, _)), None) => Ok(*id),
-            (None, _) => Err(Fault::usage(format!("no snapshot `{name}`"))
+        match pins::meant(&known, name) {
+            Meant::One(id) => Ok(id),
+            Meant::None => Err(Fault::usage(format!("no snapshot `{name}`"))
                 .place(self.place())
                 .help("give six or more digits of an id that `list` shows")),
-            _ => {
+            Meant::Several => {
                 Err(Fault::usage(format!("several snapshots begin with `{name}`"))
                     .help("give more of the id"))
             }

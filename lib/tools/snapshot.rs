@@ -20,25 +20,38 @@ use crate::units::{show_duration, show_size};
 use crate::world::talk::{Mark, Step, Talk, Ticker};
 use crate::world::{self, talk};
 
+mod diff;
 mod hooks;
 mod inside;
 mod intake;
+mod keys;
 mod look;
 pub mod passphrase;
+mod pins;
+mod prune;
 mod restore;
+pub mod retention;
 mod store;
+mod unlock;
 
+pub use diff::diff;
 pub use hooks::guard_if_asked;
 pub use inside::{Inside, Part};
+pub use keys::{KeyCommand, key};
 pub use look::{Depth, check, list, show};
+pub use pins::{pin, unpin};
+pub use prune::{Cut, prune};
 pub use restore::{Wish, restore};
 pub use store::Place;
+pub use unlock::unlock;
 
 use hooks::Scope;
 use intake::{Back, Intake};
 
 /// How old preflight.json may be where the plan says nothing.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(3600);
+/// How old snapshot.json may be for a promotion to begin with it, where the plan says nothing.
+const SNAPSHOT_MAX_AGE: Duration = Duration::from_secs(86_400);
 /// Every snapshot of ours has it, and is proven: what was not is not listed.
 pub const TAG: &str = "trapkey";
 /// So many notes of a source are kept.

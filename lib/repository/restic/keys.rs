@@ -39,6 +39,11 @@ impl Passphrase {
         }
         Ok(Self(text))
     }
+
+    /// Whether it is this text.
+    pub fn is(&self, text: &str) -> bool {
+        self.0 == text
+    }
 }
 
 impl fmt::Debug for Passphrase {
@@ -98,6 +103,11 @@ pub(super) fn add(
     passphrase: &Passphrase,
     work: Duration,
 ) -> Result<Id, Fault> {
+    if backend.list(Kind::Key)?.len() >= MAX_KEYS {
+        return Err(Fault::refused(format!("the repository has {MAX_KEYS} keys; more are never tried"))
+            .place(backend.place())
+            .help("remove one that nobody needs any more"));
+    }
     let mut salt = [0; 64];
     crypto::random(&mut salt)?;
     let p = calibrate(work)?;
@@ -174,6 +184,17 @@ pub(super) fn damaged(backend: &dyn Backend) -> Result<Vec<(Id, String)>, Fault>
         }
     }
     Ok(found)
+}
+
+/// Whether one key opens with a passphrase, and holds the master key of this repository.
+pub(super) fn opens(
+    backend: &dyn Backend,
+    id: Id,
+    passphrase: &Passphrase,
+    master: &Key,
+) -> Result<bool, Fault> {
+    let found = unlock(&read(backend, id)?, passphrase).map_err(|why| bad(backend, id, why))?;
+    Ok(found.is_some_and(|key| key.parts() == master.parts()))
 }
 
 /// Every key.

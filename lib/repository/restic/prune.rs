@@ -20,6 +20,8 @@ use super::{Repository, Snapshots};
 use crate::fault::Fault;
 use crate::world::signal;
 
+mod forgetting;
+
 /// How much is pruned.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Thrift {
@@ -135,7 +137,7 @@ impl Repository {
     /// Errors: as there.
     pub fn plan_prune(&self, thrift: Thrift) -> Result<Pruning, Fault> {
         let _held = self.lock(false)?;
-        Ok(plan(&self.state()?, thrift))
+        Ok(plan(&self.state(&[])?, thrift))
     }
 
     /// Removes what no snapshot needs; `seen` hears how many packs are done, of so many.
@@ -146,7 +148,7 @@ impl Repository {
     pub fn prune(&self, thrift: Thrift, seen: &mut dyn FnMut(usize, usize)) -> Result<Pruning, Fault> {
         self.store.must_be_writable()?;
         let held = Held::new(&self.store, true)?;
-        let state = self.state()?;
+        let state = self.state(&[])?;
         let plan = plan(&state, thrift);
         if plan.is_empty() {
             return Ok(plan);
@@ -190,9 +192,11 @@ impl Repository {
         Ok(unreadable)
     }
 
-    fn state(&self) -> Result<State, Fault> {
+    /// How things are, or would be without some snapshots.
+    fn state(&self, without: &[Id]) -> Result<State, Fault> {
         let store = &*self.store;
-        let Snapshots { whole, damaged } = self.snapshots()?;
+        let Snapshots { mut whole, damaged } = self.snapshots()?;
+        whole.retain(|(id, _)| !without.contains(id));
         if let Some((id, why)) = damaged.first() {
             return Err(refused(format!("the snapshot {}: {why}", id.short())).place(self.place()));
         }
