@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     hashing(short);
     for name in wanted.split(',') {
         let Some(size) = SIZES.iter().find(|size| size.name == name) else {
-            println!("no size `{name}`: there are 0.2, 2.5, 8, file and short");
+            println!("no size `{name}`: there are 0.2, 2.5, 8, many, file and short");
             return ExitCode::FAILURE;
         };
         table(*size);

@@ -21,6 +21,9 @@ struct Limits {
 /// A header stays far below what restic reads.
 const LIMITS: Limits = Limits { pack_bytes: pack::TARGET, pack_blobs: 40_000, index_blobs: BLOBS_PER_FILE };
 
+/// Room of so many packs is kept for those to come.
+const SPARE: usize = 2;
+
 /// Writes packs; shared by all workers.
 #[derive(Debug)]
 pub(super) struct Packer {
@@ -28,6 +31,9 @@ pub(super) struct Packer {
     index: Arc<Index>,
     data: Mutex<Open>,
     trees: Mutex<Open>,
+    /// Room of packs that were written, for those to come: to give it back and ask for it again each
+    /// time would take more memory, and time.
+    spare: Mutex<Vec<Vec<u8>>>,
     done: Mutex<Done>,
     counts: Counts,
     /// Whether index files are written on the way.
@@ -83,6 +89,7 @@ impl Packer {
             index,
             data: Mutex::default(),
             trees: Mutex::default(),
+            spare: Mutex::default(),
             done: Mutex::default(),
             counts: Counts::default(),
             naming: true,
@@ -123,7 +130,8 @@ impl Packer {
     fn append(&self, sealed: &[u8], mut blob: Blob) -> Result<(), Fault> {
         let mut open = lock(if blob.kind == BlobKind::Data { &self.data } else { &self.trees });
         if open.bytes.capacity() == 0 && blob.kind == BlobKind::Data {
-            open.bytes.reserve(pack::TARGET + pack::TARGET / 4);
+            open.bytes = lock(&self.spare).pop().unwrap_or_default();
+            open.bytes.reserve(pack::TARGET + pack::TARGET / 8);
         }
         // A pack ends at 16 MiB or with the blob that crosses them; blobs are 512 MiB at most.
         blob.offset = u32::try_from(open.bytes.len())
@@ -150,7 +158,12 @@ impl Packer {
         full.bytes.extend_from_slice(&header.to_le_bytes());
         let id = Id::of(&full.bytes);
         self.store.backend.put(Name::File(Kind::Pack, id), &[&full.bytes])?;
-        drop(full.bytes);
+        full.bytes.clear();
+        let mut spare = lock(&self.spare);
+        if spare.len() < SPARE {
+            spare.push(full.bytes);
+        }
+        drop(spare);
         // Only now: whoever finds a blob in the index may read it.
         self.index.add(id, &full.blobs);
         let ripe = {

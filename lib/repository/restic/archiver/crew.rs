@@ -23,7 +23,7 @@ use crate::repository::restic::store::Scratch;
 use crate::world::signal;
 
 /// Bytes of pieces that wait for a worker.
-const WAITING_BYTES: usize = 16 * 1024 * 1024;
+const WAITING_BYTES: usize = 8 * 1024 * 1024;
 /// Files that wait for a worker.
 const WAITING_FILES: usize = 1024;
 
