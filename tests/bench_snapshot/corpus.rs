@@ -172,9 +172,9 @@ impl Corpus {
         buffer.push(b'[');
         while buffer.len() < length {
             let (a, b, c) = (self.word(dice), self.word(dice), self.word(dice));
-            let _ = write!(
+            let _ = writeln!(
                 buffer,
-                "{{\"id\":{},\"{a}\":\"{b} {c}\",\"price\":{}.{:02},\"tags\":[\"{a}\",\"{c}\"],\"seen\":{}}},\n",
+                "{{\"id\":{},\"{a}\":\"{b} {c}\",\"price\":{}.{:02},\"tags\":[\"{a}\",\"{c}\"],\"seen\":{}}},",
                 dice.next() >> 40,
                 dice.below(1000),
                 dice.below(100),
@@ -191,10 +191,10 @@ impl Corpus {
         while buffer.len() < length {
             row.clear();
             let (a, b, c) = (self.word(&mut dice), self.word(&mut dice), self.word(&mut dice));
-            let _ = write!(
+            let _ = writeln!(
                 row,
                 "INSERT INTO orders VALUES ({}, '{:016x}', '{a} {b}', '{a}.{b}@example.org', \
-                 '2026-{:02}-{:02} {:02}:{:02}:{:02}', {}.{:02}, '{c}', 'The {b} {a} of {c}', {});\n",
+                 '2026-{:02}-{:02} {:02}:{:02}:{:02}', {}.{:02}, '{c}', 'The {b} {a} of {c}', {});",
                 seed * 1000 + buffer.len() / 200,
                 dice.next(),
                 1 + dice.below(12),
