@@ -1,13 +1,14 @@
 //! `snapshot`: backs up what a release could break, proves that it reads back, and brings it back.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use trapkey::cli::{self, Shared};
 use trapkey::evidence::SnapshotBody;
 use trapkey::fault::{Exit, Fault};
-use trapkey::tools::snapshot;
+use trapkey::tools::snapshot::{self, Place};
+use trapkey::world::talk::Progress;
 
 /// Backs up every source of the plan, proves that it reads back, and brings it back
 #[derive(Parser)]
@@ -15,6 +16,9 @@ use trapkey::tools::snapshot;
 struct Arguments {
     #[command(subcommand)]
     command: Command,
+    /// How to show how far it is: on a terminal, as lines of JSON on stderr, or never
+    #[arg(long, global = true, env = "TRAPKEY_PROGRESS", default_value = "auto", value_name = "HOW")]
+    progress: When,
     #[command(flatten)]
     shared: Shared,
 }
@@ -23,10 +27,23 @@ struct Arguments {
 enum Command {
     /// Back up every source, read everything back, write snapshot.json
     Create,
-    /// Read and verify everything in the store
-    Check(Store),
+    /// Check the store: its structure, and its data as far as asked
+    Check {
+        #[command(flatten)]
+        store: Store,
+        #[command(flatten)]
+        depth: snapshot::Depth,
+    },
     /// Show the snapshots of the store
     List(Store),
+    /// Show one snapshot: its sources, and the commands that bring it back
+    Show {
+        #[command(flatten)]
+        store: Store,
+        /// Its id (or the beginning of it), or `latest`
+        #[arg(default_value = "latest")]
+        id: String,
+    },
     /// Bring a snapshot back into an empty folder
     Restore {
         #[command(flatten)]
@@ -36,20 +53,39 @@ enum Command {
     },
 }
 
+/// How to show how far it is.
+#[derive(Clone, Copy, ValueEnum)]
+enum When {
+    /// On a terminal
+    Auto,
+    /// As lines of JSON on stderr
+    Json,
+    /// Never
+    Never,
+}
+
 #[derive(Args)]
 struct Store {
     /// The snapshot store [default: the plan's]; with it no plan is needed
-    #[arg(long, env = "TRAPKEY_STORE", value_name = "FOLDER")]
-    store: Option<PathBuf>,
+    #[arg(long, env = "TRAPKEY_STORE", value_name = "PLACE")]
+    store: Option<String>,
 }
 
 fn main() -> ExitCode {
-    cli::run(|Arguments { command, shared }| {
+    // A guard of frozen sources: it outlives the snapshot that started it.
+    if let Some(done) = snapshot::guard_if_asked() {
+        return done;
+    }
+    cli::run(|Arguments { command, progress, mut shared }| {
+        shared.progress = progress.into();
         let (talk, json) = (shared.talk(), shared.json);
         match &command {
             Command::Create => cli::gate::<SnapshotBody>(&shared, "snapshot", snapshot::create),
-            Command::Check(store) => store.look(&shared, |at| snapshot::check(at, &talk, json)),
+            Command::Check { store, depth } => {
+                store.look(&shared, |at| snapshot::check(at, depth, &talk, json))
+            }
             Command::List(store) => store.look(&shared, |at| snapshot::list(at, json)),
+            Command::Show { store, id } => store.look(&shared, |at| snapshot::show(at, id, json)),
             Command::Restore { store, wish } => {
                 store.look(&shared, |at| snapshot::restore(at, wish, &talk, json))
             }
@@ -59,10 +95,24 @@ fn main() -> ExitCode {
 
 impl Store {
     /// Looks into the named store, or into that of the plan.
-    fn look(&self, shared: &Shared, work: impl FnOnce(&Path) -> Result<Exit, Fault>) -> Result<Exit, Fault> {
+    fn look(&self, shared: &Shared, work: impl FnOnce(&Place) -> Result<Exit, Fault>) -> Result<Exit, Fault> {
         match &self.store {
-            Some(store) => work(store),
-            None => cli::aside(shared, "snapshot", |job| work(&snapshot::store_of(job)?)),
+            Some(store) => {
+                // Without a plan nobody has looked for secrets in the environment yet.
+                trapkey::redact::learn_environment();
+                work(&Place::new(store, Path::new(".")))
+            }
+            None => cli::order(shared, "snapshot", |job| work(&Place::of(job)?)),
+        }
+    }
+}
+
+impl From<When> for Progress {
+    fn from(when: When) -> Self {
+        match when {
+            When::Auto => Self::Auto,
+            When::Json => Self::Json,
+            When::Never => Self::None,
         }
     }
 }

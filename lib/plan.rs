@@ -257,9 +257,45 @@ pub struct Snapshot {
     pub max_age: Option<Span>,
     /// What is backed up.
     pub sources: Vec<SourceSpec>,
+    /// A command (argv, no shell) before the first source is read: freeze, flush, pause.
+    #[serde(default)]
+    pub before: Vec<Text>,
+    /// A command after the last source was read, before the proof: thaw. It runs whatever happened
+    /// since `before` began, also when the snapshot was killed.
+    #[serde(default)]
+    pub after: Vec<Text>,
+    /// Time for one of the two; 10 min when absent.
+    #[serde(default)]
+    pub hook_timeout: Option<Span>,
     /// What is kept.
     #[serde(default)]
     pub retention: Option<Retention>,
+    /// Why the store needs no passphrase, where it has none.
+    #[serde(default)]
+    pub encryption: Option<Encryption>,
+    /// What is read back from the store before a snapshot passes; `new` when absent.
+    #[serde(default)]
+    pub prove: Prove,
+}
+
+/// What is read back from the store before a snapshot passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Prove {
+    /// What this snapshot added; the rest was read back by an earlier one.
+    #[default]
+    New,
+    /// Everything that the snapshot needs, so that what was damaged since is found now.
+    Everything,
+}
+
+/// How a store of snapshots is encrypted.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Encryption {
+    /// The reason, for whoever asks later. The store then opens with the well-known passphrase
+    /// `none-needed`: everybody who can read it can restore from it.
+    pub none_needed_because: String,
 }
 
 /// One source of a snapshot.
@@ -279,6 +315,18 @@ pub struct SourceSpec {
     /// Time limit for this source; 1 h when absent.
     #[serde(default)]
     pub timeout: Option<Span>,
+    /// Whether the snapshot may do without what cannot be read of it; the document then says partial.
+    #[serde(default)]
+    pub allow_partial: bool,
+    /// A command (argv, no shell) before this source is read.
+    #[serde(default)]
+    pub before: Vec<Text>,
+    /// A command after this source was read, whatever happened since `before` began.
+    #[serde(default)]
+    pub after: Vec<Text>,
+    /// Time for one of the two; 10 min when absent.
+    #[serde(default)]
+    pub hook_timeout: Option<Span>,
 }
 
 /// Which snapshots are kept.

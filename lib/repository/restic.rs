@@ -26,6 +26,8 @@ mod check;
 mod codec;
 mod config;
 mod crypto;
+#[doc(hidden)]
+pub mod fuzzing;
 mod id;
 mod index;
 mod keys;
@@ -45,9 +47,9 @@ mod snapshot;
 mod store;
 mod tree;
 
-pub use archiver::{Archive, Filter, Notes, Progress, Proof, Sealed, Spec, Streamed, Take};
-pub use backend::{Backend, Kind, Local, Name};
-pub use check::{Health, ReadData};
+pub use archiver::{Archive, Filter, Mark, Notes, Part, Progress, Proof, Sealed, Spec, Streamed, Take};
+pub use backend::{Backend, Cached, Kind, Local, Name, S3, backend_at, cache_from};
+pub use check::{Damage, Health, ReadData};
 pub use config::Config;
 pub use id::Id;
 pub use keys::{KeyInfo, Passphrase};
@@ -106,6 +108,14 @@ impl Repository {
             .map_err(|e| Fault::infrastructure("the file `config` cannot be written").cause(e))?;
         let mut sealed = Vec::new();
         master.encrypt(&json, &mut sealed)?;
+        // Whoever does the same at this moment sees our key, or we see theirs.
+        let alone = backend.list(Kind::Key).is_ok_and(|keys| keys.len() == 1);
+        if !alone || backend.length(Name::Config)?.is_some() {
+            backend.remove(Name::File(Kind::Key, key))?;
+            return Err(Fault::refused("somebody makes a repository here at the same moment")
+                .place(backend.place())
+                .help("open that one, or try again"));
+        }
         // Last: only now it is a repository.
         backend.put(Name::Config, &[&sealed])?;
         if backend::read_whole(&*backend, Name::Config, MAX_CONFIG)? != sealed {
@@ -129,14 +139,12 @@ impl Repository {
                 .cause("the file `config` is missing")
                 .help("name the place that was backed up to"));
         }
-        let (key, master) = keys::open(&*backend, passphrase)?;
-        let sealed = backend::read_whole(&*backend, Name::Config, MAX_CONFIG)?;
-        let damaged = |why: String| backend::damaged(&*backend, Name::Config, why);
-        let mut json = Vec::new();
-        master
-            .decrypt(&sealed, &mut json)
-            .ok_or_else(|| damaged("it was not written with the key of this repository".into()))?;
-        let config = Config::parse(&json).map_err(damaged)?;
+        let sealed = backend::read_whole(&*backend, Name::Config, MAX_CONFIG);
+        let fits =
+            |key: &Key| sealed.as_ref().is_ok_and(|sealed| key.decrypt(sealed, &mut Vec::new()).is_some());
+        let (key, master) = keys::open(&*backend, passphrase, &fits)?;
+        let config =
+            read_config(&sealed?, &master).map_err(|why| backend::damaged(&*backend, Name::Config, why))?;
         let store = Arc::new(Store { backend, key: master, version: config.version });
         Ok(Self { store, config, key, locking: true })
     }
@@ -149,6 +157,33 @@ impl Repository {
     /// Where it is, for people.
     pub fn place(&self) -> String {
         self.store.backend.place()
+    }
+
+    /// Every pack that an index names, and what is in it.
+    ///
+    /// Errors (4): an index cannot be read.
+    pub fn packs(&self) -> Result<Vec<(Id, Vec<Blob>)>, Fault> {
+        let mut packs = Vec::new();
+        for (id, _) in self.store.backend.list(Kind::Index)? {
+            packs.extend(self.store.load_index(id)?);
+        }
+        Ok(packs)
+    }
+
+    /// What is wrong with the files that are not encrypted blobs, an index or a snapshot.
+    fn damaged_papers(&self) -> Result<Vec<(Name, String)>, Fault> {
+        let backend = &*self.store.backend;
+        let mut found: Vec<_> =
+            keys::damaged(backend)?.into_iter().map(|(id, why)| (Name::File(Kind::Key, id), why)).collect();
+        if backend.length(Name::Config)?.is_none() {
+            found.push((Name::Config, "it is missing".into()));
+            return Ok(found);
+        }
+        let read = backend::read_whole(backend, Name::Config, MAX_CONFIG)
+            .map_err(|fault| fault.cause.unwrap_or(fault.what))
+            .and_then(|sealed| read_config(&sealed, &self.store.key));
+        found.extend(read.err().map(|why| (Name::Config, why)));
+        Ok(found)
     }
 
     /// Every key.
@@ -191,7 +226,9 @@ impl Repository {
     /// Every snapshot.
     pub fn snapshots(&self) -> Result<Snapshots, Fault> {
         let mut snapshots = Snapshots::default();
-        for (id, _) in self.store.backend.list(Kind::Snapshot)? {
+        let files = self.store.backend.list(Kind::Snapshot)?;
+        self.store.ahead(Kind::Snapshot, &files);
+        for (id, _) in files {
             match read_snapshot(&self.store, id) {
                 Ok(snapshot) => snapshots.whole.push((id, snapshot)),
                 // Forgotten meanwhile.
@@ -280,10 +317,17 @@ impl Repository {
     }
 }
 
+/// What the sealed file `config` says.
+fn read_config(sealed: &[u8], master: &Key) -> Result<Config, String> {
+    let mut json = Vec::new();
+    master.decrypt(sealed, &mut json).ok_or("it was not written with the key of this repository")?;
+    Config::parse(&json)
+}
+
 fn read_snapshot(store: &Store, id: Id) -> Result<Snapshot, Fault> {
     let json = store.load(Kind::Snapshot, id)?;
     let name = Name::File(Kind::Snapshot, id);
-    serde_json::from_slice(&json).map_err(|e| backend::damaged(&*store.backend, name, e))
+    Snapshot::parse(&json).map_err(|why| backend::damaged(&*store.backend, name, why))
 }
 
 #[cfg(test)]

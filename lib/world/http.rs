@@ -79,6 +79,16 @@ impl Client {
 
     /// The same, with a time limit of its own.
     pub fn send_within(&self, request: &Request, limit: Duration) -> Result<Answer, NoAnswer> {
+        self.send_body(request, request.body.as_deref(), limit)
+    }
+
+    /// The same, with a body that is only lent, in place of the request's own.
+    pub fn send_body(
+        &self,
+        request: &Request,
+        body: Option<&[u8]>,
+        limit: Duration,
+    ) -> Result<Answer, NoAnswer> {
         let started = Instant::now();
         let failed = |e: &ureq::Error| NoAnswer {
             why: crate::redact::redact(&e.to_string()),
@@ -95,8 +105,8 @@ impl Client {
             builder = builder.header(name, value);
         }
         let agent = self.agent(&request.url);
-        let response = match &request.body {
-            Some(body) => run(agent, builder.body(body.as_slice()).map_err(|e| refused(&e))?, limit),
+        let response = match body {
+            Some(body) => run(agent, builder.body(body).map_err(|e| refused(&e))?, limit),
             None => run(agent, builder.body(()).map_err(|e| refused(&e))?, limit),
         };
         let mut response = response.map_err(|e| failed(&e))?;

@@ -20,8 +20,10 @@ use super::http::{Answer, Client, NoAnswer, Request};
 use crate::fault::Fault;
 use crate::redact;
 
+mod bulk;
 mod said;
 
+pub use bulk::Stored;
 use said::{No, Said};
 
 /// How long a call goes on trying, unless somebody is in more of a hurry.
@@ -55,6 +57,10 @@ pub struct Bucket {
     patience: Mutex<Duration>,
     /// Whether the last call was given up: then the next ones try once, until one is answered.
     down: AtomicBool,
+    /// How long the calls for large objects go on trying.
+    endurance: Mutex<Duration>,
+    /// Whether the store has said that it knows no conditional writes.
+    unconditional: AtomicBool,
 }
 
 /// An object as it was read.
@@ -89,10 +95,12 @@ pub enum Put {
 /// Why a try settled nothing.
 #[derive(Debug)]
 enum Unsettled {
-    /// It may work in a moment.
-    Again(Fault),
+    /// It may work in a moment, or after the pause that the store asks for.
+    Again(Fault, Option<Duration>),
     /// It will not work.
     Never(Fault),
+    /// The store does not know what was asked.
+    Unknown(Fault),
 }
 
 /// What is asked of an object, and the right that it takes.
@@ -104,6 +112,8 @@ struct Wish<'a> {
     headers: &'a [(&'static str, &'a str)],
     query: &'a [(&'static str, &'a str)],
     body: Option<&'a [u8]>,
+    /// How much of the answer's body is kept, in bytes.
+    keep: u64,
 }
 
 impl Access {
@@ -183,6 +193,8 @@ impl Access {
             client: Client::new(PATIENCE, 0),
             patience: Mutex::new(PATIENCE),
             down: AtomicBool::new(false),
+            endurance: Mutex::new(bulk::ENDURANCE),
+            unconditional: AtomicBool::new(false),
         })
     }
 }
@@ -281,19 +293,8 @@ impl Bucket {
         let mut found = Vec::new();
         let mut from: Option<String> = None;
         loop {
-            let mut query = vec![("list-type", "2"), ("prefix", beginning)];
-            if let Some(from) = &from {
-                query.insert(0, ("continuation-token", from));
-            }
-            let wish = Wish { query: &query, ..Wish::plain(Method::Get, "s3:ListBucket") };
-            let page = self.settle(|limit| {
-                let (said, answer) = self.ask(&wish, limit)?;
-                let page = (said == Said::Good).then(|| said::page(&answer.body)).flatten();
-                // One that leads to itself never ends.
-                page.filter(|page| page.next.is_none() || page.next != from)
-                    .ok_or_else(|| self.garbage(&wish, &answer))
-            })?;
-            found.extend(page.keys);
+            let page = self.settle(|limit| self.page_once(beginning, from.as_deref(), limit))?;
+            found.extend(page.objects.into_iter().map(|(key, _)| key));
             match page.next {
                 Some(next) => from = Some(next),
                 None => break,
@@ -301,6 +302,25 @@ impl Bucket {
         }
         found.sort();
         Ok(found)
+    }
+
+    /// The part of a list that begins there.
+    fn page_once(
+        &self,
+        beginning: &str,
+        from: Option<&str>,
+        limit: Duration,
+    ) -> Result<said::Page, Unsettled> {
+        let mut query = vec![("list-type", "2"), ("prefix", beginning)];
+        if let Some(from) = from {
+            query.insert(0, ("continuation-token", from));
+        }
+        let wish = Wish { query: &query, ..Wish::plain(Method::Get, "s3:ListBucket") };
+        let (said, answer) = self.ask(&wish, limit)?;
+        let page = (said == Said::Good).then(|| said::page(&answer.body)).flatten();
+        // One that leads to itself never ends.
+        page.filter(|page| page.next.is_none() || page.next.as_deref() != from)
+            .ok_or_else(|| self.garbage(&wish, &answer))
     }
 
     /// Tries until it is settled or patience is over. After one that was given up, others try once
@@ -317,11 +337,11 @@ impl Bucket {
                     self.down.store(false, Ordering::SeqCst);
                     return Ok(settled);
                 }
-                Err(Unsettled::Never(fault)) => {
+                Err(Unsettled::Never(fault) | Unsettled::Unknown(fault)) => {
                     self.down.store(false, Ordering::SeqCst);
                     return Err(fault);
                 }
-                Err(Unsettled::Again(fault)) => {
+                Err(Unsettled::Again(fault, _)) => {
                     let wait = pause / 2 + (pause / 2).mul_f64((super::unique() % 1000) as f64 / 1000.0);
                     if brief || Instant::now() + wait >= until {
                         self.down.store(true, Ordering::SeqCst);
@@ -336,7 +356,8 @@ impl Bucket {
 
     /// One request, and what its answer means.
     fn ask(&self, wish: &Wish<'_>, limit: Duration) -> Result<(Said, Answer), Unsettled> {
-        let answer = self.send(wish, limit).map_err(|none| Unsettled::Again(self.unreached(wish, &none)))?;
+        let answer =
+            self.send(wish, limit).map_err(|none| Unsettled::Again(self.unreached(wish, &none), None))?;
         if let Some(fault) = self.wrong_clock(&answer) {
             return Err(Unsettled::Never(fault));
         }
@@ -350,7 +371,16 @@ impl Bucket {
                 self.fault(wish, "the S3 store does not do its work")
                     .cause(why)
                     .help("look at the store's own state, and run this again"),
+                bulk::retry_after(&answer),
             )),
+            Err(No::Never(error)) if error.code == "BadDigest" || error.code == "IncompleteBody" => {
+                let fault = self.fault(wish, "what was written to the S3 store was damaged on its way");
+                let fault = fault.cause(error.line(answer.status));
+                Err(Unsettled::Again(fault.help("something between here and the store changes bytes"), None))
+            }
+            Err(No::Never(error)) if error.code == "NotImplemented" => {
+                Err(Unsettled::Unknown(self.refused(wish, &answer, &error)))
+            }
             Err(No::Never(error)) => Err(Unsettled::Never(self.refused(wish, &answer, &error))),
             Err(No::Sense) => Err(self.garbage(wish, &answer)),
         }
@@ -373,11 +403,16 @@ impl Bucket {
         let request = Request {
             method: wish.method.to_str().into(),
             url: url.to_string(),
-            headers: wish.headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-            body: wish.body.map(<[u8]>::to_vec),
-            keep: LARGEST + 1,
+            // Bytes are wanted as they lie there.
+            headers: [("accept-encoding", "identity")]
+                .iter()
+                .chain(wish.headers)
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+            body: None,
+            keep: wish.keep,
         };
-        self.client.send_within(&request, limit).map_err(|mut none| {
+        self.client.send_body(&request, wish.body, limit).map_err(|mut none| {
             // The query holds the signature.
             if let Some(query) = url.query() {
                 none.why = none.why.replace(query, "");
@@ -425,6 +460,7 @@ impl Bucket {
             self.fault(wish, "what answers is not an S3 store, or something in between changes its answers")
                 .cause(format!("{} was answered with status {}, `{words}`", wish.method, answer.status))
                 .help("is AWS_ENDPOINT_URL_S3 right, and no proxy or portal in the way?"),
+            None,
         )
     }
 
@@ -454,6 +490,8 @@ impl Bucket {
                 let named = region.map_or("look its region up".into(), |r| format!("it is in {r}"));
                 fault(&format!("the bucket `{bucket}` is in another region")).help(format!("{named}; set AWS_REGION"))
             }
+            "InvalidRange" => fault("an object on the S3 store is shorter than expected")
+                .help("somebody wrote another object in its place"),
             _ if answer.status == 403 => {
                 let object = match wish.right {
                     "s3:ListBucket" => format!("arn:aws:s3:::{bucket}"),
@@ -475,7 +513,7 @@ impl Bucket {
 
 impl Wish<'_> {
     fn plain(method: Method, right: &'static str) -> Self {
-        Self { method, right, key: "", headers: &[], query: &[], body: None }
+        Self { method, right, key: "", headers: &[], query: &[], body: None, keep: LARGEST + 1 }
     }
 }
 

@@ -99,7 +99,7 @@ fn is_root() -> bool {
 
 /// `--pdeathsig` tells the server to end when the THREAD that started it ends, and a test's thread ends
 /// with its test: start it from one that lasts as long as the program.
-fn spawn_for_good(mut command: Command) -> Child {
+pub(crate) fn spawn_for_good(mut command: Command) -> Child {
     let (sender, started) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         sender.send(command.spawn().unwrap()).unwrap();

@@ -1,13 +1,21 @@
 //! Where the files of a repository lie: the few things that a store has to be able to do.
 
 use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::id::Id;
 use crate::fault::Fault;
+use crate::world::s3::Access;
 
+mod cached;
 mod local;
+mod s3;
 
+pub use cached::{Cached, cache_from};
 pub use local::Local;
+pub use s3::S3;
 
 /// The kinds of files that are named by their SHA-256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,21 +99,84 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
     /// Removes a file; fine when it is not there.
     fn remove(&self, name: Name) -> Result<(), Fault>;
+
+    /// Reads a whole file that may be at most `most` bytes long.
+    ///
+    /// Errors: also when it is missing or longer.
+    fn whole(&self, name: Name, most: u64) -> Result<Vec<u8>, Fault> {
+        let shown = || format!("{}/{name}", self.place());
+        let missing = || Fault::infrastructure("a file of the repository is missing").place(shown());
+        let length = self.length(name)?.ok_or_else(missing)?;
+        let bytes = usize::try_from(length).ok().filter(|_| length <= most).ok_or_else(|| {
+            Fault::infrastructure("a file of the repository is too long")
+                .place(shown())
+                .cause(format!("{length} bytes; {most} are the most that make sense"))
+        })?;
+        let mut whole = Vec::new();
+        self.read(name, 0, bytes, &mut whole)?;
+        Ok(whole)
+    }
+
+    /// The same past all caches, as far as that can be told: to see what really lies there.
+    fn afresh(&self, name: Name, most: u64) -> Result<Vec<u8>, Fault> {
+        self.whole(name, most)
+    }
+
+    /// Reads like [`Backend::read`] from a pack of folders, of which more is going to be read.
+    fn read_tree(&self, name: Name, offset: u64, length: usize, into: &mut Vec<u8>) -> Result<(), Fault> {
+        self.read(name, offset, length, into)
+    }
+
+    /// Tells which files are going to be read whole, with their lengths in bytes, so that they can be
+    /// fetched at the same time. What cannot be fetched is told when it is read.
+    fn ahead(&self, _files: &[(Name, u64)]) {}
+
+    /// Whether it is on another machine: then there each call takes its time, and the processes of
+    /// whoever else uses it cannot be looked at.
+    fn remote(&self) -> bool {
+        false
+    }
+
+    /// How many packs may be on their way to it at the same time, while more are made.
+    fn uploads(&self) -> usize {
+        0
+    }
+
+    /// How long a lock of ours lasts that is not written anew.
+    fn lock_lease(&self) -> Duration {
+        super::locks::LEASE
+    }
+
+    /// Whether files of this kind may be removed; tried without removing any.
+    ///
+    /// Errors: refused (5) when they may not.
+    fn may_remove(&self, _kind: Kind) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// The store at a place: a folder `at`, or what `place` addresses. Touches nothing.
+///
+/// Errors (2): a scheme that is not known, an address that is not understood, a missing variable.
+pub fn backend_at(place: &str, at: &Path) -> Result<Arc<dyn Backend>, Fault> {
+    match place.split_once("://") {
+        None => Ok(Arc::new(Local::new(at))),
+        Some(("s3", inside)) => {
+            let cache = cache_from(|name| std::env::var(name).ok())?;
+            let store = Arc::new(S3::new(inside, &Access::from_environment()?)?);
+            Ok(Arc::new(Cached::new(store, cache)))
+        }
+        Some((scheme, _)) => Err(Fault::usage(format!("stores of the kind `{scheme}://` are not known"))
+            .place(crate::redact::redact(place))
+            .help("name a local folder, or s3://BUCKET/PREFIX")),
+    }
 }
 
 /// Reads a whole file that may be at most `most` bytes long.
 ///
 /// Errors (4): it is missing, longer, or cannot be read.
 pub(super) fn read_whole(backend: &dyn Backend, name: Name, most: u64) -> Result<Vec<u8>, Fault> {
-    let length = backend.length(name)?.ok_or_else(|| missing(backend, name))?;
-    let bytes = usize::try_from(length).ok().filter(|_| length <= most).ok_or_else(|| {
-        Fault::infrastructure("a file of the repository is too long")
-            .place(place(backend, name))
-            .cause(format!("{length} bytes; {most} are the most that make sense"))
-    })?;
-    let mut whole = Vec::new();
-    backend.read(name, 0, bytes, &mut whole)?;
-    Ok(whole)
+    backend.whole(name, most)
 }
 
 /// A file and where it is, for people.

@@ -11,8 +11,6 @@ const LEVEL: i32 = 3;
 const SAMPLE: usize = 8 * 1024;
 /// The first byte of compressed JSON in a repository of version 2.
 const COMPRESSED: u8 = 2;
-/// No index, snapshot or lock is longer than this when it is unpacked.
-const MAX_JSON: u64 = 512 * 1024 * 1024;
 
 thread_local! {
     static TASTER: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
@@ -86,19 +84,20 @@ pub(super) fn pack_json(json: &[u8]) -> std::io::Result<Vec<u8>> {
     Ok(packed)
 }
 
-/// The JSON in the plaintext of a file of either version.
+/// The JSON in the plaintext of a file of either version, `most` bytes at most.
 ///
 /// Errors: why it is none.
-pub(super) fn unpack_json(plain: Vec<u8>) -> Result<Vec<u8>, String> {
+pub(super) fn unpack_json(plain: Vec<u8>, most: u64) -> Result<Vec<u8>, String> {
     match plain.first() {
-        Some(b'{' | b'[') => Ok(plain),
+        Some(b'{' | b'[') if plain.len() as u64 <= most => Ok(plain),
+        Some(b'{' | b'[') => Err(format!("it has more than {most} bytes")),
         Some(&COMPRESSED) => {
             let mut json = Vec::new();
             let read = zstd::Decoder::with_buffer(&plain[1..])
-                .and_then(|decoder| decoder.take(MAX_JSON + 1).read_to_end(&mut json))
+                .and_then(|decoder| decoder.take(most.saturating_add(1)).read_to_end(&mut json))
                 .map_err(|e| format!("it does not decompress: {e}"))?;
-            if read as u64 > MAX_JSON {
-                return Err(format!("it decompresses to more than {MAX_JSON} bytes"));
+            if read as u64 > most {
+                return Err(format!("it decompresses to more than {most} bytes"));
             }
             Ok(json)
         }
@@ -147,10 +146,12 @@ mod tests {
 
     #[test]
     fn json_is_read_in_every_encoding() {
-        assert_eq!(unpack_json(b"{}".to_vec()).unwrap(), b"{}");
-        assert_eq!(unpack_json(pack_json(b"[1]").unwrap()).unwrap(), b"[1]");
-        assert!(unpack_json(vec![]).unwrap_err().contains("empty"));
-        assert!(unpack_json(vec![9, 1]).unwrap_err().contains("encoding is 9"));
-        assert!(unpack_json(vec![2, 1, 2, 3]).unwrap_err().contains("decompress"));
+        assert_eq!(unpack_json(b"{}".to_vec(), 9).unwrap(), b"{}");
+        assert_eq!(unpack_json(pack_json(b"[1]").unwrap(), 3).unwrap(), b"[1]");
+        assert!(unpack_json(vec![], 9).unwrap_err().contains("empty"));
+        assert!(unpack_json(vec![9, 1], 9).unwrap_err().contains("encoding is 9"));
+        assert!(unpack_json(vec![2, 1, 2, 3], 9).unwrap_err().contains("decompress"));
+        assert!(unpack_json(pack_json(b"[1]").unwrap(), 2).unwrap_err().contains("more than 2"));
+        assert!(unpack_json(b"[1]".to_vec(), 2).unwrap_err().contains("more than 2"));
     }
 }

@@ -1,7 +1,7 @@
 //! Stores blobs: each once, in packs, and names the packs in index files.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::backend::{Kind, Name};
 use super::id::Id;
@@ -27,18 +27,34 @@ const SPARE: usize = 2;
 /// Writes packs; shared by all workers.
 #[derive(Debug)]
 pub(super) struct Packer {
-    store: Arc<Store>,
-    index: Arc<Index>,
+    shelf: Arc<Shelf>,
     data: Mutex<Open>,
     trees: Mutex<Open>,
+    counts: Counts,
+    limits: Limits,
+}
+
+/// Where full packs go.
+#[derive(Debug)]
+struct Shelf {
+    store: Arc<Store>,
+    index: Arc<Index>,
     /// Room of packs that were written, for those to come: to give it back and ask for it again each
     /// time would take more memory, and time.
     spare: Mutex<Vec<Vec<u8>>>,
     done: Mutex<Done>,
-    counts: Counts,
-    /// Whether index files are written on the way.
-    naming: bool,
-    limits: Limits,
+    /// When an index file is full; none where whoever calls names the packs.
+    naming: Option<usize>,
+    flying: Mutex<Flying>,
+    landed: Condvar,
+}
+
+/// Packs that are on their way to the store.
+#[derive(Debug, Default)]
+struct Flying {
+    packs: usize,
+    /// The first one that went wrong.
+    fault: Option<Fault>,
 }
 
 /// A pack that is not full yet.
@@ -84,30 +100,35 @@ pub(super) struct Files {
 
 impl Packer {
     pub(super) fn new(store: Arc<Store>, index: Arc<Index>) -> Self {
-        Self {
-            store,
-            index,
-            data: Mutex::default(),
-            trees: Mutex::default(),
-            spare: Mutex::default(),
-            done: Mutex::default(),
-            counts: Counts::default(),
-            naming: true,
-            limits: LIMITS,
-        }
+        Self::with(store, index, true, LIMITS)
     }
 
     /// The same, but whoever calls names the packs.
     pub(super) fn without_index(store: Arc<Store>) -> Self {
-        Self { naming: false, ..Self::new(store, Arc::default()) }
+        Self::with(store, Arc::default(), false, LIMITS)
+    }
+
+    fn with(store: Arc<Store>, index: Arc<Index>, naming: bool, limits: Limits) -> Self {
+        let shelf = Shelf {
+            store,
+            index,
+            spare: Mutex::default(),
+            done: Mutex::default(),
+            naming: naming.then_some(limits.index_blobs),
+            flying: Mutex::default(),
+            landed: Condvar::new(),
+        };
+        let (data, trees) = (Mutex::default(), Mutex::default());
+        Self { shelf: Arc::new(shelf), data, trees, counts: Counts::default(), limits }
     }
 
     /// Stores a blob if the repository does not have it, and returns its id.
     pub(super) fn save(&self, kind: BlobKind, plain: &[u8], scratch: &mut Scratch) -> Result<Id, Fault> {
         let seen = Seen::of(plain);
         let id = Id::of(plain);
-        if self.index.claim(kind, id) {
-            let blob = seal_blob(&self.store.key, &self.store, (kind, id, seen), plain, scratch)?;
+        if self.shelf.index.claim(kind, id) {
+            let store = &self.shelf.store;
+            let blob = seal_blob(&store.key, store, (kind, id, seen), plain, scratch)?;
             self.count(kind, plain.len(), scratch.sealed.len());
             self.append(&scratch.sealed, blob)?;
         }
@@ -130,7 +151,7 @@ impl Packer {
     fn append(&self, sealed: &[u8], mut blob: Blob) -> Result<(), Fault> {
         let mut open = lock(if blob.kind == BlobKind::Data { &self.data } else { &self.trees });
         if open.bytes.capacity() == 0 && blob.kind == BlobKind::Data {
-            open.bytes = lock(&self.spare).pop().unwrap_or_default();
+            open.bytes = lock(&self.shelf.spare).pop().unwrap_or_default();
             open.bytes.reserve(pack::TARGET + pack::TARGET / 8);
         }
         // A pack ends at 16 MiB or with the blob that crosses them; blobs are 512 MiB at most.
@@ -146,17 +167,110 @@ impl Packer {
         self.write(full)
     }
 
-    /// Writes a pack, and an index file when there is enough for one.
+    /// Ends a pack and hands it over.
     fn write(&self, mut full: Open) -> Result<(), Fault> {
         if full.blobs.is_empty() {
             return Ok(());
         }
         let start = full.bytes.len();
-        self.store.key.encrypt(&pack::header(&full.blobs), &mut full.bytes)?;
+        self.shelf.store.key.encrypt(&pack::header(&full.blobs), &mut full.bytes)?;
         let header = u32::try_from(full.bytes.len() - start)
             .map_err(|e| Fault::infrastructure("the header of a pack has become too long").cause(e))?;
         full.bytes.extend_from_slice(&header.to_le_bytes());
         let id = Id::of(&full.bytes);
+        match self.shelf.store.backend.uploads() {
+            0 => self.shelf.put(id, full),
+            most => Shelf::send(&self.shelf, id, full, most),
+        }
+    }
+
+    /// Writes what is not written yet: the packs, then the index that names them.
+    pub(super) fn flush(&self) -> Result<(), Fault> {
+        for open in [&self.data, &self.trees] {
+            let rest = std::mem::take(&mut *lock(open));
+            self.write(rest)?;
+        }
+        self.shelf.land()?;
+        let rest = {
+            let mut written = lock(&self.shelf.done);
+            written.blobs = 0;
+            std::mem::take(&mut written.unnamed)
+        };
+        self.shelf.name(&rest)
+    }
+
+    /// Writes the rest of the packs and hands them over without naming them in an index.
+    pub(super) fn finish_packs(&self) -> Result<Vec<Packed>, Fault> {
+        for open in [&self.data, &self.trees] {
+            let rest = std::mem::take(&mut *lock(open));
+            self.write(rest)?;
+        }
+        self.shelf.land()?;
+        Ok(std::mem::take(&mut lock(&self.shelf.done).unnamed))
+    }
+
+    /// What was stored so far.
+    pub(super) fn stored(&self) -> Stored {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Stored {
+            data_blobs: read(&self.counts.data_blobs),
+            tree_blobs: read(&self.counts.tree_blobs),
+            plain_bytes: read(&self.counts.plain_bytes),
+            sealed_bytes: read(&self.counts.sealed_bytes),
+        }
+    }
+
+    /// The files that were written so far.
+    pub(super) fn files(&self) -> Files {
+        let written = lock(&self.shelf.done);
+        Files { packs: written.packs.clone(), indexes: written.indexes.clone() }
+    }
+}
+
+impl Drop for Packer {
+    fn drop(&mut self) {
+        // Nothing may be written any more once the repository is not locked.
+        let _ = self.shelf.land();
+    }
+}
+
+impl Shelf {
+    /// Sends a pack on its way; waits while `most` are on theirs.
+    ///
+    /// Errors: an earlier one could not be written.
+    fn send(shelf: &Arc<Self>, id: Id, full: Open, most: usize) -> Result<(), Fault> {
+        let mut flying = lock(&shelf.flying);
+        while flying.packs >= most && flying.fault.is_none() {
+            flying = shelf.landed.wait(flying).unwrap_or_else(PoisonError::into_inner);
+        }
+        if let Some(fault) = &flying.fault {
+            return Err(fault.clone());
+        }
+        flying.packs += 1;
+        drop(flying);
+        let landing = Landing(Arc::clone(shelf));
+        let sent = std::thread::Builder::new().name("upload".into()).spawn(move || {
+            if let Err(fault) = landing.0.put(id, full) {
+                lock(&landing.0.flying).fault.get_or_insert(fault);
+            }
+        });
+        // A thread that was not started has landed by now.
+        sent.map(drop).map_err(|e| Fault::infrastructure("a pack cannot be sent").cause(e))
+    }
+
+    /// Waits until no pack is on its way.
+    ///
+    /// Errors: one could not be written.
+    fn land(&self) -> Result<(), Fault> {
+        let mut flying = lock(&self.flying);
+        while flying.packs > 0 {
+            flying = self.landed.wait(flying).unwrap_or_else(PoisonError::into_inner);
+        }
+        flying.fault.clone().map_or(Ok(()), Err)
+    }
+
+    /// Writes a pack, and an index file when there is enough for one.
+    fn put(&self, id: Id, mut full: Open) -> Result<(), Fault> {
         self.store.backend.put(Name::File(Kind::Pack, id), &[&full.bytes])?;
         full.bytes.clear();
         let mut spare = lock(&self.spare);
@@ -171,7 +285,7 @@ impl Packer {
             written.packs.push(id);
             written.blobs += full.blobs.len();
             written.unnamed.push((id, full.blobs));
-            if !self.naming || written.blobs < self.limits.index_blobs {
+            if self.naming.is_none_or(|most| written.blobs < most) {
                 return Ok(());
             }
             written.blobs = 0;
@@ -190,45 +304,15 @@ impl Packer {
         lock(&self.done).indexes.push(id);
         Ok(())
     }
+}
 
-    /// Writes what is not written yet: the packs, then the index that names them.
-    pub(super) fn flush(&self) -> Result<(), Fault> {
-        for open in [&self.data, &self.trees] {
-            let rest = std::mem::take(&mut *lock(open));
-            self.write(rest)?;
-        }
-        let rest = {
-            let mut written = lock(&self.done);
-            written.blobs = 0;
-            std::mem::take(&mut written.unnamed)
-        };
-        self.name(&rest)
-    }
+/// Says at the end that a pack is not on its way any more, however that went.
+struct Landing(Arc<Shelf>);
 
-    /// Writes the rest of the packs and hands them over without naming them in an index.
-    pub(super) fn finish_packs(&self) -> Result<Vec<Packed>, Fault> {
-        for open in [&self.data, &self.trees] {
-            let rest = std::mem::take(&mut *lock(open));
-            self.write(rest)?;
-        }
-        Ok(std::mem::take(&mut lock(&self.done).unnamed))
-    }
-
-    /// What was stored so far.
-    pub(super) fn stored(&self) -> Stored {
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Stored {
-            data_blobs: read(&self.counts.data_blobs),
-            tree_blobs: read(&self.counts.tree_blobs),
-            plain_bytes: read(&self.counts.plain_bytes),
-            sealed_bytes: read(&self.counts.sealed_bytes),
-        }
-    }
-
-    /// The files that were written so far.
-    pub(super) fn files(&self) -> Files {
-        let written = lock(&self.done);
-        Files { packs: written.packs.clone(), indexes: written.indexes.clone() }
+impl Drop for Landing {
+    fn drop(&mut self) {
+        lock(&self.0.flying).packs -= 1;
+        self.0.landed.notify_all();
     }
 }
 
@@ -249,7 +333,7 @@ mod tests {
         let backend = Arc::new(Local::new(folder.path()));
         let store = Arc::new(Store { backend: backend.clone(), key: Key::random().unwrap(), version: 2 });
         let limits = Limits { pack_blobs: 400, index_blobs: 500, ..LIMITS };
-        let packer = Packer { limits, ..Packer::new(Arc::clone(&store), Arc::default()) };
+        let packer = Packer::with(Arc::clone(&store), Arc::default(), true, limits);
         let many: usize = 810;
         std::thread::scope(|scope| {
             for half in 0..2 {

@@ -97,6 +97,7 @@ impl Repository {
     /// Errors: refused (5) while somebody else uses the repository; 2 for one that is not there.
     pub fn forget(&self, ids: &[Id]) -> Result<(), Fault> {
         self.store.must_be_writable()?;
+        self.store.backend.may_remove(Kind::Snapshot)?;
         let held = Held::new(&self.store, true)?;
         for id in ids {
             if self.store.backend.length(Name::File(Kind::Snapshot, *id))?.is_none() {
@@ -116,6 +117,7 @@ impl Repository {
     /// snapshot is missing or damaged.
     pub fn retag(&self, id: Id, tags: Vec<String>) -> Result<Id, Fault> {
         self.store.must_be_writable()?;
+        self.store.backend.may_remove(Kind::Snapshot)?;
         let held = Held::new(&self.store, true)?;
         let mut snapshot = super::read_snapshot(&self.store, id)?;
         snapshot.tags = tags;
@@ -149,24 +151,35 @@ impl Repository {
         if plan.is_empty() {
             return Ok(plan);
         }
+        // Before anything is written that would only add to what cannot be removed.
+        store_lets_remove(&self.store)?;
         self.carry_out(&held, &state, &plan, seen)?;
         Ok(plan)
     }
 
     /// Writes the index anew from the packs alone: for a repository that lost index files. Returns the
-    /// packs that cannot be read, which are named no more.
+    /// packs that do not say what is in them; they are named only if an old index knew them.
     ///
     /// Errors: refused (5) while somebody else uses the repository, and for version 1; 4 when the store
     /// fails.
     pub fn rebuild_index(&self) -> Result<Vec<(Id, String)>, Fault> {
         self.store.must_be_writable()?;
+        self.store.backend.may_remove(Kind::Index)?;
         let held = Held::new(&self.store, true)?;
         let old: Vec<Id> = self.store.backend.list(Kind::Index)?.into_iter().map(|(id, _)| id).collect();
+        // An index that cannot be read is what this is for.
+        let readable = old.iter().filter_map(|id| self.store.load_index(*id).ok()).flatten();
+        let mut known: HashMap<Id, Vec<Blob>> = readable.collect();
         let (mut named, mut unreadable) = (Vec::new(), Vec::new());
         for (id, length) in self.store.backend.list(Kind::Pack)? {
             match self.store.header(id, length) {
                 Ok(blobs) => named.push((id, blobs)),
-                Err(fault) => unreadable.push((id, fault.cause.unwrap_or(fault.what))),
+                Err(fault) => {
+                    // Its blobs may be whole: what an old index says of a pack of this length stays.
+                    let blobs = known.remove(&id).filter(|blobs| pack::whole_length(blobs) == length);
+                    named.extend(blobs.map(|blobs| (id, blobs)));
+                    unreadable.push((id, fault.cause.unwrap_or(fault.what)));
+                }
             }
         }
         let written = write_index(&self.store, &named, &old)?;
@@ -185,10 +198,13 @@ impl Repository {
         }
         let index = Index::default();
         let mut state = State {
-            indexes: store.backend.list(Kind::Index)?.into_iter().map(|(id, _)| id).collect(),
+            indexes: Vec::new(),
             packs: BTreeMap::new(),
             there: store.backend.list(Kind::Pack)?.into_iter().collect(),
         };
+        let listed = store.backend.list(Kind::Index)?;
+        store.ahead(Kind::Index, &listed);
+        state.indexes = listed.into_iter().map(|(id, _)| id).collect();
         for id in &state.indexes {
             for (pack, blobs) in store.load_index(*id)? {
                 index.add(pack, &blobs);
@@ -198,6 +214,7 @@ impl Repository {
                 all.dedup();
             }
         }
+        store.ahead_of_trees(state.packs.iter().map(|(id, pack)| (*id, pack.blobs.as_slice())));
         let used = used(store, &index, whole.iter().map(|(_, snapshot)| snapshot.tree))?;
         state.choose(store, &used)?;
         Ok(state)
@@ -223,6 +240,7 @@ impl Repository {
         let written = write_index(store, &named, &state.indexes)?;
         held.still_holds()?;
         for id in state.indexes.iter().filter(|id| !written.contains(id)) {
+            held.still_holds()?;
             store.backend.remove(Name::File(Kind::Index, *id))?;
         }
         for (done, id) in plan.rewrite.iter().chain(&plan.remove).enumerate() {
@@ -232,6 +250,11 @@ impl Repository {
         }
         store.backend.sweep()
     }
+}
+
+fn store_lets_remove(store: &Store) -> Result<(), Fault> {
+    store.backend.may_remove(Kind::Index)?;
+    store.backend.may_remove(Kind::Pack)
 }
 
 fn refused(cause: String) -> Fault {

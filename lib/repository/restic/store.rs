@@ -11,8 +11,14 @@ use super::index::{self, Index, Packed, Place};
 use super::pack::{self, Blob, BlobKind};
 use crate::fault::Fault;
 
-/// No snapshot, lock or index is longer than this as it lies there.
-const MAX_FILE: u64 = 512 * 1024 * 1024;
+/// No file of this kind is longer than this, as it lies there and when it is unpacked.
+fn most(kind: Kind) -> u64 {
+    match kind {
+        Kind::Lock => 64 * 1024,
+        Kind::Snapshot => 16 * 1024 * 1024,
+        Kind::Key | Kind::Index | Kind::Pack => 512 * 1024 * 1024,
+    }
+}
 
 /// A backend and the key to it.
 #[derive(Debug)]
@@ -35,7 +41,7 @@ impl Store {
     /// Reads a JSON file.
     pub(super) fn load(&self, kind: Kind, id: Id) -> Result<Vec<u8>, Fault> {
         let name = Name::File(kind, id);
-        let sealed = backend::read_whole(&*self.backend, name, MAX_FILE)?;
+        let sealed = backend::read_whole(&*self.backend, name, most(kind))?;
         let damaged = |why: String| backend::damaged(&*self.backend, name, why);
         if Id::of(&sealed) != id {
             return Err(damaged("its bytes have another SHA-256 than its name".into()));
@@ -44,7 +50,7 @@ impl Store {
         self.key
             .decrypt(&sealed, &mut plain)
             .ok_or_else(|| damaged("it was not written with the key of this repository".into()))?;
-        codec::unpack_json(plain).map_err(damaged)
+        codec::unpack_json(plain, most(kind)).map_err(damaged)
     }
 
     /// Writes a JSON file and returns its name.
@@ -69,13 +75,29 @@ impl Store {
         index::parse(&json).map_err(|why| backend::damaged(&*self.backend, Name::File(Kind::Index, id), why))
     }
 
-    /// Everything that the index files say.
+    /// Tells that all these files are going to be read.
+    pub(super) fn ahead(&self, kind: Kind, files: &[(Id, u64)]) {
+        if self.backend.remote() {
+            let files: Vec<_> = files.iter().map(|(id, bytes)| (Name::File(kind, *id), *bytes)).collect();
+            self.backend.ahead(&files);
+        }
+    }
+
+    /// Tells that all folders in these packs are going to be read.
+    pub(super) fn ahead_of_trees<'a>(&self, packs: impl Iterator<Item = (Id, &'a [Blob])>) {
+        if self.backend.remote() {
+            let trees = packs.filter(|(_, blobs)| blobs.iter().any(|blob| blob.kind == BlobKind::Tree));
+            let files: Vec<_> = trees.map(|(id, blobs)| (id, pack::whole_length(blobs))).collect();
+            self.ahead(Kind::Pack, &files);
+        }
+    }
+
+    /// Everything that the index files say. Of a blob that lies in several packs the place counts that
+    /// is in a pack which is there in its full length.
     pub(super) fn index(&self) -> Result<Index, Fault> {
-        let whole = Index::default();
-        for (id, _) in self.backend.list(Kind::Index)? {
-            for (pack, blobs) in self.load_index(id)? {
-                whole.add(pack, &blobs);
-            }
+        let (whole, doubtful) = self.sorted_index()?;
+        for (pack, blobs) in doubtful {
+            whole.add(pack, &blobs);
         }
         Ok(whole)
     }
@@ -83,8 +105,15 @@ impl Store {
     /// The same without packs that are not there or have another length: what is lost is stored anew
     /// by the next backup.
     pub(super) fn trusted_index(&self) -> Result<Index, Fault> {
+        self.sorted_index().map(|(whole, _)| whole)
+    }
+
+    /// What lies in packs that are there in their full length, and the other packs.
+    fn sorted_index(&self) -> Result<(Index, HashMap<Id, Vec<Blob>>), Fault> {
         let mut packs: HashMap<Id, Vec<Blob>> = HashMap::new();
-        for (id, _) in self.backend.list(Kind::Index)? {
+        let files = self.backend.list(Kind::Index)?;
+        self.ahead(Kind::Index, &files);
+        for (id, _) in files {
             for (pack, blobs) in self.load_index(id)? {
                 let all = packs.entry(pack).or_default();
                 if all.is_empty() {
@@ -98,11 +127,13 @@ impl Store {
         }
         let whole = Index::default();
         for (id, length) in self.backend.list(Kind::Pack)? {
-            if let Some(blobs) = packs.get(&id).filter(|blobs| pack::whole_length(blobs) == length) {
-                whole.add(id, blobs);
+            if packs.get(&id).is_some_and(|blobs| pack::whole_length(blobs) == length)
+                && let Some(blobs) = packs.remove(&id)
+            {
+                whole.add(id, &blobs);
             }
         }
-        Ok(whole)
+        Ok((whole, packs))
     }
 
     /// The blobs that a pack says it has, from its end.
@@ -169,15 +200,23 @@ impl Store {
         let Place { pack, blob } = place;
         let name = Name::File(Kind::Pack, *pack);
         let mut sealed = std::mem::take(&mut scratch.read);
-        let read =
-            self.backend.read(name, blob.offset.into(), blob.length as usize, &mut sealed).and_then(|()| {
-                self.open_blob(&sealed, blob, scratch).map_err(|why| {
-                    let why = format!("the {} blob {}: {why}", blob.kind.word(), blob.id);
-                    backend::damaged(&*self.backend, name, why)
-                })
-            });
+        let (offset, length) = (u64::from(blob.offset), blob.length as usize);
+        let mut read = match blob.kind {
+            BlobKind::Tree => self.backend.read_tree(name, offset, length, &mut sealed),
+            BlobKind::Data => self.backend.read(name, offset, length, &mut sealed),
+        };
+        let mut opened = read.is_ok().then(|| self.open_blob(&sealed, blob, scratch));
+        if matches!(opened, Some(Err(_))) && self.backend.remote() {
+            // It may have been damaged on the way only.
+            read = self.backend.read(name, offset, length, &mut sealed);
+            opened = read.is_ok().then(|| self.open_blob(&sealed, blob, scratch));
+        }
         scratch.read = sealed;
-        read
+        read?;
+        opened.unwrap_or(Ok(())).map_err(|why| {
+            let why = format!("the {} blob {}: {why}", blob.kind.word(), blob.id);
+            backend::damaged(&*self.backend, name, why)
+        })
     }
 
     /// Finds, reads and verifies one blob into `scratch.plain`.

@@ -52,8 +52,8 @@ impl Error {
 /// A part of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Page {
-    /// The keys in it.
-    pub keys: Vec<String>,
+    /// The keys in it, each with its object's length in bytes.
+    pub objects: Vec<(String, u64)>,
     /// Where the next part begins.
     pub next: Option<String>,
 }
@@ -97,7 +97,20 @@ pub(super) fn page(body: &[u8]) -> Option<Page> {
     let all = |name: &'static str| found.iter().filter(move |(n, _)| n == name).map(|(_, text)| text.clone());
     let more = all("IsTruncated").next().as_deref() == Some("true");
     let next = if more { Some(all("NextContinuationToken").next()?) } else { None };
-    Some(Page { keys: all("Key").collect(), next })
+    let mut objects: Vec<(String, u64)> = Vec::new();
+    for (name, text) in &found {
+        match (name.as_str(), objects.last_mut()) {
+            ("Key", _) => objects.push((text.clone(), 0)),
+            ("Size", Some(last)) => last.1 = text.trim().parse().ok()?,
+            _ => {}
+        }
+    }
+    Some(Page { objects, next })
+}
+
+/// The text of one element of a document with that root; nothing where there is none.
+pub(super) fn element(body: &[u8], root: &str, name: &str) -> Option<String> {
+    leaves(body, root)?.into_iter().find(|(n, _)| n == name).map(|(_, text)| text)
 }
 
 /// The innermost elements of a document with that root, with their texts.
@@ -170,9 +183,10 @@ mod tests {
             <Contents><Key>p/a&amp;b&#x41;</Key><Size>1</Size></Contents><Contents><Key>p/c</Key></Contents>\
             <NextContinuationToken>tok</NextContinuationToken></ListBucketResult>";
         let page_1 = page(first).unwrap();
-        assert_eq!((page_1.keys, page_1.next), (vec!["p/a&bA".to_owned(), "p/c".into()], Some("tok".into())));
+        let objects = vec![("p/a&bA".to_owned(), 1), ("p/c".into(), 0)];
+        assert_eq!((page_1.objects, page_1.next), (objects, Some("tok".into())));
         let last = page(b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>").unwrap();
-        assert_eq!((last.keys.len(), last.next), (0, None));
+        assert_eq!((last.objects.len(), last.next), (0, None));
         assert_eq!(page(b"<html><body>hello</body></html>"), None);
         assert_eq!(page(b"<ListBucketResult><Contents><Key>cut"), None);
         let nowhere = b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>";

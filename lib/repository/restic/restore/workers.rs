@@ -13,6 +13,7 @@ use super::target::Target;
 use crate::fault::Fault;
 use crate::repository::restic::archiver::Progress;
 use crate::repository::restic::backend::{self, Kind, Name};
+use crate::repository::restic::index::Place;
 use crate::repository::restic::opened::Opened;
 use crate::repository::restic::packer::lock;
 use crate::repository::restic::store::{Scratch, Store};
@@ -158,10 +159,17 @@ impl Work<'_> {
             if before != Some(piece.blob) {
                 let start = (piece.blob.offset - first.blob.offset) as usize;
                 let sealed = &bytes[start..start + piece.blob.length as usize];
-                store.open_blob(sealed, &piece.blob, &mut hands.scratch).map_err(|why| {
-                    let why = format!("the data blob {}: {why}", piece.blob.id);
-                    hit(backend::damaged(&*store.backend, name, why), piece)
-                })?;
+                let opened = store.open_blob(sealed, &piece.blob, &mut hands.scratch);
+                if opened.is_err() && store.backend.remote() {
+                    // It may have been damaged on the way only.
+                    let place = Place { pack: first.pack, blob: piece.blob };
+                    store.read_blob(&place, &mut hands.scratch).map_err(|fault| hit(fault, piece))?;
+                } else {
+                    opened.map_err(|why| {
+                        let why = format!("the data blob {}: {why}", piece.blob.id);
+                        hit(backend::damaged(&*store.backend, name, why), piece)
+                    })?;
+                }
                 before = Some(piece.blob);
             }
             self.piece(piece, hands)?;
