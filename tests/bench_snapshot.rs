@@ -48,10 +48,11 @@ fn main() -> ExitCode {
     hashing(short);
     for name in wanted.split(',') {
         let Some(size) = SIZES.iter().find(|size| size.name == name) else {
-            println!("no size `{name}`: there are 0.2, 2.5, 8, file and short");
+            println!("no size `{name}`: there are 0.2, 2.5, 8, many, file and short");
             return ExitCode::FAILURE;
         };
-        table(*size);
+        let rounds = env::var("TRAPKEY_BENCH_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
+        table(Size { rounds: rounds.unwrap_or(size.rounds), ..*size });
     }
     ExitCode::SUCCESS
 }
@@ -139,12 +140,13 @@ fn same(a: &Path, b: &Path) {
 
 fn show(size: Size, place: &str, costs: &[Vec<Vec<Cost>>]) {
     println!(
-        "{} GB in {} files, {} MB of it in one SQL dump, {place}; medians of {}; load at the end {}:\n",
+        "{} GB in {} files, {} MB of it in one SQL dump, {place}; medians of {} rounds; load at the end {}, on {} processors:\n",
         size.bytes as f64 / 1e9,
         size.files + 1,
         size.dump / 1_000_000,
         size.rounds,
         fs::read_to_string("/proc/loadavg").unwrap_or_default().split(' ').next().unwrap_or_default(),
+        std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
     );
     let names: Vec<&str> = PEERS.iter().map(|peer| peer.name).collect();
     println!("| wall s / CPU s, peak MB | {} | restic : Trapkey, wall (CPU) | goal |", names.join(" | "));

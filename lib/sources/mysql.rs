@@ -1,6 +1,7 @@
 //! `mysql`: one database of MySQL or MariaDB as an SQL dump of one consistent moment, and rows and sums
 //! of its tables at that moment.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,6 +53,7 @@ const INSTALL: &str =
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "MysqlSource")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of the plan")]
 struct Settings {
     /// Tables whose rows (and sums) are recorded. They are locked against writers for the moment in which
     /// the dump begins.
@@ -98,6 +100,7 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
     let target = target.one().map_err(|m| order.problem(m))?;
     let programs = Programs::of(order, settings.bin.as_ref().map(|bin| bin.value.as_str()), INSTALL);
     let defaults = settings.defaults_file.as_ref().map(|file| order.loaded.at(&file.value));
+    let defaults = defaults.map(|path| std::path::absolute(&path).unwrap_or(path));
     let server = Server::read(&target.value, defaults, programs).map_err(|why| {
         let shown = redact(&target.shown);
         order.problem(format!("`{shown}` is not a database's URL: {why}")).help(server::HELP)
@@ -245,7 +248,7 @@ impl Database {
             (self.settings.triggers, grants::triggers(&lines, own), "triggers", "TRIGGER"),
             (self.settings.routines, grants::routines(&lines, own), "routines", "EXECUTE"),
         ];
-        for (_, _, what, right) in wanted.iter().filter(|(wanted, seen, ..)| *wanted && !seen) {
+        if let Some((_, _, what, right)) = wanted.iter().find(|(wanted, seen, ..)| *wanted && !seen) {
             return Err(self
                 .server
                 .programs
@@ -278,8 +281,10 @@ impl Database {
         let mut lock = self.server.session()?;
         let mut figures = self.server.session()?;
         figures.run("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").map_err(asked)?;
-        let tables: Vec<String> =
+        // A table may be named twice, with another sum each.
+        let tables: BTreeSet<String> =
             self.settings.tables.iter().map(|t| format!("{} READ", server::quoted(&t.name))).collect();
+        let tables: Vec<String> = tables.into_iter().collect();
         lock.run(&format!("SET SESSION lock_wait_timeout = 10; LOCK TABLES {}", tables.join(", "))).map_err(
             |e| {
                 self.server

@@ -35,7 +35,10 @@ impl Programs {
         Self {
             source: order.spec.name.clone(),
             shown: order.spec.target.as_ref().map(ToString::to_string).unwrap_or_default(),
-            bin: bin.map(|folder| order.loaded.at(folder)),
+            // Absolute, for they run in another folder than this process.
+            bin: bin
+                .map(|folder| order.loaded.at(folder))
+                .map(|path| std::path::absolute(&path).unwrap_or(path)),
             folder: order.loaded.folder.clone(),
             timeout: order.timeout(),
             install,
@@ -44,7 +47,10 @@ impl Programs {
 
     /// The first of these programs that is there; the first name when none is, for the error.
     pub(super) fn find(&self, names: &[&str]) -> PathBuf {
-        self.installed(names).unwrap_or_else(|| PathBuf::from(names.first().copied().unwrap_or_default()))
+        let first = names.first().copied().unwrap_or_default();
+        // Never one from PATH where the plan names a folder.
+        let missing = || self.bin.as_ref().map_or_else(|| PathBuf::from(first), |folder| folder.join(first));
+        self.installed(names).unwrap_or_else(missing)
     }
 
     /// The first of these programs that is there.

@@ -1,5 +1,7 @@
 //! `redis`: everything in a Redis or Valkey server as an RDB file, streamed as to a replica.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -29,6 +31,9 @@ pub(super) static KIND: Kind = Kind {
 };
 
 const DUMP: &[u8] = b"dump.rdb";
+
+/// How long a server may take to answer the first time: one without TLS never answers to TLS.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 const INSTALL: &str =
     "install the client program (redis-tools or valkey-tools), or name its folder in `with.bin`";
@@ -185,7 +190,9 @@ impl Server {
     }
 
     fn info(&self) -> Result<Info, Fault> {
-        let ran = self.programs.run(&self.order(&["INFO"]))?;
+        let mut order = self.order(&["INFO"]);
+        order.timeout = order.timeout.min(PATIENCE);
+        let ran = self.programs.run(&order)?;
         let info = Info(String::from_utf8_lossy(&ran.stdout).into_owned());
         if info.value("redis_version").is_some() {
             return Ok(info);
@@ -251,7 +258,7 @@ mod tests {
             shown: "${REDIS_URL}".into(),
             bin: Some("/nowhere".into()),
             folder: ".".into(),
-            timeout: std::time::Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
             install: INSTALL,
         };
         Server { programs, address: read(url).unwrap(), cluster_node: false }

@@ -107,7 +107,7 @@ impl Source for Database {
             }
             Ok(())
         })?;
-        *self.recorded.lock().unwrap_or_else(PoisonError::into_inner) = records.clone();
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&records);
         let details = json!({ "sqlite_version": answers[0].first(), "objects": answers[0].get(1) });
         Ok(Extra { tables: records, details })
     }
@@ -154,9 +154,8 @@ impl Source for Database {
 impl Database {
     /// The whole path of the file, which must be there: SQLite would make an empty one.
     fn there(&self) -> Result<PathBuf, Fault> {
-        let found = fs::canonicalize(&self.path).and_then(|path| match fs::metadata(&path)?.is_file() {
-            true => Ok(path),
-            false => Err(io::Error::other("it is not a file")),
+        let found = fs::canonicalize(&self.path).and_then(|path| {
+            if fs::metadata(&path)?.is_file() { Ok(path) } else { Err(io::Error::other("it is not a file")) }
         });
         found.map_err(|e| {
             self.programs.fault("there is no database").cause(e).help("correct `target` in the plan")

@@ -17,11 +17,12 @@ pub(crate) struct Size {
 }
 
 /// From a slice for CI to what a server holds; `file` is one file alone.
-pub(crate) const SIZES: [Size; 5] = [
+pub(crate) const SIZES: [Size; 6] = [
     Size { name: "short", files: 600, bytes: 20_000_000, dump: 8_000_000, rounds: 1 },
     Size { name: "0.2", files: 10_000, bytes: 200_000_000, dump: 80_000_000, rounds: 5 },
     Size { name: "2.5", files: 40_000, bytes: 2_500_000_000, dump: 1 << 30, rounds: 3 },
     Size { name: "8", files: 200_000, bytes: 8_000_000_000, dump: 3_200_000_000, rounds: 1 },
+    Size { name: "many", files: 200_000, bytes: 700_000_000, dump: 100_000_000, rounds: 1 },
     Size { name: "file", files: 0, bytes: 4_000_000_000, dump: 4_000_000_000, rounds: 1 },
 ];
 
@@ -171,9 +172,9 @@ impl Corpus {
         buffer.push(b'[');
         while buffer.len() < length {
             let (a, b, c) = (self.word(dice), self.word(dice), self.word(dice));
-            let _ = write!(
+            let _ = writeln!(
                 buffer,
-                "{{\"id\":{},\"{a}\":\"{b} {c}\",\"price\":{}.{:02},\"tags\":[\"{a}\",\"{c}\"],\"seen\":{}}},\n",
+                "{{\"id\":{},\"{a}\":\"{b} {c}\",\"price\":{}.{:02},\"tags\":[\"{a}\",\"{c}\"],\"seen\":{}}},",
                 dice.next() >> 40,
                 dice.below(1000),
                 dice.below(100),
@@ -190,10 +191,10 @@ impl Corpus {
         while buffer.len() < length {
             row.clear();
             let (a, b, c) = (self.word(&mut dice), self.word(&mut dice), self.word(&mut dice));
-            let _ = write!(
+            let _ = writeln!(
                 row,
                 "INSERT INTO orders VALUES ({}, '{:016x}', '{a} {b}', '{a}.{b}@example.org', \
-                 '2026-{:02}-{:02} {:02}:{:02}:{:02}', {}.{:02}, '{c}', 'The {b} {a} of {c}', {});\n",
+                 '2026-{:02}-{:02} {:02}:{:02}:{:02}', {}.{:02}, '{c}', 'The {b} {a} of {c}', {});",
                 seed * 1000 + buffer.len() / 200,
                 dice.next(),
                 1 + dice.below(12),

@@ -92,9 +92,9 @@ pub(crate) struct Peer {
 
 /// Ours first, restic second, the limit last.
 pub(crate) const PEERS: [Peer; 4] = [
-    Peer { name: "Trapkey", program: "/proc/self/exe", command: trapkey },
-    Peer { name: "restic 0.18", program: RESTIC, command: restic },
-    Peer { name: "borg 1.2", program: "/usr/bin/borg", command: borg },
+    Peer { name: "Trapkey", program: "/proc/self/exe", command: |step, home| Some(trapkey(step, home)) },
+    Peer { name: "restic 0.18", program: RESTIC, command: |step, home| Some(restic(step, home)) },
+    Peer { name: "borg 1.2", program: "/usr/bin/borg", command: |step, home| Some(borg(step, home)) },
     Peer { name: "tar and zstd -3", program: "/usr/bin/zstd", command: tar },
 ];
 
@@ -169,7 +169,7 @@ fn must(command: &mut Command) {
     );
 }
 
-fn trapkey(step: Step, home: &Path) -> Option<Command> {
+fn trapkey(step: Step, home: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.env("REPOSITORY", home.join("repo-Trapkey")).env("SOURCE", home.join("corpus"));
     command.env("TARGET", home.join("back")).env(
@@ -180,7 +180,7 @@ fn trapkey(step: Step, home: &Path) -> Option<Command> {
             Step::Restore => "restore",
         },
     );
-    Some(command)
+    command
 }
 
 fn restic_at(home: &Path) -> Command {
@@ -190,14 +190,14 @@ fn restic_at(home: &Path) -> Command {
     command
 }
 
-fn restic(step: Step, home: &Path) -> Option<Command> {
+fn restic(step: Step, home: &Path) -> Command {
     let mut command = restic_at(home);
     match step {
         Step::First | Step::Unchanged | Step::Changed => command.args(["backup", "corpus"]),
         Step::Check => command.args(["check", "--read-data"]),
         Step::Restore => command.args(["restore", "latest", "--target", "back"]),
     };
-    Some(command)
+    command
 }
 
 fn borg_at(home: &Path) -> Command {
@@ -208,7 +208,7 @@ fn borg_at(home: &Path) -> Command {
     command
 }
 
-fn borg(step: Step, home: &Path) -> Option<Command> {
+fn borg(step: Step, home: &Path) -> Command {
     let mut command = borg_at(home);
     match step {
         Step::First | Step::Unchanged | Step::Changed => {
@@ -218,7 +218,7 @@ fn borg(step: Step, home: &Path) -> Option<Command> {
         Step::Check => command.args(["check", "--verify-data", "repo-borg"]),
         Step::Restore => command.current_dir(home.join("back")).args(["extract", "../repo-borg::Changed"]),
     };
-    Some(command)
+    command
 }
 
 /// What the file system and the compression alone take.

@@ -214,3 +214,43 @@ fn the_kinds_have_names_of_their_own() {
     let names: std::collections::BTreeSet<_> = ALL.iter().map(|kind| kind.name).collect();
     assert_eq!(names.len(), ALL.len());
 }
+
+#[test]
+fn a_kind_that_cannot_be_restored_into_a_live_place_says_so() {
+    let place = Place::new("{name: s, kind: command, target: [echo, hello]}");
+    place.create();
+    let fault = super::live::restore_into(&place, "", "anywhere", true).unwrap_err();
+    assert!(fault.exit.code() == 2 && fault.to_string().contains("--to"), "{fault}");
+}
+
+#[test]
+fn the_output_of_a_command_without_its_end_marker_is_not_kept() {
+    for (marker, output, code) in [
+        ("-- done", "printf 'rows\\n-- done\\n'", 0),
+        ("-- done", "printf 'rows\\n-- do'", 4),
+        // Far from the end it does not count.
+        ("-- done", "echo '-- done'; head -c 70000 /dev/zero", 4),
+        ("~(?m)^[0-9]+ rows$", "head -c 70000 /dev/zero; printf '\\n12 rows\\n'", 0),
+        ("~(?m)^[0-9]+ rows$", "echo 'many rows'", 4),
+    ] {
+        let place = Place::new("");
+        place.script("dump.sh", output);
+        place.plan(
+            &format!("{{name: s, kind: command, target: [./dump.sh], with: {{end_marker: '{marker}'}}}}"),
+            "",
+        );
+        let ended = place.call(&["create"]);
+        assert_eq!(ended.code, code, "{output}: {}", ended.stderr);
+        if code != 0 {
+            assert!(
+                ended.stderr.contains("is cut") && ended.stderr.contains("end_marker"),
+                "{}",
+                ended.stderr
+            );
+            place.assert_nothing_kept();
+        }
+    }
+    let place = Place::new("{name: s, kind: command, target: [echo, hello], with: {end_marker: '~('}}");
+    let ended = place.call(&["create"]);
+    assert!(ended.code == 2 && ended.stderr.contains("not a regular expression"), "{}", ended.stderr);
+}

@@ -30,6 +30,11 @@ impl Postgres {
         started
     }
 
+    /// A server that nobody else uses.
+    pub(crate) fn of_its_own() -> Self {
+        Self::start()
+    }
+
     fn start() -> Self {
         let root = folder();
         let data = root.path().join("data");

@@ -494,7 +494,11 @@ fn digests(store: &Store, index: &Index, node: &Node) -> HashMap<Vec<u8>, Id> {
         }
         text.extend_from_slice(&scratch.plain);
     }
-    manifest::parse(&text)
+    let mut known = manifest::parse(&text);
+    // A file of one piece has the name of the piece; only those of several have to be remembered.
+    known.retain(|_, sha256| !index.has_all(BlobKind::Data, &[*sha256]));
+    known.shrink_to_fit();
+    known
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> Fault {

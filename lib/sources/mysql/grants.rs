@@ -54,9 +54,10 @@ fn like(pattern: &[char], text: &[char]) -> bool {
     match (pattern, text) {
         ([], rest) => rest.is_empty(),
         (['%', more @ ..], _) => (0..=text.len()).any(|skip| like(more, &text[skip..])),
-        (['\\', letter, more @ ..], [first, rest @ ..]) => letter == first && like(more, rest),
         (['_', more @ ..], [_, rest @ ..]) => like(more, rest),
-        ([letter, more @ ..], [first, rest @ ..]) => letter == first && like(more, rest),
+        (['\\', letter, more @ ..] | [letter, more @ ..], [first, rest @ ..]) => {
+            letter == first && like(more, rest)
+        }
         (_, []) => false,
     }
 }

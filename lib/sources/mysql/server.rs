@@ -128,6 +128,7 @@ impl Server {
                 "--batch",
                 "--raw",
                 "--unbuffered",
+                "--connect-timeout=10",
                 "--skip-column-names",
                 "--default-character-set=utf8mb4",
                 "--",

@@ -37,16 +37,14 @@ impl<'a, W: Write + ?Sized> Rdb<'a, W> {
             return Err("it does not begin as an RDB file does".into());
         }
         let mut held = std::mem::take(&mut self.held);
-        let summed = match self.sum_at(&held, held.len().checked_sub(SUM)) {
-            Some(summed) => summed,
-            None => {
-                let short = held.len().checked_sub(MARK);
-                let marked = short.is_some_and(|at| held[at..].iter().all(u8::is_ascii_hexdigit));
-                let at = short.filter(|_| marked).and_then(|at| at.checked_sub(SUM));
-                let summed = self.sum_at(&held, at).ok_or("its end and checksum are not there")?;
-                held.truncate(held.len() - MARK);
-                summed
-            }
+        let summed = if let Some(summed) = self.sum_at(&held, held.len().checked_sub(SUM)) {
+            summed
+        } else {
+            let short = held.len().checked_sub(MARK);
+            let marked = short.filter(|at| held[*at..].iter().all(u8::is_ascii_hexdigit));
+            let summed = self.sum_at(&held, marked.and_then(|at| at.checked_sub(SUM)));
+            held.truncate(marked.unwrap_or_default());
+            summed.ok_or("its end and checksum are not there")?
         };
         self.out.write_all(&held).and_then(|()| self.out.flush()).map_err(|e| e.to_string())?;
         Ok(summed)

@@ -93,7 +93,7 @@ impl Asked {
         let program = programs.find(&["sqlite3"]).display().to_string();
         // The settings of the user who runs this are no part of it.
         let mut argv = vec![program, "-batch".into(), "-init".into(), "/dev/null".into()];
-        argv.extend(database.map(|path| uri(path)));
+        argv.extend(database.map(uri));
         let mut order = programs.order(argv, Vec::new());
         order.folder = self.folder;
         let ran = order

@@ -23,7 +23,7 @@ use crate::repository::restic::store::Scratch;
 use crate::world::signal;
 
 /// Bytes of pieces that wait for a worker.
-const WAITING_BYTES: usize = 16 * 1024 * 1024;
+const WAITING_BYTES: usize = 8 * 1024 * 1024;
 /// Files that wait for a worker.
 const WAITING_FILES: usize = 1024;
 
@@ -332,7 +332,7 @@ impl<'a> Crew<'a> {
         match open(job) {
             Err(error) => job.fail(error),
             Ok((file, meta)) if meta.len() <= MIN as u64 => self.small(job, &file, small, scratch)?,
-            Ok((file, _)) => self.large(job, file, scratch)?,
+            Ok((file, _)) => self.large(job, &file, scratch)?,
         }
         self.progress.files.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -369,9 +369,9 @@ impl<'a> Crew<'a> {
         Ok(())
     }
 
-    fn large(&self, job: &Arc<Job>, file: File, scratch: &mut Scratch) -> Result<(), Fault> {
+    fn large(&self, job: &Arc<Job>, file: &File, scratch: &mut Scratch) -> Result<(), Fault> {
         let mut intake = Intake::new(self, Arc::clone(job));
-        let mut holes = Holes::new(&file);
+        let mut holes = Holes::new(file);
         let whole = job.seen.map_or(u64::MAX, |seen| seen.size);
         while intake.size < whole && !self.has_failed() {
             if signal::stop_asked() {
@@ -397,7 +397,7 @@ impl<'a> Crew<'a> {
             };
             intake.took(read, scratch)?;
         }
-        let Some(changed) = changed(job, &file, intake.size) else { return Ok(()) };
+        let Some(changed) = changed(job, file, intake.size) else { return Ok(()) };
         intake.end(changed, scratch)
     }
 }
