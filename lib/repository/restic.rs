@@ -198,8 +198,10 @@ impl Repository {
 
     /// The key that a passphrase opens it with, if it does.
     pub fn key_of(&self, passphrase: &Passphrase) -> Result<Option<Id>, Fault> {
-        match keys::open(&*self.store.backend, passphrase, &|key| key.parts() == self.store.key.parts()) {
-            Ok((id, _)) => Ok(Some(id)),
+        let own = |key: &Key| key.parts() == self.store.key.parts();
+        match keys::open(&*self.store.backend, passphrase, &own) {
+            // The key of another repository opens nothing here.
+            Ok((id, key)) => Ok(own(&key).then_some(id)),
             Err(fault) if fault.exit == Exit::Refused => Ok(None),
             Err(fault) => Err(fault),
         }
@@ -263,8 +265,8 @@ impl Repository {
                     .place(self.place())
                     .help("give another one"));
             }
-            Some(there) if keys::opens(&*self.store.backend, there, passphrase, &self.store.key)? => there,
-            _ => self.add_key(passphrase, work)?,
+            Some(there) => there,
+            None => self.add_key(passphrase, work)?,
         };
         self.store.backend.remove(Name::File(Kind::Key, self.key))?;
         self.key = new;
