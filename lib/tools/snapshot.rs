@@ -261,6 +261,10 @@ fn read(
         source.back_up(&context, &mut intake)
     });
     stop_if_asked()?;
+    // Only what the source could not give is forgiven, never what the store did not take.
+    if let Some(fault) = archive.broken() {
+        return Err(fault);
+    }
     let mut notes = Vec::new();
     let extra = match backed_up {
         Ok(extra) => extra,

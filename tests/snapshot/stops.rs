@@ -183,3 +183,23 @@ fn wrong_plans_are_usage_errors_with_line_and_next_step() {
     let mut without = tool("snapshot", place.folder.path());
     assert_eq!(run(without.args(["list", "--plan", "nowhere.yaml"]).stdin(Stdio::null())).code, 2);
 }
+
+#[test]
+fn what_the_store_did_not_take_is_never_forgiven() {
+    // A pack holds blobs of several sources: lost with it is also what `config` gave before.
+    let place = Place::new(
+        "{name: config, kind: files, target: deploy}\n\
+         {name: big, kind: command, target: [./big], allow_partial: true}\n\
+         {name: late, kind: command, target: [./late]}",
+    );
+    place.write("deploy/app.conf", b"not to be lost");
+    place.script("big", "mv store/data away; : > store/data; head -c 18000000 /dev/urandom");
+    place.script("late", "rm store/data; mv away store/data; echo late");
+    let ended = place.call(&["create"]);
+    assert_eq!(ended.code, 4, "{}", ended.stderr);
+    assert!(ended.stderr.contains("store/data/"), "{}", ended.stderr);
+    assert!(place.path("away").exists(), "the next source was read all the same");
+    std::fs::remove_file(place.path("store/data")).unwrap();
+    std::fs::rename(place.path("away"), place.path("store/data")).unwrap();
+    assert_eq!(place.listed(), 0);
+}

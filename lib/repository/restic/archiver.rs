@@ -223,6 +223,11 @@ impl Archive {
         std::mem::take(&mut *lock(&self.notes))
     }
 
+    /// Why the store did not take something: then there will be no snapshot, whatever comes.
+    pub fn broken(&self) -> Option<Fault> {
+        self.packer.fault()
+    }
+
     /// How far it is; may be read from another thread.
     pub fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
@@ -364,6 +369,11 @@ impl Archive {
         let root = std::mem::replace(&mut self.root, Layout::new(b"", Moment::default(), 0, 0));
         let tree = self.save_layout(root, &mut scratch)?;
         self.packer.flush()?;
+        if let Some((kind, id)) = self.index.on_its_way() {
+            return Err(Fault::infrastructure("a part of the snapshot was not stored")
+                .place(self.store.backend.place())
+                .cause(format!("the {} blob {id} lies in no pack", kind.word())));
+        }
         let snapshot = self.snapshot(tree);
         let mut notes = std::mem::take(&mut *lock(&self.notes));
         notes.sockets = self.fates.sockets.load(Ordering::Relaxed);
