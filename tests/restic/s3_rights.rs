@@ -199,6 +199,13 @@ fn packs_are_sent_while_others_are_made() {
         afar.lab.write(&format!("src/{i}.bin"), &noise(4 << 20, 70 + i));
     }
     let repository = afar.init();
+    // A store that takes its time for each.
+    afar.faults.now(|line| {
+        if line.starts_with("PUT") && line.contains("/data/") {
+            std::thread::sleep(Duration::from_millis(400));
+        }
+        Fate::Pass
+    });
     let id = afar.lab.backup(&repository);
     assert!(afar.faults.most_at_once() >= 2);
     whole(&repository);

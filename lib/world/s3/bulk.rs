@@ -327,12 +327,11 @@ impl Bucket {
 /// How long the store asks to wait.
 pub(super) fn retry_after(answer: &Answer) -> Option<Duration> {
     let text = answer.header("retry-after")?.trim();
-    let wait = match text.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let until = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-            Duration::try_from(until.duration_since(crate::world::now())).ok()?
-        }
+    let wait = if let Ok(seconds) = text.parse::<u64>() {
+        Duration::from_secs(seconds)
+    } else {
+        let until = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+        Duration::try_from(until.duration_since(crate::world::now())).ok()?
     };
     Some(wait.min(LONGEST_PAUSE))
 }
