@@ -19,11 +19,9 @@ use crate::evidence::Body;
 use crate::fault::{Exit, Fault};
 use crate::job::{self, Call, Job};
 use crate::signature::{SigningKey, Trust};
-use crate::world::talk::{Color, Mark, Talk};
-use crate::world::{self, shell, signal};
-
-/// The variable that holds the signing key itself.
-const SIGN_KEY_PEM: &str = shell::KEPT_BACK;
+use crate::world::shell::SIGN_KEY_PEM;
+use crate::world::talk::{Color, Mark, Progress, Talk};
+use crate::world::{self, signal};
 
 /// The flags that all five tools share.
 #[derive(Clone, Debug, Args)]
@@ -58,6 +56,9 @@ pub struct Shared {
     /// When to colour
     #[arg(long, global = true, env = "TRAPKEY_COLOR", default_value = "auto", value_name = "WHEN")]
     pub color: When,
+    /// How progress is shown, where a tool has a flag for it.
+    #[arg(skip)]
+    pub progress: Progress,
 }
 
 /// When to colour.
@@ -142,7 +143,7 @@ impl Shared {
             When::Always => Color::Always,
             When::Never => Color::Never,
         };
-        Talk::new(self.quiet, color)
+        Talk::new(self.quiet, color).with_progress(self.progress)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
@@ -10,16 +10,36 @@ use serde_json::Value;
 use crate::evidence::{Finding, SourceRecord, TableRecord, Verdict};
 use crate::fault::Fault;
 use crate::plan::{Loaded, SourceSpec};
+use crate::units::Text;
 use crate::world::{self, signal};
 use crate::yaml::{self, Problem, unknown};
 
 mod command;
+mod docker_compose;
 mod files;
+mod kubernetes;
+mod mysql;
 mod postgres;
+mod programs;
+mod redis;
 mod router_state;
+mod sqlite;
+mod tables;
+mod versions;
 
 /// Every kind of source that a plan may name.
-pub static ALL: &[&Kind] = &[&files::KIND, &command::KIND, &postgres::KIND, &router_state::KIND];
+pub static ALL: &[&Kind] = &[
+    &command::KIND,
+    &docker_compose::KIND,
+    &files::KIND,
+    &kubernetes::KIND,
+    &mysql::KIND,
+    &postgres::KIND,
+    &redis::KIND,
+    &router_state::KIND,
+    &sqlite::KIND,
+    &versions::KIND,
+];
 
 /// One kind of source.
 pub struct Kind {
@@ -62,45 +82,79 @@ pub trait Source {
     fn compare(&self, _recorded: &[TableRecord]) -> Vec<Finding> {
         Vec::new()
     }
+
+    /// Brings the data back into a live place: `target` is a database's URL or a path, `back` reads the
+    /// source's files from the store. Returns in one sentence what was done.
+    ///
+    /// What is there already is kept: a database that holds anything is refused (5) unless `force`.
+    /// Where rows and sums were recorded, they are compared afterwards.
+    ///
+    /// Errors: 2 for a kind that cannot do this, or a target that cannot be meant; 4 when the restore
+    /// failed or the rows afterwards are not those of the record, and what state that leaves.
+    fn restore_into(
+        &self,
+        _target: &Text,
+        _force: bool,
+        _back: &dyn ReadBack,
+        _recorded: &[TableRecord],
+    ) -> Result<String, Fault> {
+        Err(Fault::usage("a source of this kind cannot be restored into a live place")
+            .help("restore it into a folder with `--to`"))
+    }
 }
 
 /// What a source may look at besides its own target.
 pub struct Context<'a> {
-    /// The folder of the store, which is never part of a snapshot.
-    pub store: &'a Path,
+    /// The folder of the store, which is never part of a snapshot; none where it is elsewhere.
+    pub store: Option<&'a Path>,
     /// Reads the weights that are live, where the plan has a router.
     pub live_weights: Option<&'a dyn Fn() -> Result<Value, Fault>>,
-}
-
-/// Permission bits and modification time (seconds since 1970 and nanoseconds).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Meta {
-    /// Permission bits.
-    pub mode: u32,
-    /// Modification time.
-    pub mtime: (i64, u32),
-}
-
-impl Meta {
-    /// For data that was never a file: for its owner alone, made now.
-    pub fn now() -> Self {
-        let now = world::now();
-        Self { mode: 0o600, mtime: (now.as_second(), now.subsec_nanosecond().unsigned_abs()) }
-    }
 }
 
 /// Writes the bytes of one file.
 pub type Pour<'a> = &'a mut dyn FnMut(&mut (dyn Write + Send)) -> Result<(), Fault>;
 
-/// Where a source puts what it backs up. Paths are relative to the source; the empty one is its own
-/// folder.
+/// Where a source puts what it backs up. Paths are relative to the source.
 pub trait Keep {
-    /// Keeps a folder.
-    fn folder(&mut self, path: &[u8], meta: Meta) -> Result<(), Fault>;
-    /// Keeps a symbolic link.
-    fn link(&mut self, path: &[u8], to: &[u8], meta: Meta) -> Result<(), Fault>;
     /// Keeps a file; its bytes go straight into the store.
-    fn file(&mut self, path: &[u8], meta: Meta, pour: Pour<'_>) -> Result<(), Fault>;
+    fn file(&mut self, path: &[u8], pour: Pour<'_>) -> Result<(), Fault>;
+    /// Keeps a folder of the file system with everything in it as the source's own, or one file under
+    /// this path. Returns how many files and links there are.
+    ///
+    /// Errors: something cannot be read, or changed meanwhile and `allow_changes` is not set.
+    fn tree(&mut self, path: &[u8], from: &Path, choice: &Choice<'_>, terms: Terms) -> Result<Kept, Fault>;
+}
+
+/// What is done with something in a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// It is kept.
+    Yes,
+    /// It is left out, with all that is in it.
+    No,
+    /// A folder is kept where anything in it is.
+    IfUsed,
+}
+
+/// Says for each path below a folder, and whether it is a folder itself, what is done with it.
+pub type Choice<'a> = dyn Fn(&Path, bool) -> Wanted + Sync + 'a;
+
+/// How a folder is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Whether files that change while they are read are only noted.
+    pub allow_changes: bool,
+    /// When it has to be done.
+    pub until: Instant,
+}
+
+/// What a folder came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Files and links.
+    pub entries: u64,
+    /// Sockets, which are left out.
+    pub sockets: u64,
 }
 
 /// Reads a file of the source back from the store.
@@ -199,6 +253,14 @@ fn stop_if_asked() -> Result<(), Fault> {
             .help("nothing was kept; run it again"));
     }
     Ok(())
+}
+
+/// The error when a live place holds something already.
+fn not_empty(shown: &str, holds: &str, what_force_does: &str) -> Fault {
+    Fault::refused("the target is not empty")
+        .place(shown)
+        .cause(holds)
+        .help(format!("name an empty one, or say --force: {what_force_does}"))
 }
 
 /// The JSON Schema of a kind's settings.

@@ -89,7 +89,7 @@ fn preflight_finds_what_is_wrong_in_the_later_sections_of_the_plan() {
         (promote("haprox", "error_rate"), "did you mean `haproxy`"),
         (promote("haproxy", "error_rat"), "did you mean `error_rate`"),
         (
-            "snapshot:\n  store: s\n  sources: [{name: a, kind: fils, target: x}]\n".into(),
+            "snapshot:\n  store: s\n  encryption: {none_needed_because: a test}\n  sources: [{name: a, kind: fils, target: x}]\n".into(),
             "did you mean `files`",
         ),
         ("verify:\n  checks: [{name: a, kind: htp, target: \"http://x\"}]\n".into(), "did you mean `http`"),
@@ -151,7 +151,7 @@ fn a_refusal_is_over_when_an_error_takes_its_place() {
     let folder = folder();
     plan(
         folder.path(),
-        "version: 1\nservice: s\nrelease: {version: 1}\nsnapshot:\n  store: s\n  sources: [{name: a, kind: command, target: [\"false\"]}]\n",
+        "version: 1\nservice: s\nrelease: {version: 1}\nsnapshot:\n  store: s\n  encryption: {none_needed_because: a test}\n  sources: [{name: a, kind: command, target: [\"false\"]}]\n",
     );
     std::fs::create_dir(folder.path().join("evidence")).unwrap();
     std::fs::write(folder.path().join("evidence/snapshot.refused.json"), "{}").unwrap();
@@ -166,7 +166,7 @@ fn the_way_back_names_the_store_whatever_the_folder_of_the_caller() {
     let folder = folder();
     plan(
         folder.path(),
-        "version: 1\nservice: s\nrelease: {version: 1}\nsnapshot:\n  store: store\n  sources: [{name: a, kind: command, target: [echo, hi]}]\n",
+        "version: 1\nservice: s\nrelease: {version: 1}\nsnapshot:\n  store: store\n  encryption: {none_needed_because: a test}\n  sources: [{name: a, kind: command, target: [echo, hi]}]\n",
     );
     let elsewhere = folder.path().join("elsewhere");
     std::fs::create_dir(&elsewhere).unwrap();

@@ -74,20 +74,34 @@ pub struct SnapshotBody {
 body!(SnapshotBody, "snapshot", "snapshot");
 
 /// One snapshot.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct SnapshotRecord {
-    /// Its id: the SHA-256 of its manifest.
+    /// Its id in the repository; restic knows it by the same.
     pub id: String,
     /// Where it lies.
     pub store: String,
+    /// The id of the repository there.
+    pub repository: String,
+    /// When it was begun, RFC 3339 in UTC.
+    #[schemars(with = "String")]
+    pub created_at: Timestamp,
+    /// `whole`, or `partial` where a source went without something, as the plan allows it.
+    pub state: SnapshotState,
+    /// Why the store has no passphrase of its own, where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_encrypted_because: Option<String>,
     /// What is in it.
     pub sources: Vec<SourceRecord>,
     /// Files in all sources.
     pub files: u64,
     /// Bytes of all files.
     pub bytes: u64,
-    /// Bytes that the store did not have before.
+    /// Bytes that the repository did not have before, as the sources gave them.
     pub added_bytes: u64,
+    /// The same as they lie there, compressed and encrypted.
+    pub stored_bytes: u64,
+    /// The packs that were written, each read back and compared.
+    pub packs_proven: u64,
     /// When everything had been read back and compared.
     #[schemars(with = "Option<String>")]
     pub proven_at: Option<Timestamp>,
@@ -97,10 +111,23 @@ pub struct SnapshotRecord {
     pub proof_ms: f64,
     /// The exact command that restores it.
     pub restore_command: String,
+    /// The same with plain restic, which asks for the passphrase where it is not in `RESTIC_PASSWORD`.
+    pub restic_command: String,
+}
+
+/// Whether everything is in a snapshot, or in a part of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotState {
+    /// All that the plan names.
+    #[default]
+    Whole,
+    /// Something is missing, and the plan allows it.
+    Partial,
 }
 
 /// One source inside a snapshot.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct SourceRecord {
     /// Its name in the plan.
     pub name: String,
@@ -112,8 +139,13 @@ pub struct SourceRecord {
     pub files: u64,
     /// Bytes.
     pub bytes: u64,
-    /// The SHA-256 over the source's part of the manifest.
+    /// The SHA-256 over the source's lines in the snapshot's `SHA256SUMS`.
     pub sha256: String,
+    /// Whether all of it is there.
+    pub state: SnapshotState,
+    /// What is missing or was noticed, in sentences; at most a hundred.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Whether everything was read back and compared.
     pub proven: bool,
     /// How it was proven, in one sentence.

@@ -1,27 +1,28 @@
 //! `files`: a file or a folder with everything in it.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+use std::{fs, io};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Context, Extra, Keep, Kind, Meta, Order, Source, stop_if_asked};
+use super::{Context, Extra, Keep, Kind, Order, Source, Terms, Wanted};
 use crate::fault::Fault;
-use crate::units::show_duration;
 use crate::yaml::Problem;
 
 pub(super) static KIND: Kind = Kind {
     name: "files",
-    about: "A file, or a folder with everything in it: contents, modes, modification times, symbolic links as links. \
-            Owners, access lists and extended attributes are not kept.",
+    about: "A file, or a folder with everything in it: contents, modes, owners, modification times, links, hard \
+            links, extended attributes and access lists, holes. Sockets are left out.",
     target: "the file or folder, relative to the plan",
     example: "{name: config, kind: files, target: deploy/, with: {exclude: [\"*.log\", cache/]}}",
     settings: super::schema::<Settings>,
@@ -41,9 +42,16 @@ struct Settings {
     /// Never what matches one of these; a folder is left out with all that is in it.
     #[serde(default)]
     exclude: Vec<String>,
+    /// Whether what the files `.gitignore` in the folder name is left out too.
+    #[serde(default)]
+    gitignore: bool,
     /// Whether a target without a single file is fine.
     #[serde(default)]
     allow_empty: bool,
+    /// Whether a file that changes while it is read is kept as it was read, and noted; otherwise there
+    /// is no snapshot.
+    #[serde(default)]
+    allow_changes: bool,
 }
 
 struct Files {
@@ -51,7 +59,9 @@ struct Files {
     target: PathBuf,
     include: Option<GlobSet>,
     exclude: GlobSet,
+    gitignore: bool,
     allow_empty: bool,
+    allow_changes: bool,
     timeout: std::time::Duration,
 }
 
@@ -68,7 +78,9 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
         target: order.loaded.at(&target.value),
         include: if settings.include.is_empty() { None } else { Some(set(&settings.include)?) },
         exclude: set(&settings.exclude)?,
+        gitignore: settings.gitignore,
         allow_empty: settings.allow_empty,
+        allow_changes: settings.allow_changes,
         timeout: order.timeout(),
     }))
 }
@@ -85,182 +97,121 @@ fn patterns_of(patterns: &[String]) -> Result<GlobSet, globset::Error> {
 
 impl Source for Files {
     fn back_up(&self, context: &Context<'_>, keep: &mut dyn Keep) -> Result<Extra, Fault> {
-        let store = fs::metadata(context.store).ok().map(|m| (m.dev(), m.ino()));
-        let mut walk =
-            Walk { files: self, store, skipped: false, kept: 0, until: Instant::now() + self.timeout };
         // The target itself may be a link (`current -> releases/5`): what it names is meant.
-        let meta = fs::metadata(&self.target).map_err(|e| self.unreadable(&self.target, &e))?;
-        if meta.is_dir() {
-            keep.folder(b"", meta_of(&meta))?;
-            walk.folder(&self.target, Path::new(""), keep)?;
-        } else {
-            let name = self.target.file_name().unwrap_or(OsStr::new("file"));
-            let resolved = fs::canonicalize(&self.target).map_err(|e| self.unreadable(&self.target, &e))?;
-            walk.file(&resolved, Path::new(name), &meta, keep)?;
+        let target = fs::canonicalize(&self.target).map_err(|e| self.unreadable(&e))?;
+        let is_folder = fs::metadata(&target).map_err(|e| self.unreadable(&e))?.is_dir();
+        // Whoever comes back looks for the name that the plan has.
+        let name = if is_folder { OsStr::new("") } else { self.target.file_name().unwrap_or_default() };
+        let store = context.store.and_then(|store| fs::canonicalize(store).ok());
+        let store_is_here = store.as_deref() == Some(&target);
+        if store_is_here {
+            return Err(Fault::usage(format!("source `{}` is the snapshot store itself", self.name))
+                .place(self.target.display().to_string())
+                .help("correct `target`, or keep the store elsewhere"));
         }
-        if walk.kept == 0 && !self.allow_empty {
+        let ignored = self.gitignore.then(|| Ignored::new(&target));
+        let skipped = AtomicBool::new(false);
+        let choice = |inside: &Path, folder: bool| {
+            if store.as_deref().is_some_and(|store| store == target.join(inside)) {
+                skipped.store(true, Ordering::Relaxed);
+                return Wanted::No;
+            }
+            self.choose(inside, folder, ignored.as_ref())
+        };
+        let terms = Terms { allow_changes: self.allow_changes, until: Instant::now() + self.timeout };
+        let kept = keep.tree(name.as_bytes(), &target, &choice, terms)?;
+        if kept.entries == 0 && !self.allow_empty {
             return Err(Fault::infrastructure(format!("source `{}` has not a single file", self.name))
                 .place(self.target.display().to_string())
                 .help("correct `target`, `include` and `exclude`, or say `allow_empty: true`"));
         }
-        let details =
-            if walk.skipped { json!({"left_out": "the snapshot store itself"}) } else { json!(null) };
+        let mut details = json!({});
+        if skipped.into_inner() {
+            details["left_out"] = json!("the snapshot store itself");
+        }
+        if kept.sockets > 0 {
+            details["sockets_left_out"] = json!(kept.sockets);
+        }
+        let details = if details.as_object().is_some_and(serde_json::Map::is_empty) {
+            serde_json::Value::Null
+        } else {
+            details
+        };
         Ok(Extra { tables: Vec::new(), details })
     }
 }
 
 impl Files {
-    fn unreadable(&self, path: &Path, error: &io::Error) -> Fault {
-        let help = match error.kind() {
-            io::ErrorKind::PermissionDenied => {
-                "give the job's user the right to read it, or leave it out with `exclude`"
+    fn choose(&self, inside: &Path, folder: bool, ignored: Option<&Ignored>) -> Wanted {
+        if inside.as_os_str().is_empty() {
+            return Wanted::Yes;
+        }
+        if self.exclude.is_match(inside) || ignored.is_some_and(|ignored| ignored.has(inside, folder)) {
+            return Wanted::No;
+        }
+        match &self.include {
+            Some(set) if !set.is_match(inside) => {
+                // Folders that only lead to what is kept come with it.
+                if folder { Wanted::IfUsed } else { Wanted::No }
             }
-            io::ErrorKind::NotFound => "correct `target`, or make sure that nothing removes files meanwhile",
-            _ => "look at the cause, or leave it out with `exclude`",
+            _ => Wanted::Yes,
+        }
+    }
+
+    fn unreadable(&self, error: &io::Error) -> Fault {
+        let help = match error.kind() {
+            io::ErrorKind::PermissionDenied => "give the job's user the right to read it",
+            io::ErrorKind::NotFound => "correct `target`",
+            _ => "look at the cause",
         };
-        Fault::infrastructure(format!("source `{}`: a file cannot be read", self.name))
-            .place(path.display().to_string())
+        Fault::infrastructure(format!("source `{}` cannot be read", self.name))
+            .place(self.target.display().to_string())
             .cause(error)
             .help(help)
     }
+}
 
-    fn changed(&self, path: &Path) -> Fault {
-        Fault::infrastructure(format!("source `{}`: a file changed while it was read", self.name))
-            .place(path.display().to_string())
-            .help("stop what writes to it, or back it up with `kind: command` and a tool that gives a whole copy")
+/// The files `.gitignore` in a folder and those below it, each read when the walk comes to it.
+struct Ignored {
+    root: PathBuf,
+    known: Mutex<HashMap<PathBuf, Option<Arc<Gitignore>>>>,
+}
+
+impl Ignored {
+    fn new(root: &Path) -> Self {
+        Self { root: root.to_path_buf(), known: Mutex::default() }
     }
-}
 
-struct Walk<'a> {
-    files: &'a Files,
-    store: Option<(u64, u64)>,
-    skipped: bool,
-    kept: u64,
-    until: Instant,
-}
-
-impl Walk<'_> {
-    fn folder(&mut self, at: &Path, inside: &Path, keep: &mut dyn Keep) -> Result<(), Fault> {
-        let unreadable = |e: io::Error| self.files.unreadable(at, &e);
-        let mut names = fs::read_dir(at)
-            .and_then(|entries| entries.map(|e| e.map(|e| e.file_name())).collect::<io::Result<Vec<_>>>())
-            .map_err(unreadable)?;
-        names.sort();
-        for name in names {
-            stop_if_asked()?;
-            self.in_time()?;
-            let (path, inside) = (at.join(&name), inside.join(&name));
-            if self.files.exclude.is_match(&inside) {
-                continue;
-            }
-            let meta = fs::symlink_metadata(&path).map_err(|e| self.files.unreadable(&path, &e))?;
-            let wanted = self.files.include.as_ref().is_none_or(|set| set.is_match(&inside));
-            if meta.is_dir() {
-                if Some((meta.dev(), meta.ino())) == self.store {
-                    self.skipped = true;
-                    continue;
-                }
-                // With `include`, folders that only lead to kept files come back by themselves.
-                if wanted {
-                    keep.folder(bytes(&inside), meta_of(&meta))?;
-                }
-                self.folder(&path, &inside, keep)?;
-            } else if !wanted {
-            } else if meta.is_symlink() {
-                let to = fs::read_link(&path).map_err(|e| self.files.unreadable(&path, &e))?;
-                keep.link(bytes(&inside), bytes(&to), meta_of(&meta))?;
-                self.kept += 1;
-            } else {
-                self.file(&path, &inside, &meta, keep)?;
+    /// Whether git would pass this over; the nearest file that says something has the last word.
+    fn has(&self, inside: &Path, folder: bool) -> bool {
+        let path = self.root.join(inside);
+        for above in inside.ancestors().skip(1) {
+            let Some(rules) = self.rules(above) else { continue };
+            let said = rules.matched(&path, folder);
+            if !said.is_none() {
+                return said.is_ignore();
             }
         }
-        Ok(())
+        false
     }
 
-    fn file(
-        &mut self,
-        path: &Path,
-        inside: &Path,
-        before: &Metadata,
-        keep: &mut dyn Keep,
-    ) -> Result<(), Fault> {
-        let files = self.files;
-        if !before.is_file() {
-            return Err(Fault::infrastructure(format!(
-                "source `{}`: neither file, folder nor link",
-                files.name
-            ))
-            .place(path.display().to_string())
-            .cause("sockets, pipes and devices cannot be backed up")
-            .help("leave it out with `exclude`"));
+    fn rules(&self, folder: &Path) -> Option<Arc<Gitignore>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rules) = known.get(folder) {
+            return rules.clone();
         }
-        let walk = &*self;
-        keep.file(bytes(inside), meta_of(before), &mut |sink| {
-            // Never through a link, and never waiting for a pipe, that took the file's place meanwhile.
-            let mut file = OpenOptions::new()
-                .read(true)
-                .custom_flags(nofollow_nonblock())
-                .open(path)
-                .map_err(|e| files.unreadable(path, &e))?;
-            if !same(before, &metadata(&file, files, path)?) {
-                return Err(files.changed(path));
-            }
-            let mut buffer = vec![0_u8; 256 * 1024];
-            let mut left = before.len();
-            loop {
-                stop_if_asked()?;
-                walk.in_time()?;
-                let read = file.read(&mut buffer).map_err(|e| files.unreadable(path, &e))?;
-                if read == 0 {
-                    break;
-                }
-                left = left.checked_sub(read as u64).ok_or_else(|| files.changed(path))?;
-                sink.write_all(&buffer[..read])
-                    .map_err(|e| Fault::infrastructure("the store refused").cause(e))?;
-            }
-            if left != 0 || !same(before, &metadata(&file, files, path)?) {
-                return Err(files.changed(path));
-            }
-            Ok(())
-        })?;
-        self.kept += 1;
-        Ok(())
+        let at = self.root.join(folder);
+        let file = at.join(".gitignore");
+        let rules = file.is_file().then(|| {
+            let mut builder = GitignoreBuilder::new(&at);
+            // A line that is no pattern is passed over, as git does it: then more is kept, not less.
+            let _ = builder.add(&file);
+            builder.build().ok().map(Arc::new)
+        });
+        let rules = rules.flatten();
+        known.insert(folder.to_path_buf(), rules.clone());
+        rules
     }
-
-    fn in_time(&self) -> Result<(), Fault> {
-        if Instant::now() < self.until {
-            return Ok(());
-        }
-        Err(Fault::infrastructure(format!(
-            "source `{}` did not end within {}",
-            self.files.name,
-            show_duration(self.files.timeout.as_secs_f64())
-        ))
-        .help("give it more time with `timeout`"))
-    }
-}
-
-fn metadata(file: &File, files: &Files, path: &Path) -> Result<Metadata, Fault> {
-    file.metadata().map_err(|e| files.unreadable(path, &e))
-}
-
-fn nofollow_nonblock() -> i32 {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    flags.bits().cast_signed()
-}
-
-fn same(a: &Metadata, b: &Metadata) -> bool {
-    let key =
-        |m: &Metadata| (m.dev(), m.ino(), m.len(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec());
-    key(a) == key(b)
-}
-
-fn meta_of(meta: &Metadata) -> Meta {
-    Meta { mode: meta.mode() & 0o7777, mtime: (meta.mtime(), u32::try_from(meta.mtime_nsec()).unwrap_or(0)) }
-}
-
-fn bytes(path: &Path) -> &[u8] {
-    path.as_os_str().as_bytes()
 }
 
 #[cfg(test)]
@@ -278,5 +229,20 @@ mod tests {
             assert!(!set.is_match(no), "{no}");
         }
         assert!(patterns_of(&["[".into()]).is_err());
+    }
+
+    #[test]
+    fn the_nearest_gitignore_has_the_last_word() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("sub/deep")).unwrap();
+        fs::write(folder.path().join(".gitignore"), "*.log\n/target/\n!keep.log\n").unwrap();
+        fs::write(folder.path().join("sub/.gitignore"), "!wanted.log\nsecret\n").unwrap();
+        let ignored = Ignored::new(folder.path());
+        let has = |path: &str, folder: bool| ignored.has(Path::new(path), folder);
+        assert!(has("a.log", false) && has("sub/deep/a.log", false) && has("target", true));
+        assert!(has("sub/secret", false) && has("sub/deep/secret", true));
+        for kept in ["keep.log", "sub/wanted.log", "sub/deep/wanted.log", "secret", "sub/target", "target"] {
+            assert!(!has(kept, false), "{kept}");
+        }
     }
 }

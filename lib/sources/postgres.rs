@@ -1,32 +1,33 @@
 //! `postgres`: a whole database as a custom-format dump, and rows and sums of its tables at the very
-//! same moment.
+//! same moment; on wish every database of the server, with its roles.
 
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use ::postgres::Client;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{
-    Context, Extra, Keep, Kind, Meta, Order, ReadBack, Source, data_finding, not_compared, stop_if_asked,
-};
+use super::programs::Programs;
+use super::tables::{TableSpec, judge, named};
+use super::{Context, Extra, Keep, Kind, Order, ReadBack, Source, data_finding, not_compared, stop_if_asked};
 use crate::evidence::{Finding, TableRecord, Verdict};
 use crate::fault::Fault;
 use crate::redact::redact;
 use crate::units::Text;
 use crate::world::postgres::{self as server, Address, Unreachable};
-use crate::world::shell::{self, Ran};
+use crate::world::shell;
 use crate::yaml::Problem;
 
+mod restore;
 mod tables;
+mod whole;
 
 pub(super) static KIND: Kind = Kind {
     name: "postgres",
     about: "A PostgreSQL database as a custom-format dump of one consistent moment, with rows and sums of named \
-            tables at that moment, which `verify` compares after a rollback.",
+            tables at that moment, which `verify` compares after a rollback; on wish the whole server with its roles.",
     target: "the database: a URL or a `host=… dbname=…` string",
     example: "{name: database, kind: postgres, target: \"${DATABASE_URL}\", with: {tables: [{name: orders, sum: total_cents, key: id}]}}",
     settings: super::schema::<Settings>,
@@ -38,8 +39,11 @@ const DUMP: &[u8] = b"database.dump";
 /// How long a server may take to answer the first time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+const INSTALL: &str =
+    "install the PostgreSQL client programs (postgresql-client), or name their folder in `with.bin`";
+
 /// Settings of `postgres`.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "PostgresSource")]
 struct Settings {
@@ -49,30 +53,37 @@ struct Settings {
     /// The folder of `pg_dump` and `pg_restore`; the newest installed ones when absent.
     #[serde(default)]
     bin: Option<Text>,
+    /// Backs up every database of the server, its roles and its tablespaces. Each database is of one
+    /// moment, but they are of different ones. `tables` are those of the database in `target`.
+    #[serde(default)]
+    whole_server: bool,
+    /// Whether a whole server's roles are kept with the hashes of their passwords, which takes a
+    /// superuser; without them every password has to be set again after a restore.
+    #[serde(default = "yes")]
+    role_passwords: bool,
+    /// Whether a restore into a live database brings the grants back too, which takes all of their roles.
+    #[serde(default = "yes")]
+    restore_grants: bool,
 }
 
-/// One table whose rows are recorded.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct TableSpec {
-    /// Its name, `orders` or `sales.orders`.
-    name: String,
-    /// A column of numbers to sum up.
-    #[serde(default)]
-    sum: Option<String>,
-    /// A column that only ever grows: rows that come later are no change of the data.
-    #[serde(default)]
-    key: Option<String>,
+fn yes() -> bool {
+    true
 }
 
 struct Database {
-    name: String,
-    shown: String,
+    programs: Programs,
     address: Address,
     tables: Vec<TableSpec>,
-    bin: Option<PathBuf>,
-    folder: PathBuf,
-    timeout: Duration,
+    whole_server: bool,
+    role_passwords: bool,
+    restore_grants: bool,
+}
+
+/// What is known about a dump of one database.
+struct Dumped {
+    version: String,
+    lsn: Option<String>,
+    tables: Vec<TableRecord>,
 }
 
 fn prepare(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
@@ -83,27 +94,93 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
         let shown = redact(&target.shown);
         order.problem(format!("`{shown}` is not a connection URL: {why}")).help(server::HELP)
     })?;
-    for table in &settings.tables {
-        let columns = [Some(&table.name), table.sum.as_ref(), table.key.as_ref()];
-        if columns.into_iter().flatten().any(|name| name.is_empty() || name.contains('\0')) {
-            return Err(order.problem("a table or column in `with.tables` has no name"));
-        }
-    }
+    named(order, &settings.tables)?;
     Ok(Box::new(Database {
-        name: order.spec.name.clone(),
-        shown: target.shown.clone(),
+        programs: Programs::of(order, settings.bin.as_ref().map(|bin| bin.value.as_str()), INSTALL),
         address,
         tables: settings.tables,
-        bin: settings.bin.map(|folder| order.loaded.at(&folder.value)),
-        folder: order.loaded.folder.clone(),
-        timeout: order.timeout(),
+        whole_server: settings.whole_server,
+        role_passwords: settings.role_passwords,
+        restore_grants: settings.restore_grants,
     }))
 }
 
 impl Source for Database {
     fn back_up(&self, _: &Context<'_>, keep: &mut dyn Keep) -> Result<Extra, Fault> {
-        let failed = |e: ::postgres::Error| self.failed("cannot be read", &e);
-        let mut client = self.connect()?;
+        if self.whole_server {
+            return whole::back_up(self, keep);
+        }
+        let dumped = self.dump(&self.address, DUMP, &self.tables, keep)?;
+        let details = json!({
+            "server_version": dumped.version,
+            "lsn": dumped.lsn,
+            "program": self.program("pg_dump"),
+            "restore_into_a_database": format!(
+                "pg_restore --clean --if-exists --no-owner --dbname=\"$DATABASE_URL\" {}/database.dump",
+                self.programs.source
+            ),
+        });
+        Ok(Extra { tables: dumped.tables, details })
+    }
+
+    fn prove(&self, back: &dyn ReadBack) -> Result<Option<String>, Fault> {
+        if self.whole_server {
+            return whole::prove(self, back).map(Some);
+        }
+        let entries = self.prove_dump(back, DUMP, &self.tables)?;
+        Ok(Some(format!("pg_restore read the whole dump back from the store: {entries} entries")))
+    }
+
+    fn compare(&self, recorded: &[TableRecord]) -> Vec<Finding> {
+        let mut client = match self.connect(&self.address) {
+            Ok(client) => client,
+            Err(fault) => return not_compared(recorded, &fault.line()),
+        };
+        recorded
+            .iter()
+            .map(|table| {
+                let started = Instant::now();
+                let mut finding = match tables::now(&mut client, table) {
+                    Ok(now) => judge(table, &now),
+                    Err(e) if tables::is_gone(&e) => data_finding(table, Verdict::Fail)
+                        .says(format!("the table or a column of it is gone: {}", tables::why(&e))),
+                    Err(e) => data_finding(table, Verdict::Error).says(tables::why(&e)),
+                };
+                finding.duration_ms = started.elapsed().as_secs_f64() * 1e3;
+                finding
+            })
+            .collect()
+    }
+
+    fn restore_into(
+        &self,
+        target: &Text,
+        force: bool,
+        back: &dyn ReadBack,
+        recorded: &[TableRecord],
+    ) -> Result<String, Fault> {
+        let address = Address::read(&target.value).map_err(|why| {
+            Fault::usage("the target is not a connection URL")
+                .place(redact(&target.shown))
+                .cause(why)
+                .help(server::HELP)
+        })?;
+        let into = restore::Into { source: self, address, shown: redact(&target.shown), force };
+        if self.whole_server { into.whole(back, recorded) } else { into.one(back, recorded) }
+    }
+}
+
+impl Database {
+    /// Dumps one database into `file`, figures and dump of the same moment.
+    fn dump(
+        &self,
+        address: &Address,
+        file: &[u8],
+        specs: &[TableSpec],
+        keep: &mut dyn Keep,
+    ) -> Result<Dumped, Fault> {
+        let failed = |e: ::postgres::Error| self.failed("the database cannot be read", &e);
+        let mut client = self.connect(address)?;
         // pg_dump takes over this very snapshot, so that the figures and the dump are of one moment.
         client
             .batch_execute(
@@ -117,79 +194,43 @@ impl Source for Database {
                 &[],
             )
             .map_err(failed)?;
-        let (snapshot, version, lsn): (String, String, Option<String>) = (row.get(0), row.get(1), row.get(2));
+        let snapshot: String = row.get(0);
         let mut records = Vec::new();
-        for table in &self.tables {
+        for table in specs {
             stop_if_asked()?;
             records.push(tables::record(&mut client, table).map_err(|e| self.table_failed(&table.name, &e))?);
         }
-        let program = self.program("pg_dump");
-        let order = self.dump_order(&program, &snapshot);
-        keep.file(DUMP, Meta::now(), &mut |sink| {
-            let (ran, _) = order.stream(sink).map_err(|e| self.not_started(&program, &e))?;
-            self.ended_well(&program, &ran)
-        })?;
-        let details = json!({
-            "server_version": version,
-            "lsn": lsn,
-            "program": program.display().to_string(),
-            "restore_into_a_database": format!(
-                "pg_restore --clean --if-exists --no-owner --dbname=\"$DATABASE_URL\" {}/database.dump", self.name
-            ),
-        });
-        Ok(Extra { tables: records, details })
+        let order = self.dump_order(address, &snapshot);
+        keep.file(file, &mut |sink| self.programs.stream(&order, sink).map(drop))?;
+        Ok(Dumped { version: row.get(1), lsn: row.get(2), tables: records })
     }
 
-    fn prove(&self, back: &dyn ReadBack) -> Result<Option<String>, Fault> {
-        let mut list = self.order(vec![self.shown_program("pg_restore"), "--list".into()]);
+    /// Reads a dump back from the store with pg_restore; returns how many entries it has.
+    fn prove_dump(&self, back: &dyn ReadBack, file: &[u8], specs: &[TableSpec]) -> Result<usize, Fault> {
+        let mut list = self.order(&self.address, vec![self.program("pg_restore"), "--list".into()]);
         list.keep = 64 * 1024 * 1024;
-        let listed = self.feed(back, &list)?;
+        let listed = self.programs.feed(back, file, &list)?;
         let text = String::from_utf8_lossy(&listed.stdout);
-        for table in &self.tables {
+        for table in specs {
             let name = tables::last_part(&table.name);
             let there = |line: &str| line.contains(" TABLE ") && line.contains(&format!(" {name} "));
             if !listed.cut && !text.lines().any(there) {
-                return Err(Fault::infrastructure(format!(
-                    "source `{}`: the dump has no table `{name}`",
-                    self.name
-                ))
-                .place(&self.shown)
-                .help("is it a table, and not a view?"));
+                return Err(self
+                    .programs
+                    .fault(format!("the dump has no table `{name}`"))
+                    .help("is it a table, and not a view?"));
             }
         }
         // The list is only the table of contents; this unpacks every block of data.
-        self.feed(back, &self.order(vec![self.shown_program("pg_restore"), "--file=/dev/null".into()]))?;
-        let entries = text.lines().filter(|line| !line.starts_with(';') && !line.trim().is_empty()).count();
-        Ok(Some(format!("pg_restore read the whole dump back from the store: {entries} entries")))
+        let unpack = vec![self.program("pg_restore"), "--file=/dev/null".into()];
+        self.programs.feed(back, file, &self.order(&self.address, unpack))?;
+        Ok(text.lines().filter(|line| !line.starts_with(';') && !line.trim().is_empty()).count())
     }
 
-    fn compare(&self, recorded: &[TableRecord]) -> Vec<Finding> {
-        let mut client = match self.connect() {
-            Ok(client) => client,
-            Err(fault) => return not_compared(recorded, &fault.line()),
-        };
-        recorded
-            .iter()
-            .map(|table| {
-                let started = std::time::Instant::now();
-                let mut finding = match tables::now(&mut client, table) {
-                    Ok(now) => tables::judge(table, &now),
-                    Err(e) if tables::is_gone(&e) => data_finding(table, Verdict::Fail)
-                        .says(format!("the table or a column of it is gone: {}", tables::why(&e))),
-                    Err(e) => data_finding(table, Verdict::Error).says(tables::why(&e)),
-                };
-                finding.duration_ms = started.elapsed().as_secs_f64() * 1e3;
-                finding
-            })
-            .collect()
-    }
-}
-
-impl Database {
     /// A connection on which a single statement ends with the time limit.
-    fn connect(&self) -> Result<Client, Fault> {
-        let mut client = self.address.connect(PATIENCE).map_err(|e| self.unreachable(&e))?;
-        let limit = self.timeout.as_millis().min(2_000_000_000);
+    fn connect(&self, address: &Address) -> Result<Client, Fault> {
+        let mut client = address.connect(PATIENCE).map_err(|e| self.unreachable(&e))?;
+        let limit = self.programs.timeout.as_millis().min(2_000_000_000);
         let set = format!(
             "SET statement_timeout = {limit}; SET standard_conforming_strings = on; SET extra_float_digits = 1"
         );
@@ -198,112 +239,48 @@ impl Database {
     }
 
     /// The dump command as data: the password is in the environment, never in the arguments.
-    fn dump_order(&self, program: &Path, snapshot: &str) -> shell::Order {
-        self.order(vec![
-            program.display().to_string(),
+    ///
+    /// Without pg_dump's own compression: the store compresses, and what did not change stays the same
+    /// bytes, which are stored once.
+    fn dump_order(&self, address: &Address, snapshot: &str) -> shell::Order {
+        let argv = vec![
+            self.program("pg_dump"),
             "--format=custom".into(),
+            "--compress=0".into(),
             "--no-password".into(),
             format!("--snapshot={snapshot}"),
-            format!("--dbname={}", self.address.without_password()),
-        ])
+            format!("--dbname={}", address.without_password()),
+        ];
+        self.order(address, argv)
     }
 
-    fn order(&self, argv: Vec<String>) -> shell::Order {
-        let mut order = shell::Order::new(argv, &self.folder);
-        order.timeout = self.timeout;
-        order.env = self.address.password().map(|p| ("PGPASSWORD".to_owned(), p)).into_iter().collect();
-        order
+    fn order(&self, address: &Address, argv: Vec<String>) -> shell::Order {
+        let env = address.password().map(|p| ("PGPASSWORD".to_owned(), p)).into_iter().collect();
+        self.programs.order(argv, env)
     }
 
-    fn feed(&self, back: &dyn ReadBack, order: &shell::Order) -> Result<Ran, Fault> {
-        let program = PathBuf::from(&order.argv[0]);
-        let mut fault = None;
-        let fed = order.feed(&mut |input| {
-            let mut pipe = Pipe { input, broken: None };
-            let read = back.read(DUMP, &mut pipe);
-            match (pipe.broken, read) {
-                (Some(broken), _) => Err(broken),
-                (None, Err(e)) => {
-                    fault = Some(e);
-                    Err(io::Error::other("the store could not be read"))
-                }
-                (None, Ok(())) => Ok(()),
-            }
-        });
-        stop_if_asked()?;
-        if let Some(fault) = fault {
-            return Err(fault);
-        }
-        let ran = fed.map_err(|e| self.not_started(&program, &e))?;
-        self.ended_well(&program, &ran)?;
-        Ok(ran)
-    }
-
-    fn ended_well(&self, program: &Path, ran: &Ran) -> Result<(), Fault> {
-        stop_if_asked()?;
-        if ran.exit == Some(0) {
-            return Ok(());
-        }
-        let name = program.file_name().unwrap_or_default().to_string_lossy();
-        Err(Fault::infrastructure(format!("source `{}`: {name} failed: {}", self.name, ran.how()))
-            .place(&self.shown)
-            .cause(ran.last_words())
-            .help("nothing was kept; look at the cause and run it again"))
-    }
-
-    fn program(&self, name: &str) -> PathBuf {
-        match &self.bin {
+    fn program(&self, name: &str) -> String {
+        let path = match &self.programs.bin {
             Some(folder) => folder.join(name),
             None => newest(name),
-        }
-    }
-
-    fn shown_program(&self, name: &str) -> String {
-        self.program(name).display().to_string()
-    }
-
-    fn not_started(&self, program: &Path, error: &io::Error) -> Fault {
-        Fault::infrastructure(format!("source `{}`: {} could not be run", self.name, program.display()))
-            .cause(error)
-            .help("install the PostgreSQL client programs (postgresql-client), or name their folder in `with.bin`")
+        };
+        path.display().to_string()
     }
 
     fn unreachable(&self, error: &Unreachable) -> Fault {
-        Fault::infrastructure(format!("source `{}`: the database cannot be reached", self.name))
-            .place(&self.shown)
+        self.programs
+            .fault("the database cannot be reached")
             .cause(error)
             .help("does it run, and do address, user and password fit?")
     }
 
     fn failed(&self, what: &str, error: &::postgres::Error) -> Fault {
-        Fault::infrastructure(format!("source `{}`: the database {what}", self.name))
-            .place(&self.shown)
-            .cause(tables::why(error))
+        self.programs.fault(what).cause(tables::why(error))
     }
 
     fn table_failed(&self, table: &str, error: &::postgres::Error) -> Fault {
-        let fault = self.failed(&format!("could not count the table `{table}`"), error);
+        let fault = self.failed(&format!("the database could not count the table `{table}`"), error);
         if tables::is_gone(error) { fault.help("correct `with.tables` in the plan") } else { fault }
-    }
-}
-
-/// Remembers that the command stopped reading, which is not the store's fault.
-struct Pipe<'a> {
-    input: &'a mut dyn Write,
-    broken: Option<io::Error>,
-}
-
-impl Write for Pipe<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.input.write(bytes).inspect_err(|e| {
-            if e.kind() != io::ErrorKind::Interrupted {
-                self.broken = Some(e.kind().into());
-            }
-        })
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.input.flush()
     }
 }
 
@@ -331,25 +308,32 @@ mod tests {
 
     #[test]
     fn the_password_is_in_the_environment_and_not_in_the_arguments() {
+        let address = "postgres://shop:s3cr%27et@db.example:5433/orders?sslmode=require";
         let database = Database {
-            name: "db".into(),
-            shown: "${DATABASE_URL}".into(),
-            address: Address::read("postgres://shop:s3cr%27et@db.example:5433/orders?sslmode=require")
-                .unwrap(),
+            programs: Programs {
+                source: "db".into(),
+                shown: "${DATABASE_URL}".into(),
+                bin: Some("/opt/pg".into()),
+                folder: ".".into(),
+                timeout: Duration::from_secs(1),
+                install: INSTALL,
+            },
+            address: Address::read(address).unwrap(),
             tables: Vec::new(),
-            bin: None,
-            folder: ".".into(),
-            timeout: Duration::from_secs(1),
+            whole_server: false,
+            role_passwords: true,
+            restore_grants: true,
         };
-        let order = database.dump_order(Path::new("pg_dump"), "0001-1");
+        let order = database.dump_order(&database.address.with_database("it's"), "0001-1");
         assert_eq!(
             order.argv,
             [
-                "pg_dump",
+                "/opt/pg/pg_dump",
                 "--format=custom",
+                "--compress=0",
                 "--no-password",
                 "--snapshot=0001-1",
-                "--dbname=host='db.example' port='5433' user='shop' dbname='orders' sslmode='require'"
+                "--dbname=host='db.example' port='5433' user='shop' dbname='it\\'s' sslmode='require'"
             ]
         );
         assert_eq!(order.env, [("PGPASSWORD".to_owned(), "s3cr'et".to_owned())]);

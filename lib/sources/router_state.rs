@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Context, Extra, Keep, Kind, Meta, Order, Source};
+use super::{Context, Extra, Keep, Kind, Order, Source};
 use crate::fault::Fault;
 use crate::yaml::Problem;
 
@@ -53,7 +53,7 @@ impl Source for RouterState {
         }
         let mut text = format!("{weights:#}");
         text.push('\n');
-        keep.file(b"weights.json", Meta::now(), &mut |sink| {
+        keep.file(b"weights.json", &mut |sink| {
             sink.write_all(text.as_bytes()).map_err(|e| Fault::infrastructure("the store refused").cause(e))
         })?;
         Ok(Extra { tables: Vec::new(), details: json!({ "weights": weights }) })

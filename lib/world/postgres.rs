@@ -118,6 +118,19 @@ impl Address {
         self
     }
 
+    /// The same server, user and password with another database.
+    #[must_use]
+    pub fn with_database(&self, name: &str) -> Self {
+        let mut config = self.config.clone();
+        config.dbname(name);
+        Self { config, ssl_mode: self.ssl_mode.clone(), verify: self.verify, roots: self.roots.clone() }
+    }
+
+    /// The database's name; that of the user where the address names none.
+    pub fn database(&self) -> Option<&str> {
+        self.config.get_dbname().or_else(|| self.config.get_user())
+    }
+
     /// The password, where one is known.
     pub fn password(&self) -> Option<String> {
         self.config.get_password().map(|p| String::from_utf8_lossy(p).into_owned())

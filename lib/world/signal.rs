@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 static ASKED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
@@ -14,6 +14,15 @@ pub fn listen() {
     for signal in [SIGINT, SIGTERM] {
         // Without the handler the signal ends the process, as it would without this program.
         let _ = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(flag));
+        let _ = signal_hook::flag::register(signal, Arc::clone(flag));
+    }
+}
+
+/// Notes signals and goes on whatever comes, for a process whose end would leave something half done.
+pub fn outlast() {
+    let flag = ASKED.get_or_init(|| Arc::new(AtomicBool::new(false)));
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        // Without the handler the signal ends the process, as it would without this program.
         let _ = signal_hook::flag::register(signal, Arc::clone(flag));
     }
 }

@@ -1,11 +1,15 @@
 //! What a person sees while a tool works: on stderr, redacted, coloured only where wanted.
 
 use std::io::{IsTerminal, Write};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::Scope;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
 
 use crate::redact::redact;
+use crate::units::{show_duration, show_size};
 
 /// When to colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +42,7 @@ pub struct Talk {
     quiet: bool,
     color: bool,
     terminal: bool,
+    progress: Progress,
 }
 
 impl Talk {
@@ -50,7 +55,13 @@ impl Talk {
             Color::Always => true,
             Color::Never => false,
         };
-        Self { quiet, color, terminal }
+        Self { quiet, color, terminal, progress: Progress::Auto }
+    }
+
+    /// The same voice with another way to show progress.
+    #[must_use]
+    pub fn with_progress(self, progress: Progress) -> Self {
+        Self { progress, ..self }
     }
 
     /// A line, unless quiet was asked for.
@@ -82,9 +93,13 @@ impl Talk {
         }
     }
 
-    /// One line that changes on a terminal; elsewhere nothing, for a log wants whole lines.
+    /// One line that changes on a terminal; elsewhere nothing, for a log wants whole lines. With
+    /// progress as JSON, a line for each step at most twice a second, quiet or not.
     pub fn ticker(&self) -> Ticker {
-        if self.quiet || !self.terminal {
+        if self.progress == Progress::Json {
+            return Ticker(Some(Show::Lines(Mutex::default())));
+        }
+        if self.quiet || !self.terminal || self.progress == Progress::None {
             return Ticker(None);
         }
         let bar = ProgressBar::new_spinner();
@@ -92,26 +107,141 @@ impl Talk {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(120));
-        Ticker(Some(bar))
+        Ticker(Some(Show::Bar(bar)))
     }
+}
+
+/// How far something is shown while it goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Progress {
+    /// A line that changes, on a terminal.
+    #[default]
+    Auto,
+    /// Lines of JSON on stderr.
+    Json,
+    /// Not at all.
+    None,
+}
+
+/// How often a step is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Something that takes its time.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// What is done, in a few words.
+    pub what: String,
+    /// Its bytes, where they are known before.
+    pub of_bytes: Option<u64>,
+    /// When it began.
+    pub started: Instant,
+}
+
+impl Step {
+    /// A step that begins now.
+    pub fn new(what: &str) -> Self {
+        Self { what: what.to_owned(), of_bytes: None, started: Instant::now() }
+    }
+
+    /// Bytes a second so far, and the seconds that are left where the whole is known.
+    fn pace(&self, bytes: u64) -> (f64, Option<f64>) {
+        let rate = bytes as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
+        let left = self.of_bytes.filter(|_| rate > 0.0).map(|all| all.saturating_sub(bytes) as f64 / rate);
+        (rate, left)
+    }
+
+    fn line(&self, files: u64, bytes: u64) -> String {
+        let (rate, left) = self.pace(bytes);
+        let files = if files > 0 { format!(" in {files} files") } else { String::new() };
+        let of = self.of_bytes.map(|all| format!(" of {}", show_size(all as f64))).unwrap_or_default();
+        let left = left.map(|left| format!(", {} left", show_duration(left.ceil()))).unwrap_or_default();
+        format!("{}: {}{of}{files}, {}/s{left}", self.what, show_size(bytes as f64), show_size(rate.round()))
+    }
+
+    fn json(&self, files: u64, bytes: u64) -> Value {
+        let (rate, left) = self.pace(bytes);
+        json!({
+            "progress": self.what, "files": files, "bytes": bytes, "of_bytes": self.of_bytes,
+            "bytes_per_second": rate.round(), "seconds_left": left.map(f64::ceil),
+        })
+    }
+}
+
+#[derive(Debug)]
+enum Show {
+    Bar(ProgressBar),
+    /// When the last line was written.
+    Lines(Mutex<Option<Instant>>),
 }
 
 /// A line that changes while something goes on.
 #[derive(Debug)]
-pub struct Ticker(Option<ProgressBar>);
+pub struct Ticker(Option<Show>);
 
 impl Ticker {
     /// Shows something else.
     pub fn set(&self, text: &str) {
-        if let Some(bar) = &self.0 {
-            bar.set_message(redact(text));
+        match &self.0 {
+            Some(Show::Bar(bar)) => bar.set_message(redact(text)),
+            Some(Show::Lines(_)) => say(&redact(&json!({ "progress": text }).to_string())),
+            None => {}
         }
+    }
+
+    /// Shows how far a step is.
+    pub fn step(&self, step: &Step, files: u64, bytes: u64) {
+        match &self.0 {
+            Some(Show::Bar(bar)) => bar.set_message(redact(&step.line(files, bytes))),
+            Some(Show::Lines(last)) => {
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                if last.is_none_or(|last| last.elapsed() >= LOOK) {
+                    *last = Some(Instant::now());
+                    say(&redact(&step.json(files, bytes).to_string()));
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Asks for files and bytes now and then, and shows them, until what it returns is dropped.
+    pub fn watch<'scope, 'env>(
+        &'env self,
+        scope: &'scope Scope<'scope, 'env>,
+        step: Step,
+        count: impl Fn() -> (u64, u64) + Send + 'env,
+    ) -> Watch {
+        let done = Arc::new((Mutex::new(false), Condvar::new()));
+        let watch = Watch(Arc::clone(&done));
+        if self.0.is_some() {
+            scope.spawn(move || {
+                let (over, wake) = &*done;
+                let mut guard = over.lock().unwrap_or_else(PoisonError::into_inner);
+                while !*guard {
+                    let (files, bytes) = count();
+                    self.step(&step, files, bytes);
+                    let waited = wake.wait_timeout(guard, LOOK);
+                    guard = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+            });
+        }
+        watch
+    }
+}
+
+/// Ends the watching when it is dropped.
+#[derive(Debug)]
+pub struct Watch(Arc<(Mutex<bool>, Condvar)>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.0.1.notify_all();
     }
 }
 
 impl Drop for Ticker {
     fn drop(&mut self) {
-        if let Some(bar) = &self.0 {
+        if let Some(Show::Bar(bar)) = &self.0 {
             bar.finish_and_clear();
         }
     }

@@ -289,6 +289,7 @@ fn an_untouched_chain_is_not_refused() {
         let place = finished.lay_out(consumer);
         let mut command = tool(consumer.words[0], place.path());
         command.args(&consumer.words[1..]).args(["--environment", "production"]);
+        command.env("TRAPKEY_PASSPHRASE", "one of the test");
         let ended = run(command.env("DATABASE_URL", "postgres://shop@127.0.0.1:1/none"));
         assert_eq!(ended.code, code, "{:?}: {}", consumer.words, ended.stderr);
     }

@@ -71,6 +71,7 @@ preflight:
     - {name: configured, kind: file, target: shop.conf, expect: {exists: true}}
 snapshot:
   store: store
+  encryption: {none_needed_because: a test}
   sources: [{name: config, kind: files, target: deploy}]
 ";
 

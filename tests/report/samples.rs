@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::json;
 use trapkey::evidence::*;
 use trapkey::severity::Severity;
 
@@ -236,8 +235,7 @@ impl Sample {
             sha256: sha256_hex(name.as_bytes()),
             proven: true,
             proof: proof.into(),
-            tables: vec![],
-            details: json!(null),
+            ..SourceRecord::default()
         };
         let mut database = source(
             "database",
@@ -268,6 +266,7 @@ impl Sample {
                 "snapshot restore {} --to restored/ --plan release.yaml",
                 &sha256_hex(b"snapshot")[..12]
             ),
+            ..SnapshotRecord::default()
         };
         let findings = vec![
             self.finding("config", "files", "18 files, 18 KiB", "read back equal"),

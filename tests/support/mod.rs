@@ -5,14 +5,18 @@ use std::process::{Command, Output};
 
 pub(crate) mod answering;
 pub(crate) mod caddy;
+pub(crate) mod cluster;
 pub(crate) mod command_router;
+pub(crate) mod docker;
 pub(crate) mod envoy;
 pub(crate) mod faults;
 pub(crate) mod haproxy;
+pub(crate) mod mariadb;
 pub(crate) mod meddler;
 pub(crate) mod nginx;
 pub(crate) mod postgres;
 pub(crate) mod prometheus;
+pub(crate) mod redis;
 pub(crate) mod router;
 pub(crate) mod s3;
 pub(crate) mod side;

@@ -30,6 +30,11 @@ impl Postgres {
         started
     }
 
+    /// A server that nobody else uses.
+    pub(crate) fn of_its_own() -> Self {
+        Self::start()
+    }
+
     fn start() -> Self {
         let root = folder();
         let data = root.path().join("data");
@@ -99,7 +104,7 @@ fn is_root() -> bool {
 
 /// `--pdeathsig` tells the server to end when the THREAD that started it ends, and a test's thread ends
 /// with its test: start it from one that lasts as long as the program.
-fn spawn_for_good(mut command: Command) -> Child {
+pub(crate) fn spawn_for_good(mut command: Command) -> Child {
     let (sender, started) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         sender.send(command.spawn().unwrap()).unwrap();

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use rustix::process::{getgid, getuid};
@@ -34,6 +35,8 @@ mod ahead;
 mod builder;
 mod crew;
 mod cutter;
+mod holes;
+mod intake;
 mod layout;
 mod parent;
 mod sealed;
@@ -44,7 +47,8 @@ pub use sealed::{Proof, Sealed};
 pub use walk::{Filter, Take};
 
 use builder::Builder;
-use crew::{Content, Crew, Intake, Job};
+use crew::{Content, Crew, Job};
+use intake::Intake;
 use layout::{Entry, Layout, steps};
 use parent::Parent;
 use walk::{Fates, Walk};
@@ -103,6 +107,26 @@ pub struct Notes {
     pub sockets: u64,
 }
 
+/// What one part of a snapshot came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Its files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The SHA-256 of its lines in the manifest, in their order; of nothing where the spec names no
+    /// manifest.
+    pub sha256: Id,
+}
+
+/// Where an archive stood at a moment; see [`Archive::since`].
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    files: u64,
+    bytes: u64,
+    digests: usize,
+}
+
 /// A stream that was taken in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Streamed {
@@ -129,6 +153,7 @@ pub struct Archive {
     folders: [u64; 3],
     notes: Mutex<Notes>,
     digests: Vec<(Vec<u8>, Id)>,
+    until: Option<Instant>,
 }
 
 impl Archive {
@@ -163,7 +188,39 @@ impl Archive {
             folders: [0; 3],
             notes: Mutex::default(),
             digests: Vec::new(),
+            until: None,
         })
+    }
+
+    /// What is forgiven, and until when folders may be read, from here on: sources may differ in that.
+    pub fn terms(&mut self, allow_changes: bool, allow_partial: bool, until: Option<Instant>) {
+        self.spec.allow_changes = allow_changes;
+        self.spec.allow_partial = allow_partial;
+        self.until = until;
+    }
+
+    /// Where it stands now.
+    pub fn mark(&self) -> Mark {
+        let read = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+        let (files, bytes) = (read(&self.progress.files), read(&self.progress.bytes));
+        Mark { files, bytes, digests: self.digests.len() }
+    }
+
+    /// What came since then.
+    pub fn since(&self, mark: Mark) -> Part {
+        let now = self.mark();
+        let mut lines = self.digests.get(mark.digests..).unwrap_or_default().to_vec();
+        lines.sort();
+        Part {
+            files: now.files - mark.files,
+            bytes: now.bytes - mark.bytes,
+            sha256: Id::of(&manifest::text(&lines)),
+        }
+    }
+
+    /// What was noted since the last time that this was asked.
+    pub fn take_notes(&mut self) -> Notes {
+        std::mem::take(&mut *lock(&self.notes))
     }
 
     /// How far it is; may be read from another thread.
@@ -196,6 +253,7 @@ impl Archive {
             fates: &self.fates,
             at: at.strip_prefix("/").unwrap_or(at).to_path_buf(),
             links: HashMap::new(),
+            until: self.until,
         };
         let mut builder = Builder {
             crew: &crew,
@@ -241,7 +299,7 @@ impl Archive {
     pub fn stream(
         &mut self,
         at: &Path,
-        write: &mut dyn FnMut(&mut dyn Write) -> Result<(), Fault>,
+        write: &mut dyn FnMut(&mut (dyn Write + Send)) -> Result<(), Fault>,
     ) -> Result<Streamed, Fault> {
         let place = self.free(at)?;
         let crew = Crew::new(&self.packer, &self.parent, &self.progress, self.seed, true);
@@ -317,11 +375,7 @@ impl Archive {
         let Some(at) = self.spec.manifest.clone() else { return Ok(()) };
         let mut lines = std::mem::take(&mut self.digests);
         lines.sort();
-        let mut text = Vec::new();
-        for (path, sha256) in &lines {
-            manifest::line(path, *sha256, &mut text);
-        }
-        self.bytes(&at, &text).map(drop)
+        self.bytes(&at, &manifest::text(&lines)).map(drop)
     }
 
     fn save_layout(&self, folder: Layout, scratch: &mut Scratch) -> Result<Id, Fault> {
@@ -373,7 +427,7 @@ impl Archive {
             original: None,
             program_version: format!("trapkey {}", env!("CARGO_PKG_VERSION")),
             summary: Some(summary),
-            more: serde_json::Map::new(),
+            more: std::collections::BTreeMap::new(),
         }
     }
 
@@ -440,7 +494,11 @@ fn digests(store: &Store, index: &Index, node: &Node) -> HashMap<Vec<u8>, Id> {
         }
         text.extend_from_slice(&scratch.plain);
     }
-    manifest::parse(&text)
+    let mut known = manifest::parse(&text);
+    // A file of one piece has the name of the piece; only those of several have to be remembered.
+    known.retain(|_, sha256| !index.has_all(BlobKind::Data, &[*sha256]));
+    known.shrink_to_fit();
+    known
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> Fault {

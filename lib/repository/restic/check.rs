@@ -13,17 +13,14 @@ use super::id::Id;
 use super::index::Index;
 use super::node::{Node, NodeKind};
 use super::opened::{each_tree, entries};
-use super::pack::{self, Blob, BlobKind};
+use super::pack::{self, Blob, BlobKind, MAX_PACK};
 use super::packer::lock;
 use super::store::{Scratch, Store};
 use super::tree::MAX_DEPTH;
 use super::{Repository, Snapshots};
 use crate::fault::Fault;
-use crate::repository::Damage;
 use crate::world::{self, signal};
 
-/// No pack is longer than this.
-const MAX_PACK: u64 = 1 << 30;
 /// So many files are named for each damage.
 const NAMED: usize = 20;
 
@@ -36,6 +33,17 @@ pub enum ReadData {
     Share(f64),
     /// All.
     All,
+}
+
+/// Something in the repository that is not what it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Which file of the repository.
+    pub object: String,
+    /// What is wrong with it.
+    pub why: String,
+    /// Which snapshots and files need it: `ID source/path`.
+    pub needed_by: Vec<String>,
 }
 
 /// What a check saw.
@@ -95,7 +103,10 @@ impl Repository {
         for (id, why) in damaged {
             found.object(Name::File(Kind::Snapshot, id).to_string(), why);
         }
-        let (index, packs) = read_index(store, &mut found)?;
+        for (name, why) in self.damaged_papers()? {
+            found.object(name.to_string(), why);
+        }
+        let packs = read_index(store, &mut found)?;
         let there: HashMap<Id, u64> = store.backend.list(Kind::Pack)?.into_iter().collect();
         for (id, blobs) in &packs {
             look_at_pack(*id, blobs, there.get(id).copied(), &mut found);
@@ -107,6 +118,7 @@ impl Repository {
             ..Health::default()
         };
         read_packs(store, &packs, &there, data, seen, &mut found, &mut health)?;
+        let index = best_index(&packs, &mut found);
         store.ahead_of_trees(packs.iter().map(|(id, blobs)| (*id, blobs.as_slice())));
         let roots = whole.iter().map(|(_, snapshot)| snapshot.tree);
         each_tree(store, &index, roots, &mut |id, nodes| {
@@ -133,15 +145,30 @@ fn interrupted() -> Fault {
     Fault::infrastructure("the check was interrupted")
 }
 
-fn read_index(store: &Store, found: &mut Found) -> Result<(Index, BTreeMap<Id, Vec<Blob>>), Fault> {
-    let (index, mut packs) = (Index::default(), BTreeMap::<Id, Vec<Blob>>::new());
+/// The index with the places in whole packs before others. A blob that also lies in a whole pack is not
+/// lost: a backup has stored it anew.
+fn best_index(packs: &BTreeMap<Id, Vec<Blob>>, found: &mut Found) -> Index {
+    let index = Index::default();
+    let whole = |id: &Id| !found.why.contains_key(&Name::File(Kind::Pack, *id).to_string());
+    let (good, bad): (Vec<_>, Vec<_>) = packs.iter().partition(|(id, _)| whole(id));
+    for (id, blobs) in &good {
+        index.add(**id, blobs);
+    }
+    found.lost.retain(|(kind, id), _| index.find(*kind, id).is_none());
+    for (id, blobs) in bad {
+        index.add(*id, blobs);
+    }
+    index
+}
+
+fn read_index(store: &Store, found: &mut Found) -> Result<BTreeMap<Id, Vec<Blob>>, Fault> {
+    let mut packs = BTreeMap::<Id, Vec<Blob>>::new();
     let files = store.backend.list(Kind::Index)?;
     store.ahead(Kind::Index, &files);
     for (id, _) in files {
         match store.load_index(id) {
             Ok(named) => {
                 for (pack, blobs) in named {
-                    index.add(pack, &blobs);
                     let all = packs.entry(pack).or_default();
                     all.extend(blobs);
                     all.sort_by_key(|blob| (blob.offset, blob.id));
@@ -155,7 +182,7 @@ fn read_index(store: &Store, found: &mut Found) -> Result<(Index, BTreeMap<Id, V
             }
         }
     }
-    Ok((index, packs))
+    Ok(packs)
 }
 
 fn look_at_pack(id: Id, blobs: &[Blob], there: Option<u64>, found: &mut Found) {

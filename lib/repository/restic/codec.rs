@@ -7,12 +7,13 @@ use zstd::bulk::{Compressor, Decompressor};
 
 /// Compression level of everything that is written.
 const LEVEL: i32 = 3;
+/// Longer plain bytes are tried in three places of this length before all of them are compressed.
+const SAMPLE: usize = 8 * 1024;
 /// The first byte of compressed JSON in a repository of version 2.
 const COMPRESSED: u8 = 2;
-/// No index, snapshot or lock is longer than this when it is unpacked.
-const MAX_JSON: u64 = 512 * 1024 * 1024;
 
 thread_local! {
+    static TASTER: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
     static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
@@ -27,6 +28,29 @@ pub(super) fn compress(plain: &[u8], into: &mut Vec<u8>) -> std::io::Result<()> 
             None => slot.insert(Compressor::new(LEVEL)?),
         };
         compressor.compress_to_buffer(plain, into).map(drop)
+    })
+}
+
+/// Whether compression is worth its time: what was compressed before (pictures, archives) does not
+/// become smaller at the beginning, in the middle or at the end.
+pub(super) fn is_worth_it(plain: &[u8], scratch: &mut Vec<u8>) -> std::io::Result<bool> {
+    if plain.len() < 16 * SAMPLE {
+        return Ok(true);
+    }
+    TASTER.with_borrow_mut(|slot| {
+        let taster = match slot {
+            Some(taster) => taster,
+            None => slot.insert(Compressor::new(1)?),
+        };
+        for start in [0, (plain.len() - SAMPLE) / 2, plain.len() - SAMPLE] {
+            scratch.clear();
+            scratch.reserve(zstd::zstd_safe::compress_bound(SAMPLE));
+            let packed = taster.compress_to_buffer(&plain[start..start + SAMPLE], scratch)?;
+            if packed < SAMPLE - SAMPLE / 64 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     })
 }
 
@@ -60,19 +84,20 @@ pub(super) fn pack_json(json: &[u8]) -> std::io::Result<Vec<u8>> {
     Ok(packed)
 }
 
-/// The JSON in the plaintext of a file of either version.
+/// The JSON in the plaintext of a file of either version, `most` bytes at most.
 ///
 /// Errors: why it is none.
-pub(super) fn unpack_json(plain: Vec<u8>) -> Result<Vec<u8>, String> {
+pub(super) fn unpack_json(plain: Vec<u8>, most: u64) -> Result<Vec<u8>, String> {
     match plain.first() {
-        Some(b'{' | b'[') => Ok(plain),
+        Some(b'{' | b'[') if plain.len() as u64 <= most => Ok(plain),
+        Some(b'{' | b'[') => Err(format!("it has more than {most} bytes")),
         Some(&COMPRESSED) => {
             let mut json = Vec::new();
             let read = zstd::Decoder::with_buffer(&plain[1..])
-                .and_then(|decoder| decoder.take(MAX_JSON + 1).read_to_end(&mut json))
+                .and_then(|decoder| decoder.take(most.saturating_add(1)).read_to_end(&mut json))
                 .map_err(|e| format!("it does not decompress: {e}"))?;
-            if read as u64 > MAX_JSON {
-                return Err(format!("it decompresses to more than {MAX_JSON} bytes"));
+            if read as u64 > most {
+                return Err(format!("it decompresses to more than {most} bytes"));
             }
             Ok(json)
         }
@@ -100,11 +125,33 @@ mod tests {
     }
 
     #[test]
+    fn only_what_becomes_smaller_nowhere_is_left_as_it_is() {
+        let mut state = 1_u64;
+        let mut noise = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        };
+        let mut bytes: Vec<u8> = std::iter::repeat_with(&mut noise).take(300_000).collect();
+        let mut scratch = Vec::new();
+        assert!(!is_worth_it(&bytes, &mut scratch).unwrap());
+        assert!(is_worth_it(&bytes[..1000], &mut scratch).unwrap());
+        let length = bytes.len();
+        for start in [0, length / 2 - SAMPLE / 2, length - SAMPLE] {
+            let kept = bytes[start..start + SAMPLE].to_vec();
+            bytes[start..start + SAMPLE].fill(7);
+            assert!(is_worth_it(&bytes, &mut scratch).unwrap(), "from {start} on");
+            bytes[start..start + SAMPLE].copy_from_slice(&kept);
+        }
+    }
+
+    #[test]
     fn json_is_read_in_every_encoding() {
-        assert_eq!(unpack_json(b"{}".to_vec()).unwrap(), b"{}");
-        assert_eq!(unpack_json(pack_json(b"[1]").unwrap()).unwrap(), b"[1]");
-        assert!(unpack_json(vec![]).unwrap_err().contains("empty"));
-        assert!(unpack_json(vec![9, 1]).unwrap_err().contains("encoding is 9"));
-        assert!(unpack_json(vec![2, 1, 2, 3]).unwrap_err().contains("decompress"));
+        assert_eq!(unpack_json(b"{}".to_vec(), 9).unwrap(), b"{}");
+        assert_eq!(unpack_json(pack_json(b"[1]").unwrap(), 3).unwrap(), b"[1]");
+        assert!(unpack_json(vec![], 9).unwrap_err().contains("empty"));
+        assert!(unpack_json(vec![9, 1], 9).unwrap_err().contains("encoding is 9"));
+        assert!(unpack_json(vec![2, 1, 2, 3], 9).unwrap_err().contains("decompress"));
+        assert!(unpack_json(pack_json(b"[1]").unwrap(), 2).unwrap_err().contains("more than 2"));
+        assert!(unpack_json(b"[1]".to_vec(), 2).unwrap_err().contains("more than 2"));
     }
 }

@@ -295,7 +295,7 @@ fn spoiled_indexes_headers_and_files_are_errors_and_never_a_panic() {
         if let Ok(blobs) = super::pack::parse_header(&spoil(&header)) {
             assert!(blobs.iter().all(|blob| blob.sane().is_ok()));
         }
-        if let Ok(json) = super::codec::unpack_json(spoil(&packed)) {
+        if let Ok(json) = super::codec::unpack_json(spoil(&packed), 1 << 20) {
             drop(index::parse(&json));
         }
         drop(super::config::Config::parse(&spoil(

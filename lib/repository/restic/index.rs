@@ -17,12 +17,19 @@ pub(super) struct IndexFile {
     /// Index files that this one took the place of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     supersedes: Vec<Id>,
+    #[serde(deserialize_with = "or_empty")]
     packs: Vec<IndexPack>,
+}
+
+/// Go writes an empty list as null.
+fn or_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(list: D) -> Result<Vec<T>, D::Error> {
+    Ok(Option::deserialize(list)?.unwrap_or_default())
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct IndexPack {
     id: Id,
+    #[serde(deserialize_with = "or_empty")]
     blobs: Vec<IndexBlob>,
 }
 
@@ -234,6 +241,7 @@ mod tests {
             assert!(parse(with(wrong).as_bytes()).is_err(), "{wrong}");
         }
         assert!(parse(b"[]").is_err());
+        assert!(parse(b"{\"packs\":null}").unwrap().is_empty());
     }
 
     #[test]

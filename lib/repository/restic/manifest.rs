@@ -6,6 +6,15 @@ use std::fmt::Write;
 
 use super::id::Id;
 
+/// The whole of it.
+pub(super) fn text(lines: &[(Vec<u8>, Id)]) -> Vec<u8> {
+    let mut text = Vec::new();
+    for (path, sha256) in lines {
+        line(path, *sha256, &mut text);
+    }
+    text
+}
+
 /// One line.
 pub(super) fn line(path: &[u8], sha256: Id, out: &mut Vec<u8>) {
     let odd = path.iter().any(|byte| matches!(byte, b'\\' | b'\n' | b'\r'));

@@ -6,9 +6,11 @@ use std::fmt::{self, Write};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::fmt::temporal::{Pieces, PiecesOffset};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 
 use super::id::Id;
 use super::quoting::{json_string, quote, unquote};
@@ -166,8 +168,9 @@ pub struct Node {
     pub subtree: Option<Id>,
     /// What was wrong when it was backed up; restic writes this.
     pub error: String,
-    /// Fields that are not known here.
-    pub more: Map<String, Value>,
+    /// Fields that are not known here, as they were read: `,"key":value` each. As text they take no more
+    /// memory than they have bytes.
+    pub more: String,
 }
 
 impl Node {
@@ -199,11 +202,7 @@ impl Node {
             let _ = write!(out, ",\"subtree\":\"{subtree}\"");
         }
         text("error", &self.error, out);
-        for (key, value) in &self.more {
-            out.push(',');
-            json_string(key, out);
-            let _ = write!(out, ":{value}");
-        }
+        out.push_str(&self.more);
         out.push('}');
     }
 
@@ -328,15 +327,34 @@ fn field<'de, A: MapAccess<'de>>(
         "content" => node.content = map.next_value()?,
         "subtree" => node.subtree = map.next_value()?,
         "error" => node.error = map.next_value()?,
-        _ => drop(node.more.insert(key.to_owned(), map.next_value()?)),
+        _ => {
+            let value: &RawValue = map.next_value()?;
+            node.more.push(',');
+            json_string(key, &mut node.more);
+            node.more.push(':');
+            node.more.push_str(value.get());
+        }
     }
     Ok(())
 }
 
 fn moment<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Moment, A::Error> {
     let Text(time) = map.next_value()?;
-    let time: Timestamp = time.parse().map_err(A::Error::custom)?;
-    Ok(time.into())
+    let read: Result<Timestamp, _> = time.parse();
+    read.map(Moment::from).or_else(|e| on_the_last_day(&time).ok_or(e)).map_err(A::Error::custom)
+}
+
+/// restic brings times that make no sense into the year 9999, whose last day a timestamp cannot say.
+fn on_the_last_day(time: &str) -> Option<Moment> {
+    let pieces = Pieces::parse(time).ok()?;
+    let PiecesOffset::Numeric(offset) = pieces.offset()? else {
+        return on_the_last_day(&time.replace('Z', "+00:00"));
+    };
+    let since =
+        pieces.date().to_datetime(pieces.time()?).duration_since(DateTime::constant(1970, 1, 1, 0, 0, 0, 0));
+    let seconds = since.as_secs() - i64::from(offset.offset().seconds());
+    // After 1970, so that nothing is rounded.
+    Some(Moment { seconds, nanoseconds: u32::try_from(since.subsec_nanos()).ok()? })
 }
 
 fn attributes<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Vec<Attribute>, A::Error> {
@@ -391,6 +409,23 @@ mod tests {
         let before: Timestamp = "1969-12-31T23:59:59.25Z".parse().unwrap();
         assert_eq!(Moment::from(before), Moment { seconds: -1, nanoseconds: 250_000_000 });
         assert_eq!(Moment::from(before).timestamp(), before);
+    }
+
+    #[test]
+    fn a_time_that_made_no_sense_to_restic_does_not_cost_its_folder() {
+        for (time, seconds) in [
+            ("9999-12-31T23:59:59.5Z", 253_402_300_799),
+            ("9999-12-31T23:59:59.5+02:00", 253_402_293_599),
+            ("9999-12-30T21:00:00.5Z", 253_402_203_600),
+        ] {
+            let json = FIFO.replacen("2026-11-21T08:35:30.306833713Z", time, 1);
+            let node: Node = serde_json::from_str(&json).unwrap();
+            assert_eq!(node.mtime, Moment { seconds, nanoseconds: 500_000_000 }, "{time}");
+        }
+        for time in ["9999-12-31", "9999-12-31T23:59:59", "10000-01-01T00:00:00Z", "9999-12-32T00:00:00Z"] {
+            let json = FIFO.replacen("2026-11-21T08:35:30.306833713Z", time, 1);
+            assert!(serde_json::from_str::<Node>(&json).is_err(), "{time}");
+        }
     }
 
     #[test]

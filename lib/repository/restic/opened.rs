@@ -1,6 +1,6 @@
 //! An opened snapshot: what is in it, and single files out of it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -11,6 +11,7 @@ use super::backend::{self, Kind, Name};
 use super::id::Id;
 use super::index::Index;
 use super::locks::Held;
+use super::manifest;
 use super::node::{Node, NodeKind};
 use super::pack::BlobKind;
 use super::snapshot::Snapshot;
@@ -52,11 +53,55 @@ impl Opened {
     ///
     /// Errors (4): a folder above it is missing or damaged.
     pub fn find(&self, path: &Path) -> Result<Option<Node>, Fault> {
-        let mut tree = Some(self.snapshot.tree);
+        self.reading().find(path)
+    }
+
+    /// Writes the bytes of one file, each piece verified before it is handed over.
+    ///
+    /// Errors: 2 when there is no such file; 4 when a piece is missing or damaged, or `out` refuses.
+    pub fn dump(&self, path: &Path, out: &mut dyn Write) -> Result<u64, Fault> {
+        self.reading().dump(path, out)
+    }
+
+    /// The SHA-256 of every file by its path, as a file of the snapshot says that `sha256sum` wrote;
+    /// none when there is no such file.
+    ///
+    /// Errors (4): it is missing a piece, or damaged.
+    pub fn sums(&self, path: &Path) -> Result<Option<HashMap<Vec<u8>, Id>>, Fault> {
+        if self.find(path)?.is_none_or(|node| node.kind != NodeKind::File) {
+            return Ok(None);
+        }
+        let mut text = Vec::new();
+        self.dump(path, &mut text)?;
+        Ok(Some(manifest::parse(&text)))
+    }
+
+    /// The entries of one folder of it, by the id of its tree.
+    ///
+    /// Errors (4): it is missing or damaged.
+    pub fn entries(&self, tree: Id) -> Result<Vec<Node>, Fault> {
+        entries(&self.store, &self.index, tree, &mut Scratch::default())
+    }
+
+    fn reading(&self) -> Reading<'_> {
+        Reading { store: &self.store, index: &self.index, tree: self.snapshot.tree }
+    }
+}
+
+/// A tree, and all that it takes to read it.
+pub(super) struct Reading<'a> {
+    pub(super) store: &'a Store,
+    pub(super) index: &'a Index,
+    pub(super) tree: Id,
+}
+
+impl Reading<'_> {
+    fn find(&self, path: &Path) -> Result<Option<Node>, Fault> {
+        let mut tree = Some(self.tree);
         let mut found = None;
         for step in path.strip_prefix("/").unwrap_or(path) {
             let Some(id) = tree else { return Ok(None) };
-            let nodes = entries(&self.store, &self.index, id, &mut Scratch::default())?;
+            let nodes = entries(self.store, self.index, id, &mut Scratch::default())?;
             let Some(node) = nodes.into_iter().find(|node| node.name == step.as_bytes()) else {
                 return Ok(None);
             };
@@ -66,18 +111,16 @@ impl Opened {
         Ok(found)
     }
 
-    /// Writes the bytes of one file, each piece verified before it is handed over.
-    ///
-    /// Errors: 2 when there is no such file; 4 when a piece is missing or damaged, or `out` refuses.
-    pub fn dump(&self, path: &Path, out: &mut dyn Write) -> Result<u64, Fault> {
+    pub(super) fn dump(&self, path: &Path, out: &mut dyn Write) -> Result<u64, Fault> {
         let shown = || path.display().to_string();
-        let node = self.find(path)?.filter(|node| node.kind == NodeKind::File).ok_or_else(|| {
-            Fault::usage(format!("the snapshot {} has no such file", self.id.short())).place(shown())
-        })?;
+        let node = self
+            .find(path)?
+            .filter(|node| node.kind == NodeKind::File)
+            .ok_or_else(|| Fault::usage("the snapshot has no such file").place(shown()))?;
         let mut scratch = Scratch::default();
         let mut size = 0;
         for id in node.content.iter().flatten() {
-            self.store.blob(&self.index, BlobKind::Data, id, &mut scratch).map_err(|fault| {
+            self.store.blob(self.index, BlobKind::Data, id, &mut scratch).map_err(|fault| {
                 let cause = fault.cause.clone().unwrap_or_default();
                 fault.cause(format!("{cause} (for {})", shown()))
             })?;

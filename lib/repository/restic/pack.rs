@@ -16,6 +16,8 @@ pub(super) const TARGET: usize = 16 * 1024 * 1024;
 pub(super) const MAX_BLOB: u32 = 64 * 1024 * 1024;
 /// The longest tree that is believed, in bytes.
 pub(super) const MAX_TREE: u32 = 512 * 1024 * 1024;
+/// No pack is longer than this.
+pub(super) const MAX_PACK: u64 = 1 << 30;
 /// The longest header that is believed, in bytes.
 const MAX_HEADER: u64 = 64 * 1024 * 1024;
 
@@ -120,6 +122,9 @@ pub(super) fn parse_header(mut bytes: &[u8]) -> Result<Vec<Blob>, String> {
         }
         let length = number()?;
         let uncompressed = if *kind & 2 == 0 { 0 } else { number()? };
+        if *kind & 2 != 0 && uncompressed == 0 {
+            return Err("its header has a compressed blob of no length".into());
+        }
         let (id, rest) = bytes.split_first_chunk::<32>().ok_or("its header is cut off")?;
         bytes = rest;
         let kind = if *kind & 1 == 0 { BlobKind::Data } else { BlobKind::Tree };
@@ -181,6 +186,9 @@ mod tests {
         let mut wrong = bytes.clone();
         wrong[0] = 4;
         assert!(parse_header(&wrong).unwrap_err().contains("unknown type 4"));
+        let mut nothing = bytes.clone();
+        nothing[42..46].fill(0);
+        assert!(parse_header(&nothing).unwrap_err().contains("no length"));
         let mut long = bytes;
         long[1..5].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(parse_header(&long).is_err());

@@ -1,8 +1,11 @@
 //! What a file in `snapshots` says.
 
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 
 use super::id::Id;
 
@@ -47,8 +50,44 @@ pub struct Snapshot {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
     /// Fields that are not known here.
-    #[serde(flatten)]
-    pub more: Map<String, Value>,
+    #[serde(flatten, skip_deserializing)]
+    pub more: BTreeMap<String, Box<RawValue>>,
+}
+
+/// Those that are known.
+const FIELDS: [&str; 13] = [
+    "time",
+    "parent",
+    "tree",
+    "paths",
+    "hostname",
+    "username",
+    "uid",
+    "gid",
+    "excludes",
+    "tags",
+    "original",
+    "program_version",
+    "summary",
+];
+
+/// So many fields that are not known here are kept, and more are refused.
+const MOST_UNKNOWN: usize = 100;
+
+impl Snapshot {
+    /// Reads its JSON.
+    pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
+        let mut snapshot: Self = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        let fields: HashMap<Cow<'_, str>, &RawValue> =
+            serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        for (key, value) in fields.into_iter().filter(|(key, _)| !FIELDS.contains(&&**key)) {
+            if snapshot.more.len() >= MOST_UNKNOWN {
+                return Err(format!("it has more than {MOST_UNKNOWN} unknown fields"));
+            }
+            snapshot.more.insert(key.into_owned(), value.to_owned());
+        }
+        Ok(snapshot)
+    }
 }
 
 /// What a backup did.
@@ -102,11 +141,29 @@ mod tests {
     #[test]
     fn what_is_not_known_is_kept() {
         let json = r#"{"time":"2015-01-02T18:10:50.895208559+01:00","tree":"2da81727b6585232894cfbb8f8bdab8d1eccd3d8f7c92bc934d62e62e618ffdf","paths":null,"hostname":"kasimir","tags":["NL"],"program_version":"restic 0.18","later":1}"#;
-        let snapshot: Snapshot = serde_json::from_str(json).unwrap();
+        let snapshot = Snapshot::parse(json.as_bytes()).unwrap();
         assert_eq!(snapshot.tags, ["NL"]);
         assert!(snapshot.paths.is_empty() && snapshot.summary.is_none());
         let again = serde_json::to_value(&snapshot).unwrap();
         assert_eq!(again["later"], 1);
         assert_eq!(again["time"], "2015-01-02T17:10:50.895208559Z");
+        assert_eq!(again.as_object().unwrap().len(), 7);
+    }
+
+    #[test]
+    fn every_known_field_is_known_and_very_many_unknown_ones_are_refused() {
+        let number = |field: &str| format!("\"{field}\":1");
+        let with = |fields: &[String]| {
+            let id = Id::of(b"");
+            let json = format!(r#"{{"time":"2026-01-01T00:00:00Z","tree":"{id}",{}}}"#, fields.join(","));
+            Snapshot::parse(json.as_bytes())
+        };
+        let many: Vec<String> = (0..100).map(|n| number(&n.to_string())).collect();
+        assert_eq!(with(&many).unwrap().more.len(), 100);
+        assert!(with(&[many, vec![number("x")]].concat()).unwrap_err().contains("unknown fields"));
+        for field in FIELDS {
+            // A number stands in none of them but these two.
+            assert_eq!(with(&[number(field)]).is_ok(), ["uid", "gid"].contains(&field), "{field}");
+        }
     }
 }

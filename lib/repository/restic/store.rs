@@ -11,8 +11,14 @@ use super::index::{self, Index, Packed, Place};
 use super::pack::{self, Blob, BlobKind};
 use crate::fault::Fault;
 
-/// No snapshot, lock or index is longer than this as it lies there.
-const MAX_FILE: u64 = 512 * 1024 * 1024;
+/// No file of this kind is longer than this, as it lies there and when it is unpacked.
+fn most(kind: Kind) -> u64 {
+    match kind {
+        Kind::Lock => 64 * 1024,
+        Kind::Snapshot => 16 * 1024 * 1024,
+        Kind::Key | Kind::Index | Kind::Pack => 512 * 1024 * 1024,
+    }
+}
 
 /// A backend and the key to it.
 #[derive(Debug)]
@@ -35,7 +41,7 @@ impl Store {
     /// Reads a JSON file.
     pub(super) fn load(&self, kind: Kind, id: Id) -> Result<Vec<u8>, Fault> {
         let name = Name::File(kind, id);
-        let sealed = backend::read_whole(&*self.backend, name, MAX_FILE)?;
+        let sealed = backend::read_whole(&*self.backend, name, most(kind))?;
         let damaged = |why: String| backend::damaged(&*self.backend, name, why);
         if Id::of(&sealed) != id {
             return Err(damaged("its bytes have another SHA-256 than its name".into()));
@@ -44,7 +50,7 @@ impl Store {
         self.key
             .decrypt(&sealed, &mut plain)
             .ok_or_else(|| damaged("it was not written with the key of this repository".into()))?;
-        codec::unpack_json(plain).map_err(damaged)
+        codec::unpack_json(plain, most(kind)).map_err(damaged)
     }
 
     /// Writes a JSON file and returns its name.
@@ -86,15 +92,12 @@ impl Store {
         }
     }
 
-    /// Everything that the index files say.
+    /// Everything that the index files say. Of a blob that lies in several packs the place counts that
+    /// is in a pack which is there in its full length.
     pub(super) fn index(&self) -> Result<Index, Fault> {
-        let whole = Index::default();
-        let files = self.backend.list(Kind::Index)?;
-        self.ahead(Kind::Index, &files);
-        for (id, _) in files {
-            for (pack, blobs) in self.load_index(id)? {
-                whole.add(pack, &blobs);
-            }
+        let (whole, doubtful) = self.sorted_index()?;
+        for (pack, blobs) in doubtful {
+            whole.add(pack, &blobs);
         }
         Ok(whole)
     }
@@ -102,6 +105,11 @@ impl Store {
     /// The same without packs that are not there or have another length: what is lost is stored anew
     /// by the next backup.
     pub(super) fn trusted_index(&self) -> Result<Index, Fault> {
+        self.sorted_index().map(|(whole, _)| whole)
+    }
+
+    /// What lies in packs that are there in their full length, and the other packs.
+    fn sorted_index(&self) -> Result<(Index, HashMap<Id, Vec<Blob>>), Fault> {
         let mut packs: HashMap<Id, Vec<Blob>> = HashMap::new();
         let files = self.backend.list(Kind::Index)?;
         self.ahead(Kind::Index, &files);
@@ -119,11 +127,13 @@ impl Store {
         }
         let whole = Index::default();
         for (id, length) in self.backend.list(Kind::Pack)? {
-            if let Some(blobs) = packs.get(&id).filter(|blobs| pack::whole_length(blobs) == length) {
-                whole.add(id, blobs);
+            if packs.get(&id).is_some_and(|blobs| pack::whole_length(blobs) == length)
+                && let Some(blobs) = packs.remove(&id)
+            {
+                whole.add(id, &blobs);
             }
         }
-        Ok(whole)
+        Ok((whole, packs))
     }
 
     /// The blobs that a pack says it has, from its end.
@@ -167,14 +177,20 @@ impl Store {
         blob: &Blob,
         scratch: &mut Scratch,
     ) -> Result<(), &'static str> {
+        self.open_unnamed(sealed, blob, scratch)?;
+        if Id::of(&scratch.plain) != blob.id {
+            return Err("its plain bytes have another SHA-256");
+        }
+        Ok(())
+    }
+
+    /// The same, but whoever calls compares the plain bytes.
+    fn open_unnamed(&self, sealed: &[u8], blob: &Blob, scratch: &mut Scratch) -> Result<(), &'static str> {
         let first = if blob.uncompressed == 0 { &mut scratch.plain } else { &mut scratch.packed };
         self.key.decrypt(sealed, first).ok_or("it is not what was written")?;
         if blob.uncompressed != 0 {
             codec::decompress(&scratch.packed, blob.uncompressed as usize, &mut scratch.plain)
                 .ok_or("it does not decompress to its length")?;
-        }
-        if Id::of(&scratch.plain) != blob.id {
-            return Err("its plain bytes have another SHA-256");
         }
         Ok(())
     }
@@ -234,29 +250,46 @@ impl Store {
     }
 }
 
-/// Seals one blob into `scratch.sealed` and opens it again to see that it is right.
+/// What bytes were before they got their name, to see later that they still are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen(u32);
+
+impl Seen {
+    pub(super) fn of(plain: &[u8]) -> Self {
+        Self(crc32fast::hash(plain))
+    }
+}
+
+/// Seals one blob into `scratch.sealed` and opens it again: what comes out is what was `seen` before
+/// the blob got its name, and what was given.
 ///
 /// Returns what its header says; `offset` is 0.
 pub(super) fn seal_blob(
     key: &Key,
     store: &Store,
-    kind: BlobKind,
-    id: Id,
+    (kind, id, seen): (BlobKind, Id, Seen),
     plain: &[u8],
     scratch: &mut Scratch,
 ) -> Result<Blob, Fault> {
     let too_long = || Fault::infrastructure("a blob is too long").cause(format!("{} bytes", plain.len()));
+    let zstd = |e| Fault::infrastructure("zstd failed").cause(e);
     let length =
         u32::try_from(plain.len()).ok().filter(|length| *length <= kind.most()).ok_or_else(too_long)?;
-    codec::compress(plain, &mut scratch.packed).map_err(|e| Fault::infrastructure("zstd failed").cause(e))?;
+    let mut smaller = codec::is_worth_it(plain, &mut scratch.packed).map_err(zstd)?;
+    if smaller {
+        codec::compress(plain, &mut scratch.packed).map_err(zstd)?;
+        smaller = scratch.packed.len() < plain.len();
+    }
     scratch.sealed.clear();
-    let smaller = scratch.packed.len() < plain.len();
     key.encrypt(if smaller { &scratch.packed } else { plain }, &mut scratch.sealed)?;
     let sealed = u32::try_from(scratch.sealed.len()).map_err(|_| too_long())?;
     let blob = Blob { kind, id, offset: 0, length: sealed, uncompressed: if smaller { length } else { 0 } };
     debug_assert!(scratch.sealed.len() >= OVERHEAD);
     let bytes = std::mem::take(&mut scratch.sealed);
-    let opened = store.open_blob(&bytes, &blob, scratch);
+    let opened = store.open_unnamed(&bytes, &blob, scratch).and_then(|()| {
+        let same = scratch.plain == plain && Seen::of(&scratch.plain).0 == seen.0;
+        if same { Ok(()) } else { Err("its plain bytes are not what was given") }
+    });
     scratch.sealed = bytes;
     opened.map_err(|why| {
         Fault::infrastructure("what was about to be written cannot be read back")

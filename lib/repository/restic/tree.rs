@@ -1,8 +1,10 @@
 //! A folder: its entries, sorted by name.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::node::Node;
 use super::quoting::quote;
@@ -10,10 +12,73 @@ use super::quoting::quote;
 /// How deep folders may lie in each other; more cannot be opened by a path anyway.
 pub(super) const MAX_DEPTH: usize = 2048;
 
-#[derive(Deserialize)]
-struct Tree {
+/// No entry is written in fewer bytes: its three times alone take as many. Without that, very many
+/// short ones would take much more memory than they have bytes.
+const SHORTEST: usize = 96;
+
+/// Reads a tree with this many entries at most.
+struct Tree(usize);
+
+impl<'de> DeserializeSeed<'de> for Tree {
+    type Value = Vec<Node>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Node>, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Tree {
+    type Value = Vec<Node>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a folder")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<Node>, A::Error> {
+        let mut nodes = None;
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            if key != "nodes" {
+                map.next_value::<IgnoredAny>()?;
+            } else if nodes.replace(map.next_value_seed(Entries(self.0))?).is_some() {
+                return Err(A::Error::duplicate_field("nodes"));
+            }
+        }
+        nodes.ok_or_else(|| A::Error::missing_field("nodes"))
+    }
+}
+
+struct Entries(usize);
+
+impl<'de> DeserializeSeed<'de> for Entries {
+    type Value = Vec<Node>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Node>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Entries {
+    type Value = Vec<Node>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the entries of a folder")
+    }
+
     // Go writes an empty list as null.
-    nodes: Option<Vec<Node>>,
+    fn visit_unit<E: Error>(self) -> Result<Vec<Node>, E> {
+        Ok(Vec::new())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<Node>, A::Error> {
+        let mut nodes = Vec::new();
+        while let Some(node) = list.next_element()? {
+            if nodes.len() >= self.0 {
+                return Err(A::Error::custom("more entries than its bytes can say"));
+            }
+            nodes.push(node);
+        }
+        Ok(nodes)
+    }
 }
 
 /// The bytes of a tree with these entries.
@@ -35,8 +100,10 @@ pub(super) fn to_json(nodes: &[Node]) -> Vec<u8> {
 ///
 /// Errors: why it is none.
 pub(super) fn parse(json: &[u8]) -> Result<Vec<Node>, String> {
-    let tree: Tree = serde_json::from_slice(json).map_err(|e| format!("a folder cannot be read: {e}"))?;
-    let nodes = tree.nodes.unwrap_or_default();
+    let none = |e: serde_json::Error| format!("a folder cannot be read: {e}");
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let nodes = Tree(json.len() / SHORTEST + 1).deserialize(&mut reader).map_err(none)?;
+    reader.end().map_err(none)?;
     if nodes.is_sorted_by(|a, b| a.name < b.name) {
         return Ok(nodes);
     }
@@ -70,6 +137,17 @@ mod tests {
         assert_eq!(parse(&to_json(&[node("b"), node("a")])).unwrap().len(), 2);
         let twice = parse(&to_json(&[node("a"), node("b"), node("a")])).unwrap_err();
         assert!(twice.contains("two entries `a`"));
+    }
+
+    #[test]
+    fn very_many_short_entries_are_refused_before_there_is_room_for_them() {
+        let short = |many: usize| {
+            let all: Vec<String> =
+                (0..many).map(|n| format!("{{\"name\":\"{n}\",\"type\":\"dir\"}}")).collect();
+            parse(format!("{{\"nodes\":[{}]}}", all.join(",")).as_bytes())
+        };
+        assert_eq!(short(1).unwrap().len(), 1);
+        assert!(short(1000).unwrap_err().contains("more entries than its bytes can say"));
     }
 
     #[test]

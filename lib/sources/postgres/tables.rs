@@ -1,24 +1,11 @@
-//! Rows and sums of tables: recorded with a snapshot, compared afterwards.
+//! Rows and sums of PostgreSQL's tables, as SQL.
 
 use ::postgres::Client;
 use ::postgres::error::SqlState;
-use serde_json::json;
 
-use super::TableSpec;
-use crate::evidence::{Finding, TableRecord, Verdict};
-use crate::sources::data_finding;
+use crate::evidence::TableRecord;
+use crate::sources::tables::{Now, TableSpec};
 use crate::world::postgres::chain;
-
-/// What a table has now.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Now {
-    /// Rows that count: all, or those up to the recorded key.
-    pub(super) rows: u64,
-    /// Their sum.
-    pub(super) sum: Option<String>,
-    /// Rows that came later.
-    pub(super) later: u64,
-}
 
 /// Rows, sum and greatest key of a table; with a key only rows that have one count.
 pub(super) fn record(client: &mut Client, spec: &TableSpec) -> Result<TableRecord, ::postgres::Error> {
@@ -61,33 +48,6 @@ pub(super) fn now(client: &mut Client, recorded: &TableRecord) -> Result<Now, ::
     Ok(Now { rows, sum: row.get(1), later: row.get::<_, i64>(2).unsigned_abs() - rows })
 }
 
-/// Compares what is now with what was recorded.
-pub(super) fn judge(recorded: &TableRecord, now: &Now) -> Finding {
-    let same = now.rows == recorded.rows && now.sum == recorded.sum;
-    let sentence = |rows: u64, sum: Option<&String>| match (&recorded.sum_of, sum) {
-        (Some(column), Some(sum)) => format!("{rows} rows, sum of {column} {sum}"),
-        _ => format!("{rows} rows"),
-    };
-    let later = if now.later > 0 { format!(", and {} later rows", now.later) } else { String::new() };
-    let mut finding = data_finding(recorded, if same { Verdict::Pass } else { Verdict::Fail });
-    finding.observed = Some(sentence(now.rows, now.sum.as_ref()) + &later);
-    finding.expected = Some(sentence(recorded.rows, recorded.sum.as_ref()));
-    finding.value = Some(now.rows as f64);
-    finding.samples = Some(now.rows + now.later);
-    finding.evidence =
-        json!({ "recorded": recorded, "rows": now.rows, "sum": now.sum, "later_rows": now.later });
-    let scope = match (&recorded.key, &recorded.up_to) {
-        (Some(key), Some(up_to)) => format!("rows up to {key} {up_to}"),
-        (Some(_), None) => "the table was empty at the snapshot, and its rows".into(),
-        (None, _) => "all rows".into(),
-    };
-    finding.says(if same {
-        format!("{scope} are as they were at the snapshot{later}")
-    } else {
-        format!("{scope} are not as they were at the snapshot")
-    })
-}
-
 /// Whether the table or a column is not there any more.
 pub(super) fn is_gone(error: &::postgres::Error) -> bool {
     let gone = [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_COLUMN, SqlState::INVALID_SCHEMA_NAME];
@@ -123,34 +83,6 @@ fn quoted(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn recorded(key: Option<&str>) -> TableRecord {
-        TableRecord {
-            table: "orders".into(),
-            rows: 3,
-            sum_of: Some("cents".into()),
-            sum: Some("600".into()),
-            key: key.map(Into::into),
-            up_to: key.map(|_| "3".into()),
-        }
-    }
-
-    #[test]
-    fn later_rows_are_shown_and_do_not_fail() {
-        let now = Now { rows: 3, sum: Some("600".into()), later: 2 };
-        let finding = judge(&recorded(Some("id")), &now);
-        assert_eq!(finding.verdict, Verdict::Pass);
-        assert_eq!(finding.observed.as_deref(), Some("3 rows, sum of cents 600, and 2 later rows"));
-        assert_eq!((finding.name.as_str(), finding.kind.as_str()), ("data intact: orders", "data"));
-    }
-
-    #[test]
-    fn another_count_or_another_sum_fails() {
-        for (rows, sum) in [(2, "600"), (3, "599"), (4, "600")] {
-            let now = Now { rows, sum: Some(sum.into()), later: 0 };
-            assert_eq!(judge(&recorded(None), &now).verdict, Verdict::Fail, "{rows} {sum}");
-        }
-    }
 
     #[test]
     fn names_cannot_break_out_of_their_quotes() {

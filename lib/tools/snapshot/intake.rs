@@ -1,134 +1,95 @@
-//! What stands between the sources and the store: neither shelf knows the other.
+//! What stands between the sources and the repository: neither shelf knows the other.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::fault::Fault;
-use crate::repository::{Entry, FileWriter, Name, Part, Reader, What, Writer};
-use crate::sources::{Keep, Meta, Pour, ReadBack};
-use crate::world::{files, signal};
+use crate::repository::restic::{Archive, NodeKind, Sealed, Take};
+use crate::sources::{Choice, Keep, Kept, Pour, ReadBack, Terms, Wanted};
+use crate::world::signal;
 
-/// Puts what a source gives into the store and remembers it for the manifest.
+/// Puts what one source gives into its folder in the archive.
 pub(super) struct Intake<'a> {
-    writer: &'a mut dyn Writer,
-    store: &'a str,
-    seen: &'a mut (dyn FnMut(u64) + Send),
-    bytes: u64,
-    pub(super) entries: Vec<Entry>,
+    pub(super) archive: &'a mut Archive,
+    /// The source's name, and its folder in the snapshot.
+    pub(super) name: &'a str,
+    /// Whether what cannot be read is only noted.
+    pub(super) allow_partial: bool,
 }
 
-impl<'a> Intake<'a> {
-    pub(super) fn new(
-        writer: &'a mut dyn Writer,
-        store: &'a str,
-        seen: &'a mut (dyn FnMut(u64) + Send),
-    ) -> Self {
-        Self { writer, store, seen, bytes: 0, entries: Vec::new() }
+impl Intake<'_> {
+    fn at(&self, path: &[u8]) -> PathBuf {
+        let at = PathBuf::from(self.name);
+        if path.is_empty() { at } else { at.join(OsStr::from_bytes(path)) }
     }
-}
-
-fn entry(path: &[u8], meta: Meta, what: What) -> Entry {
-    Entry { path: Name(path.to_vec()), mode: meta.mode, mtime: meta.mtime, what }
 }
 
 impl Keep for Intake<'_> {
-    fn folder(&mut self, path: &[u8], meta: Meta) -> Result<(), Fault> {
-        self.entries.push(entry(path, meta, What::Folder {}));
+    fn file(&mut self, path: &[u8], pour: Pour<'_>) -> Result<(), Fault> {
+        let at = self.at(path);
+        self.archive.stream(&at, &mut |sink| {
+            let poured = pour(&mut Stoppable(sink));
+            // Stopping breaks the pipe of a command, which would look like the command's fault.
+            if signal::stop_asked() { Err(interrupted()) } else { poured }
+        })?;
         Ok(())
     }
 
-    fn link(&mut self, path: &[u8], to: &[u8], meta: Meta) -> Result<(), Fault> {
-        self.entries.push(entry(path, meta, What::Link { to: Name(to.to_vec()) }));
-        Ok(())
-    }
-
-    fn file(&mut self, path: &[u8], meta: Meta, pour: Pour<'_>) -> Result<(), Fault> {
-        let mut sink =
-            Sink { file: self.writer.file()?, seen: &mut *self.seen, bytes: &mut self.bytes, failed: None };
-        let poured = pour(&mut sink);
-        // A full disk ends the command that writes; the disk is what to tell.
-        if let Some(error) = sink.failed {
-            return Err(files::unwritable(Path::new(self.store), &error));
-        }
-        // Stopping breaks the pipe of a command, which would look like the command's fault.
-        if signal::stop_asked() {
-            return Err(interrupted());
-        }
-        poured?;
-        let content = sink.file.finish()?;
-        self.entries.push(entry(path, meta, What::File(content)));
-        Ok(())
+    fn tree(&mut self, path: &[u8], from: &Path, choice: &Choice<'_>, terms: Terms) -> Result<Kept, Fault> {
+        let (entries, sockets) = (AtomicU64::new(0), AtomicU64::new(0));
+        let filter = |inside: &Path, kind: NodeKind| {
+            let take = match choice(inside, kind == NodeKind::Dir) {
+                Wanted::Yes => Take::Yes,
+                Wanted::No => Take::No,
+                Wanted::IfUsed => Take::IfUsed,
+            };
+            // Only of folders it is asked more than once.
+            match kind {
+                _ if take == Take::No => {}
+                NodeKind::Dir => {}
+                NodeKind::Socket => drop(sockets.fetch_add(1, Ordering::Relaxed)),
+                _ => drop(entries.fetch_add(1, Ordering::Relaxed)),
+            }
+            take
+        };
+        self.archive.terms(terms.allow_changes, self.allow_partial, Some(terms.until));
+        let at = self.at(path);
+        self.archive
+            .folder(&at, from, &filter)
+            .map_err(|fault| Fault { what: format!("source `{}`: {}", self.name, fault.what), ..fault })?;
+        Ok(Kept { entries: entries.into_inner(), sockets: sockets.into_inner() })
     }
 }
 
-struct Sink<'a> {
-    file: Box<dyn FileWriter + 'a>,
-    seen: &'a mut (dyn FnMut(u64) + Send),
-    bytes: &'a mut u64,
-    failed: Option<io::Error>,
-}
+/// Refuses more bytes once somebody asked to stop.
+struct Stoppable<'a>(&'a mut (dyn Write + Send));
 
-impl Write for Sink<'_> {
+impl Write for Stoppable<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if signal::stop_asked() {
             return Err(io::Error::other("asked to stop"));
         }
-        match self.file.write(bytes) {
-            Ok(taken) => {
-                let before = *self.bytes;
-                *self.bytes += taken as u64;
-                // Once a mebibyte is often enough for eyes.
-                if before >> 20 != *self.bytes >> 20 {
-                    (self.seen)(*self.bytes);
-                }
-                Ok(taken)
-            }
-            Err(e) => {
-                let again = io::Error::from(e.kind());
-                self.failed = Some(e);
-                Err(again)
-            }
-        }
+        self.0.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.0.flush()
     }
 }
 
-/// Reads files of one source back for its own proof.
+/// Reads files of one source back from the repository for its own proof.
 pub(super) struct Back<'a> {
-    pub(super) part: &'a Part,
-    pub(super) reader: &'a dyn Reader,
+    pub(super) name: &'a str,
+    pub(super) sealed: &'a Sealed,
 }
 
 impl ReadBack for Back<'_> {
     fn read(&self, path: &[u8], out: &mut dyn Write) -> Result<(), Fault> {
-        let found = self.part.contents().find(|(entry, _)| entry.path.0 == path);
-        let (_, content) = found.ok_or_else(|| {
-            Fault::infrastructure(format!("the snapshot has no {}/{}", self.part.name, Name(path.to_vec())))
-        })?;
-        self.reader.read(content, out)
-    }
-}
-
-/// Counts what is read back; comparing is the reader's work.
-#[derive(Default)]
-pub(super) struct Seen {
-    pub(super) size: u64,
-}
-
-impl Write for Seen {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if signal::stop_asked() {
-            return Err(io::Error::other("asked to stop"));
-        }
-        self.size += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        let at = Path::new(self.name).join(OsStr::from_bytes(path));
+        self.sealed.dump(&at, out).map(drop)
     }
 }
 

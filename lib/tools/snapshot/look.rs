@@ -1,172 +1,230 @@
-//! What is done with snapshots that are there: list, check, restore. A store is all that it takes.
+//! What is seen of snapshots that are there: list, show, check. A store is all that it takes.
 
-use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::json;
 
-use super::{plural, to_stdout};
+use super::inside::Inside;
+use super::store::Place;
+use super::{plural, restic_command, restore_command, to_stdout};
 use crate::evidence::short;
 use crate::fault::{Exit, Fault};
-use crate::repository::{self, Damage, Repository};
-use crate::units::{show_duration, show_size};
-use crate::world::talk::{self, Mark, Talk};
-use crate::world::{self, signal};
+use crate::repository::restic::{Damage, Health, Known, PINNED, Pin, ReadData, Snapshot};
+use crate::units::{parse_share, show_duration, show_size};
+use crate::world::talk::{self, Mark, Step, Talk};
 
-/// What is to be brought back, and where to.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Wish {
-    /// Its id (or the beginning of it), or `latest`
-    #[arg(default_value = "latest")]
-    pub id: String,
-    /// The folder, which must be empty or new; each source gets a folder in it
-    #[arg(long, value_name = "FOLDER")]
-    pub to: PathBuf,
-    /// Only this source
-    #[arg(long, value_name = "NAME")]
-    pub source: Option<String>,
+/// How thoroughly a store is checked.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Depth {
+    /// Read and verify every byte
+    #[arg(long)]
+    pub read_data: bool,
+    /// Read and verify this share of the data, another one each time: 10%
+    #[arg(long, value_name = "SHARE", conflicts_with = "read_data")]
+    pub read_data_subset: Option<String>,
 }
 
-fn open(store: &Path) -> Result<Box<dyn Repository>, Fault> {
-    repository::open(&store.display().to_string(), store, false)
+impl Depth {
+    fn read_data(&self) -> Result<ReadData, Fault> {
+        let Some(text) = &self.read_data_subset else {
+            return Ok(if self.read_data { ReadData::All } else { ReadData::Nothing });
+        };
+        let wrong = || {
+            Fault::usage(format!("`{text}` is no share of the data"))
+                .help("write it like 10%, more than 0 and at most 100%")
+        };
+        let share = parse_share(text).map_err(|_| wrong())?;
+        if share > 0.0 && share <= 1.0 { Ok(ReadData::Share(share)) } else { Err(wrong()) }
+    }
 }
 
 /// Shows every snapshot of a store, oldest first, as a table or as JSON on stdout.
 ///
-/// Errors (4): the store cannot be read, or has damaged manifests; the others are shown all the same.
-pub fn list(store: &Path, json: bool) -> Result<Exit, Fault> {
-    let repository = open(store)?;
-    let listing = repository.list()?;
+/// Errors (4): the store cannot be read, or has damaged snapshots; the others are shown all the same.
+pub fn list(place: &Place, json: bool) -> Result<Exit, Fault> {
+    let repository = place.open()?;
+    let (known, damaged) = repository.known()?;
     if json {
-        let snapshots: Vec<_> = listing
-            .snapshots
-            .iter()
-            .map(|s| {
-                let sources: Vec<_> = s.manifest.sources.iter().map(|p| {
-                    let (files, bytes) = p.totals();
-                    json!({"name": p.name, "kind": p.kind, "target": p.target, "files": files, "bytes": bytes})
-                }).collect();
-                json!({"id": s.id, "created_at": s.manifest.created_at, "label": s.manifest.label, "sources": sources})
-            })
-            .collect();
-        to_stdout(
-            &json!({"store": repository.place(), "snapshots": snapshots, "damaged": damage_json(&listing.damaged)}),
-        )?;
+        let shown: Vec<_> = known.iter().map(json_of).collect();
+        let damaged: Vec<_> =
+            damaged.iter().map(|(id, why)| json!({"id": id.to_string(), "why": why})).collect();
+        to_stdout(&json!({
+            "store": place.shown,
+            "repository": repository.config().id.to_string(),
+            "snapshots": shown,
+            "damaged": damaged,
+        }))?;
     } else {
-        let mut rows = vec![[
-            "ID".to_owned(),
-            "CREATED".into(),
-            "RELEASE".into(),
-            "FILES".into(),
-            "SIZE".into(),
-            "SOURCES".into(),
-        ]];
-        for snapshot in &listing.snapshots {
-            let (files, bytes) = snapshot.manifest.sources.iter().fold((0, 0.0), |(files, bytes), part| {
-                let (f, b) = part.totals();
-                (files + f, bytes + b as f64)
-            });
-            let label = &snapshot.manifest.label;
-            let sources: Vec<&str> = snapshot.manifest.sources.iter().map(|p| p.name.as_str()).collect();
-            rows.push([
-                short(&snapshot.id),
-                snapshot.manifest.created_at.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
-                format!("{} {} {}", label.service, label.version, label.environment),
-                files.to_string(),
-                show_size(bytes),
-                sources.join(" "),
-            ]);
-        }
-        let text = table(&rows);
-        talk::data(crate::redact::redact(&text).as_bytes())
-            .map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))?;
+        let head = ["ID", "CREATED", "RELEASE", "FILES", "SIZE", "SOURCES", "NOTES"];
+        let mut rows = vec![head.map(str::to_owned)];
+        rows.extend(known.iter().map(row));
+        print(&table(&rows))?;
     }
-    complain(repository.as_ref(), &listing.damaged).map_or(Ok(Exit::Pass), Err)
+    let Some((id, why)) = damaged.first() else { return Ok(Exit::Pass) };
+    Err(Fault::infrastructure(format!("{} cannot be read", plural(damaged.len(), "snapshot")))
+        .place(format!("{}/snapshots/{id}", place.shown))
+        .cause(why)
+        .help("look at the disk; the others can still be restored"))
 }
 
-/// Reads and verifies everything in a store.
+/// What a tag `key=value` says.
+pub(super) fn tagged<'a>(snapshot: &'a Snapshot, key: &str) -> Option<&'a str> {
+    snapshot.tags.iter().find_map(|tag| tag.strip_prefix(key)?.strip_prefix('='))
+}
+
+fn row(known: &Known) -> [String; 7] {
+    let (id, snapshot) = (known.id, &known.snapshot);
+    let release: Vec<&str> =
+        ["service", "version", "environment"].iter().filter_map(|key| tagged(snapshot, key)).collect();
+    let sources: Vec<&str> = snapshot.paths.iter().map(|path| path.trim_start_matches('/')).collect();
+    let said = |tag: &&String| *tag != super::TAG && *tag != PINNED && !tag.contains('=');
+    let pinned = known.pin.as_ref().map(pin_note);
+    let notes: Vec<String> = pinned.into_iter().chain(snapshot.tags.iter().filter(said).cloned()).collect();
+    let summary = snapshot.summary.as_ref();
+    [
+        short(&id.to_string()),
+        snapshot.time.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+        if release.is_empty() { format!("({})", snapshot.hostname) } else { release.join(" ") },
+        summary.map(|s| s.total_files_processed.to_string()).unwrap_or_default(),
+        summary.map(|s| show_size(s.total_bytes_processed as f64)).unwrap_or_default(),
+        sources.join(" "),
+        notes.join(" "),
+    ]
+}
+
+/// `pinned`, and why.
+fn pin_note(pin: &Pin) -> String {
+    pin.why.as_ref().map_or("pinned".into(), |why| format!("pinned ({why})"))
+}
+
+fn json_of(known: &Known) -> serde_json::Value {
+    let (id, snapshot) = (known.id, &known.snapshot);
+    let sources: Vec<&str> = snapshot.paths.iter().map(|path| path.trim_start_matches('/')).collect();
+    json!({
+        "id": id.to_string(),
+        "created_at": snapshot.time,
+        "service": tagged(snapshot, "service"),
+        "version": tagged(snapshot, "version"),
+        "environment": tagged(snapshot, "environment"),
+        "hostname": snapshot.hostname,
+        "tags": snapshot.tags,
+        "original": snapshot.original,
+        "pinned": known.pin.is_some(),
+        "pinned_because": known.pin.as_ref().and_then(|pin| pin.why.as_ref()),
+        "sources": sources,
+        "files": snapshot.summary.as_ref().map(|s| s.total_files_processed),
+        "bytes": snapshot.summary.as_ref().map(|s| s.total_bytes_processed),
+        "program": snapshot.program_version,
+    })
+}
+
+/// Shows one snapshot: its sources, and the commands that bring it back.
+///
+/// Errors: 2 for an unknown snapshot; 4 when it is damaged.
+pub fn show(place: &Place, id: &str, json: bool) -> Result<Exit, Fault> {
+    let repository = place.open()?;
+    let opened = repository.read(repository.find(id)?)?;
+    let pin =
+        repository.known()?.0.into_iter().find(|known| known.id == opened.id()).and_then(|known| known.pin);
+    let inside = Inside::of(&opened)?;
+    let id = opened.id();
+    let open = super::passphrase::given()?.is_none();
+    let commands = [restore_command(&id.to_string(), place), restic_command(&id.to_string(), place, open)];
+    if json {
+        let mut value = json_of(&Known { id, snapshot: opened.snapshot().clone(), pin });
+        value["inside"] = json!(inside);
+        value["restore_command"] = json!(commands[0]);
+        value["restic_command"] = json!(commands[1]);
+        to_stdout(&value)?;
+        return Ok(Exit::Pass);
+    }
+    let mut text = format!("snapshot {id}\n");
+    let mut line = |key: &str, value: &str| text.push_str(&format!("{key:<12}{}\n", plain(value)));
+    line("created", &opened.snapshot().time.strftime("%Y-%m-%d %H:%M:%SZ").to_string());
+    line("by", &format!("{} on {}", opened.snapshot().program_version, opened.snapshot().hostname));
+    line("tags", &opened.snapshot().tags.join(" "));
+    if let Some(pin) = &pin {
+        line("stays", &pin_note(pin));
+    }
+    for part in inside.iter().flat_map(|inside| &inside.sources) {
+        let state =
+            if part.notes.is_empty() { String::new() } else { format!(" ({})", part.notes.join("; ")) };
+        line(
+            "source",
+            &format!(
+                "{}: {} {}, {}, {}{state}",
+                part.name,
+                part.kind,
+                part.target,
+                plural(part.files, "file"),
+                show_size(part.bytes as f64)
+            ),
+        );
+        for table in &part.tables {
+            line("", &format!("{}: {}", table.table, plural(table.rows, "row")));
+        }
+    }
+    line("restore", &commands[0]);
+    line("or", &commands[1]);
+    print(&text)?;
+    Ok(Exit::Pass)
+}
+
+/// Checks a store: its structure, and as much of the data as is asked for.
 ///
 /// Errors (4): something is damaged or missing; the first is named, with the files that need it.
-pub fn check(store: &Path, talk: &Talk, json: bool) -> Result<Exit, Fault> {
-    let repository = open(store)?;
-    let started = std::time::Instant::now();
+pub fn check(place: &Place, depth: &Depth, talk: &Talk, json: bool) -> Result<Exit, Fault> {
+    let read_data = depth.read_data()?;
+    let repository = place.open()?;
+    let started = Instant::now();
     let ticker = talk.ticker();
-    let checked = repository.check(&mut |bytes| {
-        ticker.set(&format!("{} verified", show_size(bytes as f64)));
-        if signal::stop_asked() { Err(Fault::infrastructure("the check was interrupted")) } else { Ok(()) }
+    let step = Step::new("verifying");
+    let health = repository.check(read_data, &|bytes, of| {
+        ticker.step(&Step { of_bytes: Some(of), ..step.clone() }, 0, bytes);
     })?;
     drop(ticker);
     if json {
         to_stdout(&json!({
-            "store": repository.place(),
-            "snapshots": checked.snapshots,
-            "objects": checked.objects,
-            "bytes": checked.bytes,
-            "damaged": damage_json(&checked.damaged),
+            "store": place.shown,
+            "repository": repository.config().id.to_string(),
+            "snapshots": health.snapshots,
+            "packs": health.packs,
+            "packs_read": health.packs_read,
+            "bytes_read": health.bytes_read,
+            "packs_unnamed": health.packs_unnamed,
+            "damaged": damage_json(&health.damaged),
         }))?;
     }
-    for damage in &checked.damaged {
+    for damage in &health.damaged {
         talk.line(Mark::Bad, &format!("{}: {}", damage.object, damage.why));
         for user in &damage.needed_by {
             talk.line(Mark::Bad, &format!("    needed by {user}"));
         }
     }
-    if let Some(fault) = complain(repository.as_ref(), &checked.damaged) {
+    if let Some(fault) = complaint(place, &health.damaged) {
         return Err(fault);
     }
     talk.line(
         Mark::Good,
-        &format!(
-            "{} whole: {} of {} verified in {}",
-            plural(checked.snapshots, "snapshot"),
-            plural(checked.objects, "object"),
-            show_size(checked.bytes as f64),
-            show_duration(started.elapsed().as_secs_f64())
-        ),
+        &format!("{} in {}", said(&health), show_duration(started.elapsed().as_secs_f64())),
     );
     Ok(Exit::Pass)
 }
 
-/// Brings a snapshot (or one source of it) back into an empty folder, each source in a folder of its own.
-///
-/// Errors: 2 for an unknown snapshot or source, or a folder that is not empty; 4 for damaged data or a
-/// folder that cannot be written.
-pub fn restore(store: &Path, wish: &Wish, talk: &Talk, json: bool) -> Result<Exit, Fault> {
-    let Wish { id, to, source } = wish;
-    let repository = open(store)?;
-    let reader = repository::find(repository.as_ref(), id)?;
-    let started = std::time::Instant::now();
-    let ticker = talk.ticker();
-    let done = repository::restore(reader.as_ref(), to, source.as_deref(), &mut |file, bytes| {
-        ticker.set(&format!("{}, {file}", show_size(bytes as f64)));
-    })?;
-    drop(ticker);
-    let manifest = reader.manifest();
-    if json {
-        to_stdout(&json!({
-            "store": repository.place(),
-            "id": reader.id(),
-            "to": to.display().to_string(),
-            "files": done.files,
-            "bytes": done.bytes,
-        }))?;
-    }
-    let age = world::now().duration_since(manifest.created_at).as_secs_f64().max(0.0);
-    talk.line(
-        Mark::Good,
-        &format!(
-            "restored {} ({} old) to {}: {} of {}, every byte verified, in {}",
-            short(reader.id()),
-            show_duration(age),
-            to.display(),
-            plural(done.files, "file"),
-            show_size(done.bytes as f64),
-            show_duration(started.elapsed().as_secs_f64())
+fn said(health: &Health) -> String {
+    let data = match health.packs_read {
+        0 if health.packs > 0 => "their data was not read (--read-data does)".to_owned(),
+        packs => format!(
+            "{} of {} with {} read and verified",
+            plural(packs, "pack"),
+            health.packs,
+            show_size(health.bytes_read as f64)
         ),
-    );
-    Ok(Exit::Pass)
+    };
+    format!("{} whole: {} there, {data};", plural(health.snapshots, "snapshot"), plural(health.packs, "pack"))
 }
 
-fn complain(repository: &dyn Repository, damaged: &[Damage]) -> Option<Fault> {
+fn complaint(place: &Place, damaged: &[Damage]) -> Option<Fault> {
     let first = damaged.first()?;
     let users = match first.needed_by.len() {
         0 => "no snapshot needs it".to_owned(),
@@ -175,7 +233,7 @@ fn complain(repository: &dyn Repository, damaged: &[Damage]) -> Option<Fault> {
     };
     Some(
         Fault::infrastructure(format!("{} of the snapshot store damaged", plural(damaged.len(), "file")))
-            .place(format!("{}/{}", repository.place(), first.object))
+            .place(format!("{}/{}", place.shown, first.object))
             .cause(format!("{}; {users}", first.why))
             .help("look at the disk; what does not need these files can still be restored"),
     )
@@ -186,15 +244,24 @@ fn damage_json(damaged: &[Damage]) -> serde_json::Value {
     items.collect()
 }
 
+pub(super) fn print(text: &str) -> Result<(), Fault> {
+    talk::data(crate::redact::redact(text).as_bytes())
+        .map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
+}
+
+/// Whoever can write to the store chose these texts: no escape sequence reaches the terminal.
+pub(super) fn plain(text: &str) -> String {
+    text.replace(char::is_control, "?")
+}
+
 /// Columns as wide as their widest cell.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     let line = |row: &[String; N]| {
         let cells: Vec<String> =
             row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        // Whoever can write to the store chose these texts: no escape sequence reaches the terminal.
-        let text = cells.join("  ").replace(char::is_control, "?");
+        let text = plain(&cells.join("  "));
         format!("{}\n", text.trim_end())
     };
     rows.iter().map(line).collect()

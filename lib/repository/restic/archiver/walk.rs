@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::time::Instant;
 
 use super::ahead::{Look, Looked, Seen};
 use super::crew::{Content, Crew, Identity, Job, Progress, interrupted};
@@ -102,6 +103,8 @@ pub(super) struct Walk<'a, 'c> {
     pub(super) at: PathBuf,
     /// Files with several names, which are read once.
     pub(super) links: HashMap<(u64, u64), Arc<Job>>,
+    /// When it is too late to go on.
+    pub(super) until: Option<Instant>,
 }
 
 /// The builder is gone, because something failed there.
@@ -160,6 +163,10 @@ impl Walk<'_, '_> {
         };
         if signal::stop_asked() {
             self.crew.fail(interrupted());
+            return Err(Over);
+        }
+        if self.until.is_some_and(|until| Instant::now() > until) {
+            self.crew.fail(too_late(&frame.path));
             return Err(Over);
         }
         frame.considered = frame.considered.saturating_sub(1);
@@ -312,6 +319,12 @@ fn complete(node: &mut Node, path: &Path, before: Option<&Node>) -> io::Result<(
     }
     node.attributes = attributes_of(path)?;
     Ok(())
+}
+
+fn too_late(path: &Path) -> Fault {
+    Fault::infrastructure("the time for reading this is over")
+        .place(path.display().to_string())
+        .help("give it more time with `timeout`")
 }
 
 fn too_deep(path: &Path) -> Fault {
