@@ -13,9 +13,7 @@ use serde_json::{Value, json};
 
 use super::programs::Programs;
 use super::tables::{TableSpec, judge, named};
-use super::{
-    Context, Extra, Keep, Kind, Order, ReadBack, Source, data_finding, not_compared, stop_if_asked,
-};
+use super::{Context, Extra, Keep, Kind, Order, ReadBack, Source, data_finding, not_compared, stop_if_asked};
 use crate::evidence::{Finding, TableRecord, Verdict};
 use crate::fault::Fault;
 use crate::redact::redact;

@@ -319,10 +319,10 @@ impl Runner {
     }
 
     fn reach(&self) -> Result<(), Fault> {
-        match self.gone.load(Ordering::SeqCst) {
-            true => Err(Fault::infrastructure("no route to the store")),
-            false => Ok(()),
+        if self.gone.load(Ordering::SeqCst) {
+            return Err(Fault::infrastructure("no route to the store"));
         }
+        Ok(())
     }
 }
 

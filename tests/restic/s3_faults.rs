@@ -151,8 +151,8 @@ fn faults(afar: &Afar, store: S3) -> [Fault; 2] {
 
 #[test]
 fn what_is_wrong_with_a_store_is_said_in_one_clear_error() {
-    let afar = Afar::new();
     type Case = (Fate, &'static str, &'static str);
+    let afar = Afar::new();
     let cases: &[Case] = &[
         (Fate::Error(403, "AccessDenied"), "refuses", "AccessDenied"),
         (Fate::Error(403, "InvalidAccessKeyId"), "does not know this key", "InvalidAccessKeyId"),

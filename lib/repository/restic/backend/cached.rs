@@ -287,11 +287,8 @@ impl Backend for Cached {
     }
 
     fn put(&self, name: Name, parts: &[&[u8]]) -> Result<(), Fault> {
-        self.inner.put(name, parts)?;
-        if matches!(name, Name::File(Kind::Index | Kind::Snapshot, _)) {
-            self.keep(name, &parts.concat());
-        }
-        Ok(())
+        // Not kept: whoever reads it next sees what lies in the store.
+        self.inner.put(name, parts)
     }
 
     fn sweep(&self) -> Result<(), Fault> {
