@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use trapkey::cli::{self, Shared};
-use trapkey::evidence::SnapshotBody;
+use trapkey::evidence::{DrillBody, SnapshotBody};
 use trapkey::fault::{Exit, Fault};
+use trapkey::job::Job;
 use trapkey::tools::snapshot::{self, Place};
 use trapkey::world::talk::Progress;
 
@@ -44,13 +45,15 @@ enum Command {
         #[arg(default_value = "latest")]
         id: String,
     },
-    /// Bring a snapshot back into an empty folder
+    /// Bring a snapshot back: into a folder, in place, or a database into a live one
     Restore {
         #[command(flatten)]
         store: Store,
         #[command(flatten)]
         wish: snapshot::Wish,
     },
+    /// Rehearse the way back in a scratch place, measure it, write drill.json
+    Drill(snapshot::Rehearsal),
 }
 
 /// How to show how far it is.
@@ -86,6 +89,15 @@ fn main() -> ExitCode {
             }
             Command::List(store) => store.look(&shared, |at| snapshot::list(at, json)),
             Command::Show { store, id } => store.look(&shared, |at| snapshot::show(at, id, json)),
+            Command::Drill(rehearsal) => {
+                cli::recall::<DrillBody>(&shared, "snapshot", |job| snapshot::drill(job, rehearsal))
+            }
+            Command::Restore { store, wish } if wish.goal.in_place => {
+                cli::order(&shared, "snapshot", |job| snapshot::in_place(job, &store.of(job)?, wish))
+            }
+            Command::Restore { store, wish } if wish.goal.needs_plan() => {
+                cli::order(&shared, "snapshot", |job| snapshot::into(job, &store.of(job)?, wish))
+            }
             Command::Restore { store, wish } => {
                 store.look(&shared, |at| snapshot::restore(at, wish, &talk, json))
             }
@@ -94,6 +106,11 @@ fn main() -> ExitCode {
 }
 
 impl Store {
+    /// The named store, or that of the plan, for what needs the plan in any case.
+    fn of(&self, job: &Job) -> Result<Place, Fault> {
+        self.store.as_ref().map_or_else(|| Place::of(job), |store| Ok(Place::new(store, Path::new("."))))
+    }
+
     /// Looks into the named store, or into that of the plan.
     fn look(&self, shared: &Shared, work: impl FnOnce(&Place) -> Result<Exit, Fault>) -> Result<Exit, Fault> {
         match &self.store {

@@ -1,7 +1,7 @@
 //! Every kind of snapshot source, and the comparison of live data with what was recorded.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use schemars::{Schema, SchemaGenerator};
@@ -11,6 +11,7 @@ use crate::evidence::{Finding, SourceRecord, TableRecord, Verdict};
 use crate::fault::Fault;
 use crate::plan::{Loaded, SourceSpec};
 use crate::units::Text;
+use crate::world::background::Background;
 use crate::world::{self, signal};
 use crate::yaml::{self, Problem, unknown};
 
@@ -91,6 +92,58 @@ pub trait Source {
         Err(Fault::usage("a source of this kind cannot be restored into a live place")
             .help("restore it into a folder with `--to`"))
     }
+
+    /// What its files are, which says what a restore in place and a drill can do with them.
+    fn nature(&self) -> Nature<'_> {
+        Nature::Record
+    }
+
+    /// Starts a server of its own in `folder`, which is there, empty and private, restores into it as
+    /// [`Source::restore_into`] does, and compares the rows and sums that were recorded.
+    ///
+    /// Errors: 2 for a kind that starts none; 4 when no server is installed, or it cannot be started or
+    /// filled.
+    fn rehearse(
+        &self,
+        _folder: &Path,
+        _back: &dyn ReadBack,
+        _recorded: &[TableRecord],
+    ) -> Result<Rehearsed, Fault> {
+        Err(Fault::usage("no server is started for a source of this kind"))
+    }
+}
+
+/// What the files of a source are.
+pub enum Nature<'a> {
+    /// The thing itself.
+    Files(Live<'a>),
+    /// A dump, which [`Source::restore_into`] brings back into a live place.
+    Dump {
+        /// Why a drill starts no server for it; none where [`Source::rehearse`] does.
+        not_started: Option<&'static str>,
+    },
+    /// Something to look at.
+    Record,
+}
+
+/// Where files lie that a source backs up.
+pub struct Live<'a> {
+    /// The file or folder itself, links followed; it need not be there.
+    pub path: PathBuf,
+    /// What of the folder belongs to the source.
+    pub choice: Box<Choice<'a>>,
+}
+
+/// A source that was restored into a server of its own, which runs until this is dropped.
+pub struct Rehearsed {
+    /// How the database is reached; it holds a password.
+    pub url: Text,
+    /// What was done, in one sentence.
+    pub said: String,
+    /// The comparison with what was recorded, a finding per table.
+    pub findings: Vec<Finding>,
+    /// The server.
+    pub server: Background,
 }
 
 /// What a source may look at besides its own target.

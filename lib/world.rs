@@ -1,6 +1,7 @@
 //! The only doors to the outside: HTTP (asked and answered), PostgreSQL, S3, commands, files, signals,
 //! the CI system, the terminal.
 
+pub mod background;
 pub mod ci;
 pub mod files;
 pub mod http;

@@ -58,7 +58,7 @@ pub use node::{Attribute, Moment, Node, NodeKind, mode};
 pub use opened::Opened;
 pub use pack::{Blob, BlobKind};
 pub use prune::{Pruning, Thrift};
-pub use restore::{How, Restored};
+pub use restore::{How, Restored, UNFINISHED};
 pub use snapshot::{Snapshot, Summary};
 
 use crypto::Key;

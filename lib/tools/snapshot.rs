@@ -20,6 +20,7 @@ use crate::units::{show_duration, show_size};
 use crate::world::talk::{Mark, Step, Talk, Ticker};
 use crate::world::{self, talk};
 
+pub mod drill;
 mod hooks;
 mod inside;
 mod intake;
@@ -28,10 +29,11 @@ pub mod passphrase;
 mod restore;
 mod store;
 
+pub use drill::{Rehearsal, drill};
 pub use hooks::guard_if_asked;
 pub use inside::{Inside, Part};
 pub use look::{Depth, check, list, show};
-pub use restore::{Wish, restore};
+pub use restore::{Wish, in_place, into, restore};
 pub use store::Place;
 
 use hooks::Scope;
