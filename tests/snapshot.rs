@@ -11,10 +11,12 @@ use crate::support::{Ended, call, folder, json, tool, wait_until};
 
 mod database;
 mod compose;
+mod drill;
 mod files;
 mod hooks;
 mod kinds;
 mod kubernetes;
+mod restore;
 mod stops;
 mod store;
 mod versions;

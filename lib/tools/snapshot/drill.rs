@@ -316,6 +316,9 @@ impl<'a> Drill<'a> {
             _ => Verdict::Pass,
         };
         let mut finding = Finding::new("recovery time", "drill", verdict, world::now());
+        if took.is_some() && self.record.rto_s.is_none() {
+            finding.severity = Severity::Info;
+        }
         finding.observed = took.map(show_duration);
         finding.expected = self.record.rto_s.map(|rto| format!("<= {}", show_duration(rto)));
         (finding.value, finding.unit) = (took, Some("s".into()));
@@ -334,6 +337,9 @@ impl<'a> Drill<'a> {
             _ => Verdict::Pass,
         };
         let mut finding = Finding::new("recovery point", "drill", verdict, world::now());
+        if verdict == Verdict::Pass && self.record.rpo_s.is_none() {
+            finding.severity = Severity::Info;
+        }
         finding.observed = Some(show_duration(age.max(0.0)));
         finding.expected = self.record.rpo_s.map(|rpo| format!("<= {}", show_duration(rpo)));
         (finding.value, finding.unit) = (Some(age), Some("s".into()));

@@ -50,7 +50,7 @@ pub struct Wish {
     #[arg(long, value_name = "PATH", conflicts_with_all = ["sources", "in_place", "into", "into_env"])]
     pub file: Option<PathBuf>,
     /// With --in-place: remove what belongs to a source of files and is not in the snapshot
-    #[arg(long, requires = "in_place")]
+    #[arg(long, conflicts_with_all = ["to", "into", "into_env"])]
     pub delete: bool,
     /// With --into: also into a database that holds something
     #[arg(long, conflicts_with_all = ["to", "in_place"])]

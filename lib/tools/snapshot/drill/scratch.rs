@@ -1,7 +1,7 @@
 //! The scratch place of a drill: private, and gone afterwards, at the latest with the next drill.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -39,10 +39,13 @@ impl Scratch {
     pub(super) fn make(parent: &Path, job: &Job) -> Result<Self, Fault> {
         let parent = std::path::absolute(parent).unwrap_or_else(|_| parent.to_path_buf());
         let path = parent.join(format!("{PREFIX}{:016x}", world::unique()));
-        // Whoever runs a server passes through, and nobody looks in: what is in it is private.
-        let mut builder = fs::DirBuilder::new();
-        builder.mode(0o711).create(&path).map_err(|e| files::unwritable(&path, &e))?;
+        super::private(&path)?;
         let scratch = Self { path, removed: false };
+        if rustix::process::geteuid().is_root() {
+            // Another user runs the server, and passes through; what is in it is private.
+            fs::set_permissions(&scratch.path, fs::Permissions::from_mode(0o711))
+                .map_err(|e| files::unwritable(&scratch.path, &e))?;
+        }
         let maker = Maker {
             process: world::process(),
             service: job.release.service.clone(),
@@ -99,7 +102,6 @@ fn remove(path: &Path) -> Result<(), Fault> {
 
 /// Folders that were restored without the right to write in them.
 fn make_removable(folder: &Path) {
-    use std::os::unix::fs::PermissionsExt;
     let Ok(meta) = fs::symlink_metadata(folder) else { return };
     if !meta.is_dir() {
         return;
