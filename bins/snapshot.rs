@@ -90,7 +90,7 @@ fn main() -> ExitCode {
             Command::List(store) => store.look(&shared, |at| snapshot::list(at, json)),
             Command::Show { store, id } => store.look(&shared, |at| snapshot::show(at, id, json)),
             Command::Drill(rehearsal) => {
-                cli::recall::<DrillBody>(&shared, "snapshot", |job| snapshot::drill(job, rehearsal))
+                cli::rehearse::<DrillBody>(&shared, "snapshot", |job| snapshot::drill(job, rehearsal))
             }
             Command::Restore { store, wish } if wish.goal.in_place => {
                 cli::order(&shared, "snapshot", |job| snapshot::in_place(job, &store.of(job)?, wish))

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Place, walk};
 use crate::support::postgres::{PASSWORD, Postgres, program};
-use crate::support::{Ended, folder, json, run, wait_until};
+use crate::support::{Ended, folder, json, run, tool, wait_until};
 
 const SHOP: &str = "CREATE ROLE drill_reader; CREATE TABLE orders (id bigserial PRIMARY KEY, cents bigint NOT NULL);
     INSERT INTO orders (cents) SELECT n * 7 FROM generate_series(1, 50) n;
@@ -103,6 +103,7 @@ const CHECKS: &str = "{rto: 5m, rpo: 24h, checks: [\
 fn a_drill_restores_starts_checks_measures_and_cleans_up() {
     let stage = Stage::new("drilled");
     stage.plan(CHECKS);
+    assert_eq!(stage.call(&["create"]).code, 0);
     let document = stage.drill(0);
     assert_eq!(document["verdict"], "pass");
     let all = verdicts(&document);
@@ -137,6 +138,14 @@ fn a_drill_restores_starts_checks_measures_and_cleans_up() {
     let validator = jsonschema::draft202012::new(&schema).unwrap();
     let errors: Vec<String> = validator.iter_errors(&document).map(|e| e.to_string()).collect();
     assert!(errors.is_empty(), "{errors:?}");
+
+    // The report of a release that was drilled on its way tells of it.
+    let mut report = tool("report", stage.place.folder.path());
+    let ended = run(report.env("SHOP_URL", &stage.url));
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let text = |file: &str| std::fs::read_to_string(stage.place.path("evidence").join(file)).unwrap();
+    assert!(text("report.html").contains("The way back, rehearsed"));
+    assert!(text("junit.xml").contains("drill.postgres") && text("summary.md").contains("recovery time"));
 }
 
 #[test]
@@ -311,4 +320,88 @@ fn wrong_checks_of_a_drill_are_found_by_every_tool_that_reads_the_plan() {
     place.write("release.yaml", plan.replace("  sources:", "  drill: {rto: 1m}\n  sources:").as_bytes());
     let ended = place.call(&["list"]);
     assert!(ended.code == 2 && ended.stderr.contains("${DRILL_A_B}"), "{}", ended.stderr);
+}
+
+/// The script of a step of the shipped workflow, as the runner would get it.
+fn script(step: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates/workflows/drill.yml");
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut lines = text.lines().skip_while(|line| line.trim() != format!("- name: {step}"));
+    assert!(lines.next().is_some(), "no step `{step}`");
+    let mut lines = lines.skip_while(|line| line.trim() != "run: |").skip(1).peekable();
+    let depth = lines.peek().map_or(0, |line| line.len() - line.trim_start().len());
+    let inside = |line: &&str| line.trim().is_empty() || line.len() - line.trim_start().len() >= depth;
+    let script: String = lines.take_while(inside).map(|line| format!("{}\n", line.get(depth..).unwrap_or_default())).collect();
+    assert!(!script.contains("${{"), "an expression stands inside a script: {script}");
+    script
+}
+
+fn step(stage: &Stage, script: &str, variables: &[(&str, &str)]) -> (Ended, String) {
+    let place = &stage.place;
+    place.write("script.sh", script.as_bytes());
+    place.write("output", b"");
+    place.write("summary", b"");
+    let ended = run(Command::new("bash")
+        .args(["-e", "script.sh"])
+        .current_dir(place.folder.path())
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("BIN_DIR", crate::support::binary("snapshot").parent().unwrap())
+        .env("GITHUB_OUTPUT", place.path("output"))
+        .env("GITHUB_STEP_SUMMARY", place.path("summary"))
+        .env("TRAPKEY_SCRATCH", stage.scratch.path())
+        .envs(variables.iter().copied()));
+    assert!(!place.path("pwned").exists(), "a value was run as code");
+    let outputs = std::fs::read_to_string(place.path("output")).unwrap();
+    (ended, outputs)
+}
+
+#[test]
+fn the_monthly_workflow_drills_with_the_real_tool_and_without_the_live_database() {
+    let stage = Stage::new("workflow");
+    stage.plan(CHECKS);
+    let plan = std::fs::read_to_string(stage.place.path("release.yaml")).unwrap();
+    // As plans are: the version and what the release brings come with the release, not with the drill.
+    let plan = plan.replace("{version: 1.4.2}", "{version: \"${VERSION}\", artifacts: [dist/shop.tar.gz]}");
+    stage.place.write("release.yaml", plan.replace("SHOP_URL", "DATABASE_URL").as_bytes());
+    let rehearse = script("Rehearse the way back");
+    let nobody = ("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
+    let (ended, outputs) = step(&stage, &rehearse, &[nobody, ("VERSION", "drill"), ("SNAPSHOT", "latest")]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    stage.assert_gone();
+    assert!(outputs.contains("verdict=pass") && outputs.contains("recovery_seconds="), "{outputs}");
+    let hostile = "$(touch pwned) `touch pwned`; touch pwned";
+    let (ended, _) = step(&stage, &rehearse, &[nobody, ("VERSION", "drill"), ("SNAPSHOT", hostile)]);
+    assert_eq!(ended.code, 2, "{}", ended.stderr);
+    let said = [("VERDICT", "pass"), ("SUMMARY", hostile), ("RECOVERY", "1.5"), ("AGE", "")];
+    let (ended, _) = step(&stage, &script("Say what came of it"), &said);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let summary = std::fs::read_to_string(stage.place.path("summary")).unwrap();
+    assert_eq!(summary, format!("Drill: pass\n\n{hostile}\n\n- recovered in 1.5 s\n"));
+}
+
+#[test]
+fn a_whole_server_comes_up_again_with_its_roles() {
+    let server = Postgres::alone();
+    let url = server.database("shop");
+    Postgres::execute(&url, SHOP);
+    let place = Place::new(
+        "{name: server, kind: postgres, target: \"${SHOP_URL}\", with: {whole_server: true, tables: [{name: orders, sum: cents}]}}",
+    );
+    let plan = std::fs::read_to_string(place.path("release.yaml")).unwrap();
+    let drill = "  drill: {checks: [{name: reads, kind: postgres, target: '${DRILL_SERVER}', \
+                 with: {query: \"SELECT has_table_privilege('drill_reader', 'orders', 'SELECT')::int\"}, expect: {value: 1}}]}\n  sources:";
+    place.write("release.yaml", plan.replace("  sources:", drill).as_bytes());
+    let scratch = folder();
+    std::fs::set_permissions(scratch.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for command in ["create", "drill"] {
+        let mut order = place.command();
+        order.arg(command).env("SHOP_URL", &url).env("TRAPKEY_SCRATCH", scratch.path());
+        let ended = run(&mut order);
+        assert_eq!(ended.code, 0, "{command}: {}", ended.stderr);
+    }
+    let document = json(&place.path("evidence/drill.json"));
+    assert_eq!(finding(&document, "data intact: orders")["verdict"], "pass");
+    assert_eq!(finding(&document, "reads")["verdict"], "pass");
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
 }

@@ -30,6 +30,11 @@ impl Postgres {
         started
     }
 
+    /// A server of one's own.
+    pub(crate) fn alone() -> Self {
+        Self::start()
+    }
+
     fn start() -> Self {
         let root = folder();
         let data = root.path().join("data");
