@@ -45,6 +45,51 @@ enum Command {
         #[arg(default_value = "latest")]
         id: String,
     },
+    /// Show what is another in one snapshot than in an earlier one
+    Diff {
+        #[command(flatten)]
+        store: Store,
+        /// The earlier one: its id (or the beginning of it), or `latest`
+        a: String,
+        /// The later one
+        #[arg(default_value = "latest")]
+        b: String,
+    },
+    /// Pin a snapshot: nothing removes it
+    Pin {
+        #[command(flatten)]
+        store: Store,
+        /// Its id (or the beginning of it), or `latest`
+        id: String,
+        /// Why, in one line, for whoever asks later
+        #[arg(long, value_name = "TEXT")]
+        why: Option<String>,
+    },
+    /// Take the pin of a snapshot away
+    Unpin {
+        #[command(flatten)]
+        store: Store,
+        /// Its id (or the beginning of it), or `latest`
+        id: String,
+    },
+    /// Forget what the plan's retention does not keep, and remove what nobody needs any more
+    Prune(snapshot::Cut),
+    /// Remove the locks of processes that are gone
+    Unlock {
+        #[command(flatten)]
+        store: Store,
+        /// Remove every lock, also of those who still work
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show, add, remove or rotate the keys of the store
+    Key {
+        /// The snapshot store [default: the plan's]; with it no plan is needed
+        #[arg(long, global = true, env = "TRAPKEY_STORE", value_name = "PLACE")]
+        store: Option<String>,
+        #[command(subcommand)]
+        command: snapshot::KeyCommand,
+    },
     /// Bring a snapshot back: into a folder, in place, or a database into a live one
     Restore {
         #[command(flatten)]
@@ -89,6 +134,17 @@ fn main() -> ExitCode {
             }
             Command::List(store) => store.look(&shared, |at| snapshot::list(at, json)),
             Command::Show { store, id } => store.look(&shared, |at| snapshot::show(at, id, json)),
+            Command::Diff { store, a, b } => store.look(&shared, |at| snapshot::diff(at, a, b, json)),
+            Command::Pin { store, id, why } => {
+                store.look(&shared, |at| snapshot::pin(at, id, why.as_deref(), &talk, json))
+            }
+            Command::Unpin { store, id } => store.look(&shared, |at| snapshot::unpin(at, id, &talk, json)),
+            Command::Prune(cut) => cli::order(&shared, "snapshot", |job| snapshot::prune(job, cut)),
+            Command::Unlock { store, all } => {
+                store.look(&shared, |at| snapshot::unlock(at, *all, &talk, json))
+            }
+            Command::Key { store, command } => Store { store: store.clone() }
+                .look_with(&shared, |at, job| snapshot::key(at, job, command, &talk, json)),
             Command::Drill(rehearsal) => {
                 cli::rehearse::<DrillBody>(&shared, "snapshot", |job| snapshot::drill(job, rehearsal))
             }
@@ -113,13 +169,22 @@ impl Store {
 
     /// Looks into the named store, or into that of the plan.
     fn look(&self, shared: &Shared, work: impl FnOnce(&Place) -> Result<Exit, Fault>) -> Result<Exit, Fault> {
+        self.look_with(shared, |at, _| work(at))
+    }
+
+    /// The same, with the plan where the store is the plan's.
+    fn look_with(
+        &self,
+        shared: &Shared,
+        work: impl FnOnce(&Place, Option<&Job>) -> Result<Exit, Fault>,
+    ) -> Result<Exit, Fault> {
         match &self.store {
             Some(store) => {
                 // Without a plan nobody has looked for secrets in the environment yet.
                 trapkey::redact::learn_environment();
-                work(&Place::new(store, Path::new(".")))
+                work(&Place::new(store, Path::new(".")), None)
             }
-            None => cli::order(shared, "snapshot", |job| work(&Place::of(job)?)),
+            None => cli::order(shared, "snapshot", |job| work(&Place::of(job)?, Some(job))),
         }
     }
 }

@@ -19,8 +19,8 @@ use crate::evidence::Body;
 use crate::fault::{Exit, Fault};
 use crate::job::{self, Call, Job};
 use crate::signature::{SigningKey, Trust};
-use crate::world::talk::{Color, Mark, Progress, Talk};
 use crate::world::shell::SIGN_KEY_PEM;
+use crate::world::talk::{Color, Mark, Progress, Talk};
 use crate::world::{self, signal};
 
 /// The flags that all five tools share.

@@ -276,6 +276,20 @@ pub struct Snapshot {
     /// What a drill of the way back is held to.
     #[serde(default)]
     pub drill: Drill,
+    /// What is read back from the store before a snapshot passes; `new` when absent.
+    #[serde(default)]
+    pub prove: Prove,
+}
+
+/// What is read back from the store before a snapshot passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Prove {
+    /// What this snapshot added; the rest was read back by an earlier one.
+    #[default]
+    New,
+    /// Everything that the snapshot needs, so that what was damaged since is found now.
+    Everything,
 }
 
 /// What a drill of the way back is held to.
@@ -378,16 +392,75 @@ pub struct SourceSpec {
     pub hook_timeout: Option<Span>,
 }
 
-/// Which snapshots are kept.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+/// Which snapshots are kept: whatever any of these keeps stays. Days, weeks, months and years are those
+/// of UTC.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Retention {
     /// The newest so many.
     #[serde(default)]
     pub keep_last: Option<u32>,
-    /// All younger than this.
+    /// The newest of each of so many hours that have one.
+    #[serde(default)]
+    pub keep_hourly: Option<u32>,
+    /// The newest of each of so many days that have one.
+    #[serde(default)]
+    pub keep_daily: Option<u32>,
+    /// The newest of each of so many weeks (from Monday on) that have one.
+    #[serde(default)]
+    pub keep_weekly: Option<u32>,
+    /// The newest of each of so many months that have one.
+    #[serde(default)]
+    pub keep_monthly: Option<u32>,
+    /// The newest of each of so many years that have one.
+    #[serde(default)]
+    pub keep_yearly: Option<u32>,
+    /// All that are no older than the newest one by more than this.
     #[serde(default)]
     pub keep_within: Option<Span>,
+    /// The newest of each hour within this time before the newest one.
+    #[serde(default)]
+    pub keep_within_hourly: Option<Span>,
+    /// The newest of each day within this time before the newest one.
+    #[serde(default)]
+    pub keep_within_daily: Option<Span>,
+    /// The newest of each week within this time before the newest one.
+    #[serde(default)]
+    pub keep_within_weekly: Option<Span>,
+    /// The newest of each month within this time before the newest one.
+    #[serde(default)]
+    pub keep_within_monthly: Option<Span>,
+    /// The newest of each year within this time before the newest one.
+    #[serde(default)]
+    pub keep_within_yearly: Option<Span>,
+    /// Those with one of these tags; `a,b` stands for both of them.
+    #[serde(default)]
+    pub keep_tags: Vec<String>,
+}
+
+impl Retention {
+    /// Whether it keeps nothing at all.
+    pub fn names_nothing(&self) -> bool {
+        let counts = [
+            self.keep_last,
+            self.keep_hourly,
+            self.keep_daily,
+            self.keep_weekly,
+            self.keep_monthly,
+            self.keep_yearly,
+        ];
+        let spans = [
+            self.keep_within,
+            self.keep_within_hourly,
+            self.keep_within_daily,
+            self.keep_within_weekly,
+            self.keep_within_monthly,
+            self.keep_within_yearly,
+        ];
+        counts.iter().flatten().all(|count| *count == 0)
+            && spans.iter().flatten().all(|span| span.0.is_zero())
+            && self.keep_tags.is_empty()
+    }
 }
 
 /// How traffic moves.
@@ -865,6 +938,7 @@ fn check_whole(plan: &Plan, root: &Node) -> Result<(), Problem> {
                 return Err(Problem::at(place_of("snapshot"), message));
             }
         }
+        check_retention(snapshot.retention.as_ref(), root.get("snapshot").unwrap_or(root))?;
     }
     if let Some(verify) = plan.verify.as_ref().and_then(|v| v.baseline.as_ref()) {
         unique(verify.probes.iter().map(|p| p.name.as_str()), place_of("verify"), "baseline probe")?;
@@ -899,6 +973,22 @@ fn check_drill(snapshot: &Snapshot, section: &Node, variables: &PlanVariables) -
     let checks = snapshot.drill.checks.read(&variables.with(known))?;
     let place = node.get("checks").map_or(node.place, |n| n.place);
     unique(checks.iter().map(|check| check.name.as_str()), place, "check")
+}
+
+/// A retention that would keep nothing is a mistake, not an order to remove everything.
+fn check_retention(retention: Option<&Retention>, section: &Node) -> Result<(), Problem> {
+    let Some(retention) = retention else { return Ok(()) };
+    let written = section.get("retention");
+    let place = written.map_or(section.place, |node| node.place);
+    if retention.names_nothing() {
+        return Err(Problem::at(place, "`retention` names nothing that is to be kept")
+            .help("for example retention: {keep_last: 10, keep_within: 30d}"));
+    }
+    if retention.keep_tags.iter().any(|tags| tags.split(',').any(|tag| tag.trim().is_empty())) {
+        let place = written.and_then(|node| node.get("keep_tags")).map_or(place, |node| node.place);
+        return Err(Problem::at(place, "`keep_tags` has an empty tag, which no snapshot has"));
+    }
+    Ok(())
 }
 
 fn unique<'a>(names: impl Iterator<Item = &'a str>, place: yaml::Place, what: &str) -> Result<(), Problem> {

@@ -16,20 +16,30 @@ use crate::world::{self, signal};
 use crate::yaml::{self, Problem, unknown};
 
 mod command;
+mod docker_compose;
 mod files;
 mod kubernetes;
+mod mysql;
 mod postgres;
 mod programs;
+mod redis;
 mod router_state;
+mod sqlite;
 mod tables;
+mod versions;
 
 /// Every kind of source that a plan may name.
 pub static ALL: &[&Kind] = &[
     &command::KIND,
+    &docker_compose::KIND,
     &files::KIND,
     &kubernetes::KIND,
+    &mysql::KIND,
     &postgres::KIND,
+    &redis::KIND,
     &router_state::KIND,
+    &sqlite::KIND,
+    &versions::KIND,
 ];
 
 /// One kind of source.
@@ -98,8 +108,9 @@ pub trait Source {
         Nature::Record
     }
 
-    /// Starts a server of its own in `folder`, which is there, empty and private, restores into it as
-    /// [`Source::restore_into`] does, and compares the rows and sums that were recorded.
+    /// Brings the database up again in `folder`, which is there, empty and private, with a server of its
+    /// own where it takes one, as [`Source::restore_into`] does, and compares the rows and sums that were
+    /// recorded.
     ///
     /// Errors: 2 for a kind that starts none; 4 when no server is installed, or it cannot be started or
     /// filled.
@@ -117,13 +128,33 @@ pub trait Source {
 pub enum Nature<'a> {
     /// The thing itself.
     Files(Live<'a>),
-    /// A dump, which [`Source::restore_into`] brings back into a live place.
+    /// A dump of a database.
     Dump {
-        /// Why a drill starts no server for it; none where [`Source::rehearse`] does.
-        not_started: Option<&'static str>,
+        /// Where [`Source::restore_into`] brings it back to.
+        home: Home,
+        /// What a drill can do with it.
+        drill: InDrill,
     },
     /// Something to look at.
     Record,
+}
+
+/// Where a dump goes back to.
+pub enum Home {
+    /// To the target that the plan names.
+    Target,
+    /// To this file.
+    File(PathBuf),
+    /// Nowhere while the server runs.
+    Nowhere,
+}
+
+/// What a drill can do with a dump.
+pub enum InDrill {
+    /// [`Source::rehearse`] brings it up again; its address then looks like this.
+    Runs(&'static str),
+    /// Nothing beyond its file; why.
+    NotStarted(&'static str),
 }
 
 /// Where files lie that a source backs up.
@@ -134,16 +165,16 @@ pub struct Live<'a> {
     pub choice: Box<Choice<'a>>,
 }
 
-/// A source that was restored into a server of its own, which runs until this is dropped.
+/// A source that was brought up again in a place of its own; its server runs until this is dropped.
 pub struct Rehearsed {
-    /// How the database is reached; it holds a password.
+    /// How the database is reached: a URL, which holds a password, or a path.
     pub url: Text,
     /// What was done, in one sentence.
     pub said: String,
     /// The comparison with what was recorded, a finding per table.
     pub findings: Vec<Finding>,
-    /// The server.
-    pub server: Background,
+    /// The server, where there is one.
+    pub server: Option<Background>,
 }
 
 /// What a source may look at besides its own target.

@@ -1,12 +1,14 @@
 //! The only doors to the outside: HTTP (asked and answered), PostgreSQL, S3, commands, files, signals,
 //! the CI system, the terminal.
 
+pub mod address;
 pub mod background;
 pub mod ci;
 pub mod files;
 pub mod http;
 pub mod postgres;
 pub mod s3;
+pub mod scratch;
 pub mod serve;
 pub mod shell;
 pub mod signal;

@@ -94,10 +94,8 @@ impl Chain {
         std::fs::write(folder.path().join("shop.tar"), b"what is released").unwrap();
         std::fs::create_dir(folder.path().join("deploy")).unwrap();
         std::fs::write(folder.path().join("deploy/shop.conf"), b"workers = 4\n").unwrap();
-        let environment = vec![
-            ("DATABASE_URL", database.clone()),
-            ("TRAPKEY_PASSPHRASE", "m4nta-of-the-store".to_owned()),
-        ];
+        let environment =
+            vec![("DATABASE_URL", database.clone()), ("TRAPKEY_PASSPHRASE", "m4nta-of-the-store".to_owned())];
         Self { folder, green, haproxy, database, environment, _blue: blue, _server: server }
     }
 

@@ -203,8 +203,8 @@ fn child(place: &Path, words: &[&str]) -> ExitCode {
 fn greedy() -> impl Iterator<Item = Vec<u8>> {
     let rows = [
         (r#"{"nodes":["#, r#"{"name":"@","type":"dir"},"#, "null]}"),
-        (r#"{"nodes":[{"name":"@","type":"file","later":["#, "0,", r#"0]}]}"#),
-        (r#"{"nodes":[{"name":"@","type":"file","later":["#, "[],", r#"0]}]}"#),
+        (r#"{"nodes":[{"name":"@","type":"file","later":["#, "0,", "0]}]}"),
+        (r#"{"nodes":[{"name":"@","type":"file","later":["#, "[],", "0]}]}"),
         (r#"{"nodes":[{"name":"@","type":"file","later":"#, "[", ""),
         (r#"{"nodes":[{"name":"@","type":"file","extended_attributes":["#, r#"{"name":""},"#, "]}]}"),
         (r#"{"nodes":[{"type":"file","name":""#, "\\\\x00", r#""}]}"#),
@@ -238,8 +238,13 @@ fn read(reader: &Reader, bytes: &[u8]) -> Result<bool, String> {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
     // Threads have stacks of 2 MiB and arenas of 64 MiB each, of which next to nothing is used.
-    let threads = if reader.name == "repository" { 12 * 66 * 1024 * 1024 } else { 0 };
-    let most = pages * rustix::param::page_size() as u64 + MEMORY + threads;
+    let more = match reader.name {
+        "repository" => 12 * 66 * 1024 * 1024,
+        // For as much as the longest blob there may be room, whatever the bytes are.
+        "blob" => 64 * 1024 * 1024,
+        _ => 0,
+    };
+    let most = pages * rustix::param::page_size() as u64 + MEMORY + more;
     let maximum = getrlimit(Resource::As).maximum;
     setrlimit(Resource::As, Rlimit { current: Some(most), maximum }).unwrap();
     let result = (reader.read)(bytes);
@@ -411,7 +416,7 @@ fn odd_value(dice: &mut Dice) -> Value {
         0 => Value::Null,
         1 => json!(dice.below(2) == 0),
         2 | 3 => json!(NUMBERS[dice.below(NUMBERS.len())]),
-        4 => json!(-(dice.below(1 << 40) as i64)),
+        4 => json!(-i64::from(dice.next() as u32)),
         5 => json!(1e300),
         6 => json!(TEXTS[dice.below(TEXTS.len())].repeat(1 + dice.many())),
         7 => json!([]),

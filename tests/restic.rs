@@ -19,13 +19,16 @@ use trapkey::repository::restic::{
 use crate::snapshot::noise;
 use crate::support::folder;
 
+mod anywhere;
 mod damaged;
+mod kills;
 mod s3;
 mod s3_faults;
 mod s3_rights;
 mod shared;
 mod stops;
 mod theirs;
+mod windows;
 mod written;
 
 pub(crate) const WORD: &str = "a pass phrase";

@@ -9,14 +9,22 @@ use tempfile::TempDir;
 
 use crate::support::{Ended, call, folder, json, tool, wait_until};
 
-mod database;
 mod compose;
 mod drill;
+mod database;
+mod diff;
 mod files;
 mod hooks;
+mod keys;
 mod kinds;
 mod kubernetes;
 mod restore;
+mod live;
+mod mysql;
+mod pins;
+mod prune;
+mod redis;
+mod sqlite;
 mod stops;
 mod store;
 mod versions;

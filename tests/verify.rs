@@ -322,8 +322,9 @@ fn evidence_that_does_not_fit_is_refused() {
 
 #[test]
 fn a_snapshot_that_the_promotion_did_not_use_is_refused() {
-    let plan =
-        format!("{PLAN}snapshot: {{store: store, encryption: {{none_needed_because: a test}}, sources: [{{name: f, kind: files, target: data}}]}}\n");
+    let plan = format!(
+        "{PLAN}snapshot: {{store: store, encryption: {{none_needed_because: a test}}, sources: [{{name: f, kind: files, target: data}}]}}\n"
+    );
     let release = Release::new(&plan);
     assert_eq!(release.call(&["baseline"]).code, 0);
     release.shop.set(2, 0, 1);

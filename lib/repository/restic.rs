@@ -13,12 +13,12 @@
 //! | `snapshot`, `locks` | snapshots and locks |
 //! | `archiver`, `manifest` | backup |
 //! | `opened`, `restore` | reading and restore |
-//! | `check`, `prune` | keeping it whole, and small |
+//! | `check`, `prune`, `pins` | keeping it whole, and small |
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::fault::Fault;
+use crate::fault::{Exit, Fault};
 
 mod archiver;
 pub mod backend;
@@ -39,6 +39,7 @@ mod opened;
 mod pack;
 mod packer;
 mod people;
+mod pins;
 mod polynomial;
 mod prune;
 mod quoting;
@@ -57,12 +58,14 @@ pub use locks::LockInfo;
 pub use node::{Attribute, Moment, Node, NodeKind, mode};
 pub use opened::Opened;
 pub use pack::{Blob, BlobKind};
+pub use pins::{Known, PINNED, Pin, Unreadable};
 pub use prune::{Pruning, Thrift};
 pub use restore::{How, Restored, UNFINISHED};
 pub use snapshot::{Snapshot, Summary};
 
 use crypto::Key;
 use locks::Held;
+use pins::Meant;
 use store::Store;
 
 const MAX_CONFIG: u64 = 64 * 1024;
@@ -139,14 +142,12 @@ impl Repository {
                 .cause("the file `config` is missing")
                 .help("name the place that was backed up to"));
         }
-        let (key, master) = keys::open(&*backend, passphrase)?;
-        let sealed = backend::read_whole(&*backend, Name::Config, MAX_CONFIG)?;
-        let damaged = |why: String| backend::damaged(&*backend, Name::Config, why);
-        let mut json = Vec::new();
-        master
-            .decrypt(&sealed, &mut json)
-            .ok_or_else(|| damaged("it was not written with the key of this repository".into()))?;
-        let config = Config::parse(&json).map_err(damaged)?;
+        let sealed = backend::read_whole(&*backend, Name::Config, MAX_CONFIG);
+        let fits =
+            |key: &Key| sealed.as_ref().is_ok_and(|sealed| key.decrypt(sealed, &mut Vec::new()).is_some());
+        let (key, master) = keys::open(&*backend, passphrase, &fits)?;
+        let config =
+            read_config(&sealed?, &master).map_err(|why| backend::damaged(&*backend, Name::Config, why))?;
         let store = Arc::new(Store { backend, key: master, version: config.version });
         Ok(Self { store, config, key, locking: true })
     }
@@ -161,14 +162,61 @@ impl Repository {
         self.store.backend.place()
     }
 
+    /// Every pack that an index names, and what is in it.
+    ///
+    /// Errors (4): an index cannot be read.
+    pub fn packs(&self) -> Result<Vec<(Id, Vec<Blob>)>, Fault> {
+        let mut packs = Vec::new();
+        for (id, _) in self.store.backend.list(Kind::Index)? {
+            packs.extend(self.store.load_index(id)?);
+        }
+        Ok(packs)
+    }
+
+    /// What is wrong with the files that are not encrypted blobs, an index or a snapshot.
+    fn damaged_papers(&self) -> Result<Vec<(Name, String)>, Fault> {
+        let backend = &*self.store.backend;
+        let mut found: Vec<_> =
+            keys::damaged(backend)?.into_iter().map(|(id, why)| (Name::File(Kind::Key, id), why)).collect();
+        if backend.length(Name::Config)?.is_none() {
+            found.push((Name::Config, "it is missing".into()));
+            return Ok(found);
+        }
+        let read = backend::read_whole(backend, Name::Config, MAX_CONFIG)
+            .map_err(|fault| fault.cause.unwrap_or(fault.what))
+            .and_then(|sealed| read_config(&sealed, &self.store.key));
+        found.extend(read.err().map(|why| (Name::Config, why)));
+        Ok(found)
+    }
+
     /// Every key.
     pub fn keys(&self) -> Result<Vec<KeyInfo>, Fault> {
         keys::list(&*self.store.backend, self.key)
     }
 
-    /// Lets another passphrase open it too.
+    /// The key that a passphrase opens it with, if it does.
+    pub fn key_of(&self, passphrase: &Passphrase) -> Result<Option<Id>, Fault> {
+        let own = |key: &Key| key.parts() == self.store.key.parts();
+        match keys::open(&*self.store.backend, passphrase, &own) {
+            // The key of another repository opens nothing here.
+            Ok((id, key)) => Ok(own(&key).then_some(id)),
+            Err(fault) if fault.exit == Exit::Refused => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Lets another passphrase open it too; the new key is tried at once.
+    ///
+    /// Errors: refused (5) where there are as many keys as are ever tried; 4 when the store fails, or
+    /// gives back something else than what was written.
     pub fn add_key(&self, passphrase: &Passphrase, work: Duration) -> Result<Id, Fault> {
-        keys::add(&*self.store.backend, &self.store.key, passphrase, work)
+        let backend = &*self.store.backend;
+        let new = keys::add(backend, &self.store.key, passphrase, work)?;
+        if keys::opens(backend, new, passphrase, &self.store.key)? {
+            return Ok(new);
+        }
+        backend.remove(Name::File(Kind::Key, new))?;
+        Err(Fault::infrastructure("the new key does not open the repository").place(self.place()))
     }
 
     /// Takes a passphrase its right. Whoever kept a copy of the key file and knows the passphrase can
@@ -181,6 +229,7 @@ impl Repository {
                 .place(self.place())
                 .help("open the repository with another passphrase first"));
         }
+        let _held = self.with_own_key()?;
         let name = Name::File(Kind::Key, id);
         if self.store.backend.length(name)?.is_none() {
             return Err(Fault::usage(format!("no key {}", id.short())).place(self.place()));
@@ -188,13 +237,37 @@ impl Repository {
         self.store.backend.remove(name)
     }
 
+    /// Locks the repository, and sees that the key in use is still there: two who each remove the other's
+    /// key would leave none.
+    fn with_own_key(&self) -> Result<Held, Fault> {
+        self.store.backend.may_remove(Kind::Key)?;
+        let held = Held::new(&self.store, true)?;
+        if self.store.backend.length(Name::File(Kind::Key, self.key))?.is_some() {
+            return Ok(held);
+        }
+        Err(Fault::refused("the key in use was removed meanwhile")
+            .place(self.place())
+            .help("open the repository with a passphrase that still counts"))
+    }
+
     /// Puts a new passphrase in the place of the one in use. The new key is tried before the old one
-    /// goes.
+    /// goes; where one with the new passphrase is there from a call that was interrupted, it is taken.
+    ///
+    /// Errors: refused (5) for the passphrase that is in use, and while somebody else uses the
+    /// repository; 4 when the store fails. One of the two always opens the repository.
     pub fn rotate_key(&mut self, passphrase: &Passphrase, work: Duration) -> Result<Id, Fault> {
-        let new = self.add_key(passphrase, work)?;
-        let opened = Self::open(Arc::clone(&self.store.backend), passphrase)?;
+        let _held = self.with_own_key()?;
+        let new = match self.key_of(passphrase)? {
+            Some(there) if there == self.key => {
+                return Err(Fault::refused("the new passphrase is the one in use")
+                    .place(self.place())
+                    .help("give another one"));
+            }
+            Some(there) if keys::opens(&*self.store.backend, there, passphrase, &self.store.key)? => there,
+            _ => self.add_key(passphrase, work)?,
+        };
         self.store.backend.remove(Name::File(Kind::Key, self.key))?;
-        self.key = opened.key;
+        self.key = new;
         Ok(new)
     }
 
@@ -248,11 +321,12 @@ impl Repository {
     }
 
     /// The snapshot that is meant: `latest`, or the unique beginning of an id (six characters or more).
+    /// Where an id is gone, whatever has the same content and says that it had this id before.
     ///
     /// Errors: 2 when it names none or several; 4 for `latest` where a snapshot is damaged, since that
     /// may be the latest.
     pub fn find(&self, name: &str) -> Result<Id, Fault> {
-        let Snapshots { whole, damaged } = self.snapshots()?;
+        let (known, damaged) = self.known()?;
         if name == "latest" {
             if let Some((id, why)) = damaged.first() {
                 return Err(Fault::infrastructure("which snapshot is the latest cannot be told")
@@ -261,16 +335,14 @@ impl Repository {
                     .help("name one by its id"));
             }
             let none = || Fault::infrastructure("the repository has no snapshot").place(self.place());
-            return whole.last().map(|(id, _)| *id).ok_or_else(none);
+            return known.last().map(|known| known.id).ok_or_else(none);
         }
-        let fits = |id: &Id| name.len() >= 6 && id.to_string().starts_with(&name.to_ascii_lowercase());
-        let mut fitting = whole.iter().filter(|(id, _)| fits(id));
-        match (fitting.next(), fitting.next()) {
-            (Some((id, _)), None) => Ok(*id),
-            (None, _) => Err(Fault::usage(format!("no snapshot `{name}`"))
+        match pins::meant(&known, name) {
+            Meant::One(id) => Ok(id),
+            Meant::None => Err(Fault::usage(format!("no snapshot `{name}`"))
                 .place(self.place())
                 .help("give six or more digits of an id that `list` shows")),
-            _ => {
+            Meant::Several => {
                 Err(Fault::usage(format!("several snapshots begin with `{name}`"))
                     .help("give more of the id"))
             }
@@ -290,6 +362,13 @@ impl Repository {
     pub fn unlock(&self, all: bool) -> Result<usize, Fault> {
         locks::unlock(&self.store, all)
     }
+}
+
+/// What the sealed file `config` says.
+fn read_config(sealed: &[u8], master: &Key) -> Result<Config, String> {
+    let mut json = Vec::new();
+    master.decrypt(sealed, &mut json).ok_or("it was not written with the key of this repository")?;
+    Config::parse(&json)
 }
 
 fn read_snapshot(store: &Store, id: Id) -> Result<Snapshot, Fault> {

@@ -60,6 +60,7 @@ const INDEX: &[u8] = b"index.txt";
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "KubernetesSource")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of the plan by itself")]
 struct Settings {
     /// Which kinds, as `kubectl get` calls them (`deployments.apps`); what people usually write when absent.
     #[serde(default)]
@@ -185,7 +186,7 @@ impl Source for Kubernetes {
         if found.objects.is_empty() && !self.settings.allow_empty {
             return Err(self.nothing(&found));
         }
-        Self::keep(&found, keep)?;
+        put_all(&found, keep)?;
         Ok(Extra { tables: Vec::new(), details: self.details(&found) })
     }
 
@@ -298,23 +299,6 @@ impl Kubernetes {
         Ok(())
     }
 
-    /// The objects in their folders, and the index.
-    fn keep(found: &Found, keep: &mut dyn Keep) -> Result<(), Fault> {
-        let put = |keep: &mut dyn Keep, path: &[u8], text: &str| {
-            keep.file(path, &mut |sink| {
-                sink.write_all(text.as_bytes())
-                    .map_err(|e| Fault::infrastructure("the store refused").cause(e))
-            })
-        };
-        let mut index = String::new();
-        for (path, object) in &found.objects {
-            put(keep, path.as_bytes(), &object.text)?;
-            index.push_str(path);
-            index.push('\n');
-        }
-        put(keep, INDEX, &index)
-    }
-
     fn details(&self, found: &Found) -> Value {
         let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
         for object in found.objects.values() {
@@ -341,8 +325,11 @@ impl Kubernetes {
     }
 
     fn would_be_taken(&self, all: &str) -> Result<(), Fault> {
-        let order = self.kubectl(&["apply", "--dry-run=server", "--output=name", "--filename=-"]);
-        let ran = order.feed(&mut |input| input.write_all(all.as_bytes())).map_err(|e| self.not_started(&e))?;
+        // The server validates; what `kubectl` thinks of it beforehand says less.
+        let words = ["apply", "--dry-run=server", "--validate=false", "--output=name", "--filename=-"];
+        let order = self.kubectl(&words);
+        let ran =
+            order.feed(&mut |input| input.write_all(all.as_bytes())).map_err(|e| self.not_started(&e))?;
         stop_if_asked()?;
         if ran.exit == Some(0) {
             return Ok(());
@@ -400,6 +387,22 @@ impl Kubernetes {
     }
 }
 
+/// The objects in their folders, and the index.
+fn put_all(found: &Found, keep: &mut dyn Keep) -> Result<(), Fault> {
+    let put = |keep: &mut dyn Keep, path: &[u8], text: &str| {
+        keep.file(path, &mut |sink| {
+            sink.write_all(text.as_bytes()).map_err(|e| Fault::infrastructure("the store refused").cause(e))
+        })
+    };
+    let mut index = String::new();
+    for (path, object) in &found.objects {
+        put(keep, path.as_bytes(), &object.text)?;
+        index.push_str(path);
+        index.push('\n');
+    }
+    put(keep, INDEX, &index)
+}
+
 /// `NAMESPACE/KIND.GROUP/NAME.yaml`, `_cluster` for objects of no namespace; none where it has no name
 /// that a file can have.
 fn path_of(object: &Value) -> Option<String> {
@@ -414,7 +417,9 @@ fn path_of(object: &Value) -> Option<String> {
         Some(_) => return None,
         None => kind,
     };
-    let name = metadata["name"].as_str().filter(|name| !name.is_empty() && !name.contains(['/', '\0', '\n', '\r']))?;
+    let name = metadata["name"]
+        .as_str()
+        .filter(|name| !name.is_empty() && !name.contains(['/', '\0', '\n', '\r']))?;
     // File systems end at 255 bytes, some names do not.
     let name = match name.char_indices().find(|(at, _)| *at > 200) {
         Some((at, _)) => format!("{}~{}", &name[..at], &sha256_hex(name.as_bytes())[..16]),

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::programs::Programs;
 use super::tables::{TableSpec, judge, named};
 use super::{
-    Context, Extra, Keep, Kind, Nature, Order, ReadBack, Rehearsed, Source, data_finding, not_compared,
+    Context, Extra, Home, InDrill, Keep, Kind, Nature, Order, ReadBack, Rehearsed, Source, data_finding, not_compared,
     stop_if_asked,
 };
 use crate::evidence::{Finding, TableRecord, Verdict};
@@ -174,7 +174,7 @@ impl Source for Database {
     }
 
     fn nature(&self) -> Nature<'_> {
-        Nature::Dump { not_started: None }
+        Nature::Dump { home: Home::Target, drill: InDrill::Runs("postgres://drill@127.0.0.1:1/drill") }
     }
 
     fn rehearse(

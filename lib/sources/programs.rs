@@ -35,7 +35,10 @@ impl Programs {
         Self {
             source: order.spec.name.clone(),
             shown: order.spec.target.as_ref().map(ToString::to_string).unwrap_or_default(),
-            bin: bin.map(|folder| order.loaded.at(folder)),
+            // Absolute, for they run in another folder than this process.
+            bin: bin
+                .map(|folder| order.loaded.at(folder))
+                .map(|path| std::path::absolute(&path).unwrap_or(path)),
             folder: order.loaded.folder.clone(),
             timeout: order.timeout(),
             install,
@@ -44,7 +47,10 @@ impl Programs {
 
     /// The first of these programs that is there; the first name when none is, for the error.
     pub(super) fn find(&self, names: &[&str]) -> PathBuf {
-        self.installed(names).unwrap_or_else(|| PathBuf::from(names.first().copied().unwrap_or_default()))
+        let first = names.first().copied().unwrap_or_default();
+        // Never one from PATH where the plan names a folder.
+        let missing = || self.bin.as_ref().map_or_else(|| PathBuf::from(first), |folder| folder.join(first));
+        self.installed(names).unwrap_or_else(missing)
     }
 
     /// The first of these programs that is there.
@@ -135,6 +141,17 @@ impl Programs {
     }
 }
 
+/// A text that a database printed in hexadecimal, so that nothing in it could be taken for an answer's own
+/// tabs and lines; none when it is none.
+pub(super) fn unhex(text: &str) -> Option<String> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let bytes = text.as_bytes().chunks(2).map(|pair| match pair {
+        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+        _ => None,
+    });
+    String::from_utf8(bytes.collect::<Option<Vec<u8>>>()?).ok()
+}
+
 /// The bare name of a command's program.
 pub(super) fn program_name(order: &shell::Order) -> String {
     let program = order.argv.first().map(Path::new).and_then(Path::file_name);
@@ -197,6 +214,15 @@ impl<W: Write> Write for Tail<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn answers_are_read_as_they_were_meant() {
+        assert_eq!(unhex("").as_deref(), Some(""));
+        assert_eq!(unhex("6109C3a90A").as_deref(), Some("a\t\u{e9}\n"));
+        for wrong in ["6", "6G", "+1", "FF"] {
+            assert_eq!(unhex(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn the_tail_is_the_end_and_everything_is_passed_on() {

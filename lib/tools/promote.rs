@@ -19,6 +19,7 @@ mod replay;
 mod samples;
 mod shift;
 mod sight;
+mod way_back;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,7 @@ use machine::{Event, State};
 pub use orders::{abort, pause, plan, resume, status, undo};
 use record::Record;
 pub use replay::replay;
+pub(super) use way_back::{WayBack, ways_back};
 
 /// What is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +96,7 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
         record => (lease, record),
     };
     let epoch = record.as_ref().map_or(0, |r| r.promotion.epoch);
+    let served_before = record.as_ref().and_then(way_back::serving);
     let mut driver = match record {
         Some(record) if record.state.finished() && goes_on(job, &record, call)? => {
             still_holds(job, &record, router.as_mut())?;
@@ -115,7 +118,8 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
         None if call == Call::GoOn => return Err(nothing_begun(job)),
         _ => {
             let needs = begin::evidence(job)?;
-            let record = begin::record(job, needs, router.as_mut(), epoch + 1)?;
+            let mut record = begin::record(job, needs, router.as_mut(), epoch + 1)?;
+            record.served_before = served_before;
             let mut driver = Driver::new(job, mode, router, lease, record)?;
             driver.begun()?;
             driver

@@ -11,7 +11,7 @@ use crate::evidence::{
 };
 use crate::fault::{Exit, Fault};
 use crate::job::{Conclusion, Job};
-use crate::plan::{self, SourceSpec};
+use crate::plan::{self, Prove, SourceSpec};
 use crate::repository::restic::{Archive, Notes, Proof, Repository, Sealed, Spec};
 use crate::routers;
 use crate::severity::Severity;
@@ -20,27 +20,40 @@ use crate::units::{show_duration, show_size};
 use crate::world::talk::{Mark, Step, Talk, Ticker};
 use crate::world::{self, talk};
 
+mod diff;
 pub mod drill;
 mod hooks;
 mod inside;
 mod intake;
+mod keys;
 mod look;
 pub mod passphrase;
+mod pins;
+mod prune;
 mod restore;
+pub mod retention;
 mod store;
+mod unlock;
 
+pub use diff::diff;
 pub use drill::{Rehearsal, drill};
 pub use hooks::guard_if_asked;
 pub use inside::{Inside, Part};
+pub use keys::{KeyCommand, key};
 pub use look::{Depth, check, list, show};
+pub use pins::{pin, unpin};
+pub use prune::{Cut, prune};
 pub use restore::{Wish, in_place, into, restore};
 pub use store::Place;
+pub use unlock::unlock;
 
 use hooks::Scope;
 use intake::{Back, Intake};
 
 /// How old preflight.json may be where the plan says nothing.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(3600);
+/// How old snapshot.json may be for a promotion to begin with it, where the plan says nothing.
+const SNAPSHOT_MAX_AGE: Duration = Duration::from_secs(86_400);
 /// Every snapshot of ours has it, and is proven: what was not is not listed.
 pub const TAG: &str = "trapkey";
 /// So many notes of a source are kept.
@@ -104,13 +117,13 @@ pub fn create(job: &Job) -> Result<Exit, Fault> {
     let backup_ms = begun.elapsed().as_secs_f64() * 1e3;
     let proving = Instant::now();
     let summary = sealed.snapshot().summary.clone();
-    let proof = prove_packs(&sealed, &ticker)?;
+    let proof = prove_packs(&sealed, section.prove, &ticker)?;
     let mut records = Vec::new();
     for (ready, taken) in ready.iter().zip(taken) {
         let started = Instant::now();
         ticker.set(&format!("{}: proving", taken.part.name));
         let more = ready.source.prove(&Back { name: &taken.part.name, sealed: &sealed })?;
-        let record = record(taken.part, &proof, more);
+        let record = record(taken.part, section.prove, &proof, more);
         findings.extend(findings_of(&record, taken.took, started.elapsed()));
         records.push(record);
     }
@@ -238,8 +251,7 @@ fn read(
     let mark = archive.mark();
     let progress = archive.progress();
     let step = Step::new(&format!("{}: reading", spec.name));
-    let (files, bytes) =
-        (progress.files.load(Ordering::Relaxed), progress.bytes.load(Ordering::Relaxed));
+    let (files, bytes) = (progress.files.load(Ordering::Relaxed), progress.bytes.load(Ordering::Relaxed));
     let count = move || {
         (progress.files.load(Ordering::Relaxed) - files, progress.bytes.load(Ordering::Relaxed) - bytes)
     };
@@ -298,23 +310,29 @@ fn inside_of(job: &Job, sources: Vec<Part>) -> Inside {
     }
 }
 
-/// Reads everything that was written back from the store.
-fn prove_packs(sealed: &Sealed, ticker: &Ticker) -> Result<Proof, Fault> {
-    let total = sealed.snapshot().summary.as_ref().map(|s| s.data_added_packed);
-    let step = Step { of_bytes: total, ..Step::new("reading back") };
-    sealed.prove(&mut |bytes| ticker.step(&step, 0, bytes))
+/// Reads what was written, or everything that the snapshot needs, back from the store.
+fn prove_packs(sealed: &Sealed, prove: Prove, ticker: &Ticker) -> Result<Proof, Fault> {
+    let new = sealed.snapshot().summary.as_ref().map(|s| s.data_added_packed);
+    let step = Step { of_bytes: new.filter(|_| prove == Prove::New), ..Step::new("reading back") };
+    let mut seen = |bytes| ticker.step(&step, 0, bytes);
+    match prove {
+        Prove::New => sealed.prove(&mut seen),
+        Prove::Everything => sealed.prove_everything(&mut seen),
+    }
 }
 
-fn record(part: Part, proof: &Proof, more: Option<String>) -> SourceRecord {
-    let read_back = match proof.packs {
-        0 => "nothing new was to be stored".to_owned(),
-        packs => format!("all {} of this snapshot read back and compared", plural(packs, "new pack")),
+fn record(part: Part, prove: Prove, proof: &Proof, more: Option<String>) -> SourceRecord {
+    let read_back = match (proof.packs, prove) {
+        (0, _) => "nothing new was to be stored".to_owned(),
+        (packs, Prove::New) => {
+            format!("all {} of this snapshot read back and compared", plural(packs, "new pack"))
+        }
+        (packs, Prove::Everything) => {
+            format!("all {} that this snapshot needs read back and compared", plural(packs, "pack"))
+        }
     };
-    let mut proof = format!(
-        "{} of {}; {read_back}",
-        plural(part.files, "file"),
-        show_size(part.bytes as f64)
-    );
+    let mut proof =
+        format!("{} of {}; {read_back}", plural(part.files, "file"), show_size(part.bytes as f64));
     if let Some(more) = more {
         proof = format!("{proof}; {more}");
     }
@@ -389,7 +407,8 @@ fn restore_command(id: &str, place: &Place) -> String {
 }
 
 fn restic_command(id: &str, place: &Place, open: bool) -> String {
-    let passphrase = if open { format!("RESTIC_PASSWORD={} ", passphrase::NONE_NEEDED) } else { String::new() };
+    let passphrase =
+        if open { format!("RESTIC_PASSWORD={} ", passphrase::NONE_NEEDED) } else { String::new() };
     format!("{passphrase}restic -r {} restore {id} --target restored", quoted(&place.for_restic()))
 }
 

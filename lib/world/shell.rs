@@ -1,10 +1,10 @@
 //! Commands: argv without a shell, a time limit that holds for grandchildren too, bounded output.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -150,6 +150,35 @@ impl Order {
         })
     }
 
+    /// Starts it for questions and answers: lines go in, lines come out.
+    ///
+    /// Errors: it could not be started.
+    pub fn converse(&self) -> io::Result<Conversation> {
+        let mut child = self.spawn(Stdio::piped())?;
+        let (sender, lines) = std::sync::mpsc::sync_channel(64);
+        let stdout = child.stdout.take();
+        std::thread::spawn(move || {
+            let Some(stdout) = stdout else { return };
+            let mut reader = io::BufReader::new(stdout);
+            loop {
+                let mut line = Vec::new();
+                // Longer lines come in pieces, so that nobody fills the memory.
+                match reader.by_ref().take(1024 * 1024).read_until(b'\n', &mut line) {
+                    Ok(1..) => {
+                        line.pop_if(|last| *last == b'\n');
+                        if sender.send(line).is_err() {
+                            return;
+                        }
+                    }
+                    _ => return,
+                }
+            }
+        });
+        let stderr = gather(child.stderr.take(), self.keep);
+        let input = child.stdin.take();
+        Ok(Conversation { child, input, lines, stderr, patience: self.timeout })
+    }
+
     fn finish(&self, mut child: Child, stdout: impl FnOnce(Duration) -> (Vec<u8>, bool)) -> io::Result<Ran> {
         let started = Instant::now();
         let stderr = gather(child.stderr.take(), self.keep);
@@ -176,6 +205,72 @@ impl Order {
         let (stderr, _) = gathered(&stderr, grace);
         let exit = if timed_out || interrupted { None } else { status.code() };
         Ok(Ran { exit, timed_out, interrupted, stdout, cut, stderr, took })
+    }
+}
+
+/// A command that is asked and answers, line by line. Dropping it ends the command.
+#[derive(Debug)]
+pub struct Conversation {
+    child: Child,
+    input: Option<std::process::ChildStdin>,
+    lines: Receiver<Vec<u8>>,
+    stderr: Gathered,
+    patience: Duration,
+}
+
+impl Conversation {
+    /// Says something and gives the lines of the answer, up to the one that is `end`.
+    ///
+    /// Errors: it ended instead (with its last words on standard error), it took longer than the
+    /// order's time, or we were asked to stop.
+    pub fn ask(&mut self, said: &[u8], end: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        let until = Instant::now() + self.patience;
+        let told = self.input.as_mut().map_or(Err(io::ErrorKind::BrokenPipe.into()), |input| {
+            input.write_all(said).and_then(|()| input.flush())
+        });
+        if told.is_err() {
+            return Err(self.ended());
+        }
+        let mut answer = Vec::new();
+        loop {
+            match self.lines.recv_timeout(Duration::from_millis(20)) {
+                Ok(line) if line == end => return Ok(answer),
+                Ok(line) => answer.push(line),
+                Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
+                Err(RecvTimeoutError::Timeout) if super::signal::stop_asked() => {
+                    return Err(io::Error::new(io::ErrorKind::Interrupted, "asked to stop"));
+                }
+                Err(RecvTimeoutError::Timeout) if Instant::now() >= until => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "it did not answer within its time"));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    fn ended(&mut self) -> io::Error {
+        drop(self.input.take());
+        let (stderr, _) = gathered(&self.stderr, LAST_WORDS);
+        let stdout = Vec::new();
+        let ran = Ran {
+            exit: None,
+            timed_out: false,
+            interrupted: false,
+            stdout,
+            cut: false,
+            stderr,
+            took: Duration::ZERO,
+        };
+        let words = ran.last_words();
+        io::Error::other(if words.is_empty() { "it ended without an answer".to_owned() } else { words })
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        end_group(group(&self.child));
+        // So that no zombie stays.
+        let _ = self.child.wait();
     }
 }
 
@@ -272,6 +367,20 @@ mod tests {
         let ran = order.run().unwrap();
         assert_eq!((ran.exit, ran.stdout.len(), ran.cut), (Some(3), 10, true));
         assert_eq!(ran.last_words(), "oops");
+    }
+
+    #[test]
+    fn a_conversation_answers_and_ends_with_its_last_words() {
+        let order = order(
+            "while read line; do echo \"<$line>\"; [ \"$line\" != die ] || { echo oh no >&2; exit 1; }; done",
+        );
+        let mut talk = order.converse().unwrap();
+        assert_eq!(talk.ask(b"a\nb\nend\n", b"<end>").unwrap(), [b"<a>", b"<b>"]);
+        assert_eq!(talk.ask(b"die\nend\n", b"<end>").unwrap_err().to_string(), "oh no");
+        assert!(talk.ask(b"again\n", b"<again>").is_err());
+        let pid = talk.child.id();
+        drop(talk);
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Changes a file of the repository, which is read-only.
-fn spoil(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn spoil(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = std::fs::read(path).unwrap();
     change(&mut bytes);
     std::fs::remove_file(path).unwrap();

@@ -76,6 +76,15 @@ impl Afar {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// A source that is soon done.
+    pub(super) fn some(&self) {
+        self.lab.write("src/a.txt", b"some text\n");
+        self.lab.write("src/large.bin", &noise(1_500_000, 3));
+        for i in 0..12 {
+            self.lab.write(&format!("src/many/{i}/{i}.txt"), format!("file {i}").repeat(i).as_bytes());
+        }
+    }
+
     pub(super) fn src(&self) -> PathBuf {
         self.lab.path("src")
     }
@@ -220,7 +229,8 @@ fn files_of_any_length_are_written_once_and_read_in_parts() {
     assert_eq!(read, &large[999..1001]);
     let past = store.read(name, (70 << 20) - 1, 2, &mut read).unwrap_err();
     assert!(past.what.contains("shorter than expected"), "{past}");
-    assert!(store.read(name, 1 << 40, 2, &mut read).unwrap_err().what.contains("shorter than expected"));
+    let past = store.read(name, 1 << 40, 2, &mut read).unwrap_err();
+    assert!(past.what.contains("shorter than expected"), "{past}");
     assert!(store.read(name, u64::MAX, 2, &mut read).is_err());
     // The same again changes nothing; another length under that name is damage.
     store.put(name, &[&large]).unwrap();
@@ -245,7 +255,7 @@ fn files_of_any_length_are_written_once_and_read_in_parts() {
 #[test]
 fn two_backups_at_once_and_a_prune_between_them_lose_nothing() {
     let afar = Afar::new();
-    afar.lab.corpus();
+    afar.some();
     let repository = afar.init();
     let old = afar.lab.backup(&repository);
     repository.forget(&[old]).unwrap();
@@ -353,7 +363,7 @@ impl Backend for Runner {
 #[test]
 fn the_lock_of_a_runner_that_is_gone_ends_by_itself_and_it_never_comes_back_into_a_pruned_place() {
     let afar = Afar::new();
-    afar.lab.corpus();
+    afar.some();
     let repository = afar.init();
     let inside = Arc::default();
     let (lost, other) = (Runner::new(&afar, &inside), Runner::new(&afar, &inside));

@@ -31,7 +31,8 @@ fn restic_goes_on_from_our_snapshot_and_we_from_its() {
     let lines = lab.restic_json(&["backup", "--parent", &first.to_string(), src.to_str().unwrap()]);
     let summary = lines.iter().find(|line| line["message_type"] == "summary").unwrap();
     assert_eq!((&summary["files_new"], &summary["files_changed"]), (&0.into(), &0.into()), "{summary}");
-    assert_eq!((&summary["dirs_changed"], &summary["data_blobs"]), (&0.into(), &0.into()), "{summary}");
+    // The system's folder for temporary files may change meanwhile: others work there.
+    assert!(summary["dirs_changed"].as_u64() <= Some(1) && summary["data_blobs"] == 0, "{summary}");
     assert!(summary["files_unmodified"].as_u64().unwrap() > 40);
     let paths = [src.display().to_string()];
     let second = repository.newest_of(&trapkey::world::host_name(), &paths).unwrap().unwrap();

@@ -300,3 +300,142 @@ fn sslmode_means_what_it_means_to_libpq() {
     assert_eq!(ended.code, 4);
     assert!(ended.stderr.contains("TLS"), "{}", ended.stderr);
 }
+
+#[test]
+fn a_changed_row_changes_only_its_own_part_of_the_dump() {
+    let server = Postgres::shared();
+    let url = server.database("without_compression");
+    Postgres::execute(
+        &url,
+        "CREATE TABLE t (id int PRIMARY KEY, fill text); INSERT INTO t SELECT n, repeat('wort ', 100) || n FROM generate_series(1, 2000) n",
+    );
+    let place = Place::new("{name: database, kind: postgres, target: \"${DATABASE_URL}\"}");
+    let dump = || {
+        assert_eq!(create(&place, &url).code, 0);
+        let _ = std::fs::remove_dir_all(place.path("back"));
+        place.good(&["restore", "--store", "store", "--to", "back"]);
+        std::fs::read(place.path("back/database/database.dump")).unwrap()
+    };
+    let before = dump();
+    Postgres::execute(&url, "UPDATE t SET fill = 'short' WHERE id = 1000");
+    let after = dump();
+    assert!(before.len() > 900_000, "it is compressed");
+    // The updated row moves to the end; everything else stays as it was, in pieces that are stored once.
+    let rows = |bytes: &[u8]| bytes.windows(5).filter(|w| w == b"wort ").count();
+    assert_eq!(rows(&before), rows(&after) + 100);
+    let middle = &before[before.len() / 4..before.len() / 4 + 100_000];
+    assert!(after.windows(middle.len()).any(|w| w == middle));
+}
+
+#[test]
+fn a_restore_into_a_live_database_is_all_or_nothing_and_overwrites_nothing_unasked() {
+    use super::live::restore_into;
+    let server = Postgres::shared();
+    let url = server.database("live_origin");
+    Postgres::execute(&url, SHOP);
+    let place = Place::new(SOURCE);
+    assert_eq!(create(&place, &url).code, 0);
+    let copy = server.database("live_copy");
+    let said = restore_into(&place, &url, &copy, false).unwrap();
+    assert!(said.contains("in one transaction") && said.contains("rows and sums of 2 tables"), "{said}");
+    let all = "SELECT orders::text FROM orders ORDER BY id";
+    assert_eq!(rows(&copy, all), rows(&url, all));
+
+    Postgres::execute(&copy, "UPDATE orders SET total_cents = 0; CREATE TABLE more (id int)");
+    let fault = restore_into(&place, &url, &copy, false).unwrap_err();
+    assert!(fault.exit.code() == 5 && fault.to_string().contains("not empty"), "{fault}");
+    assert_eq!(rows(&copy, "SELECT sum(total_cents)::text FROM orders"), ["0"]);
+    let said = restore_into(&place, &url, &copy, true).unwrap();
+    assert!(said.contains("in place of"), "{said}");
+    assert_eq!(rows(&copy, "SELECT sum(total_cents)::text FROM orders"), ["3503500"]);
+    assert_eq!(rows(&copy, "SELECT count(*)::text FROM more"), ["0"]);
+
+    // A function alone is something, too.
+    let one = server.database("live_function");
+    Postgres::execute(&one, "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'");
+    assert_eq!(restore_into(&place, &url, &one, false).unwrap_err().exit.code(), 5);
+
+    let wrong = copy.replace(PASSWORD, "wrong-password");
+    for (target, code, word) in
+        [(wrong.as_str(), 4, "password authentication failed"), ("mysql://x/y?sslmode=no", 2, "")]
+    {
+        let fault = restore_into(&place, &url, target, true).unwrap_err();
+        assert_eq!(fault.exit.code(), code, "{fault}");
+        assert!(fault.to_string().contains(word) && !fault.to_string().contains("wrong-password"), "{fault}");
+    }
+    // Cut in the middle: the transaction takes everything back.
+    let cut = server.database("live_cut");
+    let dump = place.path("back/database/database.dump");
+    let bytes = std::fs::read(&dump).unwrap();
+    std::fs::write(&dump, &bytes[..bytes.len() - 2000]).unwrap();
+    let fault = restore_into(&place, &url, &cut, false).unwrap_err();
+    assert!(fault.exit.code() == 4 && fault.to_string().contains("nothing was changed"), "{fault}");
+    assert_eq!(rows(&cut, "SELECT count(*)::text FROM pg_class WHERE relname = 'orders'"), ["0"]);
+}
+
+#[test]
+fn grants_to_roles_that_are_missing_are_named_and_can_be_left_out() {
+    use super::live::restore_into;
+    let server = Postgres::shared();
+    let url = server.database("granted");
+    Postgres::execute(&url, SHOP);
+    Postgres::execute(&url, "CREATE ROLE reporting; GRANT SELECT ON orders TO reporting");
+    let place = Place::new(SOURCE);
+    assert_eq!(create(&place, &url).code, 0);
+    Postgres::execute(&url, "REVOKE ALL ON orders FROM reporting; DROP ROLE reporting");
+    let copy = server.database("granted_copy");
+    let fault = restore_into(&place, &url, &copy, false).unwrap_err();
+    assert!(
+        fault.to_string().contains("\"reporting\"") && fault.to_string().contains("restore_grants"),
+        "{fault}"
+    );
+    place.plan(&SOURCE.replace("with: {", "with: {restore_grants: false, "), "");
+    restore_into(&place, &url, &copy, false).unwrap();
+}
+
+#[test]
+fn a_whole_server_comes_back_with_its_roles_and_every_database() {
+    use super::live::restore_into;
+    let (server, other) = (Postgres::of_its_own(), Postgres::of_its_own());
+    let url = server.database("shop");
+    Postgres::execute(&url, SHOP);
+    let odd = server.database("o'dd /n\u{e4}me");
+    drop(odd);
+    Postgres::execute(
+        &server.url("o%27dd%20%2Fn%C3%A4me"),
+        "CREATE TABLE t (id int); INSERT INTO t VALUES (7)",
+    );
+    Postgres::execute(
+        &url,
+        "CREATE ROLE clerk LOGIN PASSWORD 'of-the-clerk'; ALTER TABLE settings OWNER TO clerk",
+    );
+    let place = Place::new(&SOURCE.replace("with: {", "with: {whole_server: true, "));
+    let ended = create(&place, &url);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let source = &place.document()["snapshot"]["sources"][0];
+    assert_eq!(source["tables"][0]["rows"], 1000);
+    assert!(source["proof"].as_str().unwrap().contains("3 databases"), "{source}");
+    let into = other.url("postgres");
+    let said = restore_into(&place, &url, &into, false).unwrap();
+    assert!(
+        said.contains("the roles and 3 databases") && said.contains("rows and sums of 2 tables"),
+        "{said}"
+    );
+    assert_eq!(rows(&other.url("o%27dd%20%2Fn%C3%A4me"), "SELECT id::text FROM t"), ["7"]);
+    let clerk = other.url("shop").replace(&format!("shop:{PASSWORD}"), "clerk:of-the-clerk");
+    assert_eq!(rows(&clerk, "SELECT value FROM settings WHERE name = 'currency'"), ["EUR"]);
+    // It is there now.
+    assert_eq!(restore_into(&place, &url, &into, false).unwrap_err().exit.code(), 5);
+    Postgres::execute(&other.url("shop"), "DELETE FROM orders");
+    restore_into(&place, &url, &into, true).unwrap();
+    assert_eq!(rows(&other.url("shop"), "SELECT count(*)::text FROM orders"), ["1000"]);
+
+    // The hashes of passwords are in it, and can be left out.
+    let globals = |place: &Place| std::fs::read_to_string(place.path("back/database/globals.sql")).unwrap();
+    assert!(globals(&place).contains("SCRAM-SHA-256"));
+    let without =
+        Place::new(&SOURCE.replace("with: {", "with: {whole_server: true, role_passwords: false, "));
+    assert_eq!(create(&without, &url).code, 0);
+    without.good(&["restore", "--store", "store", "--to", "back"]);
+    assert!(globals(&without).contains("clerk") && !globals(&without).contains("SCRAM-SHA-256"));
+}

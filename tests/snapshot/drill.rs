@@ -382,7 +382,7 @@ fn the_monthly_workflow_drills_with_the_real_tool_and_without_the_live_database(
 
 #[test]
 fn a_whole_server_comes_up_again_with_its_roles() {
-    let server = Postgres::alone();
+    let server = Postgres::of_its_own();
     let url = server.database("shop");
     Postgres::execute(&url, SHOP);
     let place = Place::new(

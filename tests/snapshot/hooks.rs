@@ -27,7 +27,7 @@ fn place(keys: &str, sources: &str) -> Place {
 
 fn plan(place: &Place, keys: &str, sources: &str) {
     let text = format!(
-        "version: 1\nservice: shop\nrelease: {{version: 1.4.2}}\nsnapshot: {{store: store, {keys}, sources: [{sources}]}}\n"
+        "version: 1\nservice: shop\nrelease: {{version: 1.4.2}}\nsnapshot: {{store: store, encryption: {{none_needed_because: a test}}, {keys}, sources: [{sources}]}}\n"
     );
     place.write("release.yaml", text.as_bytes());
 }
@@ -45,7 +45,7 @@ fn log(place: &Place) -> Vec<String> {
 }
 
 fn records(place: &Place) -> usize {
-    walk(&place.path(".trapkey/thaw")).iter().filter(|path| !path.ends_with("lock")).count()
+    walk(&place.path(".trapkey/thaw.d")).iter().filter(|path| !path.ends_with("lock")).count()
 }
 
 const ROUND: [&str; 3] = ["freeze before", "read", "thaw after"];
@@ -137,7 +137,9 @@ fn a_failing_thaw_keeps_no_snapshot_and_is_owed_by_the_next() {
     place.write("thaw.do", b"echo 'device busy' >&2; exit 16");
     let ended = place.call(&["create"]);
     assert_eq!(ended.code, 4);
-    for words in ["`after` of the snapshot failed", "exit 16: device busy", "may still be", ".trapkey/thaw/"] {
+    for words in
+        ["`after` of the snapshot failed", "exit 16: device busy", "may still be", ".trapkey/thaw.d/"]
+    {
         assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
     }
     place.assert_nothing_kept();
@@ -150,7 +152,10 @@ fn a_failing_thaw_keeps_no_snapshot_and_is_owed_by_the_next() {
     let ended = place.good(&["create"]);
     assert!(ended.stderr.contains("thawing it first"), "{}", ended.stderr);
     let lines = log(&place);
-    assert_eq!((&lines[4..], records(&place)), (&["thaw after", ROUND[0], ROUND[1], ROUND[2]].map(str::to_owned)[..], 0));
+    assert_eq!(
+        (&lines[4..], records(&place)),
+        (&["thaw after", ROUND[0], ROUND[1], ROUND[2]].map(str::to_owned)[..], 0)
+    );
     let document = place.document();
     assert_eq!(document["findings"][0]["name"], "hook after (owed) of the snapshot");
     assert_eq!(place.listed(), 1);
@@ -163,7 +168,11 @@ fn a_source_and_a_thaw_that_fail_are_both_told() {
     let ended = place.call(&["create"]);
     assert_eq!(ended.code, 4);
     assert!(ended.stderr.contains("the command failed: exit 3"), "{}", ended.stderr);
-    assert!(ended.stderr.contains("besides, the hook `after` of the snapshot failed: exit 16"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("besides, the hook `after` of the snapshot failed: exit 16"),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[test]
@@ -217,6 +226,31 @@ fn a_killed_snapshot_is_thawed_once_by_its_guard() {
     let ended = place.good(&["create"]);
     assert!(!ended.stderr.contains("left frozen"), "{}", ended.stderr);
     assert_eq!(log(&place).len(), 6, "{:?}", log(&place));
+}
+
+#[test]
+fn after_a_kill_what_was_frozen_last_is_thawed_first() {
+    let place = place(
+        "before: [./hook, all], after: [./hook, all]",
+        "{name: a, kind: command, target: [./read], before: [./hook, a], after: [./hook, a]}",
+    );
+    place.script("read", SLOW);
+    place.write("a.do", b"if [ $TRAPKEY_HOOK = after ]; then sleep 0.5; echo a thawed >> log; fi");
+    let mut child = begin_in_a_group(&place, "reading");
+    kill("-KILL", &format!("-{}", child.id()));
+    child.wait().unwrap();
+    wait_until("both thaws", || log(&place).iter().any(|line| line == "all after"));
+    wait_until("their records to go", || records(&place) == 0);
+    assert_eq!(log(&place), ["all before", "a before a", "a after a", "a thawed", "all after"]);
+}
+
+#[test]
+fn an_environment_may_have_any_name() {
+    let place = one(BOTH, "echo data");
+    for name in ["thaw", "thaw.d"] {
+        place.good(&["create", "--environment", name]);
+    }
+    assert_eq!(log(&place).len(), 6);
 }
 
 /// In a process group of its own, to be killed as a whole.
@@ -297,7 +331,7 @@ fn leave(place: &Place, name: &str, change: &Value) {
     for (key, value) in change.as_object().unwrap() {
         record[key] = value.clone();
     }
-    place.write(&format!(".trapkey/thaw/{name}.json"), record.to_string().as_bytes());
+    place.write(&format!(".trapkey/thaw.d/{name}.json"), record.to_string().as_bytes());
 }
 
 #[test]
@@ -322,12 +356,16 @@ fn what_is_owed_is_thawed_by_the_plan_and_by_nothing_else() {
     let before = log(&frozen);
     let ended = frozen.call(&["create"]);
     assert_eq!(ended.code, 5, "{}", ended.stderr);
-    assert!(ended.stderr.contains("fsfreeze -u /data") && ended.stderr.contains("run that by hand"), "{}", ended.stderr);
-    std::fs::remove_file(frozen.path(".trapkey/thaw/d.json")).unwrap();
-    frozen.write(".trapkey/thaw/e.json", b"{half a rec");
+    assert!(
+        ended.stderr.contains("fsfreeze -u /data") && ended.stderr.contains("run that by hand"),
+        "{}",
+        ended.stderr
+    );
+    std::fs::remove_file(frozen.path(".trapkey/thaw.d/d.json")).unwrap();
+    frozen.write(".trapkey/thaw.d/e.json", b"{half a rec");
     let ended = frozen.call(&["create"]);
     assert_eq!(ended.code, 4, "{}", ended.stderr);
-    assert!(ended.stderr.contains("thaw/e.json"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("thaw.d/e.json"), "{}", ended.stderr);
     assert_eq!(log(&frozen), before);
 }
 
@@ -345,7 +383,8 @@ fn two_snapshots_with_hooks_do_not_freeze_at_once() {
 
 #[test]
 fn secrets_of_hooks_stay_out_of_documents_records_and_process_lists() {
-    let place = one("before: [./hook, freeze, \"${DB_PASSWORD}\"], after: [./hook, thaw, \"${DB_PASSWORD}\"]", SLOW);
+    let place =
+        one("before: [./hook, freeze, \"${DB_PASSWORD}\"], after: [./hook, thaw, \"${DB_PASSWORD}\"]", SLOW);
     place.write("freeze.do", b"echo \"with $2\"");
     let mut command = place.command();
     command.env("DB_PASSWORD", "s3cr3t-walrus").arg("create").stdout(Stdio::null()).stderr(Stdio::piped());
@@ -354,7 +393,7 @@ fn secrets_of_hooks_stay_out_of_documents_records_and_process_lists() {
     let guard = guard_of(child.id());
     let line = std::fs::read_to_string(Path::new("/proc").join(&guard).join("cmdline")).unwrap();
     assert_eq!(line, "snapshot\0thaw-guard\0");
-    let record = walk(&place.path(".trapkey/thaw")).into_iter().find(|p| p.extension().is_some()).unwrap();
+    let record = walk(&place.path(".trapkey/thaw.d")).into_iter().find(|p| p.extension().is_some()).unwrap();
     let record = std::fs::read_to_string(record).unwrap();
     assert!(record.contains("./hook thaw ${DB_PASSWORD}"), "{record}");
     kill("-TERM", &child.id().to_string());

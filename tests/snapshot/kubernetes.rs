@@ -1,5 +1,7 @@
 //! Objects of a cluster, through the real `kubectl`: what is kept, what is left out, and what stops it.
 
+use std::io::Write;
+
 use serde_json::{Value, json};
 
 use super::Place;
@@ -8,7 +10,7 @@ use crate::support::cluster::Cluster;
 use crate::support::run;
 
 /// An object as an API server gives it.
-fn object(version: &str, kind: &str, namespace: &str, name: &str, more: Value) -> Value {
+fn object(version: &str, kind: &str, namespace: &str, name: &str, more: &Value) -> Value {
     let mut object = json!({"apiVersion": version, "kind": kind, "metadata": {
         "name": name, "namespace": namespace, "uid": "0f0f", "resourceVersion": "17", "generation": 2,
         "creationTimestamp": "2026-01-02T03:04:05Z", "labels": {"app": "shop"},
@@ -20,22 +22,52 @@ fn object(version: &str, kind: &str, namespace: &str, name: &str, more: Value) -
 }
 
 pub(crate) fn shop() -> Vec<Value> {
-    let mut replicas = object("apps/v1", "ReplicaSet", "shop", "web-5d", json!({}));
+    let mut replicas = object("apps/v1", "ReplicaSet", "shop", "web-5d", &json!({}));
     replicas["metadata"]["ownerReferences"] = json!([{"kind": "Deployment", "name": "web", "uid": "0f0f"}]);
     vec![
-        object("apps/v1", "Deployment", "shop", "web", json!({
+        object(
+            "apps/v1",
+            "Deployment",
+            "shop",
+            "web",
+            &json!({
             "spec": {"replicas": 2, "template": {"metadata": {"creationTimestamp": null, "labels": {"app": "shop"}},
                 "spec": {"containers": [{"name": "web", "image": "shop:1.4.1", "env": [{"name": "A", "value": "yes"}]}]}}},
-            "status": {"readyReplicas": 2}})),
+            "status": {"readyReplicas": 2}}),
+        ),
         replicas,
-        object("v1", "ConfigMap", "shop", "settings", json!({"data": {"shop.conf": "listen 80\nlog on\n", "n": "5"}})),
-        object("v1", "ConfigMap", "shop", "kube-root-ca.crt", json!({"data": {"ca.crt": "x"}})),
-        object("v1", "Service", "shop", "web", json!({"spec": {"clusterIP": "10.1.2.3", "clusterIPs": ["10.1.2.3"],
-            "ports": [{"port": 80, "targetPort": 8080}], "selector": {"app": "shop"}}, "status": {"loadBalancer": {}}})),
-        object("v1", "Secret", "shop", "db", json!({"type": "Opaque", "data": {"password": "b3R0ZXItNDQ="}})),
-        object("v1", "PersistentVolumeClaim", "shop", "data", json!({"spec": {"volumeName": "pvc-7", "storageClassName": "fast"}})),
-        object("v1", "ConfigMap", "other", "settings", json!({"data": {"a": "b"}})),
-        object("rbac.authorization.k8s.io/v1", "Role", "shop", "system:reader", json!({"rules": []})),
+        object(
+            "v1",
+            "ConfigMap",
+            "shop",
+            "settings",
+            &json!({"data": {"shop.conf": "listen 80\nlog on\n", "n": "5"}}),
+        ),
+        object("v1", "ConfigMap", "shop", "kube-root-ca.crt", &json!({"data": {"ca.crt": "x"}})),
+        object(
+            "v1",
+            "Service",
+            "shop",
+            "web",
+            &json!({"spec": {"clusterIP": "10.1.2.3", "clusterIPs": ["10.1.2.3"],
+            "ports": [{"port": 80, "targetPort": 8080}], "selector": {"app": "shop"}}, "status": {"loadBalancer": {}}}),
+        ),
+        object(
+            "v1",
+            "Secret",
+            "shop",
+            "db",
+            &json!({"type": "Opaque", "data": {"password": "b3R0ZXItNDQ="}}),
+        ),
+        object(
+            "v1",
+            "PersistentVolumeClaim",
+            "shop",
+            "data",
+            &json!({"spec": {"volumeName": "pvc-7", "storageClassName": "fast"}}),
+        ),
+        object("v1", "ConfigMap", "other", "settings", &json!({"data": {"a": "b"}})),
+        object("rbac.authorization.k8s.io/v1", "Role", "shop", "system:reader", &json!({"rules": []})),
     ]
 }
 
@@ -48,7 +80,9 @@ fn place(cluster: &Cluster, more: &str) -> Place {
 
 fn source(place: &Place, target: &str, more: &str) {
     place.plan(
-        &format!("{{name: cluster, kind: kubernetes, target: {target}, with: {{kubeconfig: kubeconfig{more}}}}}"),
+        &format!(
+            "{{name: cluster, kind: kubernetes, target: {target}, with: {{kubeconfig: kubeconfig{more}}}}}"
+        ),
         "",
     );
 }
@@ -85,9 +119,22 @@ fn objects_of_a_namespace_are_kept_as_somebody_would_have_written_them() {
          data:\n  \"n\": \"5\"\n  shop.conf: |\n    listen 80\n    log on\n"
     );
     let deployment = text(&place, paths[1]);
-    assert!(deployment.contains("      - env:\n        - name: A\n          value: \"yes\"\n        image: \"shop:1.4.1\"\n"), "{deployment}");
+    assert!(
+        deployment.contains(
+            "      - env:\n        - name: A\n          value: \"yes\"\n        image: \"shop:1.4.1\"\n"
+        ),
+        "{deployment}"
+    );
     for path in paths {
-        for word in ["uid", "resourceVersion", "managedFields", "status", "creationTimestamp", "clusterIP", "volumeName"] {
+        for word in [
+            "uid",
+            "resourceVersion",
+            "managedFields",
+            "status",
+            "creationTimestamp",
+            "clusterIP",
+            "volumeName",
+        ] {
             assert!(!text(&place, path).contains(word), "{path}: {word}");
         }
     }
@@ -95,17 +142,106 @@ fn objects_of_a_namespace_are_kept_as_somebody_would_have_written_them() {
     assert_eq!(details["objects"], 5);
     // Owners' objects are not even asked for where the kinds are the usual ones.
     assert_eq!(details["left_out"], json!({"generated": 1}));
-    assert_eq!((&details["volumes"], &details["server"]), (&json!({"shop/data": "pvc-7"}), &json!(cluster.api.url())));
+    assert_eq!(
+        (&details["volumes"], &details["server"]),
+        (&json!({"shop/data": "pvc-7"}), &json!(cluster.api.url()))
+    );
     let proof = document["snapshot"]["sources"][0]["proof"].as_str().unwrap();
     assert!(proof.contains("5 objects parsed"), "{proof}");
     // The real kubectl reads every file, and finds in it what is meant.
     for path in paths {
         let mut kubectl = std::process::Command::new("kubectl");
         kubectl.args(["create", "--dry-run=client", "--validate=false", "--output=name", "--kubeconfig"]);
-        let ended = run(kubectl.arg(place.path("kubeconfig")).arg("--filename").arg(place.path("restored/cluster").join(path)));
+        let ended = run(kubectl
+            .arg(place.path("kubeconfig"))
+            .arg("--filename")
+            .arg(place.path("restored/cluster").join(path)));
         assert_eq!(ended.code, 0, "{path}: {}", ended.stderr);
         let parts: Vec<&str> = path.trim_end_matches(".yaml").splitn(3, '/').skip(1).collect();
         assert_eq!(ended.stdout.trim(), parts.join("/"));
+    }
+}
+
+/// Texts that some reader of YAML would take for something else.
+const HOSTILE: &[&str] = &[
+    "",
+    " ",
+    "a ",
+    "~",
+    "null",
+    "True",
+    "NO",
+    "y",
+    "0x1f",
+    "0o17",
+    "1e3",
+    "1_000",
+    "012",
+    "2026-01-01",
+    "1:20",
+    ".inf",
+    "- a",
+    "a: b",
+    "a #b",
+    "#a",
+    "&a",
+    "*a",
+    "!a",
+    "|",
+    "%a",
+    "@a",
+    "`a",
+    "{a",
+    "[a",
+    "\"a",
+    "'a",
+    "<<",
+    "=",
+    "?",
+    "a\n",
+    "\na",
+    " a\nb",
+    "a\nb",
+    "a\nb\n",
+    "a\nb\n\n\n",
+    "a\n \nb",
+    "a\n\tb",
+    "\ta\nb",
+    "a\r\nb",
+    "a\u{7f}",
+    "a\u{85}b",
+    "a\u{2028}b",
+    "a\nb\u{a0}c",
+    "é ü 漢 😀\n\nx",
+    "---",
+    "...",
+    "a\n---\nb",
+    "\\n",
+    "${HOME}",
+    "a\u{feff}b",
+    "a\n# b\n",
+    "a: |\n  b\n",
+];
+
+#[test]
+fn the_real_kubectl_reads_every_text_as_it_was() {
+    let data: serde_json::Map<String, Value> =
+        HOSTILE.iter().enumerate().map(|(n, text)| (format!("k{n}"), json!(text))).collect();
+    let cluster = Cluster::start(vec![object("v1", "ConfigMap", "shop", "hostile", &json!({"data": data}))]);
+    let place = place(&cluster, "");
+    place.create();
+    assert_eq!(restored(&place), ["shop/configmap/hostile.yaml"]);
+    let mut kubectl = std::process::Command::new("kubectl");
+    kubectl.args(["create", "--dry-run=client", "--validate=false", "--output=json", "--kubeconfig"]);
+    kubectl
+        .arg(place.path("kubeconfig"))
+        .arg("--filename")
+        .arg(place.path("restored/cluster/shop/configmap/hostile.yaml"));
+    let ended = run(&mut kubectl);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let read: Value = serde_json::from_str(&ended.stdout).unwrap();
+    for (key, text) in &data {
+        assert_eq!(&read["data"][key], text, "{key}");
     }
 }
 
@@ -165,7 +301,10 @@ fn kinds_selectors_namespaces_and_owned_objects_are_taken_as_the_plan_says() {
     assert!(!text(&place, "shop/replicaset.apps/web-5d.yaml").contains("ownerReferences"));
     source(&place, "shop", ", kinds: [replicasets.apps, configmaps]");
     let document = place.create();
-    assert_eq!(document["snapshot"]["sources"][0]["details"]["left_out"], json!({"generated": 1, "owned": 1}));
+    assert_eq!(
+        document["snapshot"]["sources"][0]["details"]["left_out"],
+        json!({"generated": 1, "owned": 1})
+    );
     source(&place, "[shop, other]", ", kinds: [configmaps], context: test");
     place.create();
     assert_eq!(restored(&place), ["other/configmap/settings.yaml", "shop/configmap/settings.yaml"]);
@@ -177,6 +316,40 @@ fn kinds_selectors_namespaces_and_owned_objects_are_taken_as_the_plan_says() {
     place.create();
     assert_eq!(restored(&place), ["shop/configmap/settings.yaml"]);
     assert!(cluster.lists().last().unwrap().query.contains("labelSelector=app%3Delse"));
+}
+
+#[test]
+fn with_dry_run_the_cluster_is_asked_whether_it_would_take_everything_back() {
+    let version = run(std::process::Command::new("kubectl").args(["version", "--client", "--output=json"]));
+    let version: Value = serde_json::from_str(&version.stdout).unwrap();
+    let minor =
+        version["clientVersion"]["minor"].as_str().unwrap().trim_end_matches('+').parse::<u32>().unwrap();
+    if minor < 27 {
+        // Older ones look for `dryRun` in the server's OpenAPI as protobuf, which is not played here.
+        let said = writeln!(std::io::stderr(), "NOT TESTED: dry_run, with a kubectl older than 1.27");
+        assert!(said.is_ok());
+        return;
+    }
+    let cluster = Cluster::start(shop());
+    let place = place(&cluster, ", dry_run: true, secrets: true");
+    let document = place.create();
+    let proof = document["snapshot"]["sources"][0]["proof"].as_str().unwrap();
+    assert!(proof.contains("and the cluster would take all of them"), "{proof}");
+    let tried: Vec<_> = cluster.api.asked().into_iter().filter(|asked| asked.method == "POST").collect();
+    assert_eq!(tried.len(), 6);
+    cluster.holds.lock().unwrap().closed = Some("data.password: Invalid value: b3R0ZXItNDQ=");
+    let ended = place.call(&["create"]);
+    assert_eq!(ended.code, 4, "{}", ended.stderr);
+    assert!(ended.stderr.contains("would not take it back"), "{}", ended.stderr);
+    assert!(
+        !ended.stderr.contains("b3R0") && !place.document().to_string().contains("b3R0"),
+        "{}",
+        ended.stderr
+    );
+    cluster.holds.lock().unwrap().closed = Some("admission: no more than one replica");
+    source(&place, "shop", ", dry_run: true");
+    let ended = place.call(&["create"]);
+    assert!(ended.stderr.contains("no more than one replica"), "{}", ended.stderr);
 }
 
 #[test]
@@ -220,7 +393,11 @@ fn what_the_cluster_refuses_is_told_with_the_next_step() {
     source(&place, "shop", ", kinds: [configmaps]");
     for reply in [
         Reply::Says(500, "application/json", "{}".into()),
-        Reply::Says(200, "application/json", "{\"kind\": \"ConfigMapList\", \"apiVersion\": \"v1\", \"items\": [{\"met".into()),
+        Reply::Says(
+            200,
+            "application/json",
+            "{\"kind\": \"ConfigMapList\", \"apiVersion\": \"v1\", \"items\": [{\"met".into(),
+        ),
         Reply::Says(200, "text/html", "<html>log in first</html>".into()),
     ] {
         cluster.holds.lock().unwrap().instead = Some(reply);
@@ -239,7 +416,10 @@ fn a_kubectl_that_prints_something_else_or_hangs_is_not_believed() {
     for (script, words) in [
         ("echo '{\"kind\": \"List\"}'", "something else than a list"),
         ("echo '{\"items\": [{\"kind\": \"ConfigMap\"}]}'", "no kind or no name"),
-        ("echo '{\"items\": [{\"kind\": \"A\", \"apiVersion\": \"v1\", \"metadata\": {\"name\": \"../../x\"}}]}'", "no kind or no name"),
+        (
+            "echo '{\"items\": [{\"kind\": \"A\", \"apiVersion\": \"v1\", \"metadata\": {\"name\": \"../../x\"}}]}'",
+            "no kind or no name",
+        ),
         ("echo '{\"items\": []} and more'", "something else than a list"),
         ("head -c 68000000 /dev/zero | tr '\\0' ' '; echo '{\"items\": []}'", "more than 64 MiB"),
     ] {
@@ -249,9 +429,18 @@ fn a_kubectl_that_prints_something_else_or_hangs_is_not_believed() {
         assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
     }
     place.script("kubectl", "sleep 30");
-    place.plan("{name: cluster, kind: kubernetes, target: shop, timeout: 200ms, with: {kubectl: ./kubectl}}", "");
+    place.plan(
+        "{name: cluster, kind: kubernetes, target: shop, timeout: 200ms, with: {kubectl: ./kubectl}}",
+        "",
+    );
     assert!(place.call(&["create"]).stderr.contains("did not end within its time"));
-    for wrong in ["target: -x", "target: ['*', shop]", "target: Shop", "target: shop, with: {kinds: [--raw]}", "target: shop, with: {kinds: []}"] {
+    for wrong in [
+        "target: -x",
+        "target: ['*', shop]",
+        "target: Shop",
+        "target: shop, with: {kinds: [--raw]}",
+        "target: shop, with: {kinds: []}",
+    ] {
         place.plan(&format!("{{name: cluster, kind: kubernetes, {wrong}}}"), "");
         assert_eq!(place.call(&["create"]).code, 2, "{wrong}");
     }

@@ -125,6 +125,28 @@ fn a_missing_or_cut_object_is_noticed_and_the_next_create_mends_it() {
 }
 
 #[test]
+fn damage_in_what_was_stored_before_is_found_where_everything_is_to_be_proven() {
+    let place = filled();
+    let largest = |path: &PathBuf| path.metadata().unwrap().len();
+    let pack = walk(&place.path("store/data")).into_iter().max_by_key(largest).unwrap();
+    let mut bytes = std::fs::read(&pack).unwrap();
+    bytes[100] ^= 1;
+    std::fs::remove_file(&pack).unwrap();
+    std::fs::write(&pack, bytes).unwrap();
+    place.create();
+    let plan = std::fs::read_to_string(place.path("release.yaml")).unwrap();
+    place.write("release.yaml", plan.replace("  store:", "  prove: everything\n  store:").as_bytes());
+    let ended = place.call(&["create"]);
+    assert_eq!(ended.code, 4, "{}", ended.stderr);
+    assert!(ended.stderr.contains(pack.file_name().unwrap().to_str().unwrap()), "{}", ended.stderr);
+    assert_eq!((place.document()["verdict"].as_str(), place.listed()), (Some("error"), 2));
+    std::fs::rename(pack, place.path("moved-away")).unwrap();
+    let document = place.create();
+    assert!(document["snapshot"]["sources"][0]["proof"].as_str().unwrap().contains("that this snapshot needs"));
+    assert_eq!(place.listed(), 3);
+}
+
+#[test]
 fn a_link_that_points_outside_comes_back_as_a_link_and_is_never_followed() {
     let place = Place::new("{name: config, kind: files, target: deploy}");
     place.write("outside/precious", b"untouched");

@@ -41,6 +41,8 @@ pub(crate) struct Holds {
     pub unauthorized: bool,
     /// Objects in one page; all when 0.
     pub page: usize,
+    /// Why nothing may be changed, not even for a try.
+    pub closed: Option<&'static str>,
     /// What is answered instead of any list.
     pub instead: Option<Reply>,
 }
@@ -74,7 +76,9 @@ impl Cluster {
     /// The lists that were asked for.
     pub(crate) fn lists(&self) -> Vec<Asked> {
         let mut asked = self.api.asked();
-        asked.retain(|asked| RESOURCES.iter().any(|(_, _, name, _, _)| asked.path.ends_with(&format!("/{name}"))));
+        asked.retain(|asked| {
+            RESOURCES.iter().any(|(_, _, name, _, _)| asked.path.ends_with(&format!("/{name}")))
+        });
         asked
     }
 }
@@ -83,6 +87,9 @@ fn answer(holds: &Holds, asked: &Asked) -> Reply {
     let parts: Vec<&str> = asked.path.trim_matches('/').split('/').collect();
     if holds.unauthorized {
         return status(401, "Unauthorized", "Unauthorized");
+    }
+    if asked.method != "GET" {
+        return try_out(holds, asked);
     }
     match parts[..] {
         ["api"] => Reply::json(json!({"kind": "APIVersions", "versions": ["v1"]})),
@@ -99,8 +106,20 @@ fn answer(holds: &Holds, asked: &Asked) -> Reply {
     }
 }
 
+/// A change is never more than tried here; it is answered with what would be.
+fn try_out(holds: &Holds, asked: &Asked) -> Reply {
+    if !asked.query.contains("dryRun=All") {
+        return status(500, "InternalError", "this was no try");
+    }
+    match holds.closed {
+        Some(why) => status(422, "Invalid", why),
+        None => Reply::Says(201, "application/json", asked.body.clone()),
+    }
+}
+
 fn groups() -> Value {
-    let mut names: Vec<(&str, &str)> = RESOURCES.iter().map(|(g, v, ..)| (*g, *v)).filter(|(g, _)| !g.is_empty()).collect();
+    let mut names: Vec<(&str, &str)> =
+        RESOURCES.iter().map(|(g, v, ..)| (*g, *v)).filter(|(g, _)| !g.is_empty()).collect();
     names.dedup();
     let groups: Vec<Value> = names
         .into_iter()
@@ -128,7 +147,8 @@ fn api_version(group: &str, version: &str) -> String {
 }
 
 fn list(holds: &Holds, asked: &Asked, group: &str, namespace: Option<&str>, resource: &str) -> Reply {
-    let Some((_, version, _, kind, _)) = RESOURCES.iter().find(|(g, _, name, ..)| *g == group && *name == resource)
+    let Some((_, version, _, kind, _)) =
+        RESOURCES.iter().find(|(g, _, name, ..)| *g == group && *name == resource)
     else {
         return status(404, "NotFound", "the server could not find the requested resource");
     };
@@ -136,7 +156,9 @@ fn list(holds: &Holds, asked: &Asked, group: &str, namespace: Option<&str>, reso
         return reply.clone();
     }
     if holds.forbidden == Some(resource) {
-        let message = format!("{resource} is forbidden: User \"ci\" cannot list resource \"{resource}\" in API group \"{group}\"");
+        let message = format!(
+            "{resource} is forbidden: User \"ci\" cannot list resource \"{resource}\" in API group \"{group}\""
+        );
         return status(403, "Forbidden", &message);
     }
     let version = api_version(group, version);

@@ -30,8 +30,8 @@ impl Postgres {
         started
     }
 
-    /// A server of one's own.
-    pub(crate) fn alone() -> Self {
+    /// A server that nobody else uses.
+    pub(crate) fn of_its_own() -> Self {
         Self::start()
     }
 
@@ -104,7 +104,7 @@ fn is_root() -> bool {
 
 /// `--pdeathsig` tells the server to end when the THREAD that started it ends, and a test's thread ends
 /// with its test: start it from one that lasts as long as the program.
-fn spawn_for_good(mut command: Command) -> Child {
+pub(crate) fn spawn_for_good(mut command: Command) -> Child {
     let (sender, started) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         sender.send(command.spawn().unwrap()).unwrap();

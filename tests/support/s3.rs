@@ -155,6 +155,12 @@ impl Bucket {
         (status, head)
     }
 
+    /// Sends something to the bucket itself; gives the status and the body of the answer.
+    pub(crate) fn send(&self, method: &str, query: &str, body: &[u8]) -> (u16, Vec<u8>) {
+        let (status, _, body) = self.server.send(&format!("{method} /{}{query}", self.name), &[], body);
+        (status, body)
+    }
+
     /// The keys of all objects.
     pub(crate) fn keys(&self) -> Vec<String> {
         let (status, _, body) = self.server.send(&format!("GET /{}?list-type=2", self.name), &[], b"");

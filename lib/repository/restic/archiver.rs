@@ -35,6 +35,8 @@ mod ahead;
 mod builder;
 mod crew;
 mod cutter;
+mod holes;
+mod intake;
 mod layout;
 mod parent;
 mod sealed;
@@ -45,7 +47,8 @@ pub use sealed::{Proof, Sealed};
 pub use walk::{Filter, Take};
 
 use builder::Builder;
-use crew::{Content, Crew, Intake, Job};
+use crew::{Content, Crew, Job};
+use intake::Intake;
 use layout::{Entry, Layout, steps};
 use parent::Parent;
 use walk::{Fates, Walk};
@@ -491,7 +494,11 @@ fn digests(store: &Store, index: &Index, node: &Node) -> HashMap<Vec<u8>, Id> {
         }
         text.extend_from_slice(&scratch.plain);
     }
-    manifest::parse(&text)
+    let mut known = manifest::parse(&text);
+    // A file of one piece has the name of the piece; only those of several have to be remembered.
+    known.retain(|_, sha256| !index.has_all(BlobKind::Data, &[*sha256]));
+    known.shrink_to_fit();
+    known
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> Fault {

@@ -117,6 +117,11 @@ pub trait Backend: Send + Sync + fmt::Debug {
         Ok(whole)
     }
 
+    /// The same past all caches, as far as that can be told: to see what really lies there.
+    fn afresh(&self, name: Name, most: u64) -> Result<Vec<u8>, Fault> {
+        self.whole(name, most)
+    }
+
     /// Reads like [`Backend::read`] from a pack of folders, of which more is going to be read.
     fn read_tree(&self, name: Name, offset: u64, length: usize, into: &mut Vec<u8>) -> Result<(), Fault> {
         self.read(name, offset, length, into)

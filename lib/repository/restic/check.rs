@@ -13,7 +13,7 @@ use super::id::Id;
 use super::index::Index;
 use super::node::{Node, NodeKind};
 use super::opened::{each_tree, entries};
-use super::pack::{self, Blob, BlobKind};
+use super::pack::{self, Blob, BlobKind, MAX_PACK};
 use super::packer::lock;
 use super::store::{Scratch, Store};
 use super::tree::MAX_DEPTH;
@@ -21,8 +21,6 @@ use super::{Repository, Snapshots};
 use crate::fault::Fault;
 use crate::world::{self, signal};
 
-/// No pack is longer than this.
-const MAX_PACK: u64 = 1 << 30;
 /// So many files are named for each damage.
 const NAMED: usize = 20;
 
@@ -104,6 +102,9 @@ impl Repository {
         let Snapshots { whole, damaged } = self.snapshots()?;
         for (id, why) in damaged {
             found.object(Name::File(Kind::Snapshot, id).to_string(), why);
+        }
+        for (name, why) in self.damaged_papers()? {
+            found.object(name.to_string(), why);
         }
         let packs = read_index(store, &mut found)?;
         let there: HashMap<Id, u64> = store.backend.list(Kind::Pack)?.into_iter().collect();

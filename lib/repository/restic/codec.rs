@@ -7,10 +7,13 @@ use zstd::bulk::{Compressor, Decompressor};
 
 /// Compression level of everything that is written.
 const LEVEL: i32 = 3;
+/// Longer plain bytes are tried in three places of this length before all of them are compressed.
+const SAMPLE: usize = 8 * 1024;
 /// The first byte of compressed JSON in a repository of version 2.
 const COMPRESSED: u8 = 2;
 
 thread_local! {
+    static TASTER: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
     static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
@@ -25,6 +28,29 @@ pub(super) fn compress(plain: &[u8], into: &mut Vec<u8>) -> std::io::Result<()> 
             None => slot.insert(Compressor::new(LEVEL)?),
         };
         compressor.compress_to_buffer(plain, into).map(drop)
+    })
+}
+
+/// Whether compression is worth its time: what was compressed before (pictures, archives) does not
+/// become smaller at the beginning, in the middle or at the end.
+pub(super) fn is_worth_it(plain: &[u8], scratch: &mut Vec<u8>) -> std::io::Result<bool> {
+    if plain.len() < 16 * SAMPLE {
+        return Ok(true);
+    }
+    TASTER.with_borrow_mut(|slot| {
+        let taster = match slot {
+            Some(taster) => taster,
+            None => slot.insert(Compressor::new(1)?),
+        };
+        for start in [0, (plain.len() - SAMPLE) / 2, plain.len() - SAMPLE] {
+            scratch.clear();
+            scratch.reserve(zstd::zstd_safe::compress_bound(SAMPLE));
+            let packed = taster.compress_to_buffer(&plain[start..start + SAMPLE], scratch)?;
+            if packed < SAMPLE - SAMPLE / 64 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     })
 }
 
@@ -96,6 +122,26 @@ mod tests {
         }
         assert!(decompress(&packed[..packed.len() - 1], 10_000, &mut plain).is_none());
         assert!(decompress(b"nonsense", 10, &mut plain).is_none());
+    }
+
+    #[test]
+    fn only_what_becomes_smaller_nowhere_is_left_as_it_is() {
+        let mut state = 1_u64;
+        let mut noise = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        };
+        let mut bytes: Vec<u8> = std::iter::repeat_with(&mut noise).take(300_000).collect();
+        let mut scratch = Vec::new();
+        assert!(!is_worth_it(&bytes, &mut scratch).unwrap());
+        assert!(is_worth_it(&bytes[..1000], &mut scratch).unwrap());
+        let length = bytes.len();
+        for start in [0, length / 2 - SAMPLE / 2, length - SAMPLE] {
+            let kept = bytes[start..start + SAMPLE].to_vec();
+            bytes[start..start + SAMPLE].fill(7);
+            assert!(is_worth_it(&bytes, &mut scratch).unwrap(), "from {start} on");
+            bytes[start..start + SAMPLE].copy_from_slice(&kept);
+        }
     }
 
     #[test]

@@ -160,6 +160,7 @@ fn key_samples() -> Vec<Vec<u8>> {
     keys::samples()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as all readers")]
 fn read_key(bytes: &[u8]) -> Result<bool, String> {
     Ok(keys::try_bytes(bytes))
 }
@@ -228,7 +229,7 @@ fn blob_samples() -> Vec<Vec<u8>> {
 
 fn read_blob(bytes: &[u8]) -> Result<bool, String> {
     let Some((said, stored)) = bytes.split_first_chunk::<4>() else { return Ok(false) };
-    let store = store()?;
+    let store = store();
     let mut sealed = Vec::new();
     store.key.encrypt(stored, &mut sealed).map_err(|fault| fault.line())?;
     let mut blob = Blob {
@@ -286,7 +287,10 @@ fn manifest_samples() -> Vec<Vec<u8>> {
 fn read_manifest(bytes: &[u8]) -> Result<bool, String> {
     let read = manifest::parse(bytes);
     let lines: Vec<_> = read.iter().map(|(path, sha256)| (path.clone(), *sha256)).collect();
-    holds(manifest::parse(&manifest::text(&lines)) == read, "a manifest is read differently the second time")?;
+    holds(
+        manifest::parse(&manifest::text(&lines)) == read,
+        "a manifest is read differently the second time",
+    )?;
     Ok(!read.is_empty())
 }
 
@@ -363,12 +367,12 @@ const TREE_PACK: Id = Id([0xee; 32]);
 const PIECES: [&[u8]; 3] = [b"first piece", b"the second piece, and it is longer", &[7; 3000]];
 
 /// A key and nothing else.
-fn store() -> Result<Arc<Store>, String> {
+fn store() -> Arc<Store> {
     static STORE: OnceLock<Arc<Store>> = OnceLock::new();
     let made = || {
         Arc::new(Store { backend: Arc::new(Memory::default()), key: Key::from_bytes(&[3; 64]), version: 2 })
     };
-    Ok(Arc::clone(STORE.get_or_init(made)))
+    Arc::clone(STORE.get_or_init(made))
 }
 
 fn on(backend: Arc<Memory>) -> Arc<Store> {
@@ -415,12 +419,15 @@ fn below() -> Vec<u8> {
 
 fn base() -> Result<&'static Base, String> {
     static BASE: OnceLock<Result<Base, String>> = OnceLock::new();
-    BASE.get_or_init(|| make_base().map_err(|fault| fault.line())).as_ref().map_err(Clone::clone)
+    BASE.get_or_init(|| make_base().map_err(|fault: Fault| fault.line())).as_ref().map_err(Clone::clone)
 }
 
 fn make_base() -> Result<Base, Fault> {
     let memory = Arc::new(Memory::default());
     let store = on(Arc::clone(&memory));
+    let mut config = Vec::new();
+    store.key.encrypt(&config_samples().remove(0), &mut config)?;
+    memory.put(Name::Config, &[&config])?;
     let packer = Packer::new(Arc::clone(&store), Arc::new(Index::default()));
     let mut scratch = Scratch::default();
     for piece in PIECES {
@@ -482,7 +489,7 @@ fn read_repository(bytes: &[u8]) -> Result<bool, String> {
     let repository = Repository { store, config, key: Id([0; 32]), locking: true };
     let folder = tempfile_folder().map_err(|e| e.to_string())?;
     let result = use_it(&repository, &folder.join("target"));
-    let strange = std::fs::read_dir(&folder).map(|entries| entries.count()).unwrap_or_default();
+    let strange = std::fs::read_dir(&folder).map(Iterator::count).unwrap_or_default();
     std::fs::remove_dir_all(&folder).map_err(|e| e.to_string())?;
     holds(strange <= 1, "something was written beside the target")?;
     result
@@ -504,7 +511,7 @@ fn hostile(store: &Arc<Store>, base: &Base, what: u8, part: &[u8]) -> Result<boo
                 text = text.replacen(&TREE_PACK.to_string(), &id.to_string(), 1);
             }
             store.save(Kind::Index, text.as_bytes())?;
-            if part.len() % 2 == 0 {
+            if part.len().is_multiple_of(2) {
                 // As the only one; otherwise it contradicts the honest one.
                 let honest = base.memory.list(Kind::Index)?;
                 for (id, _) in honest {

@@ -26,6 +26,11 @@ impl Id {
         Some(Self(id))
     }
 
+    /// A digest that was made elsewhere.
+    pub fn from_digest(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+
     /// The first eight digits, as people say them.
     pub fn short(&self) -> String {
         self.to_string()[..8].to_owned()

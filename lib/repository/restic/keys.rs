@@ -17,6 +17,8 @@ use crate::world;
 const LOG_N: u8 = 15;
 const BLOCK: u32 = 8;
 const MAX_P: u32 = 16;
+/// The most lanes that are worked on at once, each with memory of its own.
+const AT_ONCE: usize = 4;
 /// More work than this is refused: whoever can write to the store could stop everybody with it.
 const MAX_MEMORY: u64 = 512 * 1024 * 1024;
 const MAX_WORK: u64 = 1 << 32;
@@ -36,6 +38,11 @@ impl Passphrase {
                 .help("give the one that the repository was made with"));
         }
         Ok(Self(text))
+    }
+
+    /// Whether it is this text.
+    pub fn is(&self, text: &str) -> bool {
+        self.0 == text
     }
 }
 
@@ -96,6 +103,11 @@ pub(super) fn add(
     passphrase: &Passphrase,
     work: Duration,
 ) -> Result<Id, Fault> {
+    if backend.list(Kind::Key)?.len() >= MAX_KEYS {
+        return Err(Fault::refused(format!("the repository has {MAX_KEYS} keys; more are never tried"))
+            .place(backend.place())
+            .help("remove one that nobody needs any more"));
+    }
     let mut salt = [0; 64];
     crypto::random(&mut salt)?;
     let p = calibrate(work)?;
@@ -123,10 +135,15 @@ pub(super) fn add(
     Ok(id)
 }
 
-/// Finds the key that the passphrase opens.
+/// Finds the key that the passphrase opens and that fits, or else one that it opens: somebody may have
+/// put the key of another repository here.
 ///
 /// Errors: refused (5) when it opens none; 4 when there is none, or none that can be read.
-pub(super) fn open(backend: &dyn Backend, passphrase: &Passphrase) -> Result<(Id, Key), Fault> {
+pub(super) fn open(
+    backend: &dyn Backend,
+    passphrase: &Passphrase,
+    fits: &dyn Fn(&Key) -> bool,
+) -> Result<(Id, Key), Fault> {
     let mut ids: Vec<Id> = backend.list(Kind::Key)?.into_iter().map(|(id, _)| id).collect();
     ids.sort();
     if ids.is_empty() {
@@ -134,21 +151,50 @@ pub(super) fn open(backend: &dyn Backend, passphrase: &Passphrase) -> Result<(Id
             .place(format!("{}/keys", backend.place()))
             .help("restore the folder `keys` from a copy; without it the repository cannot be read"));
     }
-    let mut unusable = None;
+    let (mut unusable, mut foreign) = (None, None);
     for id in ids.into_iter().take(MAX_KEYS) {
         match read(backend, id)
             .and_then(|file| unlock(&file, passphrase).map_err(|why| bad(backend, id, why)))
         {
-            Ok(Some(key)) => return Ok((id, key)),
+            Ok(Some(key)) if fits(&key) => return Ok((id, key)),
+            Ok(Some(key)) => foreign = Some((id, key)),
             Ok(None) => {}
             Err(fault) => unusable = Some(fault),
         }
     }
-    Err(unusable.unwrap_or_else(|| {
-        Fault::refused("the passphrase does not open the repository")
-            .place(backend.place())
-            .help("give the passphrase that the repository was made with, or one that was added since")
-    }))
+    foreign.ok_or_else(|| {
+        unusable.unwrap_or_else(|| {
+            Fault::refused("the passphrase does not open the repository")
+                .place(backend.place())
+                .help("give the passphrase that the repository was made with, or one that was added since")
+        })
+    })
+}
+
+/// Every key file that is not what was written, and why.
+///
+/// Errors (4): the store cannot be reached.
+pub(super) fn damaged(backend: &dyn Backend) -> Result<Vec<(Id, String)>, Fault> {
+    let mut found = Vec::new();
+    for (id, _) in backend.list(Kind::Key)? {
+        if let Err(fault) = read(backend, id)
+            && backend.length(Name::File(Kind::Key, id))?.is_some()
+        {
+            found.push((id, fault.cause.unwrap_or(fault.what)));
+        }
+    }
+    Ok(found)
+}
+
+/// Whether one key opens with a passphrase, and holds the master key of this repository.
+pub(super) fn opens(
+    backend: &dyn Backend,
+    id: Id,
+    passphrase: &Passphrase,
+    master: &Key,
+) -> Result<bool, Fault> {
+    let found = unlock(&read(backend, id)?, passphrase).map_err(|why| bad(backend, id, why))?;
+    Ok(found.is_some_and(|key| key.parts() == master.parts()))
 }
 
 /// Every key.
@@ -230,8 +276,14 @@ pub(super) fn try_bytes(bytes: &[u8]) -> bool {
 
 fn derive(passphrase: &Passphrase, salt: &[u8], log_n: u8, r: u32, p: u32) -> Result<Key, String> {
     let parameters = scrypt::Params::new(log_n, r, p).map_err(|e| e.to_string())?;
+    let memory = (u64::from(r) * 128) << log_n;
+    // What one lane takes was limited; several at once stay within the same limit.
+    let lanes = usize::try_from(MAX_MEMORY / memory.max(1)).unwrap_or(1).clamp(1, AT_ONCE);
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(lanes);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| e.to_string())?;
     let mut bytes = [0; 64];
-    scrypt::scrypt(passphrase.0.as_bytes(), salt, &parameters, &mut bytes).map_err(|e| e.to_string())?;
+    pool.install(|| scrypt::scrypt(passphrase.0.as_bytes(), salt, &parameters, &mut bytes))
+        .map_err(|e| e.to_string())?;
     Ok(Key::from_bytes(&bytes))
 }
 
@@ -262,12 +314,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Local::new(folder.path());
         let right = Passphrase::new("right").unwrap();
-        assert_eq!(open(&store, &right).unwrap_err().what, "the repository has no key");
+        assert_eq!(open(&store, &right, &|_| true).unwrap_err().what, "the repository has no key");
         let master = Key::random().unwrap();
         let id = add(&store, &master, &right, Duration::ZERO).unwrap();
-        let (found, key) = open(&store, &right).unwrap();
+        let (found, key) = open(&store, &right, &|_| true).unwrap();
         assert_eq!((found, key.parts()), (id, master.parts()));
-        let wrong = open(&store, &Passphrase::new("wrong").unwrap()).unwrap_err();
+        let wrong = open(&store, &Passphrase::new("wrong").unwrap(), &|_| true).unwrap_err();
         assert_eq!(wrong.what, "the passphrase does not open the repository");
         assert_eq!(wrong.exit, crate::fault::Exit::Refused);
         assert!(Passphrase::new("").is_err());

@@ -141,7 +141,8 @@ impl LockInfo {
         }
     }
 
-    fn holder(&self) -> String {
+    /// Who holds it, for people.
+    pub fn holder(&self) -> String {
         format!("process {} of {} on {} since {}", self.pid, self.username, self.hostname, self.time)
     }
 }

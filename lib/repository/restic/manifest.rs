@@ -16,7 +16,7 @@ pub(super) fn text(lines: &[(Vec<u8>, Id)]) -> Vec<u8> {
 }
 
 /// One line.
-fn line(path: &[u8], sha256: Id, out: &mut Vec<u8>) {
+pub(super) fn line(path: &[u8], sha256: Id, out: &mut Vec<u8>) {
     let odd = path.iter().any(|byte| matches!(byte, b'\\' | b'\n' | b'\r'));
     let mut start = String::new();
     // Writing to a string cannot fail.

@@ -76,6 +76,13 @@ impl Opened {
         Ok(Some(manifest::parse(&text)))
     }
 
+    /// The entries of one folder of it, by the id of its tree.
+    ///
+    /// Errors (4): it is missing or damaged.
+    pub fn entries(&self, tree: Id) -> Result<Vec<Node>, Fault> {
+        entries(&self.store, &self.index, tree, &mut Scratch::default())
+    }
+
     fn reading(&self) -> Reading<'_> {
         Reading { store: &self.store, index: &self.index, tree: self.snapshot.tree }
     }

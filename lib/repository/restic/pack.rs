@@ -16,6 +16,8 @@ pub(super) const TARGET: usize = 16 * 1024 * 1024;
 pub(super) const MAX_BLOB: u32 = 64 * 1024 * 1024;
 /// The longest tree that is believed, in bytes.
 pub(super) const MAX_TREE: u32 = 512 * 1024 * 1024;
+/// No pack is longer than this.
+pub(super) const MAX_PACK: u64 = 1 << 30;
 /// The longest header that is believed, in bytes.
 const MAX_HEADER: u64 = 64 * 1024 * 1024;
 

@@ -7,7 +7,7 @@ use super::backend::{Kind, Name};
 use super::id::Id;
 use super::index::{self, BLOBS_PER_FILE, Index, Packed};
 use super::pack::{self, Blob, BlobKind};
-use super::store::{Scratch, Store, seal_blob};
+use super::store::{Scratch, Seen, Store, seal_blob};
 use crate::fault::Fault;
 
 /// When a pack and an index file are full.
@@ -20,6 +20,9 @@ struct Limits {
 
 /// A header stays far below what restic reads.
 const LIMITS: Limits = Limits { pack_bytes: pack::TARGET, pack_blobs: 40_000, index_blobs: BLOBS_PER_FILE };
+
+/// Room of so many packs is kept for those to come.
+const SPARE: usize = 2;
 
 /// Writes packs; shared by all workers.
 #[derive(Debug)]
@@ -36,6 +39,9 @@ pub(super) struct Packer {
 struct Shelf {
     store: Arc<Store>,
     index: Arc<Index>,
+    /// Room of packs that were written, for those to come: to give it back and ask for it again each
+    /// time would take more memory, and time.
+    spare: Mutex<Vec<Vec<u8>>>,
     done: Mutex<Done>,
     /// When an index file is full; none where whoever calls names the packs.
     naming: Option<usize>,
@@ -106,6 +112,7 @@ impl Packer {
         let shelf = Shelf {
             store,
             index,
+            spare: Mutex::default(),
             done: Mutex::default(),
             naming: naming.then_some(limits.index_blobs),
             flying: Mutex::default(),
@@ -117,10 +124,11 @@ impl Packer {
 
     /// Stores a blob if the repository does not have it, and returns its id.
     pub(super) fn save(&self, kind: BlobKind, plain: &[u8], scratch: &mut Scratch) -> Result<Id, Fault> {
+        let seen = Seen::of(plain);
         let id = Id::of(plain);
         if self.shelf.index.claim(kind, id) {
             let store = &self.shelf.store;
-            let blob = seal_blob(&store.key, store, kind, id, plain, scratch)?;
+            let blob = seal_blob(&store.key, store, (kind, id, seen), plain, scratch)?;
             self.count(kind, plain.len(), scratch.sealed.len());
             self.append(&scratch.sealed, blob)?;
         }
@@ -143,7 +151,8 @@ impl Packer {
     fn append(&self, sealed: &[u8], mut blob: Blob) -> Result<(), Fault> {
         let mut open = lock(if blob.kind == BlobKind::Data { &self.data } else { &self.trees });
         if open.bytes.capacity() == 0 && blob.kind == BlobKind::Data {
-            open.bytes.reserve(pack::TARGET + pack::TARGET / 4);
+            open.bytes = lock(&self.shelf.spare).pop().unwrap_or_default();
+            open.bytes.reserve(pack::TARGET + pack::TARGET / 8);
         }
         // A pack ends at 16 MiB or with the blob that crosses them; blobs are 512 MiB at most.
         blob.offset = u32::try_from(open.bytes.len())
@@ -261,9 +270,14 @@ impl Shelf {
     }
 
     /// Writes a pack, and an index file when there is enough for one.
-    fn put(&self, id: Id, full: Open) -> Result<(), Fault> {
+    fn put(&self, id: Id, mut full: Open) -> Result<(), Fault> {
         self.store.backend.put(Name::File(Kind::Pack, id), &[&full.bytes])?;
-        drop(full.bytes);
+        full.bytes.clear();
+        let mut spare = lock(&self.spare);
+        if spare.len() < SPARE {
+            spare.push(full.bytes);
+        }
+        drop(spare);
         // Only now: whoever finds a blob in the index may read it.
         self.index.add(id, &full.blobs);
         let ripe = {

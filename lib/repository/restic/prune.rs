@@ -20,6 +20,8 @@ use super::{Repository, Snapshots};
 use crate::fault::Fault;
 use crate::world::signal;
 
+mod forgetting;
+
 /// How much is pruned.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Thrift {
@@ -135,7 +137,7 @@ impl Repository {
     /// Errors: as there.
     pub fn plan_prune(&self, thrift: Thrift) -> Result<Pruning, Fault> {
         let _held = self.lock(false)?;
-        Ok(plan(&self.state()?, thrift))
+        Ok(plan(&self.state(&[])?, thrift))
     }
 
     /// Removes what no snapshot needs; `seen` hears how many packs are done, of so many.
@@ -146,7 +148,7 @@ impl Repository {
     pub fn prune(&self, thrift: Thrift, seen: &mut dyn FnMut(usize, usize)) -> Result<Pruning, Fault> {
         self.store.must_be_writable()?;
         let held = Held::new(&self.store, true)?;
-        let state = self.state()?;
+        let state = self.state(&[])?;
         let plan = plan(&state, thrift);
         if plan.is_empty() {
             return Ok(plan);
@@ -158,7 +160,7 @@ impl Repository {
     }
 
     /// Writes the index anew from the packs alone: for a repository that lost index files. Returns the
-    /// packs that cannot be read, which are named no more.
+    /// packs that do not say what is in them; they are named only if an old index knew them.
     ///
     /// Errors: refused (5) while somebody else uses the repository, and for version 1; 4 when the store
     /// fails.
@@ -167,11 +169,19 @@ impl Repository {
         self.store.backend.may_remove(Kind::Index)?;
         let held = Held::new(&self.store, true)?;
         let old: Vec<Id> = self.store.backend.list(Kind::Index)?.into_iter().map(|(id, _)| id).collect();
+        // An index that cannot be read is what this is for.
+        let readable = old.iter().filter_map(|id| self.store.load_index(*id).ok()).flatten();
+        let mut known: HashMap<Id, Vec<Blob>> = readable.collect();
         let (mut named, mut unreadable) = (Vec::new(), Vec::new());
         for (id, length) in self.store.backend.list(Kind::Pack)? {
             match self.store.header(id, length) {
                 Ok(blobs) => named.push((id, blobs)),
-                Err(fault) => unreadable.push((id, fault.cause.unwrap_or(fault.what))),
+                Err(fault) => {
+                    // Its blobs may be whole: what an old index says of a pack of this length stays.
+                    let blobs = known.remove(&id).filter(|blobs| pack::whole_length(blobs) == length);
+                    named.extend(blobs.map(|blobs| (id, blobs)));
+                    unreadable.push((id, fault.cause.unwrap_or(fault.what)));
+                }
             }
         }
         let written = write_index(&self.store, &named, &old)?;
@@ -182,9 +192,11 @@ impl Repository {
         Ok(unreadable)
     }
 
-    fn state(&self) -> Result<State, Fault> {
+    /// How things are, or would be without some snapshots.
+    fn state(&self, without: &[Id]) -> Result<State, Fault> {
         let store = &*self.store;
-        let Snapshots { whole, damaged } = self.snapshots()?;
+        let Snapshots { mut whole, damaged } = self.snapshots()?;
+        whole.retain(|(id, _)| !without.contains(id));
         if let Some((id, why)) = damaged.first() {
             return Err(refused(format!("the snapshot {}: {why}", id.short())).place(self.place()));
         }

@@ -25,7 +25,7 @@ pub use target::UNFINISHED;
 
 /// What is restored, and how.
 #[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct How {
     /// Only this folder's content, or this file, put directly into the target.
     pub from: Option<PathBuf>,
@@ -37,8 +37,16 @@ pub struct How {
     pub owners: bool,
     /// Whether devices are made; only root can do that.
     pub devices: bool,
-    /// Whether long runs of zeros become holes.
+    /// Whether long runs of zeros become holes; the format does not say which files had some.
     pub sparse: bool,
+}
+
+impl Default for How {
+    /// Everything, into a new or empty folder, for whoever restores; with holes, for a file full of
+    /// them may be longer than the disk.
+    fn default() -> Self {
+        Self { from: None, into_existing: false, owners: false, devices: false, sparse: true }
+    }
 }
 
 /// What a restore did.

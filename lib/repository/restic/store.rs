@@ -177,14 +177,20 @@ impl Store {
         blob: &Blob,
         scratch: &mut Scratch,
     ) -> Result<(), &'static str> {
+        self.open_unnamed(sealed, blob, scratch)?;
+        if Id::of(&scratch.plain) != blob.id {
+            return Err("its plain bytes have another SHA-256");
+        }
+        Ok(())
+    }
+
+    /// The same, but whoever calls compares the plain bytes.
+    fn open_unnamed(&self, sealed: &[u8], blob: &Blob, scratch: &mut Scratch) -> Result<(), &'static str> {
         let first = if blob.uncompressed == 0 { &mut scratch.plain } else { &mut scratch.packed };
         self.key.decrypt(sealed, first).ok_or("it is not what was written")?;
         if blob.uncompressed != 0 {
             codec::decompress(&scratch.packed, blob.uncompressed as usize, &mut scratch.plain)
                 .ok_or("it does not decompress to its length")?;
-        }
-        if Id::of(&scratch.plain) != blob.id {
-            return Err("its plain bytes have another SHA-256");
         }
         Ok(())
     }
@@ -244,29 +250,46 @@ impl Store {
     }
 }
 
-/// Seals one blob into `scratch.sealed` and opens it again to see that it is right.
+/// What bytes were before they got their name, to see later that they still are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen(u32);
+
+impl Seen {
+    pub(super) fn of(plain: &[u8]) -> Self {
+        Self(crc32fast::hash(plain))
+    }
+}
+
+/// Seals one blob into `scratch.sealed` and opens it again: what comes out is what was `seen` before
+/// the blob got its name, and what was given.
 ///
 /// Returns what its header says; `offset` is 0.
 pub(super) fn seal_blob(
     key: &Key,
     store: &Store,
-    kind: BlobKind,
-    id: Id,
+    (kind, id, seen): (BlobKind, Id, Seen),
     plain: &[u8],
     scratch: &mut Scratch,
 ) -> Result<Blob, Fault> {
     let too_long = || Fault::infrastructure("a blob is too long").cause(format!("{} bytes", plain.len()));
+    let zstd = |e| Fault::infrastructure("zstd failed").cause(e);
     let length =
         u32::try_from(plain.len()).ok().filter(|length| *length <= kind.most()).ok_or_else(too_long)?;
-    codec::compress(plain, &mut scratch.packed).map_err(|e| Fault::infrastructure("zstd failed").cause(e))?;
+    let mut smaller = codec::is_worth_it(plain, &mut scratch.packed).map_err(zstd)?;
+    if smaller {
+        codec::compress(plain, &mut scratch.packed).map_err(zstd)?;
+        smaller = scratch.packed.len() < plain.len();
+    }
     scratch.sealed.clear();
-    let smaller = scratch.packed.len() < plain.len();
     key.encrypt(if smaller { &scratch.packed } else { plain }, &mut scratch.sealed)?;
     let sealed = u32::try_from(scratch.sealed.len()).map_err(|_| too_long())?;
     let blob = Blob { kind, id, offset: 0, length: sealed, uncompressed: if smaller { length } else { 0 } };
     debug_assert!(scratch.sealed.len() >= OVERHEAD);
     let bytes = std::mem::take(&mut scratch.sealed);
-    let opened = store.open_blob(&bytes, &blob, scratch);
+    let opened = store.open_unnamed(&bytes, &blob, scratch).and_then(|()| {
+        let same = scratch.plain == plain && Seen::of(&scratch.plain).0 == seen.0;
+        if same { Ok(()) } else { Err("its plain bytes are not what was given") }
+    });
     scratch.sealed = bytes;
     opened.map_err(|why| {
         Fault::infrastructure("what was about to be written cannot be read back")

@@ -68,12 +68,8 @@ const ANNOTATIONS: &[&str] = &[
 const FINALIZERS: &[&str] = &["kubernetes.io/pv-protection", "kubernetes.io/pvc-protection"];
 
 /// Labels that tie a Job to its own id.
-const JOB_LABELS: &[&str] = &[
-    "batch.kubernetes.io/controller-uid",
-    "batch.kubernetes.io/job-name",
-    "controller-uid",
-    "job-name",
-];
+const JOB_LABELS: &[&str] =
+    &["batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name", "controller-uid", "job-name"];
 
 /// Cleans an object as `kubectl get -o json` gives it. Objects of an owner are left out unless `owned`.
 pub(super) fn clean(mut object: Value, owned: bool) -> Cleaned {
@@ -119,7 +115,8 @@ pub(super) fn group(object: &Value) -> &'static str {
 
 /// The claim and the volume that it is bound to, which the kept object does not say.
 pub(super) fn bound_volume(object: &Value) -> Option<(String, String)> {
-    let volume = object["spec"]["volumeName"].as_str().filter(|_| object["kind"] == "PersistentVolumeClaim")?;
+    let volume =
+        object["spec"]["volumeName"].as_str().filter(|_| object["kind"] == "PersistentVolumeClaim")?;
     let metadata = &object["metadata"];
     Some((format!("{}/{}", text(&metadata["namespace"]), text(&metadata["name"])), volume.to_owned()))
 }
@@ -224,7 +221,7 @@ fn without_empty_stamps(value: &mut Value) {
 /// What a cluster makes in every namespace by itself.
 fn is_generated(object: &Value) -> bool {
     let metadata = &object["metadata"];
-    if group(object) != "" {
+    if !group(object).is_empty() {
         return false;
     }
     match (object["kind"].as_str(), metadata["name"].as_str()) {
@@ -324,25 +321,58 @@ mod tests {
             json!({"apiVersion": version, "kind": kind, "metadata": {"name": "x", "namespace": "n"}})
         };
         let table = [
-            ("Service", json!({"spec": {"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"], "ports": [{"nodePort": 30001, "port": 80}]}}),
-             json!({"spec": {"ports": [{"nodePort": 30001, "port": 80}]}})),
-            ("Service", json!({"spec": {"clusterIP": "None", "clusterIPs": ["None"]}}), json!({"spec": {"clusterIP": "None"}})),
-            ("PersistentVolumeClaim", json!({"spec": {"volumeName": "pvc-1", "storageClassName": "fast"}}),
-             json!({"spec": {"storageClassName": "fast"}})),
-            ("Pod", json!({"spec": {"nodeName": "n1", "priority": 0, "volumes": [{"name": "kube-api-access-x"}, {"name": "data"}],
+            (
+                "Service",
+                json!({"spec": {"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"], "ports": [{"nodePort": 30001, "port": 80}]}}),
+                json!({"spec": {"ports": [{"nodePort": 30001, "port": 80}]}}),
+            ),
+            (
+                "Service",
+                json!({"spec": {"clusterIP": "None", "clusterIPs": ["None"]}}),
+                json!({"spec": {"clusterIP": "None"}}),
+            ),
+            (
+                "PersistentVolumeClaim",
+                json!({"spec": {"volumeName": "pvc-1", "storageClassName": "fast"}}),
+                json!({"spec": {"storageClassName": "fast"}}),
+            ),
+            (
+                "Pod",
+                json!({"spec": {"nodeName": "n1", "priority": 0, "volumes": [{"name": "kube-api-access-x"}, {"name": "data"}],
                 "containers": [{"name": "c", "volumeMounts": [{"name": "kube-api-access-x"}]}]}}),
-             json!({"spec": {"volumes": [{"name": "data"}], "containers": [{"name": "c"}]}})),
-            ("Job", json!({"spec": {"selector": {"matchLabels": {"controller-uid": "u"}},
+                json!({"spec": {"volumes": [{"name": "data"}], "containers": [{"name": "c"}]}}),
+            ),
+            (
+                "Job",
+                json!({"spec": {"selector": {"matchLabels": {"controller-uid": "u"}},
                 "template": {"metadata": {"labels": {"controller-uid": "u", "job-name": "x"}}, "spec": {}}}}),
-             json!({"spec": {"template": {"metadata": {}, "spec": {}}}})),
-            ("Job", json!({"spec": {"manualSelector": true, "selector": {"matchLabels": {"a": "b"}}}}),
-             json!({"spec": {"manualSelector": true, "selector": {"matchLabels": {"a": "b"}}}})),
-            ("ServiceAccount", json!({"secrets": [{"name": "x-token-abc"}, {"name": "own"}]}), json!({"secrets": [{"name": "own"}]})),
-            ("StatefulSet", json!({"spec": {"volumeClaimTemplates": [{"metadata": {"name": "d", "creationTimestamp": null}, "status": {"phase": "Pending"}}]}}),
-             json!({"spec": {"volumeClaimTemplates": [{"metadata": {"name": "d"}}]}})),
-            ("ConfigMap", json!({"data": {"status": "kept", "a": ""}}), json!({"data": {"status": "kept", "a": ""}})),
-            ("Widget", json!({"spec": {"nodeName": "mine", "off": false, "creationTimestamp": "mine"}}),
-             json!({"spec": {"nodeName": "mine", "off": false, "creationTimestamp": "mine"}})),
+                json!({"spec": {"template": {"metadata": {}, "spec": {}}}}),
+            ),
+            (
+                "Job",
+                json!({"spec": {"manualSelector": true, "selector": {"matchLabels": {"a": "b"}}}}),
+                json!({"spec": {"manualSelector": true, "selector": {"matchLabels": {"a": "b"}}}}),
+            ),
+            (
+                "ServiceAccount",
+                json!({"secrets": [{"name": "x-token-abc"}, {"name": "own"}]}),
+                json!({"secrets": [{"name": "own"}]}),
+            ),
+            (
+                "StatefulSet",
+                json!({"spec": {"volumeClaimTemplates": [{"metadata": {"name": "d", "creationTimestamp": null}, "status": {"phase": "Pending"}}]}}),
+                json!({"spec": {"volumeClaimTemplates": [{"metadata": {"name": "d"}}]}}),
+            ),
+            (
+                "ConfigMap",
+                json!({"data": {"status": "kept", "a": ""}}),
+                json!({"data": {"status": "kept", "a": ""}}),
+            ),
+            (
+                "Widget",
+                json!({"spec": {"nodeName": "mine", "off": false, "creationTimestamp": "mine"}}),
+                json!({"spec": {"nodeName": "mine", "off": false, "creationTimestamp": "mine"}}),
+            ),
         ];
         for (kind, body, expected) in table {
             let with = |body: &Value| {
@@ -357,7 +387,8 @@ mod tests {
     #[test]
     fn what_others_make_is_left_out() {
         let object = |kind: &str, name: &str, more: Value| {
-            let mut object = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "default"}});
+            let mut object =
+                json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "default"}});
             object["metadata"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             object
         };
@@ -367,10 +398,14 @@ mod tests {
             Cleaned::Kept(_) => None,
         };
         assert_eq!(out(object("ReplicaSet", "web-1", owner.clone())), Some(Why::Owned));
-        assert!(matches!(clean(object("ReplicaSet", "web-1", owner), true), Cleaned::Kept(o) if o["metadata"].get("ownerReferences").is_none()));
+        assert!(
+            matches!(clean(object("ReplicaSet", "web-1", owner), true), Cleaned::Kept(o) if o["metadata"].get("ownerReferences").is_none())
+        );
         let leaving = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
         assert_eq!(out(object("ConfigMap", "a", leaving)), Some(Why::BeingDeleted));
-        for (kind, name) in [("ConfigMap", "kube-root-ca.crt"), ("Service", "kubernetes"), ("ServiceAccount", "default")] {
+        for (kind, name) in
+            [("ConfigMap", "kube-root-ca.crt"), ("Service", "kubernetes"), ("ServiceAccount", "default")]
+        {
             assert_eq!(out(object(kind, name, json!({"uid": "u"}))), Some(Why::Generated), "{kind}");
             assert_eq!(out(object(kind, "own", json!({}))), None, "{kind}");
         }

@@ -182,16 +182,71 @@ mod tests {
 
     /// Texts that some reader of YAML would take for something else.
     pub(super) const NASTY: &[&str] = &[
-        "", " ", "a ", " a", "~", "null", "True", "NO", "0x1f", "1e3", "1_000", "012", "2026-01-01", "- a", "a: b", "a #b", "#a",
-        "&a", "*a", "!a", "|", ">", "%a", "@a", "`a", "{a", "[a", "\"a", "'a", "a\n", "\na", " a\nb", "a\nb\n\n\n", "a\n \nb", "a\n\tb",
-        "\ta\nb", "a\r\nb", "a\u{0}b", "a\u{7f}", "a\u{85}b", "a\u{2028}b", "a\nb\u{a0}c", "é ü 漢 😀", "---", "...", "a\n---\nb", "<<", "=", "?", "key: |",
-        "a\n\n", "\\", "\\n", "${HOME}", ".inf", "-.NaN", "1:20", "a\u{feff}b",
+        "",
+        " ",
+        "a ",
+        " a",
+        "~",
+        "null",
+        "True",
+        "NO",
+        "0x1f",
+        "1e3",
+        "1_000",
+        "012",
+        "2026-01-01",
+        "- a",
+        "a: b",
+        "a #b",
+        "#a",
+        "&a",
+        "*a",
+        "!a",
+        "|",
+        ">",
+        "%a",
+        "@a",
+        "`a",
+        "{a",
+        "[a",
+        "\"a",
+        "'a",
+        "a\n",
+        "\na",
+        " a\nb",
+        "a\nb\n\n\n",
+        "a\n \nb",
+        "a\n\tb",
+        "\ta\nb",
+        "a\r\nb",
+        "a\u{0}b",
+        "a\u{7f}",
+        "a\u{85}b",
+        "a\u{2028}b",
+        "a\nb\u{a0}c",
+        "é ü 漢 😀",
+        "---",
+        "...",
+        "a\n---\nb",
+        "<<",
+        "=",
+        "?",
+        "key: |",
+        "a\n\n",
+        "\\",
+        "\\n",
+        "${HOME}",
+        ".inf",
+        "-.NaN",
+        "1:20",
+        "a\u{feff}b",
     ];
 
     #[test]
     fn hostile_texts_read_back_as_keys_and_values() {
         for nasty in NASTY {
-            let object = json!({"a": nasty, "list": [nasty, {"deep": [nasty]}], "map": {"b": {*nasty: nasty}}});
+            let object =
+                json!({"a": nasty, "list": [nasty, {"deep": [nasty]}], "map": {"b": {*nasty: nasty}}});
             let text = write(&object);
             assert!(*nasty == "<<" || !text.starts_with('{'), "{nasty:?} fell back to JSON");
             assert_eq!(read(&text), Some(object), "{nasty:?}:\n{text}");

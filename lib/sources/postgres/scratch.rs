@@ -73,7 +73,7 @@ pub(super) fn rehearse(
     let said = if source.whole_server { into.whole(back, &[])? } else { into.one(back, &[])? };
     let said = said.split(';').next().unwrap_or_default().to_owned();
     let findings = scratch.compare(recorded);
-    Ok(Rehearsed { url: Text { value: url, shown: "the scratch server's URL".into() }, said, findings, server })
+    Ok(Rehearsed { url: Text { value: url, shown: "the scratch server's URL".into() }, said, findings, server: Some(server) })
 }
 
 struct Setup<'a> {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::machine::State;
 use super::record::{Markers, Record, course_of, steps_of, strategy_word};
 use super::shift::{DATA_PLANE_LAG, Entry};
+use super::way_back;
 use crate::checks;
 use crate::evidence::{Need, Outcome, PreflightBody, Promotion, RouterRecord, SideRecord, SnapshotBody};
 use crate::fault::Fault;
@@ -284,6 +285,8 @@ pub(super) fn record(
         id: Some(format!("{:016x}", world::unique())),
         release: job.release.clone(),
         plan: job.loaded.reference.clone(),
+        snapshot: way_back::of_evidence(job, &needs),
+        served_before: None,
         needs,
         state: State::first(&course),
         began_at: world::now(),

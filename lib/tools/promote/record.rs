@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::machine::{Course, Hook, State, Step, Stuck};
+use super::way_back::Began;
 use crate::evidence::{
     Decision, DocumentVerdict, Finding, Need, Outcome, PlanRef, Promotion, Release, StepRecord, Verdict,
     name_release,
@@ -25,6 +26,12 @@ pub(super) struct Record {
     pub plan: PlanRef,
     /// On which evidence.
     pub needs: Vec<Need>,
+    /// The id of the snapshot that it began with.
+    #[serde(default)]
+    pub snapshot: Option<String>,
+    /// The release that served before, and its way back.
+    #[serde(default)]
+    pub served_before: Option<Began>,
     /// What does not change.
     pub course: Course,
     /// Where it stands.

@@ -23,7 +23,7 @@ use crate::job::{Conclusion, Job};
 use crate::plan::{DRILL_FOLDER, Loaded, PlanVariables, drill_variable};
 use crate::repository::restic::Opened;
 use crate::severity::Severity;
-use crate::sources::{self, Nature, Rehearsed};
+use crate::sources::{self, InDrill, Nature, Rehearsed};
 use crate::tools::tell;
 use crate::units::{show_duration, show_size};
 use crate::world::background::Background;
@@ -98,7 +98,7 @@ pub fn validate(job: &Job) -> Result<(), Fault> {
         let order = sources::Order { spec, loaded: &job.loaded };
         let source = sources::prepare(&order).map_err(|problem| job.loaded.fault(problem))?;
         let value = match source.nature() {
-            Nature::Dump { not_started: None } => "postgres://drill@127.0.0.1:1/drill".to_owned(),
+            Nature::Dump { drill: InDrill::Runs(address), .. } => address.to_owned(),
             _ => format!("/drill/{}", spec.name),
         };
         known.insert(drill_variable(&spec.name), value);
@@ -245,7 +245,7 @@ impl<'a> Drill<'a> {
         };
         match source.nature() {
             Nature::Files(_) | Nature::Record => {}
-            Nature::Dump { not_started: Some(why) } => {
+            Nature::Dump { drill: InDrill::NotStarted(why), .. } => {
                 let name = format!("{} runs again", part.name);
                 let mut finding = Finding::new(name, &part.kind, Verdict::Skipped, world::now())
                     .says(format!("{why}; its dump was restored and compared, as far as a file goes"));
@@ -253,12 +253,12 @@ impl<'a> Drill<'a> {
                 self.note(finding);
                 drilled.done = format!("its dump was restored and compared; {why}");
             }
-            Nature::Dump { not_started: None } => {
+            Nature::Dump { drill: InDrill::Runs(_), .. } => {
                 let Some(done) = self.start(opened, scratch, part, &*source)? else { return Ok(()) };
                 drilled.started = true;
                 drilled.done.clone_from(&done.said);
                 value.clone_from(&done.url.value);
-                self.servers.push(done.server);
+                self.servers.extend(done.server);
             }
         }
         self.known.insert(drill_variable(&part.name), value);
@@ -278,7 +278,7 @@ impl<'a> Drill<'a> {
         let (name, started, started_at) = (format!("{} runs again", part.name), Instant::now(), world::now());
         let folder = scratch.server(&part.name)?;
         let ticker = self.job.talk().ticker();
-        ticker.set(&format!("{}: restoring into a scratch server", part.name));
+        ticker.set(&format!("{}: restoring into a scratch database", part.name));
         let rehearsed = source.rehearse(&folder, &Stored { name: &part.name, opened }, &part.tables);
         drop(ticker);
         stop_if_asked()?;
@@ -286,7 +286,7 @@ impl<'a> Drill<'a> {
             Ok(mut done) => {
                 let mut finding = Finding::new(name, &part.kind, Verdict::Pass, started_at).says(&done.said);
                 finding.observed = Some(format!("restored in {}", show_duration(started.elapsed().as_secs_f64())));
-                finding.expected = Some("a server of its own takes the whole dump".into());
+                finding.expected = Some("a database of its own takes the whole dump".into());
                 finding.duration_ms = milliseconds(started);
                 self.note(finding);
                 for finding in std::mem::take(&mut done.findings) {

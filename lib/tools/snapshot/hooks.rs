@@ -16,6 +16,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process, setsid};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -74,6 +75,9 @@ struct Record {
     timeout_ms: u64,
     host: String,
     began_at: Timestamp,
+    /// The guard, for [`world::lives`].
+    #[serde(default)]
+    guard: String,
 }
 
 /// What the guard is told; it holds secrets, so it goes through a pipe.
@@ -125,7 +129,7 @@ pub(super) fn open<'a>(job: &'a Job, section: &Snapshot) -> Result<Hooks<'a>, Fa
     let state = job.state_place();
     let beside_the_plan = state.display().to_string().contains("://");
     let state = if beside_the_plan { job.loaded.at(".trapkey") } else { state };
-    let folder = std::path::absolute(state.join("thaw")).unwrap_or_else(|_| state.join("thaw"));
+    let folder = std::path::absolute(state.join("thaw.d")).unwrap_or_else(|_| state.join("thaw.d"));
     let scopes = std::iter::once(Scope::Snapshot(section)).chain(section.sources.iter().map(Scope::Source));
     let any = scopes.into_iter().any(|scope| !scope.before().is_empty() || !scope.after().is_empty());
     let mut hooks = Hooks { job, folder, findings: RefCell::default(), lock: None };
@@ -239,7 +243,8 @@ impl Hooks<'_> {
                 }
             } else if !said {
                 said = true;
-                let note = "an earlier snapshot was ended, and what it froze is being thawed: waiting for that";
+                let note =
+                    "an earlier snapshot was ended, and what it froze is being thawed: waiting for that";
                 self.job.talk().line(Mark::Warn, note);
             }
             if !signal::sleep(Duration::from_millis(50)) {
@@ -263,6 +268,7 @@ impl Hooks<'_> {
             timeout_ms: u64::try_from(scope.timeout().as_millis()).unwrap_or(u64::MAX),
             host: world::host_name(),
             began_at: world::now(),
+            guard: String::new(),
         };
         let name = format!("{:016x}.json", world::unique());
         let words = |words: &[Text]| words.iter().map(|word| word.value.clone()).collect();
@@ -307,7 +313,9 @@ impl Hooks<'_> {
         }
         // It may have frozen something before it failed.
         match self.thaw(scope, frozen, "`before` failed") {
-            Ok(()) => Err(fault.help("`after` was run, nothing was read and nothing kept; run the hook by hand")),
+            Ok(()) => {
+                Err(fault.help("`after` was run, nothing was read and nothing kept; run the hook by hand"))
+            }
             Err(thaw) => Err(fault.help(format!("besides, {}", thaw.line()))),
         }
     }
@@ -398,10 +406,13 @@ impl Hooks<'_> {
         };
         let when = record.began_at.strftime("%Y-%m-%d %H:%M:%SZ");
         let Some(scope) = scope.filter(|scope| !scope.after().is_empty()) else {
-            return Err(Fault::refused(format!("{} was left frozen, and the plan has no `after` for it", record.scope))
-                .place(path.display().to_string())
-                .cause(format!("the snapshot of {when} on {} was to end it with: {}", record.host, record.after))
-                .help("run that by hand, and remove this file"));
+            return Err(Fault::refused(format!(
+                "{} was left frozen, and the plan has no `after` for it",
+                record.scope
+            ))
+            .place(path.display().to_string())
+            .cause(format!("the snapshot of {when} on {} was to end it with: {}", record.host, record.after))
+            .help("run that by hand, and remove this file"));
         };
         let note = format!(
             "{} was left frozen by the snapshot of {when} on {}: thawing it first",
@@ -500,6 +511,23 @@ impl Task {
     fn put_on_record(&self) -> std::io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
         files::write_atomic(path, &serde_json::to_vec_pretty(&self.record)?)
+    }
+
+    /// What lies within the freeze of the whole snapshot is thawed first: waits for its guards.
+    fn wait_for_the_inner(&self) {
+        let Some(folder) = self.path.as_deref().map(files::parent).filter(|_| self.record.source.is_none())
+        else {
+            return;
+        };
+        let at_work = |path: &Path| {
+            let record = files::read_bounded(path, MOST).ok();
+            let record = record.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+            record.is_some_and(|inner| inner.source.is_some() && world::lives(&inner.guard) == Some(true))
+        };
+        // Each of them ends by itself: its hooks have a time limit.
+        while std::fs::read_dir(&folder).into_iter().flatten().flatten().any(|entry| at_work(&entry.path())) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Runs `after`, and takes the record away when it went well.
@@ -609,9 +637,15 @@ fn guard() {
     let mut orders = BufReader::new(std::io::stdin());
     let mut line = String::new();
     let read = orders.read_line(&mut line).is_ok();
-    let Some(task) = serde_json::from_str::<Task>(&line).ok().filter(|_| read) else { return };
+    let Some(mut task) = serde_json::from_str::<Task>(&line).ok().filter(|_| read) else { return };
+    task.record.guard = world::process();
     if let Err(e) = task.put_on_record() {
         return say(&Reply::Refused(e.to_string()));
+    }
+    if abandoned() {
+        // Nothing is begun any more.
+        let _ = task.path.as_deref().map(remove);
+        return;
     }
     let before = (!task.before.is_empty()).then(|| task.run("before", &task.before, ""));
     let nothing_begun = before.as_ref().is_some_and(|outcome| !outcome.started);
@@ -628,8 +662,19 @@ fn guard() {
     }
     line.clear();
     let told = matches!(orders.read_line(&mut line), Ok(1..));
+    if !told {
+        task.wait_for_the_inner();
+    }
     let reason = if told { line.trim() } else { "the snapshot ended before it was done" };
     say(&Reply::After(task.thaw(reason)));
+}
+
+/// Whether the snapshot has died: nobody holds the other end of the pipe.
+fn abandoned() -> bool {
+    let stdin = std::io::stdin();
+    let mut ends = [PollFd::new(&stdin, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut ends, Some(&now)).is_ok() && ends[0].revents().contains(PollFlags::HUP)
 }
 
 fn say(reply: &Reply) {

@@ -57,10 +57,9 @@ impl Keep for Intake<'_> {
         };
         self.archive.terms(terms.allow_changes, self.allow_partial, Some(terms.until));
         let at = self.at(path);
-        self.archive.folder(&at, from, &filter).map_err(|fault| Fault {
-            what: format!("source `{}`: {}", self.name, fault.what),
-            ..fault
-        })?;
+        self.archive
+            .folder(&at, from, &filter)
+            .map_err(|fault| Fault { what: format!("source `{}`: {}", self.name, fault.what), ..fault })?;
         Ok(Kept { entries: entries.into_inner(), sockets: sockets.into_inner() })
     }
 }

@@ -9,7 +9,7 @@ use super::store::Place;
 use super::{plural, restic_command, restore_command, to_stdout};
 use crate::evidence::short;
 use crate::fault::{Exit, Fault};
-use crate::repository::restic::{Damage, Health, Id, ReadData, Snapshot};
+use crate::repository::restic::{Damage, Health, Known, PINNED, Pin, ReadData, Snapshot};
 use crate::units::{parse_share, show_duration, show_size};
 use crate::world::talk::{self, Mark, Step, Talk};
 
@@ -43,11 +43,11 @@ impl Depth {
 /// Errors (4): the store cannot be read, or has damaged snapshots; the others are shown all the same.
 pub fn list(place: &Place, json: bool) -> Result<Exit, Fault> {
     let repository = place.open()?;
-    let snapshots = repository.snapshots()?;
+    let (known, damaged) = repository.known()?;
     if json {
-        let shown: Vec<_> = snapshots.whole.iter().map(|(id, snapshot)| json_of(*id, snapshot)).collect();
+        let shown: Vec<_> = known.iter().map(json_of).collect();
         let damaged: Vec<_> =
-            snapshots.damaged.iter().map(|(id, why)| json!({"id": id.to_string(), "why": why})).collect();
+            damaged.iter().map(|(id, why)| json!({"id": id.to_string(), "why": why})).collect();
         to_stdout(&json!({
             "store": place.shown,
             "repository": repository.config().id.to_string(),
@@ -57,26 +57,29 @@ pub fn list(place: &Place, json: bool) -> Result<Exit, Fault> {
     } else {
         let head = ["ID", "CREATED", "RELEASE", "FILES", "SIZE", "SOURCES", "NOTES"];
         let mut rows = vec![head.map(str::to_owned)];
-        rows.extend(snapshots.whole.iter().map(|(id, snapshot)| row(*id, snapshot)));
+        rows.extend(known.iter().map(row));
         print(&table(&rows))?;
     }
-    let Some((id, why)) = snapshots.damaged.first() else { return Ok(Exit::Pass) };
-    Err(Fault::infrastructure(format!("{} cannot be read", plural(snapshots.damaged.len(), "snapshot")))
+    let Some((id, why)) = damaged.first() else { return Ok(Exit::Pass) };
+    Err(Fault::infrastructure(format!("{} cannot be read", plural(damaged.len(), "snapshot")))
         .place(format!("{}/snapshots/{id}", place.shown))
         .cause(why)
         .help("look at the disk; the others can still be restored"))
 }
 
 /// What a tag `key=value` says.
-fn tagged<'a>(snapshot: &'a Snapshot, key: &str) -> Option<&'a str> {
+pub(super) fn tagged<'a>(snapshot: &'a Snapshot, key: &str) -> Option<&'a str> {
     snapshot.tags.iter().find_map(|tag| tag.strip_prefix(key)?.strip_prefix('='))
 }
 
-fn row(id: Id, snapshot: &Snapshot) -> [String; 7] {
+fn row(known: &Known) -> [String; 7] {
+    let (id, snapshot) = (known.id, &known.snapshot);
     let release: Vec<&str> =
         ["service", "version", "environment"].iter().filter_map(|key| tagged(snapshot, key)).collect();
     let sources: Vec<&str> = snapshot.paths.iter().map(|path| path.trim_start_matches('/')).collect();
-    let others = snapshot.tags.iter().filter(|tag| *tag != super::TAG && !tag.contains('='));
+    let said = |tag: &&String| *tag != super::TAG && *tag != PINNED && !tag.contains('=');
+    let pinned = known.pin.as_ref().map(pin_note);
+    let notes: Vec<String> = pinned.into_iter().chain(snapshot.tags.iter().filter(said).cloned()).collect();
     let summary = snapshot.summary.as_ref();
     [
         short(&id.to_string()),
@@ -85,11 +88,17 @@ fn row(id: Id, snapshot: &Snapshot) -> [String; 7] {
         summary.map(|s| s.total_files_processed.to_string()).unwrap_or_default(),
         summary.map(|s| show_size(s.total_bytes_processed as f64)).unwrap_or_default(),
         sources.join(" "),
-        others.cloned().collect::<Vec<_>>().join(" "),
+        notes.join(" "),
     ]
 }
 
-fn json_of(id: Id, snapshot: &Snapshot) -> serde_json::Value {
+/// `pinned`, and why.
+fn pin_note(pin: &Pin) -> String {
+    pin.why.as_ref().map_or("pinned".into(), |why| format!("pinned ({why})"))
+}
+
+fn json_of(known: &Known) -> serde_json::Value {
+    let (id, snapshot) = (known.id, &known.snapshot);
     let sources: Vec<&str> = snapshot.paths.iter().map(|path| path.trim_start_matches('/')).collect();
     json!({
         "id": id.to_string(),
@@ -99,6 +108,9 @@ fn json_of(id: Id, snapshot: &Snapshot) -> serde_json::Value {
         "environment": tagged(snapshot, "environment"),
         "hostname": snapshot.hostname,
         "tags": snapshot.tags,
+        "original": snapshot.original,
+        "pinned": known.pin.is_some(),
+        "pinned_because": known.pin.as_ref().and_then(|pin| pin.why.as_ref()),
         "sources": sources,
         "files": snapshot.summary.as_ref().map(|s| s.total_files_processed),
         "bytes": snapshot.summary.as_ref().map(|s| s.total_bytes_processed),
@@ -112,12 +124,14 @@ fn json_of(id: Id, snapshot: &Snapshot) -> serde_json::Value {
 pub fn show(place: &Place, id: &str, json: bool) -> Result<Exit, Fault> {
     let repository = place.open()?;
     let opened = repository.read(repository.find(id)?)?;
+    let pin =
+        repository.known()?.0.into_iter().find(|known| known.id == opened.id()).and_then(|known| known.pin);
     let inside = Inside::of(&opened)?;
     let id = opened.id();
     let open = super::passphrase::given()?.is_none();
     let commands = [restore_command(&id.to_string(), place), restic_command(&id.to_string(), place, open)];
     if json {
-        let mut value = json_of(id, opened.snapshot());
+        let mut value = json_of(&Known { id, snapshot: opened.snapshot().clone(), pin });
         value["inside"] = json!(inside);
         value["restore_command"] = json!(commands[0]);
         value["restic_command"] = json!(commands[1]);
@@ -129,8 +143,12 @@ pub fn show(place: &Place, id: &str, json: bool) -> Result<Exit, Fault> {
     line("created", &opened.snapshot().time.strftime("%Y-%m-%d %H:%M:%SZ").to_string());
     line("by", &format!("{} on {}", opened.snapshot().program_version, opened.snapshot().hostname));
     line("tags", &opened.snapshot().tags.join(" "));
+    if let Some(pin) = &pin {
+        line("stays", &pin_note(pin));
+    }
     for part in inside.iter().flat_map(|inside| &inside.sources) {
-        let state = if part.notes.is_empty() { String::new() } else { format!(" ({})", part.notes.join("; ")) };
+        let state =
+            if part.notes.is_empty() { String::new() } else { format!(" ({})", part.notes.join("; ")) };
         line(
             "source",
             &format!(
@@ -186,7 +204,10 @@ pub fn check(place: &Place, depth: &Depth, talk: &Talk, json: bool) -> Result<Ex
     if let Some(fault) = complaint(place, &health.damaged) {
         return Err(fault);
     }
-    talk.line(Mark::Good, &format!("{} in {}", said(&health), show_duration(started.elapsed().as_secs_f64())));
+    talk.line(
+        Mark::Good,
+        &format!("{} in {}", said(&health), show_duration(started.elapsed().as_secs_f64())),
+    );
     Ok(Exit::Pass)
 }
 
@@ -223,18 +244,18 @@ fn damage_json(damaged: &[Damage]) -> serde_json::Value {
     items.collect()
 }
 
-fn print(text: &str) -> Result<(), Fault> {
+pub(super) fn print(text: &str) -> Result<(), Fault> {
     talk::data(crate::redact::redact(text).as_bytes())
         .map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
 }
 
 /// Whoever can write to the store chose these texts: no escape sequence reaches the terminal.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.replace(char::is_control, "?")
 }
 
 /// Columns as wide as their widest cell.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     let line = |row: &[String; N]| {

@@ -28,9 +28,8 @@ pub fn given() -> Result<Option<Passphrase>, Fault> {
 /// Errors: 2 when there is none, or as [`given`].
 pub fn new() -> Result<Passphrase, Fault> {
     read(NEW_PASSPHRASE)?.ok_or_else(|| {
-        Fault::usage("there is no new passphrase").help(format!(
-            "set {NEW_PASSPHRASE}, {NEW_PASSPHRASE}_FILE or {NEW_PASSPHRASE}_COMMAND"
-        ))
+        Fault::usage("there is no new passphrase")
+            .help(format!("set {NEW_PASSPHRASE}, {NEW_PASSPHRASE}_FILE or {NEW_PASSPHRASE}_COMMAND"))
     })
 }
 

@@ -74,9 +74,9 @@ impl Place {
             if fault.exit != Exit::Refused {
                 return fault;
             }
-            Fault::usage("the store is encrypted, and there is no passphrase").place(&self.shown).help(
-                "set TRAPKEY_PASSPHRASE, TRAPKEY_PASSPHRASE_FILE or TRAPKEY_PASSPHRASE_COMMAND",
-            )
+            Fault::usage("the store is encrypted, and there is no passphrase")
+                .place(&self.shown)
+                .help("set TRAPKEY_PASSPHRASE, TRAPKEY_PASSPHRASE_FILE or TRAPKEY_PASSPHRASE_COMMAND")
         })
     }
 

@@ -26,6 +26,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_secs(8);
 /// An object that is longer goes up in parts of half that size, in bytes.
 const IN_PARTS_FROM: usize = 64 << 20;
+/// An answer that says no has at most so many bytes that are of interest.
+const WORDS: u64 = 64 << 10;
 /// A longer range is read in pieces of that size, in bytes.
 const PIECE: u64 = 64 << 20;
 
@@ -78,7 +80,7 @@ impl Bucket {
     /// Errors (4): also where it is longer than `most` bytes.
     pub fn whole(&self, key: &str, most: u64) -> Result<Option<Vec<u8>>, Fault> {
         self.persist(most.min(PIECE), |limit| {
-            let wish = Wish { key, keep: most + 1, ..Wish::plain(Method::Get, "s3:GetObject") };
+            let wish = Wish { key, keep: (most + 1).max(WORDS), ..Wish::plain(Method::Get, "s3:GetObject") };
             let (said, answer) = self.ask(&wish, limit)?;
             match said {
                 Said::Absent => Ok(None),
@@ -124,7 +126,7 @@ impl Bucket {
         let wanted = format!("bytes={}-{}", bytes.start, bytes.end - 1);
         let headers = [("range", wanted.as_str())];
         let length = bytes.end - bytes.start;
-        let keep = length + 1;
+        let keep = (length + 1).max(WORDS);
         let wish = Wish { key, headers: &headers, keep, ..Wish::plain(Method::Get, "s3:GetObject") };
         let (said, answer) = self.ask(&wish, limit)?;
         if said == Said::Absent {

@@ -3,16 +3,17 @@
 use std::collections::VecDeque;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rustix::fs::OFlags;
-use sha2::{Digest, Sha256};
 
 use super::ahead::Look;
-use super::cutter::{Cutter, MIN};
+use super::cutter::MIN;
+use super::holes::{Holes, Part};
+use super::intake::Intake;
 use super::parent::Parent;
 use crate::fault::Fault;
 use crate::repository::restic::id::Id;
@@ -22,7 +23,7 @@ use crate::repository::restic::store::Scratch;
 use crate::world::signal;
 
 /// Bytes of pieces that wait for a worker.
-const WAITING_BYTES: usize = 16 * 1024 * 1024;
+const WAITING_BYTES: usize = 8 * 1024 * 1024;
 /// Files that wait for a worker.
 const WAITING_FILES: usize = 1024;
 
@@ -124,14 +125,14 @@ impl Job {
         }
     }
 
-    fn expect_piece(&self) -> usize {
+    pub(super) fn expect_piece(&self) -> usize {
         let mut state = lock(&self.state);
         state.pieces.push(None);
         state.missing += 1;
         state.pieces.len() - 1
     }
 
-    fn piece(&self, at: usize, id: Id) {
+    pub(super) fn piece(&self, at: usize, id: Id) {
         let mut state = lock(&self.state);
         state.pieces[at] = Some(id);
         state.missing -= 1;
@@ -140,7 +141,7 @@ impl Job {
         }
     }
 
-    fn end(&self, read: Content) {
+    pub(super) fn end(&self, read: Content) {
         let mut state = lock(&self.state);
         state.read = Some(read);
         if state.missing == 0 {
@@ -178,11 +179,11 @@ enum Task {
 
 /// What the workers share.
 pub(super) struct Crew<'a> {
-    packer: &'a Packer,
+    pub(super) packer: &'a Packer,
     parent: &'a Parent,
-    progress: &'a Progress,
-    seed: u64,
-    digests: bool,
+    pub(super) progress: &'a Progress,
+    pub(super) seed: u64,
+    pub(super) digests: bool,
     queue: Mutex<Queue>,
     work: Condvar,
     room: Condvar,
@@ -331,7 +332,7 @@ impl<'a> Crew<'a> {
         match open(job) {
             Err(error) => job.fail(error),
             Ok((file, meta)) if meta.len() <= MIN as u64 => self.small(job, &file, small, scratch)?,
-            Ok((file, _)) => self.large(job, file, scratch)?,
+            Ok((file, _)) => self.large(job, &file, scratch)?,
         }
         self.progress.files.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -368,13 +369,24 @@ impl<'a> Crew<'a> {
         Ok(())
     }
 
-    fn large(&self, job: &Arc<Job>, mut file: File, scratch: &mut Scratch) -> Result<(), Fault> {
+    fn large(&self, job: &Arc<Job>, file: &File, scratch: &mut Scratch) -> Result<(), Fault> {
         let mut intake = Intake::new(self, Arc::clone(job));
-        let mut left = job.seen.map_or(u64::MAX, |seen| seen.size);
-        while left > 0 && !self.has_failed() {
+        let mut holes = Holes::new(file);
+        let whole = job.seen.map_or(u64::MAX, |seen| seen.size);
+        while intake.size < whole && !self.has_failed() {
+            if signal::stop_asked() {
+                return Err(interrupted());
+            }
+            let left = match holes.at(intake.size, whole) {
+                Part::Hole(length) => {
+                    intake.zeros(length, scratch)?;
+                    continue;
+                }
+                Part::Data(length) => length,
+            };
             let room = intake.cutter.room();
             let most = room.len().min(usize::try_from(left).unwrap_or(usize::MAX)).min(1 << 20);
-            let read = match file.read(&mut room[..most]) {
+            let read = match file.read_at(&mut room[..most], intake.size) {
                 Ok(0) => break,
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -383,13 +395,9 @@ impl<'a> Crew<'a> {
                     return Ok(());
                 }
             };
-            if signal::stop_asked() {
-                return Err(interrupted());
-            }
-            left -= read as u64;
             intake.took(read, scratch)?;
         }
-        let Some(changed) = changed(job, &file, intake.size) else { return Ok(()) };
+        let Some(changed) = changed(job, file, intake.size) else { return Ok(()) };
         intake.end(changed, scratch)
     }
 }
@@ -413,58 +421,6 @@ fn changed(job: &Job, file: &File, size: u64) -> Option<bool> {
             None
         }
         Ok(after) => Some(job.seen != Some(Identity::of(&after)) || after.len() != size),
-    }
-}
-
-/// Bytes of one file on their way into pieces.
-pub(super) struct Intake<'a, 'b> {
-    crew: &'a Crew<'b>,
-    job: Arc<Job>,
-    cutter: Cutter,
-    whole: Option<Sha256>,
-    size: u64,
-}
-
-impl<'a, 'b> Intake<'a, 'b> {
-    pub(super) fn new(crew: &'a Crew<'b>, job: Arc<Job>) -> Self {
-        let whole = crew.digests.then(Sha256::new);
-        Self { crew, job, cutter: Cutter::new(crew.seed), whole, size: 0 }
-    }
-
-    /// Takes in bytes that come from elsewhere.
-    pub(super) fn push(&mut self, mut bytes: &[u8], scratch: &mut Scratch) -> Result<(), Fault> {
-        while !bytes.is_empty() {
-            let room = self.cutter.room();
-            let fits = room.len().min(bytes.len());
-            room[..fits].copy_from_slice(&bytes[..fits]);
-            self.took(fits, scratch)?;
-            bytes = &bytes[fits..];
-        }
-        Ok(())
-    }
-
-    /// That many bytes lie in the cutter's room.
-    fn took(&mut self, bytes: usize, scratch: &mut Scratch) -> Result<(), Fault> {
-        self.cutter.filled(bytes);
-        self.size += bytes as u64;
-        self.crew.progress.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        if let Some(whole) = &mut self.whole {
-            whole.update(self.cutter.newest(bytes));
-        }
-        while let Some(piece) = self.cutter.next(false) {
-            self.crew.offer(&self.job, piece, scratch)?;
-        }
-        Ok(())
-    }
-
-    /// All bytes are in.
-    pub(super) fn end(mut self, changed: bool, scratch: &mut Scratch) -> Result<(), Fault> {
-        while let Some(piece) = self.cutter.next(true) {
-            self.crew.offer(&self.job, piece, scratch)?;
-        }
-        let sha256 = self.whole.map(|whole| Id(whole.finalize().into()));
-        self.job.end(Content { pieces: Vec::new(), size: self.size, sha256, changed });
-        Ok(())
     }
 }
 

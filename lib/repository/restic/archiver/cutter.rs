@@ -5,7 +5,7 @@ use fastcdc::v2020::{FastCDC, Normalization};
 /// Files up to this many bytes are one piece.
 pub(super) const MIN: usize = 512 * 1024;
 const AVERAGE: usize = 1024 * 1024;
-const MAX: usize = 8 * 1024 * 1024;
+pub(super) const MAX: usize = 8 * 1024 * 1024;
 /// A border is looked for when there are this many bytes.
 const ENOUGH: usize = 2 * AVERAGE;
 const ROOM: usize = 256 * 1024;
@@ -49,6 +49,23 @@ impl Cutter {
     /// The bytes that were put in last.
     pub(super) fn newest(&self, bytes: usize) -> &[u8] {
         &self.buffer[self.end - bytes..self.end]
+    }
+
+    /// Forgets the bytes that are in no piece yet, if they are all zeros, and returns how many they were.
+    pub(super) fn drop_zeros(&mut self) -> Option<usize> {
+        let rest = &self.buffer[self.start..self.end];
+        let zeros = rest.iter().all(|byte| *byte == 0).then_some(rest.len());
+        if zeros.is_some() {
+            (self.start, self.end, self.enough) = (0, 0, ENOUGH);
+        }
+        zeros
+    }
+
+    /// How long the pieces of a very long run of zeros are: all the same.
+    pub(super) fn of_zeros(seed: u64) -> usize {
+        let zeros = vec![0; MAX];
+        let cutter = FastCDC::with_level_and_seed(&zeros, MIN, AVERAGE, MAX, Normalization::Level1, seed);
+        cutter.cut(0, MAX).1
     }
 
     /// The next piece; none when more bytes are needed to find its border. With `last` there will be no
@@ -125,6 +142,7 @@ mod tests {
     fn bytes_without_a_border_are_cut_at_the_most() {
         let sizes: Vec<usize> = cut(&vec![0; 20 << 20], 1 << 20, 7).iter().map(Vec::len).collect();
         assert_eq!(sizes, [MAX, MAX, 4 << 20]);
+        assert_eq!(Cutter::of_zeros(7), MAX);
         assert!(cut(&[], 1, 7).is_empty());
     }
 }

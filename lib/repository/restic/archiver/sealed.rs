@@ -1,21 +1,28 @@
 //! A snapshot that lies in the repository whole, but is not listed yet.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 
 use crate::fault::Fault;
 use crate::repository::restic::backend::{self, Kind, Name};
 use crate::repository::restic::id::Id;
 use crate::repository::restic::index::Index;
 use crate::repository::restic::locks::Held;
-use crate::repository::restic::opened::Reading;
+use crate::repository::restic::opened::{Reading, each_tree};
+use crate::repository::restic::pack::{BlobKind, MAX_PACK};
 use crate::repository::restic::packer::Files;
 use crate::repository::restic::snapshot::Snapshot;
-use crate::repository::restic::store::{Scratch, Store};
+use crate::repository::restic::store::Store;
 use crate::world::signal;
 
 use super::Notes;
+
+/// No index file is longer, in bytes.
+const MAX_INDEX: u64 = 512 << 20;
 
 /// Whole, durable, and not listed. Dropping it leaves no snapshot.
 #[derive(Debug)]
@@ -50,35 +57,79 @@ impl Sealed {
         &self.notes
     }
 
-    /// Reads everything that was written back from the store, and verifies every byte of it; `seen`
-    /// hears the bytes so far.
+    /// Reads everything that was written back from the store, past all caches, and compares it: every
+    /// pack has the SHA-256 of the bytes whose blobs were decrypted, decompressed and compared before
+    /// they were written, and the index names each of them. `seen` hears the bytes so far.
     ///
     /// Errors (4): something reads back differently than it was written.
     pub fn prove(&self, seen: &mut dyn FnMut(u64)) -> Result<Proof, Fault> {
-        let mut proof = Proof::default();
-        let mut scratch = Scratch::default();
-        let mut whole = Vec::new();
-        for id in &self.files.packs {
-            if signal::stop_asked() {
-                return Err(super::crew::interrupted());
-            }
-            let name = Name::File(Kind::Pack, *id);
-            let missing = || backend::missing(&*self.store.backend, name);
-            let length = self.store.backend.length(name)?.ok_or_else(missing)?;
-            let length = usize::try_from(length).map_err(|_| missing())?;
-            self.store.backend.read(name, 0, length, &mut whole)?;
-            proof.blobs += self.prove_pack(*id, &whole, &mut scratch).map_err(|why| {
-                backend::damaged(&*self.store.backend, name, why)
-                    .help("it was written a moment ago: do not trust this store")
-            })?;
-            proof.packs += 1;
-            proof.bytes += whole.len() as u64;
-            seen(proof.bytes);
-        }
+        let proof = self.prove_packs(&self.files.packs, seen)?;
         for id in &self.files.indexes {
-            self.store.load_index(*id)?;
+            let whole = self.store.backend.afresh(Name::File(Kind::Index, *id), MAX_INDEX)?;
+            if Id::of(&whole) != *id {
+                let why = "its bytes have another SHA-256 than its name";
+                return Err(backend::damaged(&*self.store.backend, Name::File(Kind::Index, *id), why));
+            }
         }
         Ok(proof)
+    }
+
+    /// The same with every pack that the snapshot needs, also those that were there before.
+    ///
+    /// Errors (4): something that it needs is missing or damaged.
+    pub fn prove_everything(&self, seen: &mut dyn FnMut(u64)) -> Result<Proof, Fault> {
+        self.prove(&mut |_| {})?;
+        let mut packs = BTreeSet::new();
+        let mut need = |kind: BlobKind, id: Id| {
+            let unknown = || self.store.unknown(kind, &id);
+            packs.insert(self.index.find(kind, &id).ok_or_else(unknown)?.pack);
+            Ok::<_, Fault>(())
+        };
+        each_tree(&self.store, &self.index, [self.snapshot.tree], &mut |id, nodes| {
+            need(BlobKind::Tree, id)?;
+            for piece in nodes?.iter().filter_map(|node| node.content.as_ref()).flatten() {
+                need(BlobKind::Data, *piece)?;
+            }
+            Ok(())
+        })?;
+        self.prove_packs(&packs.into_iter().collect::<Vec<_>>(), seen)
+    }
+
+    fn prove_packs(&self, packs: &[Id], seen: &mut dyn FnMut(u64)) -> Result<Proof, Fault> {
+        let mut proof = Proof::default();
+        let next = AtomicUsize::new(0);
+        let failed = AtomicBool::new(false);
+        let (proofs, proven) = channel();
+        let mut first = Ok(());
+        std::thread::scope(|scope| {
+            for _ in 0..super::crew::size() {
+                let (proofs, next, failed) = (proofs.clone(), &next, &failed);
+                scope.spawn(move || {
+                    while let Some(id) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let pack = self.prove_pack(*id);
+                        failed.fetch_or(pack.is_err(), Ordering::Relaxed);
+                        // Nobody listens any more: it failed elsewhere.
+                        if proofs.send(pack).is_err() || failed.load(Ordering::Relaxed) {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(proofs);
+            for pack in proven {
+                match pack {
+                    Ok((blobs, bytes)) => {
+                        proof.packs += 1;
+                        proof.blobs += blobs;
+                        proof.bytes += bytes;
+                        seen(proof.bytes);
+                    }
+                    Err(fault) if first.is_ok() => first = Err(fault),
+                    Err(_) => {}
+                }
+            }
+        });
+        first.map(|()| proof)
     }
 
     /// Writes the bytes of one file of it, read back from the store, into `out`.
@@ -88,22 +139,34 @@ impl Sealed {
         Reading { store: &self.store, index: &self.index, tree: self.snapshot.tree }.dump(path, out)
     }
 
-    fn prove_pack(&self, id: Id, whole: &[u8], scratch: &mut Scratch) -> Result<u64, String> {
+    /// Returns its blobs and bytes.
+    fn prove_pack(&self, id: Id) -> Result<(u64, u64), Fault> {
+        if signal::stop_asked() {
+            return Err(super::crew::interrupted());
+        }
+        let name = Name::File(Kind::Pack, id);
+        let whole = self.store.backend.afresh(name, MAX_PACK)?;
+        let blobs = self.compare(id, &whole).map_err(|why| {
+            let help = if self.files.packs.contains(&id) {
+                "it was written a moment ago: do not trust this store"
+            } else {
+                "`check --read-data` says what is hit; with this file moved away, the next snapshot stores \
+                 anew what the sources still have"
+            };
+            backend::damaged(&*self.store.backend, name, why).help(help)
+        })?;
+        Ok((blobs, whole.len() as u64))
+    }
+
+    fn compare(&self, id: Id, whole: &[u8]) -> Result<u64, String> {
         if Id::of(whole) != id {
             return Err("its bytes have another SHA-256 than its name".into());
         }
         let blobs = self.store.header_of(whole)?;
-        for blob in &blobs {
-            let start = blob.offset as usize;
-            let sealed = whole.get(start..start + blob.length as usize).ok_or("a blob lies outside")?;
-            self.store
-                .open_blob(sealed, blob, scratch)
-                .map_err(|why| format!("the blob {}: {why}", blob.id))?;
-            if self.index.find(blob.kind, &blob.id).is_none() {
-                return Err(format!("no index names its blob {}", blob.id));
-            }
+        match blobs.iter().find(|blob| self.index.find(blob.kind, &blob.id).is_none()) {
+            Some(blob) => Err(format!("no index names its blob {}", blob.id)),
+            None => Ok(blobs.len() as u64),
         }
-        Ok(blobs.len() as u64)
     }
 
     /// Lists the snapshot, in one step, and returns its id.
@@ -117,7 +180,11 @@ impl Sealed {
         let id = self.store.save(Kind::Snapshot, &json)?;
         // Had this machine been suspended just then, others may have removed what it needs.
         if let Err(fault) = self.held.still_holds() {
-            self.store.backend.remove(Name::File(Kind::Snapshot, id))?;
+            let listed = |_| {
+                let help = format!("the snapshot {} may lack something: `check`, or forget it", id.short());
+                fault.clone().help(help)
+            };
+            self.store.backend.remove(Name::File(Kind::Snapshot, id)).map_err(listed)?;
             return Err(fault);
         }
         Ok(id)

@@ -325,6 +325,10 @@ impl Backend for Cached {
         }
     }
 
+    fn afresh(&self, name: Name, most: u64) -> Result<Vec<u8>, Fault> {
+        self.inner.afresh(name, most)
+    }
+
     fn read_tree(&self, name: Name, offset: u64, length: usize, into: &mut Vec<u8>) -> Result<(), Fault> {
         if let Name::File(Kind::Pack, id) = name
             && let Some(slot) = self.pack(id)

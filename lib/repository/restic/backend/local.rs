@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{Advice, CWD, RenameFlags, renameat_with, fadvise};
 use rustix::io::Errno;
 
 use super::{Backend, Kind, Name};
@@ -169,6 +169,15 @@ impl Backend for Local {
         }
         into.resize(length, 0);
         file.read_exact_at(into, offset).map_err(failed)
+    }
+
+    fn afresh(&self, name: Name, most: u64) -> Result<Vec<u8>, Fault> {
+        // The system drops what it has of the file in memory, and has to ask the disk. Where it cannot, in
+        // memory is where the file lies.
+        if let Ok(file) = File::open(self.path(name)) {
+            let _ = fadvise(&file, 0, None, Advice::DontNeed);
+        }
+        self.whole(name, most)
     }
 
     fn put(&self, name: Name, parts: &[&[u8]]) -> Result<(), Fault> {

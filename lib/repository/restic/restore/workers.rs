@@ -270,14 +270,14 @@ impl Hands {
 
 /// Writes all but long runs of zeros; the file is new, so that they are holes.
 fn write_with_holes(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
-    let mut at = offset;
-    for part in bytes.chunks(HOLE) {
-        if part.len() < HOLE || part.iter().any(|byte| *byte != 0) {
-            file.write_all_at(part, at)?;
-        }
-        at += part.len() as u64;
+    static ZEROS: [u8; HOLE] = [0; HOLE];
+    let mut start = 0;
+    for (at, _) in bytes.chunks_exact(HOLE).enumerate().filter(|(_, part)| **part == ZEROS) {
+        let hole = at * HOLE;
+        file.write_all_at(&bytes[start..hole], offset + start as u64)?;
+        start = hole + HOLE;
     }
-    Ok(())
+    file.write_all_at(&bytes[start..], offset + start as u64)
 }
 
 #[cfg(test)]

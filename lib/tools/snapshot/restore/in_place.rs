@@ -14,8 +14,9 @@ use super::{BEFORE_RESTORE, Stored, Wish, add, chosen, compare, entries, warn, w
 use crate::evidence::{self, SnapshotState};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
+use crate::plan::Prove;
 use crate::repository::restic::{Id, NodeKind, Opened, Progress, Repository, Restored, Spec, mode};
-use crate::sources::{Choice, Live, Nature, Wanted};
+use crate::sources::{Choice, Home, Live, Nature, Wanted};
 use crate::tools::snapshot::hooks::{self, Scope};
 use crate::tools::snapshot::inside::{self, Inside, Part};
 use crate::tools::snapshot::store::Place;
@@ -23,7 +24,7 @@ use crate::tools::snapshot::{
     Back, Ready, host_of, inside_of as what_is_inside, plural, prove_packs, read, section, spec_of, stop_if_asked,
     to_stdout,
 };
-use crate::units::{show_duration, show_size};
+use crate::units::{Text, show_duration, show_size};
 use crate::world::files;
 use crate::world::talk::{Mark, Step, Ticker};
 
@@ -99,9 +100,14 @@ fn going<'a>(job: &'a Job, inside: &'a Inside, wish: &Wish) -> Result<Vec<Going<
     let mut going = Vec::new();
     for part in parts {
         let (spec, source) = planned(job, part)?;
-        if matches!(source.nature(), Nature::Record) {
-            return Err(Fault::usage(format!("the source `{}` cannot go back in place", part.name))
-                .cause(format!("what a source of kind `{}` keeps is something to look at", part.kind))
+        let why = match source.nature() {
+            Nature::Record => Some("what it keeps is something to look at"),
+            Nature::Dump { home: Home::Nowhere, .. } => Some("its server reads the file only when it starts"),
+            Nature::Files(_) | Nature::Dump { .. } => None,
+        };
+        if let Some(why) = why {
+            return Err(Fault::usage(format!("the source `{}` of kind `{}` cannot go back in place", part.name, part.kind))
+                .cause(why)
                 .help("choose others with --source, and restore this one into a folder with --to"));
         }
         if wish.delete && part.state == SnapshotState::Partial {
@@ -221,7 +227,7 @@ fn take(
         .map_err(|e| Fault::infrastructure("what is in the snapshot cannot be written").cause(e))?;
     archive.bytes(inside::FILE.as_ref(), &json)?;
     let sealed = archive.seal()?;
-    prove_packs(&sealed, ticker)?;
+    prove_packs(&sealed, Prove::New, ticker)?;
     for ready in there {
         ready.source.prove(&Back { name: &ready.spec.name, sealed: &sealed })?;
     }
@@ -231,7 +237,11 @@ fn take(
 
 /// Whether there is nothing that a restore could replace.
 fn is_empty(nature: &Nature<'_>, place: &Place) -> bool {
-    let Nature::Files(live) = nature else { return false };
+    let live = match nature {
+        Nature::Files(live) => live,
+        Nature::Dump { home: Home::File(path), .. } => return !path.exists(),
+        Nature::Dump { .. } | Nature::Record => return false,
+    };
     match fs::metadata(&live.path) {
         Err(e) => e.kind() == io::ErrorKind::NotFound,
         Ok(meta) if meta.is_dir() => {
@@ -285,7 +295,8 @@ fn bring_back(
 ) -> Result<Value, Fault> {
     let part = one.part;
     let record = |done: String| json!({"name": part.name, "kind": part.kind, "done": done});
-    match one.ready.source.nature() {
+    let nature = one.ready.source.nature();
+    match nature {
         Nature::Files(live) => {
             let (done, deleted) = files_back(opened, one, &live, wish, (sums, place, ticker))?;
             warn(&done, job.talk());
@@ -311,6 +322,13 @@ fn bring_back(
                 job.loaded.fault(order.problem("the key `target` is missing"))
             })?;
             let target = target.one().map_err(|m| job.loaded.fault(order.problem(m)))?;
+            let file = match nature {
+                Nature::Dump { home: Home::File(path), .. } => {
+                    Some(Text { value: path.display().to_string(), shown: target.shown.clone() })
+                }
+                _ => None,
+            };
+            let target = file.as_ref().unwrap_or(target);
             let back = Stored { name: &part.name, opened };
             one.ready.source.restore_into(target, true, &back, &part.tables).map(record)
         }
