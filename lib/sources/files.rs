@@ -149,7 +149,8 @@ impl Source for Files {
             .or_else(|_| std::path::absolute(&self.target))
             .unwrap_or_else(|_| self.target.clone());
         let ignored = self.gitignore.then(|| Ignored::new(&path));
-        let choice = Box::new(move |inside: &Path, folder: bool| self.choose(inside, folder, ignored.as_ref()));
+        let choice =
+            Box::new(move |inside: &Path, folder: bool| self.choose(inside, folder, ignored.as_ref()));
         Nature::Files(Live { path, choice })
     }
 }

@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use super::programs::Programs;
 use super::tables::{TableSpec, judge, named};
 use super::{
-    Context, Extra, Home, InDrill, Keep, Kind, Nature, Order, ReadBack, Source, data_finding, not_compared, stop_if_asked,
+    Context, Extra, Home, InDrill, Keep, Kind, Nature, Order, ReadBack, Source, data_finding, not_compared,
+    stop_if_asked,
 };
 use crate::evidence::{Finding, TableRecord, Verdict};
 use crate::fault::Fault;
@@ -179,7 +180,10 @@ impl Source for Database {
     }
 
     fn nature(&self) -> Nature<'_> {
-        Nature::Dump { home: Home::Target, drill: InDrill::NotStarted("a drill starts no MySQL or MariaDB server") }
+        Nature::Dump {
+            home: Home::Target,
+            drill: InDrill::NotStarted("a drill starts no MySQL or MariaDB server"),
+        }
     }
 
     fn restore_into(

@@ -12,8 +12,8 @@ use serde_json::json;
 use super::programs::Programs;
 use super::tables::{TableSpec, judge, named};
 use super::{
-    Context, Extra, Home, InDrill, Keep, Kind, Nature, Order, ReadBack, Rehearsed, Source, data_finding, not_compared,
-    stop_if_asked,
+    Context, Extra, Home, InDrill, Keep, Kind, Nature, Order, ReadBack, Rehearsed, Source, data_finding,
+    not_compared, stop_if_asked,
 };
 use crate::evidence::{Finding, TableRecord, Verdict};
 use crate::fault::Fault;

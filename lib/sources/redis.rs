@@ -153,7 +153,10 @@ impl Source for Server {
     }
 
     fn nature(&self) -> Nature<'_> {
-        Nature::Dump { home: Home::Nowhere, drill: InDrill::NotStarted("a drill starts no Redis or Valkey server") }
+        Nature::Dump {
+            home: Home::Nowhere,
+            drill: InDrill::NotStarted("a drill starts no Redis or Valkey server"),
+        }
     }
 
     fn restore_into(&self, _: &Text, _: bool, _: &dyn ReadBack, _: &[TableRecord]) -> Result<String, Fault> {

@@ -157,7 +157,8 @@ impl Source for Database {
         let target = Text::from(path.display().to_string());
         let said = restore::run(self, &target, false, back, &[])?;
         // What differs is no error of the restore here: it is what the drill is to find.
-        let again = Self { path, programs: self.programs.clone(), tables: Vec::new(), recorded: Mutex::default() };
+        let again =
+            Self { path, programs: self.programs.clone(), tables: Vec::new(), recorded: Mutex::default() };
         let findings = again.compare(recorded);
         let said = said.rsplit_once(';').map_or(said.as_str(), |(said, _)| said).to_owned();
         Ok(Rehearsed { url: target, said, findings, server: None })

@@ -9,7 +9,8 @@ use super::{Place, walk};
 use crate::support::postgres::{PASSWORD, Postgres, program};
 use crate::support::{Ended, folder, json, run, tool, wait_until};
 
-const SHOP: &str = "CREATE ROLE drill_reader; CREATE TABLE orders (id bigserial PRIMARY KEY, cents bigint NOT NULL);
+const SHOP: &str =
+    "CREATE ROLE drill_reader; CREATE TABLE orders (id bigserial PRIMARY KEY, cents bigint NOT NULL);
     INSERT INTO orders (cents) SELECT n * 7 FROM generate_series(1, 50) n;
     GRANT SELECT ON orders TO drill_reader";
 
@@ -29,7 +30,8 @@ impl Stage {
         let place = Place::new("{name: config, kind: files, target: deploy}");
         let scratch = folder();
         // Whoever runs the scratch server passes through.
-        std::fs::set_permissions(scratch.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(scratch.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
         let stage = Self { place, scratch, url, _server: server };
         stage.place.write("deploy/app.yaml", b"replicas: 3\n");
         stage.plan("{rto: 5m, rpo: 24h}");
@@ -80,7 +82,8 @@ impl Stage {
 
 /// Processes that work in a folder.
 fn workers(folder: &Path) -> Vec<PathBuf> {
-    let works = |entry: &PathBuf| std::fs::read_link(entry.join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
+    let works =
+        |entry: &PathBuf| std::fs::read_link(entry.join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
     std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()).filter(works).collect()
 }
 
@@ -176,10 +179,7 @@ fn rows_that_are_not_those_of_the_snapshot_are_found() {
     let stage = Stage::new("other_rows");
     // A dump that went well, with figures that another moment had.
     let real = program("pg_dump").display().to_string();
-    stage.place.script(
-        "bin/pg_dump",
-        &format!("{real} \"$@\" --exclude-table-data=orders"),
-    );
+    stage.place.script("bin/pg_dump", &format!("{real} \"$@\" --exclude-table-data=orders"));
     std::os::unix::fs::symlink(program("pg_restore"), stage.place.path("bin/pg_restore")).unwrap();
     let plan = std::fs::read_to_string(stage.place.path("release.yaml")).unwrap();
     stage.place.write("release.yaml", plan.replace("with: {tables", "with: {bin: bin, tables").as_bytes());
@@ -248,14 +248,16 @@ fn damaged_data_is_an_error_and_leaves_nothing() {
 }
 
 /// A check that waits, so that the drill can be stopped while its server runs.
-const WAITING: &str = "{checks: [{name: waits, kind: command, target: [sleep, '30'], timeout: 60s, expect: {exit: 0}}]}";
+const WAITING: &str =
+    "{checks: [{name: waits, kind: command, target: [sleep, '30'], timeout: 60s, expect: {exit: 0}}]}";
 
 /// Begins a drill and waits until its check waits.
 fn begun(stage: &Stage) -> std::process::Child {
     stage.plan(WAITING);
     let child = stage.command().arg("drill").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until("the scratch server", || {
-        workers(stage.scratch.path()).len() >= 2 && stage.left().iter().any(|path| path.join("files/config").exists())
+        workers(stage.scratch.path()).len() >= 2
+            && stage.left().iter().any(|path| path.join("files/config").exists())
     });
     child
 }
@@ -302,16 +304,26 @@ fn wrong_checks_of_a_drill_are_found_by_every_tool_that_reads_the_plan() {
     let stage = Stage::new("wrong_plans");
     for (drill, words) in [
         ("{checks: [{name: a, kind: fille, target: x, expect: {exists: true}}]}", "did you mean `file`?"),
-        ("{checks: [{name: a, kind: file, target: '${DRILL_CONFG}', expect: {exists: true}}]}", "DRILL_CONFG"),
+        (
+            "{checks: [{name: a, kind: file, target: '${DRILL_CONFG}', expect: {exists: true}}]}",
+            "DRILL_CONFG",
+        ),
         ("{checks: [{name: a, kind: file, target: x, expect: {exsts: true}}]}", "did you mean `exists`?"),
-        ("{checks: [{name: a, kind: file, target: x}, {name: a, kind: file, target: y}]}", "two checks are named `a`"),
+        (
+            "{checks: [{name: a, kind: file, target: x}, {name: a, kind: file, target: y}]}",
+            "two checks are named `a`",
+        ),
         ("{rto: 0s}", "`rto` of nothing"),
         ("{rta: 5m}", "did you mean `rt"),
     ] {
         stage.plan(drill);
         let ended = stage.call(&["drill"]);
         assert_eq!(ended.code, 2, "{drill}: {}", ended.stderr);
-        assert!(ended.stderr.contains(words) && ended.stderr.contains("release.yaml:7:"), "{drill}: {}", ended.stderr);
+        assert!(
+            ended.stderr.contains(words) && ended.stderr.contains("release.yaml:7:"),
+            "{drill}: {}",
+            ended.stderr
+        );
     }
     stage.assert_gone();
     // Two sources that the checks could not tell apart.
@@ -331,7 +343,8 @@ fn script(step: &str) -> String {
     let mut lines = lines.skip_while(|line| line.trim() != "run: |").skip(1).peekable();
     let depth = lines.peek().map_or(0, |line| line.len() - line.trim_start().len());
     let inside = |line: &&str| line.trim().is_empty() || line.len() - line.trim_start().len() >= depth;
-    let script: String = lines.take_while(inside).map(|line| format!("{}\n", line.get(depth..).unwrap_or_default())).collect();
+    let script: String =
+        lines.take_while(inside).map(|line| format!("{}\n", line.get(depth..).unwrap_or_default())).collect();
     assert!(!script.contains("${{"), "an expression stands inside a script: {script}");
     script
 }

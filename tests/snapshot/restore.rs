@@ -54,7 +54,9 @@ fn in_place_brings_back_what_was_and_keeps_what_came() {
     let document = json_of(&ended);
     assert_eq!(read(&place, "deploy/app.yaml"), "replicas: 3\n");
     assert_eq!(read(&place, "deploy/sub/gone"), "gone");
-    for (path, text) in [("new", "new"), ("added/deep", "new too"), ("today.log", "after"), ("sub/same", "same")] {
+    for (path, text) in
+        [("new", "new"), ("added/deep", "new too"), ("today.log", "after"), ("sub/same", "same")]
+    {
         assert_eq!(read(&place, &format!("deploy/{path}")), text);
     }
     assert_eq!(document["sources"][0]["files"], 3);
@@ -138,7 +140,10 @@ fn a_single_file_and_a_target_that_is_gone_come_back() {
     place.write("deploy/app.yaml", b"wrong");
     std::fs::remove_dir_all(place.path("data")).unwrap();
     let document = json_of(&place.good(&["restore", "--in-place", "--source", "app", "--json"]));
-    assert_eq!((read(&place, "deploy/app.yaml"), read(&place, "deploy/other")), ("right".into(), "other".into()));
+    assert_eq!(
+        (read(&place, "deploy/app.yaml"), read(&place, "deploy/other")),
+        ("right".into(), "other".into())
+    );
     assert!(!place.path("data").exists());
     let before = document["before"].as_str().unwrap();
     let shown: Value = serde_json::from_str(&place.good(&["show", before, "--json"]).stdout).unwrap();
@@ -177,7 +182,9 @@ fn when_the_snapshot_before_fails_nothing_is_touched() {
 
 #[test]
 fn what_cannot_go_back_in_place_is_refused_before_anything_happens() {
-    let place = Place::new("{name: says, kind: command, target: [echo, hello]}\n{name: config, kind: files, target: deploy}");
+    let place = Place::new(
+        "{name: says, kind: command, target: [echo, hello]}\n{name: config, kind: files, target: deploy}",
+    );
     place.write("deploy/a", b"a");
     place.create();
     place.write("deploy/a", b"changed");
@@ -289,7 +296,8 @@ fn a_database_goes_back_in_place_after_a_snapshot_of_it() {
 
 /// Many small files.
 fn many() -> Place {
-    let place = Place::new("{name: data, kind: files, target: data}\n{name: more, kind: files, target: more}");
+    let place =
+        Place::new("{name: data, kind: files, target: data}\n{name: more, kind: files, target: more}");
     for number in 0..300 {
         place.write(&format!("data/{}/{number}", number % 7), &noise(700, number));
     }
@@ -320,7 +328,11 @@ fn a_restore_that_was_killed_goes_on_wherever_it_was() {
         if begun(".back.trapkey-restore") {
             interrupted += 1;
             let ended = place.good(&["restore", "--to", "back"]);
-            assert!(ended.stderr.contains("an interrupted restore goes on") || wanted == 0, "{}", ended.stderr);
+            assert!(
+                ended.stderr.contains("an interrupted restore goes on") || wanted == 0,
+                "{}",
+                ended.stderr
+            );
         }
         for folder in ["data", "more"] {
             assert_eq!(seen(&place.path("back").join(folder)), seen(&place.path(folder)), "{wanted}");
@@ -337,7 +349,8 @@ fn a_restore_that_was_killed_goes_on_wherever_it_was() {
 fn killed(place: &Place) {
     for _ in 0..20 {
         let _ = std::fs::remove_dir_all(place.path("back"));
-        let mut child = place.command().args(["restore", "--to", "back"]).stderr(Stdio::null()).spawn().unwrap();
+        let mut child =
+            place.command().args(["restore", "--to", "back"]).stderr(Stdio::null()).spawn().unwrap();
         while child.try_wait().unwrap().is_none() {
             if walk(&place.path("back")).len() >= 30 {
                 child.kill().unwrap();
@@ -414,7 +427,9 @@ fn several_sources_one_file_and_one_folder_can_be_chosen() {
 #[test]
 fn progress_as_json_says_how_far_it_is_and_what_is_left() {
     let place = many();
-    for (arguments, total) in [(&[][..], None), (&["--source", "data"], Some(210_000)), (&["--file", "more/large"], Some(900_000))] {
+    for (arguments, total) in
+        [(&[][..], None), (&["--source", "data"], Some(210_000)), (&["--file", "more/large"], Some(900_000))]
+    {
         let to = format!("back{}", arguments.len() + arguments.last().map_or(0, |last| last.len()));
         let ended = place.good(&[&["restore", "--progress", "json", "--to", &to][..], arguments].concat());
         let lines: Vec<Value> = ended
@@ -462,7 +477,9 @@ fn a_snapshot_of_restic_comes_back_and_is_not_put_in_place() {
 #[test]
 fn a_hostile_repository_writes_nothing_outside_its_target() {
     let file = |name: &str| {
-        format!("{{\"nodes\":[{{\"name\":\"{name}\",\"type\":\"file\",\"mode\":420,\"size\":4,\"content\":[\"CONTENT\"]}}]}}\n")
+        format!(
+            "{{\"nodes\":[{{\"name\":\"{name}\",\"type\":\"file\",\"mode\":420,\"size\":4,\"content\":[\"CONTENT\"]}}]}}\n"
+        )
     };
     let word = Passphrase::new("none-needed").unwrap();
     for name in ["..", "../escape", "/etc/trapkey-escape", "a/b", "."] {
@@ -494,7 +511,8 @@ fn a_hostile_repository_writes_nothing_outside_its_target() {
     assert_eq!(walk(&place.path("out")), [place.path("out/x/victim")]);
     if is_root() {
         let ended = place.call(&["restore", "--store", "store", "--to", "as-root"]);
-        let made = place.path("as-root/disk").symlink_metadata().is_ok_and(|m| m.file_type().is_block_device());
+        let made =
+            place.path("as-root/disk").symlink_metadata().is_ok_and(|m| m.file_type().is_block_device());
         assert!(made || ended.code == 4, "{}", ended.stderr);
     }
 }

@@ -64,7 +64,8 @@ pub fn plant(at: &Path, passphrase: &super::Passphrase, tree: &str) -> Result<()
     let packer = Packer::new(Arc::clone(&repository.store), Arc::new(Index::default()));
     let mut scratch = Scratch::default();
     let content = packer.save(BlobKind::Data, b"evil", &mut scratch)?;
-    let victim = Node { name: b"victim".to_vec(), mode: 0o644, content: Some(vec![content]), ..Node::default() };
+    let victim =
+        Node { name: b"victim".to_vec(), mode: 0o644, content: Some(vec![content]), ..Node::default() };
     let below = packer.save(BlobKind::Tree, &tree::to_json(&[victim]), &mut scratch)?;
     let tree = tree.replace("CONTENT", &content.to_string()).replace("BELOW", &below.to_string());
     let root = packer.save(BlobKind::Tree, tree.as_bytes(), &mut scratch)?;

@@ -73,7 +73,12 @@ pub(super) fn rehearse(
     let said = if source.whole_server { into.whole(back, &[])? } else { into.one(back, &[])? };
     let said = said.split(';').next().unwrap_or_default().to_owned();
     let findings = scratch.compare(recorded);
-    Ok(Rehearsed { url: Text { value: url, shown: "the scratch server's URL".into() }, said, findings, server: Some(server) })
+    Ok(Rehearsed {
+        url: Text { value: url, shown: "the scratch server's URL".into() },
+        said,
+        findings,
+        server: Some(server),
+    })
 }
 
 struct Setup<'a> {
@@ -93,9 +98,7 @@ impl<'a> Setup<'a> {
             .or_else(|| newest("initdb").parent().map(Path::to_path_buf))
             .filter(|bin| bin.join("initdb").is_file())
             .or_else(in_path)
-            .ok_or_else(|| {
-                source.programs.fault("no PostgreSQL server is installed here").help(INSTALL)
-            })?;
+            .ok_or_else(|| source.programs.fault("no PostgreSQL server is installed here").help(INSTALL))?;
         let mut setup = Self {
             source,
             folder,
@@ -110,14 +113,15 @@ impl<'a> Setup<'a> {
                 .iter()
                 .find_map(|name| Some((name, (setup.id("-u", name)?, setup.id("-g", name)?))))
                 .ok_or_else(|| {
-                    setup.fault("a PostgreSQL server does not run as root, and there is nobody else").help(
-                        "make a user `postgres`, or run the drill as somebody else than root",
-                    )
+                    setup
+                        .fault("a PostgreSQL server does not run as root, and there is nobody else")
+                        .help("make a user `postgres`, or run the drill as somebody else than root")
                 })?;
             setup.owner = Some(owner);
-            setup.before = ["setpriv", &format!("--reuid={name}"), &format!("--regid={}", owner.1), "--clear-groups"]
-                .map(str::to_owned)
-                .to_vec();
+            setup.before =
+                ["setpriv", &format!("--reuid={name}"), &format!("--regid={}", owner.1), "--clear-groups"]
+                    .map(str::to_owned)
+                    .to_vec();
         }
         Ok(setup)
     }
@@ -244,7 +248,8 @@ impl<'a> Setup<'a> {
     }
 
     fn address(&self, port: u16, database: &str) -> Result<Address, Fault> {
-        Address::read(&self.url(port, database)).map_err(|why| self.fault("the scratch server has no address").cause(why))
+        Address::read(&self.url(port, database))
+            .map_err(|why| self.fault("the scratch server has no address").cause(why))
     }
 
     fn not_started(&self, error: &io::Error) -> Fault {
@@ -274,8 +279,6 @@ fn runs(program: &str, folder: &Path) -> bool {
 
 fn password(programs: &super::Programs) -> Result<String, Fault> {
     let mut bytes = [0_u8; 24];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| programs.fault("the system gives no random numbers"))?;
+    SystemRandom::new().fill(&mut bytes).map_err(|_| programs.fault("the system gives no random numbers"))?;
     Ok(crate::evidence::hex(&bytes))
 }

@@ -15,9 +15,7 @@ use super::restore::{self, Goal, Stored, Wish, chosen, into_folder};
 use super::store::Place;
 use super::{host_of, plural, section};
 use crate::checks::{self, PARALLEL};
-use crate::evidence::{
-    self, Counts, DrillBody, DrillRecord, DrilledSource, Finding, SnapshotState, Verdict,
-};
+use crate::evidence::{self, Counts, DrillBody, DrillRecord, DrilledSource, Finding, SnapshotState, Verdict};
 use crate::fault::{Exit, Fault};
 use crate::job::{Conclusion, Job};
 use crate::plan::{DRILL_FOLDER, Loaded, PlanVariables, drill_variable};
@@ -69,7 +67,10 @@ pub fn drill(job: &Job, rehearsal: &Rehearsal) -> Result<Exit, Fault> {
     let opened = repository.read(id)?;
     let scratch = Scratch::make(&parent, job)?;
     let mut drill = Drill::new(job, &place, &opened, started_at)?;
-    talk.line(Mark::Step, &format!("drilling {} in {}", evidence::short(&id.to_string()), scratch.path().display()));
+    talk.line(
+        Mark::Step,
+        &format!("drilling {} in {}", evidence::short(&id.to_string()), scratch.path().display()),
+    );
     let ran = drill.run(&opened, &scratch, begun);
     // The servers first: they work in the scratch place.
     drill.servers.clear();
@@ -221,8 +222,9 @@ impl<'a> Drill<'a> {
     /// What goes beyond the files of a source.
     fn source(&mut self, opened: &Opened, scratch: &Scratch, part: &Part) -> Result<(), Fault> {
         if part.state == SnapshotState::Partial {
-            let mut finding = Finding::new(format!("{} is whole", part.name), &part.kind, Verdict::Fail, world::now())
-                .says(part.notes.join("; "));
+            let mut finding =
+                Finding::new(format!("{} is whole", part.name), &part.kind, Verdict::Fail, world::now())
+                    .says(part.notes.join("; "));
             finding.severity = Severity::Warning;
             finding.observed = Some("partial".into());
             self.note(finding);
@@ -285,7 +287,8 @@ impl<'a> Drill<'a> {
         match rehearsed {
             Ok(mut done) => {
                 let mut finding = Finding::new(name, &part.kind, Verdict::Pass, started_at).says(&done.said);
-                finding.observed = Some(format!("restored in {}", show_duration(started.elapsed().as_secs_f64())));
+                finding.observed =
+                    Some(format!("restored in {}", show_duration(started.elapsed().as_secs_f64())));
                 finding.expected = Some("a database of its own takes the whole dump".into());
                 finding.duration_ms = milliseconds(started);
                 self.note(finding);
@@ -324,7 +327,9 @@ impl<'a> Drill<'a> {
         (finding.value, finding.unit) = (took, Some("s".into()));
         finding.says(match (took, self.record.rto_s) {
             (None, _) => "it did not come to its end, so that nobody knows how long it takes",
-            (Some(_), None) => "from the beginning of the restore until the last check; the plan has no `rto`",
+            (Some(_), None) => {
+                "from the beginning of the restore until the last check; the plan has no `rto`"
+            }
             (Some(_), Some(_)) => "from the beginning of the restore until the last check",
         })
     }

@@ -88,18 +88,13 @@ impl Goal {
 impl Wish {
     /// The parts of the snapshot that are meant; everything when empty.
     fn from(&self) -> Vec<PathBuf> {
-        match &self.file {
-            Some(file) => vec![file.clone()],
-            None => {
-                let mut named: Vec<PathBuf> = Vec::new();
-                for source in self.sources.iter().map(PathBuf::from) {
-                    if !named.contains(&source) {
-                        named.push(source);
-                    }
-                }
-                named
+        let mut named: Vec<PathBuf> = Vec::new();
+        for path in self.file.iter().cloned().chain(self.sources.iter().map(PathBuf::from)) {
+            if !named.contains(&path) {
+                named.push(path);
             }
         }
+        named
     }
 
     fn how(&self, from: Option<PathBuf>, into_existing: bool) -> How {
@@ -288,7 +283,7 @@ pub(super) fn entries(opened: &Opened, from: Option<&Path>) -> Result<HashMap<Pa
         let below = match root {
             None => path,
             Some(root) if path == root && node.kind != NodeKind::Dir => {
-                path.file_name().map(Path::new).unwrap_or(path)
+                path.file_name().map_or(path, Path::new)
             }
             Some(root) => match path.strip_prefix(root) {
                 Ok(below) => below,
@@ -336,7 +331,7 @@ fn compare(
             None => path,
             // A single file lies in the target under its own name.
             Some(root) if path == root && node.kind == NodeKind::File => {
-                path.file_name().map(Path::new).unwrap_or(path)
+                path.file_name().map_or(path, Path::new)
             }
             Some(root) => match path.strip_prefix(root) {
                 Ok(below) => below,
@@ -367,16 +362,15 @@ fn compare_file(restored: &Path, path: &Path, node: &Node, expected: Option<&Id>
             .help("do not use it; `snapshot check --read-data` says what is damaged")
     };
     let expected = expected.ok_or_else(|| differs("the manifest does not name it"))?;
-    let there = match node.content.as_deref() {
-        Some([piece]) => *piece,
-        _ => {
-            let (digest, _) = files::sha256_file(restored).map_err(|e| {
-                Fault::infrastructure("a restored file cannot be read")
-                    .place(restored.display().to_string())
-                    .cause(e)
-            })?;
-            Id::parse(&digest).ok_or_else(|| differs("its SHA-256 cannot be told"))?
-        }
+    let there = if let Some([piece]) = node.content.as_deref() {
+        *piece
+    } else {
+        let (digest, _) = files::sha256_file(restored).map_err(|e| {
+            Fault::infrastructure("a restored file cannot be read")
+                .place(restored.display().to_string())
+                .cause(e)
+        })?;
+        Id::parse(&digest).ok_or_else(|| differs("its SHA-256 cannot be told"))?
     };
     if there == *expected { Ok(()) } else { Err(differs("it has another SHA-256")) }
 }
@@ -480,7 +474,10 @@ fn refuse_others(opened: &Opened, target: &Path, from: &[PathBuf]) -> Result<(),
             let inside = folder.join(entry.file_name());
             let ours = entry.file_name().as_bytes().starts_with(UNFINISHED.as_bytes());
             if !ours && !known.contains_key(&inside) {
-                let why = format!("`{}` is not of the snapshot that an interrupted restore left here", inside.display());
+                let why = format!(
+                    "`{}` is not of the snapshot that an interrupted restore left here",
+                    inside.display()
+                );
                 return Err(not_empty(target, &why));
             }
             if entry.file_type().map_err(unreadable)?.is_dir() {

@@ -54,7 +54,8 @@ impl Scratch {
         let json = serde_json::to_vec(&maker)
             .map_err(|e| Fault::infrastructure("the scratch place cannot be made").cause(e))?;
         let record = scratch.path.join(RECORD);
-        files::write_atomic_with_mode(&record, &json, Some(0o600)).map_err(|e| files::unwritable(&record, &e))?;
+        files::write_atomic_with_mode(&record, &json, Some(0o600))
+            .map_err(|e| files::unwritable(&record, &e))?;
         Ok(scratch)
     }
 

@@ -21,8 +21,8 @@ use crate::tools::snapshot::hooks::{self, Scope};
 use crate::tools::snapshot::inside::{self, Inside, Part};
 use crate::tools::snapshot::store::Place;
 use crate::tools::snapshot::{
-    Back, Ready, host_of, inside_of as what_is_inside, plural, prove_packs, read, section, spec_of, stop_if_asked,
-    to_stdout,
+    Back, Ready, host_of, inside_of as what_is_inside, plural, prove_packs, read, section, spec_of,
+    stop_if_asked, to_stdout,
 };
 use crate::units::{Text, show_duration, show_size};
 use crate::world::files;
@@ -56,8 +56,9 @@ pub fn in_place(job: &Job, place: &Place, wish: &Wish) -> Result<Exit, Fault> {
     let ticker = job.talk().ticker();
     let before = take(job, &repository, place, &going, &ticker).map_err(|fault| {
         let help = fault.help.clone().map(|help| format!("; {help}")).unwrap_or_default();
-        Fault { what: format!("the snapshot of what is there failed: {}", fault.what), ..fault }
-            .help(format!("nothing was touched; restore into a folder (--to) or an empty database (--into){help}"))
+        Fault { what: format!("the snapshot of what is there failed: {}", fault.what), ..fault }.help(
+            format!("nothing was touched; restore into a folder (--to) or an empty database (--into){help}"),
+        )
     })?;
     if let Some(id) = before {
         job.talk().line(Mark::Good, &format!("what is there now was kept as {id}, proven"));
@@ -106,9 +107,12 @@ fn going<'a>(job: &'a Job, inside: &'a Inside, wish: &Wish) -> Result<Vec<Going<
             Nature::Files(_) | Nature::Dump { .. } => None,
         };
         if let Some(why) = why {
-            return Err(Fault::usage(format!("the source `{}` of kind `{}` cannot go back in place", part.name, part.kind))
-                .cause(why)
-                .help("choose others with --source, and restore this one into a folder with --to"));
+            return Err(Fault::usage(format!(
+                "the source `{}` of kind `{}` cannot go back in place",
+                part.name, part.kind
+            ))
+            .cause(why)
+            .help("choose others with --source, and restore this one into a folder with --to"));
         }
         if wish.delete && part.state == SnapshotState::Partial {
             return Err(Fault::usage(format!("`{}` is in the snapshot only in part", part.name))
@@ -210,10 +214,14 @@ fn take(
     let parts = hooks.around(Scope::Snapshot(section), || {
         let mut parts = Vec::new();
         for ready in &there {
-            let taken = hooks.around(Scope::Source(ready.spec), || read(job, ready, place, &mut archive, ticker))?;
+            let taken =
+                hooks.around(Scope::Source(ready.spec), || read(job, ready, place, &mut archive, ticker))?;
             if taken.part.state == SnapshotState::Partial {
-                return Err(Fault::infrastructure(format!("`{}` could be read only in part", taken.part.name))
-                    .cause(taken.part.notes.join("; ")));
+                return Err(Fault::infrastructure(format!(
+                    "`{}` could be read only in part",
+                    taken.part.name
+                ))
+                .cause(taken.part.notes.join("; ")));
             }
             parts.push(taken.part);
         }
@@ -246,7 +254,8 @@ fn is_empty(nature: &Nature<'_>, place: &Place) -> bool {
         Err(e) => e.kind() == io::ErrorKind::NotFound,
         Ok(meta) if meta.is_dir() => {
             let mut found = false;
-            let seen = each(&live.path, Path::new(""), &*live.choice, place, &mut |_, folder| found |= !folder);
+            let seen =
+                each(&live.path, Path::new(""), &*live.choice, place, &mut |_, folder| found |= !folder);
             // What cannot be read is something: the snapshot says what.
             seen.is_ok() && !found
         }
@@ -318,9 +327,12 @@ fn bring_back(
         Nature::Dump { .. } | Nature::Record => {
             ticker.set(&format!("{}: restoring", part.name));
             let order = crate::sources::Order { spec: one.ready.spec, loaded: &job.loaded };
-            let target = one.ready.spec.target.as_ref().ok_or_else(|| {
-                job.loaded.fault(order.problem("the key `target` is missing"))
-            })?;
+            let target = one
+                .ready
+                .spec
+                .target
+                .as_ref()
+                .ok_or_else(|| job.loaded.fault(order.problem("the key `target` is missing")))?;
             let target = target.one().map_err(|m| job.loaded.fault(order.problem(m)))?;
             let file = match nature {
                 Nature::Dump { home: Home::File(path), .. } => {
@@ -361,7 +373,9 @@ fn dress(opened: &Opened, way: &Way, owners: bool) -> Result<(), Fault> {
     let Some(node) = opened.find(&way.from)? else { return Ok(()) };
     let owned = if owners { chown(&way.into, Some(node.uid), Some(node.gid)) } else { Ok(()) };
     owned
-        .and_then(|()| fs::set_permissions(&way.into, fs::Permissions::from_mode(mode::to_unix(node.mode) & 0o1777)))
+        .and_then(|()| {
+            fs::set_permissions(&way.into, fs::Permissions::from_mode(mode::to_unix(node.mode) & 0o1777))
+        })
         .map_err(|e| files::unwritable(&way.into, &e))
 }
 
@@ -387,7 +401,7 @@ fn delete(opened: &Opened, way: &Way, live: &Live<'_>, place: &Place) -> Result<
             Err(e) if folder && e.kind() == io::ErrorKind::DirectoryNotEmpty => continue,
             Err(e) => return Err(files::unwritable(&at, &e)),
         }
-        above.as_before();
+        above.set_back();
     }
     Ok(deleted)
 }
@@ -405,7 +419,7 @@ impl Above {
         Self { path, changed }
     }
 
-    fn as_before(self) {
+    fn set_back(self) {
         let times = self.changed.map(|at| fs::FileTimes::new().set_modified(at));
         if let (Some(times), Ok(folder)) = (times, fs::File::open(&self.path)) {
             // A time that cannot be set is no reason to stop.

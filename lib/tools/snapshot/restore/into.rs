@@ -62,10 +62,12 @@ fn named(wish: &Wish) -> Result<Text, Fault> {
     let text = wish.goal.into.clone().unwrap_or_default();
     let shown = redact(&text);
     if shown != text {
-        return Err(Fault::usage("the URL of --into holds a password, which every user of the machine can read")
-            .place(shown)
-            .cause("arguments are in the list of processes and in the shell's history")
-            .help("put the URL into an environment variable and name it: --into-env DATABASE_URL"));
+        return Err(Fault::usage(
+            "the URL of --into holds a password, which every user of the machine can read",
+        )
+        .place(shown)
+        .cause("arguments are in the list of processes and in the shell's history")
+        .help("put the URL into an environment variable and name it: --into-env DATABASE_URL"));
     }
     if text.is_empty() {
         return Err(Fault::usage("--into is empty").help("name the database's URL, or a path"));
@@ -94,7 +96,10 @@ pub(in crate::tools::snapshot) fn planned<'a>(
         let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
         Fault::usage(format!("the plan has no source `{name}`, which the snapshot has"))
             .place(&job.loaded.reference.path)
-            .help(format!("it has {}; choose with --source, or restore into a folder with --to", names.join(", ")))
+            .help(format!(
+                "it has {}; choose with --source, or restore into a folder with --to",
+                names.join(", ")
+            ))
     })?;
     if spec.kind != part.kind {
         return Err(Fault::usage(format!(
