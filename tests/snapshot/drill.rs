@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Place, walk};
 use crate::support::postgres::{PASSWORD, Postgres, program};
-use crate::support::{Ended, folder, json, run, tool, wait_until};
+use crate::support::{Ended, call, folder, json, run, tool, wait_until};
 
 const SHOP: &str =
     "CREATE ROLE drill_reader; CREATE TABLE orders (id bigserial PRIMARY KEY, cents bigint NOT NULL);
@@ -417,4 +417,57 @@ fn a_whole_server_comes_up_again_with_its_roles() {
     assert_eq!(finding(&document, "data intact: orders")["verdict"], "pass");
     assert_eq!(finding(&document, "reads")["verdict"], "pass");
     assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+}
+
+/// Runs SQL in a file of SQLite; gives what it prints.
+fn sqlite(file: &Path, sql: &str) -> String {
+    let ended = run(Command::new("sqlite3").args(["-batch", "-init", "/dev/null"]).arg(file).arg(sql));
+    assert_eq!(ended.code, 0, "{sql}: {}", ended.stderr);
+    ended.stdout.trim().to_owned()
+}
+
+#[test]
+fn sqlite_comes_up_again_in_a_drill_and_goes_back_in_place_from_any_folder() {
+    let place = Place::new(
+        "{name: shop, kind: sqlite, target: data/shop.db, with: {tables: [{name: orders, sum: cents}]}}",
+    );
+    let plan = std::fs::read_to_string(place.path("release.yaml")).unwrap();
+    let drill = "  drill: {checks: [{name: reads, kind: command, target: [sqlite3, '${DRILL_SHOP}', 'SELECT count(*) FROM orders'], \
+                 expect: {stdout: '2'}}]}\n  sources:";
+    place.write("release.yaml", plan.replace("  sources:", drill).as_bytes());
+    std::fs::create_dir(place.path("data")).unwrap();
+    let file = place.path("data/shop.db");
+    sqlite(&file, "CREATE TABLE orders (cents INTEGER); INSERT INTO orders VALUES (7), (14)");
+    place.create();
+    sqlite(&file, "DELETE FROM orders");
+    place.good(&["drill"]);
+    let document = json(&place.path("evidence/drill.json"));
+    assert_eq!(finding(&document, "data intact: orders")["observed"], "2 rows, sum of cents 21");
+    assert_eq!(finding(&document, "reads")["verdict"], "pass");
+    assert_eq!(sqlite(&file, "SELECT count(*) FROM orders"), "0", "the drill touched the live database");
+    // Called from elsewhere: the target is relative to the plan.
+    let elsewhere = folder();
+    let plan = place.path("release.yaml").display().to_string();
+    let ended = call("snapshot", elsewhere.path(), &["restore", "--in-place", "--plan", &plan, "--json"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert_eq!(sqlite(&file, "SELECT sum(cents) FROM orders"), "21");
+    assert!(ended.stdout.contains("\"before\": \""), "{}", ended.stdout);
+}
+
+#[test]
+fn a_database_that_is_not_started_is_a_warning_and_never_a_pass_of_its_own() {
+    let server = crate::support::redis::Redis::start();
+    server.call(&["SET", "greeting", "hello"]);
+    let place = Place::new("{name: cache, kind: redis, target: \"${CACHE_URL}\"}");
+    let order = |arguments: &[&str]| run(place.command().args(arguments).env("CACHE_URL", server.url()));
+    assert_eq!(order(&["create"]).code, 0);
+    let ended = order(&["drill"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let document = json(&place.path("evidence/drill.json"));
+    let skipped = finding(&document, "cache runs again");
+    assert_eq!((&skipped["verdict"], &skipped["severity"]), (&"skipped".into(), &"warning".into()));
+    assert!(skipped["message"].as_str().unwrap().contains("starts no Redis"), "{skipped}");
+    assert_eq!(document["drill"]["sources"][0]["started"], false);
+    let ended = order(&["restore", "--in-place"]);
+    assert!(ended.code == 2 && ended.stderr.contains("only when it starts"), "{}", ended.stderr);
 }
