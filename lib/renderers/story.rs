@@ -11,7 +11,7 @@ use super::opening::{Opening, clip_commit, counts, heads, old_side, opening, pro
 use super::words::{Mark, clock, count, date, day, lasted, many, metric, ms};
 use crate::evidence::{
     ApprovalBody, Body, Comparison, Document, Finding, Found, Judgement, Outcome, Promotion, SnapshotRecord,
-    VERSION, Verdict, short,
+    SnapshotState, VERSION, Verdict, short,
 };
 use crate::fault::Fault;
 use crate::severity::Severity;
@@ -715,8 +715,10 @@ fn way_back(documents: &Documents) -> Option<WayBack> {
         let names: Vec<_> = snapshot.sources.iter().map(|s| text(&s.name)).collect();
         ways.push(Way {
             about: format!("Restore the data from snapshot {} ({proven}).", short(&snapshot.id)),
-            commands: commands(std::slice::from_ref(&snapshot.restore_command)),
+            commands: commands(&restores(snapshot)),
             note: together([
+                (snapshot.state == SnapshotState::Partial)
+                    .then(|| "PARTIAL: something is missing in it".into()),
                 (!names.is_empty()).then(|| format!("Holds {}", clip(&names.join(", "), 300))),
                 Some(many(snapshot.files, "file")),
                 Some(show_size(snapshot.bytes as f64)),
@@ -724,6 +726,13 @@ fn way_back(documents: &Documents) -> Option<WayBack> {
         });
     }
     (!ways.is_empty()).then_some(WayBack { ways })
+}
+
+/// With Trapkey, and with plain restic.
+fn restores(snapshot: &SnapshotRecord) -> Vec<String> {
+    let with_restic = (!snapshot.restic_command.trim().is_empty())
+        .then(|| format!("# or, without Trapkey:\n{}", plain(&snapshot.restic_command)));
+    [Some(snapshot.restore_command.clone()), with_restic].into_iter().flatten().collect()
 }
 
 /// Commands stay whole: a cut command is worse than a long one.

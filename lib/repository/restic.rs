@@ -99,21 +99,22 @@ impl Repository {
         if backend.length(Name::Config)?.is_some() {
             return Err(Fault::refused("there is a repository already").place(backend.place()));
         }
-        if !backend.list(Kind::Key)?.is_empty() {
-            return Err(Fault::refused("there is a repository without its file `config`")
-                .place(backend.place())
-                .help("restore `config` from a copy, or name another place"));
-        }
-        backend.prepare()?;
-        let (config, master) = (Config::new()?, Key::random()?);
-        let key = keys::add(&*backend, &master, passphrase, work)?;
+        let begun = !backend.list(Kind::Key)?.is_empty();
+        let (key, master) = if begun {
+            adopt(&*backend, passphrase)?
+        } else {
+            backend.prepare()?;
+            let master = Key::random()?;
+            (keys::add(&*backend, &master, passphrase, work)?, master)
+        };
+        let config = Config::new()?;
         let json = serde_json::to_vec(&config)
             .map_err(|e| Fault::infrastructure("the file `config` cannot be written").cause(e))?;
         let mut sealed = Vec::new();
         master.encrypt(&json, &mut sealed)?;
         // Whoever does the same at this moment sees our key, or we see theirs.
         let alone = backend.list(Kind::Key).is_ok_and(|keys| keys.len() == 1);
-        if !alone || backend.length(Name::Config)?.is_some() {
+        if !begun && (!alone || backend.length(Name::Config)?.is_some()) {
             backend.remove(Name::File(Kind::Key, key))?;
             return Err(Fault::refused("somebody makes a repository here at the same moment")
                 .place(backend.place())
@@ -121,12 +122,13 @@ impl Repository {
         }
         // Last: only now it is a repository.
         backend.put(Name::Config, &[&sealed])?;
-        if backend::read_whole(&*backend, Name::Config, MAX_CONFIG)? != sealed {
+        let there = backend::read_whole(&*backend, Name::Config, MAX_CONFIG)?;
+        let Ok(config) = read_config(&there, &master) else {
             backend.remove(Name::File(Kind::Key, key))?;
             return Err(Fault::refused("somebody made a repository here at the same moment")
                 .place(backend.place())
                 .help("open that one, or name another place"));
-        }
+        };
         let store = Arc::new(Store { backend, key: master, version: config.version });
         Ok(Self { store, config, key, locking: true })
     }
@@ -263,8 +265,8 @@ impl Repository {
                     .place(self.place())
                     .help("give another one"));
             }
-            Some(there) if keys::opens(&*self.store.backend, there, passphrase, &self.store.key)? => there,
-            _ => self.add_key(passphrase, work)?,
+            Some(there) => there,
+            None => self.add_key(passphrase, work)?,
         };
         self.store.backend.remove(Name::File(Kind::Key, self.key))?;
         self.key = new;
@@ -369,6 +371,27 @@ fn read_config(sealed: &[u8], master: &Key) -> Result<Config, String> {
     let mut json = Vec::new();
     master.decrypt(sealed, &mut json).ok_or("it was not written with the key of this repository")?;
     Config::parse(&json)
+}
+
+/// The key that an interrupted making of a repository left.
+///
+/// Errors: refused (5) where there is more than keys, or the passphrase opens none of them.
+fn adopt(backend: &dyn Backend, passphrase: &Passphrase) -> Result<(Id, Key), Fault> {
+    for kind in [Kind::Snapshot, Kind::Index, Kind::Pack] {
+        if !backend.list(kind)?.is_empty() {
+            return Err(Fault::refused("there is a repository without its file `config`")
+                .place(backend.place())
+                .help("restore `config` from a copy, or name another place"));
+        }
+    }
+    keys::open(backend, passphrase, &|_| true).map_err(|fault| {
+        if fault.exit != Exit::Refused {
+            return fault;
+        }
+        Fault::refused("somebody began to make a repository here, with another passphrase")
+            .place(format!("{}/keys", backend.place()))
+            .help("if nobody is at work there, remove this folder, and try again")
+    })
 }
 
 fn read_snapshot(store: &Store, id: Id) -> Result<Snapshot, Fault> {

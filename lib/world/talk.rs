@@ -162,7 +162,7 @@ impl Step {
         let (rate, left) = self.pace(bytes);
         json!({
             "progress": self.what, "files": files, "bytes": bytes, "of_bytes": self.of_bytes,
-            "bytes_per_second": rate.round(), "seconds_left": left.map(|left| left.ceil()),
+            "bytes_per_second": rate.round(), "seconds_left": left.map(f64::ceil),
         })
     }
 }

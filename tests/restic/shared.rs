@@ -117,3 +117,25 @@ fn a_place_is_made_a_repository_once() {
     let empty = lab.open().begin(lab.spec()).unwrap().seal().unwrap_err();
     assert!(empty.what.contains("nothing to back up"));
 }
+
+#[test]
+fn what_an_interrupted_making_left_is_taken_up_by_the_next_with_the_same_passphrase() {
+    let lab = Lab::new();
+    lab.write("src/a", b"a");
+    drop(lab.init());
+    let config = lab.path("repo/config");
+    std::fs::remove_file(&config).unwrap();
+    let backend = || std::sync::Arc::new(Local::new(lab.path("repo")));
+    let other = Passphrase::new("another one").unwrap();
+    let refused = Repository::init(backend(), &other, std::time::Duration::ZERO).unwrap_err();
+    assert!(refused.what.contains("with another passphrase"), "{refused}");
+    let repository = lab.init();
+    assert_eq!(lab.stored("keys").len(), 1);
+    lab.backup(&repository);
+    lab.restic(&["check", "--read-data"]);
+    // With data in it, only a copy of `config` helps.
+    std::fs::remove_file(&config).unwrap();
+    let same = word();
+    let refused = Repository::init(backend(), &same, std::time::Duration::ZERO).unwrap_err();
+    assert!(refused.what.contains("without its file `config`"), "{refused}");
+}

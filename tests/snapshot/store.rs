@@ -142,7 +142,9 @@ fn damage_in_what_was_stored_before_is_found_where_everything_is_to_be_proven() 
     assert_eq!((place.document()["verdict"].as_str(), place.listed()), (Some("error"), 2));
     std::fs::rename(pack, place.path("moved-away")).unwrap();
     let document = place.create();
-    assert!(document["snapshot"]["sources"][0]["proof"].as_str().unwrap().contains("that this snapshot needs"));
+    assert!(
+        document["snapshot"]["sources"][0]["proof"].as_str().unwrap().contains("that this snapshot needs")
+    );
     assert_eq!(place.listed(), 3);
 }
 
