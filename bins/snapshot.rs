@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use trapkey::cli::{self, Shared};
-use trapkey::evidence::SnapshotBody;
+use trapkey::evidence::{DrillBody, SnapshotBody};
 use trapkey::fault::{Exit, Fault};
 use trapkey::job::Job;
 use trapkey::tools::snapshot::{self, Place};
@@ -90,13 +90,15 @@ enum Command {
         #[command(subcommand)]
         command: snapshot::KeyCommand,
     },
-    /// Bring a snapshot back into an empty folder
+    /// Bring a snapshot back: into a folder, in place, or a database into a live one
     Restore {
         #[command(flatten)]
         store: Store,
         #[command(flatten)]
         wish: snapshot::Wish,
     },
+    /// Rehearse the way back in a scratch place, measure it, write drill.json
+    Drill(snapshot::Rehearsal),
 }
 
 /// How to show how far it is.
@@ -143,6 +145,15 @@ fn main() -> ExitCode {
             }
             Command::Key { store, command } => Store { store: store.clone() }
                 .look_with(&shared, |at, job| snapshot::key(at, job, command, &talk, json)),
+            Command::Drill(rehearsal) => {
+                cli::rehearse::<DrillBody>(&shared, "snapshot", |job| snapshot::drill(job, rehearsal))
+            }
+            Command::Restore { store, wish } if wish.goal.in_place => {
+                cli::order(&shared, "snapshot", |job| snapshot::in_place(job, &store.of(job)?, wish))
+            }
+            Command::Restore { store, wish } if wish.goal.needs_plan() => {
+                cli::order(&shared, "snapshot", |job| snapshot::into(job, &store.of(job)?, wish))
+            }
             Command::Restore { store, wish } => {
                 store.look(&shared, |at| snapshot::restore(at, wish, &talk, json))
             }
@@ -151,6 +162,11 @@ fn main() -> ExitCode {
 }
 
 impl Store {
+    /// The named store, or that of the plan, for what needs the plan in any case.
+    fn of(&self, job: &Job) -> Result<Place, Fault> {
+        self.store.as_ref().map_or_else(|| Place::of(job), |store| Ok(Place::new(store, Path::new("."))))
+    }
+
     /// Looks into the named store, or into that of the plan.
     fn look(&self, shared: &Shared, work: impl FnOnce(&Place) -> Result<Exit, Fault>) -> Result<Exit, Fault> {
         self.look_with(shared, |at, _| work(at))

@@ -200,6 +200,15 @@ pub fn recall<B: Body + Default>(
     gate_on::<B>(Job::open_without_artifacts, shared, tool, work)
 }
 
+/// The same for what may be asked at any time: the plan's artifacts are named where all of them are here.
+pub fn rehearse<B: Body + Default>(
+    shared: &Shared,
+    tool: &'static str,
+    work: impl FnOnce(&Job) -> Result<Exit, Fault>,
+) -> Result<Exit, Fault> {
+    gate_on::<B>(Job::open_with_artifacts_there, shared, tool, work)
+}
+
 fn gate_on<B: Body + Default>(
     open: fn(Call) -> Result<Job, Fault>,
     shared: &Shared,

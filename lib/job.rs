@@ -83,6 +83,16 @@ impl Job {
         Ok(job)
     }
 
+    /// The same for a call in the middle of a release or far from one: where all artifacts are here,
+    /// its document is one of the release's.
+    ///
+    /// Errors (2): those of [`Job::open_without_artifacts`].
+    pub fn open_with_artifacts_there(call: Call) -> Result<Self, Fault> {
+        let mut job = Self::open_without_artifacts(call)?;
+        job.release.artifacts = artifacts(&job.loaded).unwrap_or_default();
+        Ok(job)
+    }
+
     /// The same for a call about a release that was begun elsewhere, whose artifacts need not be here.
     ///
     /// Errors (2): those of [`Job::open`], save that for artifacts.

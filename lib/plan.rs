@@ -273,6 +273,9 @@ pub struct Snapshot {
     /// Why the store needs no passphrase, where it has none.
     #[serde(default)]
     pub encryption: Option<Encryption>,
+    /// What a drill of the way back is held to.
+    #[serde(default)]
+    pub drill: Drill,
     /// What is read back from the store before a snapshot passes; `new` when absent.
     #[serde(default)]
     pub prove: Prove,
@@ -287,6 +290,66 @@ pub enum Prove {
     New,
     /// Everything that the snapshot needs, so that what was damaged since is found now.
     Everything,
+}
+
+/// What a drill of the way back is held to.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Drill {
+    /// The recovery time objective: how long it may take from the beginning of the restore until the
+    /// last check has passed; only measured when absent.
+    #[serde(default)]
+    pub rto: Option<Span>,
+    /// The recovery point objective: how old the newest snapshot may be when the drill begins; only
+    /// measured when absent.
+    #[serde(default)]
+    pub rpo: Option<Span>,
+    /// The checks of what was restored. Besides the plan's variables they know `${DRILL_FOLDER}`, the
+    /// folder with everything that was restored, and for each source `${DRILL_NAME}`, its name in
+    /// capitals with `_` for all but letters and digits: the URL of its scratch database, or the folder of
+    /// its files.
+    #[serde(default)]
+    pub checks: LateChecks,
+}
+
+/// Checks whose variables are known only once there is something to look at.
+#[derive(Clone, Debug, Default)]
+pub struct LateChecks(pub Option<Node>);
+
+impl<'de> Deserialize<'de> for LateChecks {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Node::deserialize(deserializer).map(|node| LateChecks(Some(node)))
+    }
+}
+
+impl JsonSchema for LateChecks {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "LateChecks".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Vec::<CheckSpec>::json_schema(generator)
+    }
+}
+
+impl LateChecks {
+    /// The checks, with these variables.
+    pub fn read(&self, variables: &PlanVariables) -> Result<Vec<CheckSpec>, Problem> {
+        let Some(node) = self.0.as_ref().filter(|node| !node.is_null()) else { return Ok(Vec::new()) };
+        let lookup = variables.clone();
+        with_variables(Box::new(move |name| yaml::Variables::get(&lookup, name)), || node.read(variables))
+    }
+}
+
+/// The folder of everything that a drill restored, in its checks.
+pub const DRILL_FOLDER: &str = "DRILL_FOLDER";
+
+/// The variable of a source in the checks of a drill: `DRILL_SHOP_DATA` of `shop-data`.
+pub fn drill_variable(source: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+    format!("DRILL_{}", source.chars().map(plain).collect::<String>())
 }
 
 /// How a store of snapshots is encrypted.
@@ -752,6 +815,14 @@ impl PlanVariables {
     pub fn new(set: BTreeMap<String, String>) -> Self {
         Self { set: Arc::new(set) }
     }
+
+    /// The same with further ones in front of all.
+    #[must_use]
+    pub fn with(&self, more: BTreeMap<String, String>) -> Self {
+        let mut set = (*self.set).clone();
+        set.extend(more);
+        Self::new(set)
+    }
 }
 
 impl yaml::Variables for PlanVariables {
@@ -815,6 +886,9 @@ impl Loaded {
             node.read(variables)
         })?;
         check_whole(&plan, &node)?;
+        if let Some(snapshot) = &plan.snapshot {
+            check_drill(snapshot, node.get("snapshot").unwrap_or(&node), variables)?;
+        }
         Ok(plan)
     }
 
@@ -876,6 +950,29 @@ fn check_whole(plan: &Plan, root: &Node) -> Result<(), Problem> {
         check_promote(promote, root.get("promote").unwrap_or(root))?;
     }
     Ok(())
+}
+
+/// The checks of a drill are read late; what is wrong with them is said at once.
+fn check_drill(snapshot: &Snapshot, section: &Node, variables: &PlanVariables) -> Result<(), Problem> {
+    let Some(node) = section.get("drill") else { return Ok(()) };
+    for (key, span) in [("rto", snapshot.drill.rto), ("rpo", snapshot.drill.rpo)] {
+        if span.is_some_and(|span| span.0.is_zero()) {
+            let place = node.get(key).map_or(node.place, |n| n.place);
+            return Err(Problem::at(place, format!("an `{key}` of nothing cannot be kept")));
+        }
+    }
+    let mut known = BTreeMap::from([(DRILL_FOLDER.to_owned(), "/drill".to_owned())]);
+    for source in &snapshot.sources {
+        let name = drill_variable(&source.name);
+        if known.insert(name.clone(), format!("/drill/{}", source.name)).is_some() {
+            let message = format!("the checks of the drill could not tell by `${{{name}}}` what is meant");
+            return Err(Problem::at(section.place, message)
+                .help(format!("give the source `{}` another name", source.name)));
+        }
+    }
+    let checks = snapshot.drill.checks.read(&variables.with(known))?;
+    let place = node.get("checks").map_or(node.place, |n| n.place);
+    unique(checks.iter().map(|check| check.name.as_str()), place, "check")
 }
 
 /// A retention that would keep nothing is a mistake, not an order to remove everything.

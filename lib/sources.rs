@@ -1,7 +1,7 @@
 //! Every kind of snapshot source, and the comparison of live data with what was recorded.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use schemars::{Schema, SchemaGenerator};
@@ -11,6 +11,7 @@ use crate::evidence::{Finding, SourceRecord, TableRecord, Verdict};
 use crate::fault::Fault;
 use crate::plan::{Loaded, SourceSpec};
 use crate::units::Text;
+use crate::world::background::Background;
 use crate::world::{self, signal};
 use crate::yaml::{self, Problem, unknown};
 
@@ -101,6 +102,79 @@ pub trait Source {
         Err(Fault::usage("a source of this kind cannot be restored into a live place")
             .help("restore it into a folder with `--to`"))
     }
+
+    /// What its files are, which says what a restore in place and a drill can do with them.
+    fn nature(&self) -> Nature<'_> {
+        Nature::Record
+    }
+
+    /// Brings the database up again in `folder`, which is there, empty and private, with a server of its
+    /// own where it takes one, as [`Source::restore_into`] does, and compares the rows and sums that were
+    /// recorded.
+    ///
+    /// Errors: 2 for a kind that starts none; 4 when no server is installed, or it cannot be started or
+    /// filled.
+    fn rehearse(
+        &self,
+        _folder: &Path,
+        _back: &dyn ReadBack,
+        _recorded: &[TableRecord],
+    ) -> Result<Rehearsed, Fault> {
+        Err(Fault::usage("no server is started for a source of this kind"))
+    }
+}
+
+/// What the files of a source are.
+pub enum Nature<'a> {
+    /// The thing itself.
+    Files(Live<'a>),
+    /// A dump of a database.
+    Dump {
+        /// Where [`Source::restore_into`] brings it back to.
+        home: Home,
+        /// What a drill can do with it.
+        drill: InDrill,
+    },
+    /// Something to look at.
+    Record,
+}
+
+/// Where a dump goes back to.
+pub enum Home {
+    /// To the target that the plan names.
+    Target,
+    /// To this file.
+    File(PathBuf),
+    /// Nowhere while the server runs.
+    Nowhere,
+}
+
+/// What a drill can do with a dump.
+pub enum InDrill {
+    /// [`Source::rehearse`] brings it up again; its address then looks like this.
+    Runs(&'static str),
+    /// Nothing beyond its file; why.
+    NotStarted(&'static str),
+}
+
+/// Where files lie that a source backs up.
+pub struct Live<'a> {
+    /// The file or folder itself, links followed; it need not be there.
+    pub path: PathBuf,
+    /// What of the folder belongs to the source.
+    pub choice: Box<Choice<'a>>,
+}
+
+/// A source that was brought up again in a place of its own; its server runs until this is dropped.
+pub struct Rehearsed {
+    /// How the database is reached: a URL, which holds a password, or a path.
+    pub url: Text,
+    /// What was done, in one sentence.
+    pub said: String,
+    /// The comparison with what was recorded, a finding per table.
+    pub findings: Vec<Finding>,
+    /// The server, where there is one.
+    pub server: Option<Background>,
 }
 
 /// What a source may look at besides its own target.

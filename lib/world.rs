@@ -2,6 +2,7 @@
 //! the CI system, the terminal.
 
 pub mod address;
+pub mod background;
 pub mod ci;
 pub mod files;
 pub mod http;

@@ -211,8 +211,10 @@ pub(super) fn place_of(loaded: &Loaded, spec: &CheckSpec, key: &str) -> Option<P
     let is = |check: &Node, key: &str, wanted: &str| {
         check.get(key).is_some_and(|n| n.read::<String>(&loaded.variables).is_ok_and(|t| t == wanted))
     };
-    ["preflight", "verify"].iter().find_map(|section| {
-        let Value::Sequence(checks) = &root.get(section)?.get("checks")?.value else { return None };
+    let sections =
+        [root.get("preflight"), root.get("verify"), root.get("snapshot").and_then(|s| s.get("drill"))];
+    sections.into_iter().flatten().find_map(|section| {
+        let Value::Sequence(checks) = &section.get("checks")?.value else { return None };
         let check = checks.iter().find(|c| is(c, "name", &spec.name) && is(c, "kind", &spec.kind))?;
         Some(check.get(key).map_or(check.place, |node| node.place))
     })

@@ -180,6 +180,70 @@ pub struct TableRecord {
     pub up_to: Option<String>,
 }
 
+/// drill.json: whether the way back works, how long it takes, and how much would be lost.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct DrillBody {
+    /// The drill; null when nothing was restored.
+    pub drill: Option<DrillRecord>,
+}
+body!(DrillBody, "drill", "snapshot");
+
+/// One drill.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct DrillRecord {
+    /// The snapshot that was restored.
+    pub snapshot: String,
+    /// Where it lies.
+    pub store: String,
+    /// When it was begun.
+    #[schemars(with = "String")]
+    pub created_at: Timestamp,
+    /// The version that was about to be released then.
+    pub version: String,
+    /// How old it was when the drill began, in seconds: what would be lost.
+    pub age_s: f64,
+    /// The plan's recovery point objective in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rpo_s: Option<f64>,
+    /// From the beginning of the restore until the last check had ended; null when the restore did not
+    /// come to its end.
+    pub recovery_ms: Option<f64>,
+    /// The plan's recovery time objective in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rto_s: Option<f64>,
+    /// The part of it for restoring files and comparing them with the manifest.
+    pub restore_ms: f64,
+    /// The part of it for starting scratch servers, restoring into them and comparing rows and sums.
+    pub databases_ms: f64,
+    /// The part of it for the plan's checks.
+    pub checks_ms: f64,
+    /// Files that were restored, each compared with the manifest.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What was done with each source.
+    pub sources: Vec<DrilledSource>,
+    /// How many of the plan's checks there were, and how they ended.
+    pub checks: Counts,
+}
+
+/// One source in a drill.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+pub struct DrilledSource {
+    /// Its name in the plan.
+    pub name: String,
+    /// Its kind.
+    pub kind: String,
+    /// Files.
+    pub files: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Whether it ran again in a server of its own.
+    pub started: bool,
+    /// What was done, in one sentence.
+    pub done: String,
+}
+
 /// baseline.json: how the service behaved before.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct BaselineBody {

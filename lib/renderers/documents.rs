@@ -5,8 +5,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::evidence::{
-    ApprovalBody, BaselineBody, Body, Document, Found, PlanRef, PreflightBody, PromoteBody, Release,
-    SnapshotBody, VerifyBody,
+    ApprovalBody, BaselineBody, Body, Document, DrillBody, Found, PlanRef, PreflightBody, PromoteBody,
+    Release, SnapshotBody, VerifyBody,
 };
 use crate::fault::Fault;
 use crate::plan::{Contact, Contingency};
@@ -33,6 +33,8 @@ pub struct Documents {
     pub preflight: Option<Found<PreflightBody>>,
     /// snapshot.json.
     pub snapshot: Option<Found<SnapshotBody>>,
+    /// drill.json.
+    pub drill: Option<Found<DrillBody>>,
     /// baseline.json.
     pub baseline: Option<Found<BaselineBody>>,
     /// The approvals that promote.json was made from.
@@ -58,6 +60,7 @@ impl Documents {
             at: self.at,
             preflight: hide_found(self.preflight)?,
             snapshot: hide_found(self.snapshot)?,
+            drill: hide_found(self.drill)?,
             baseline: hide_found(self.baseline)?,
             approvals: self
                 .approvals

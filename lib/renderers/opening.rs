@@ -133,6 +133,7 @@ fn unmoved(documents: &Documents) -> Opening {
     let gates = [
         closed(documents.preflight.as_ref(), "preflight"),
         closed(documents.snapshot.as_ref(), "snapshot"),
+        closed(documents.drill.as_ref(), "drill"),
         closed(documents.promote.as_ref(), "promote"),
         closed(documents.verify.as_ref(), "verify"),
     ];
@@ -289,6 +290,7 @@ pub(super) fn heads(documents: &Documents) -> Vec<&crate::evidence::Head> {
         documents.baseline.as_ref().map(|d| &d.document.head),
         documents.preflight.as_ref().map(|d| &d.document.head),
         documents.snapshot.as_ref().map(|d| &d.document.head),
+        documents.drill.as_ref().map(|d| &d.document.head),
         documents.promote.as_ref().map(|d| &d.document.head),
         documents.verify.as_ref().map(|d| &d.document.head),
     ]

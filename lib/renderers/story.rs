@@ -406,6 +406,7 @@ fn gates(documents: &Documents) -> Vec<Gate> {
     let mut gates: Vec<Gate> = [
         gate(documents.preflight.as_ref(), "preflight", "Before the release"),
         gate(documents.snapshot.as_ref(), "snapshot", "The way back"),
+        gate(documents.drill.as_ref(), "drill", "The way back, rehearsed"),
         promote_gate(documents),
         gate(documents.verify.as_ref(), "verify", "After the release"),
     ]
@@ -580,6 +581,9 @@ fn timeline(documents: &Documents) -> Vec<Moment> {
     }
     if let Some(found) = &documents.snapshot {
         gate("snapshot", &found.document.head);
+    }
+    if let Some(found) = &documents.drill {
+        gate("drill", &found.document.head);
     }
     if let Some(found) = &documents.verify {
         gate("verify", &found.document.head);
@@ -758,6 +762,7 @@ fn chain(documents: &Documents) -> Vec<Link> {
                 d.body.snapshot.as_ref().map_or_else(|| "none kept".into(), |s| show_size(s.bytes as f64))
             })
         }),
+        documents.drill.as_ref().map(|f| chain_link(f, "drill", |d| findings_note(d, "finding"))),
         documents
             .baseline
             .as_ref()
@@ -803,6 +808,7 @@ fn findings(documents: &Documents) -> Vec<(&'static str, Finding)> {
     }
     let mut all = of(documents.preflight.as_ref(), "preflight");
     all.extend(of(documents.snapshot.as_ref(), "snapshot"));
+    all.extend(of(documents.drill.as_ref(), "drill"));
     all.extend(promote_findings(documents).into_iter().map(|finding| ("promote", finding)));
     all.extend(of(documents.verify.as_ref(), "verify"));
     all

@@ -60,7 +60,7 @@ pub use opened::Opened;
 pub use pack::{Blob, BlobKind};
 pub use pins::{Known, PINNED, Pin, Unreadable};
 pub use prune::{Pruning, Thrift};
-pub use restore::{How, Restored};
+pub use restore::{How, Restored, UNFINISHED};
 pub use snapshot::{Snapshot, Summary};
 
 use crypto::Key;

@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Context, Extra, Keep, Kind, Order, Source, Terms, Wanted};
+use super::{Context, Extra, Keep, Kind, Live, Nature, Order, Source, Terms, Wanted};
 use crate::fault::Fault;
 use crate::yaml::Problem;
 
@@ -126,6 +126,10 @@ impl Source for Files {
                 .help("correct `target`, `include` and `exclude`, or say `allow_empty: true`"));
         }
         let mut details = json!({});
+        if !is_folder {
+            // A restore in place must know a file from a folder that is no longer there.
+            details["single_file"] = json!(name.to_string_lossy());
+        }
         if skipped.into_inner() {
             details["left_out"] = json!("the snapshot store itself");
         }
@@ -138,6 +142,16 @@ impl Source for Files {
             details
         };
         Ok(Extra { tables: Vec::new(), details })
+    }
+
+    fn nature(&self) -> Nature<'_> {
+        let path = fs::canonicalize(&self.target)
+            .or_else(|_| std::path::absolute(&self.target))
+            .unwrap_or_else(|_| self.target.clone());
+        let ignored = self.gitignore.then(|| Ignored::new(&path));
+        let choice =
+            Box::new(move |inside: &Path, folder: bool| self.choose(inside, folder, ignored.as_ref()));
+        Nature::Files(Live { path, choice })
     }
 }
 

@@ -13,7 +13,10 @@ use serde_json::{Value, json};
 
 use super::programs::Programs;
 use super::tables::{TableSpec, judge, named};
-use super::{Context, Extra, Keep, Kind, Order, ReadBack, Source, data_finding, not_compared, stop_if_asked};
+use super::{
+    Context, Extra, Home, InDrill, Keep, Kind, Nature, Order, ReadBack, Source, data_finding, not_compared,
+    stop_if_asked,
+};
 use crate::evidence::{Finding, TableRecord, Verdict};
 use crate::fault::Fault;
 use crate::redact::redact;
@@ -174,6 +177,13 @@ impl Source for Database {
             return not_compared(recorded, &fault.line());
         }
         recorded.iter().map(|table| self.compare_one(table)).collect()
+    }
+
+    fn nature(&self) -> Nature<'_> {
+        Nature::Dump {
+            home: Home::Target,
+            drill: InDrill::NotStarted("a drill starts no MySQL or MariaDB server"),
+        }
     }
 
     fn restore_into(

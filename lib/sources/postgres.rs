@@ -1,7 +1,7 @@
 //! `postgres`: a whole database as a custom-format dump, and rows and sums of its tables at the very
 //! same moment; on wish every database of the server, with its roles.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ::postgres::Client;
@@ -11,7 +11,10 @@ use serde_json::json;
 
 use super::programs::Programs;
 use super::tables::{TableSpec, judge, named};
-use super::{Context, Extra, Keep, Kind, Order, ReadBack, Source, data_finding, not_compared, stop_if_asked};
+use super::{
+    Context, Extra, Home, InDrill, Keep, Kind, Nature, Order, ReadBack, Rehearsed, Source, data_finding,
+    not_compared, stop_if_asked,
+};
 use crate::evidence::{Finding, TableRecord, Verdict};
 use crate::fault::Fault;
 use crate::redact::redact;
@@ -21,6 +24,7 @@ use crate::world::shell;
 use crate::yaml::Problem;
 
 mod restore;
+mod scratch;
 mod tables;
 mod whole;
 
@@ -167,6 +171,19 @@ impl Source for Database {
         })?;
         let into = restore::Into { source: self, address, shown: redact(&target.shown), force };
         if self.whole_server { into.whole(back, recorded) } else { into.one(back, recorded) }
+    }
+
+    fn nature(&self) -> Nature<'_> {
+        Nature::Dump { home: Home::Target, drill: InDrill::Runs("postgres://drill@127.0.0.1:1/drill") }
+    }
+
+    fn rehearse(
+        &self,
+        folder: &Path,
+        back: &dyn ReadBack,
+        recorded: &[TableRecord],
+    ) -> Result<Rehearsed, Fault> {
+        scratch::rehearse(self, folder, back, recorded)
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::programs::Programs;
-use super::{Context, Extra, Keep, Kind, Order, ReadBack, Source};
+use super::{Context, Extra, Home, InDrill, Keep, Kind, Nature, Order, ReadBack, Source};
 use crate::evidence::TableRecord;
 use crate::fault::Fault;
 use crate::redact::redact;
@@ -149,6 +149,13 @@ impl Source for Server {
                     .cause(words.map_or_else(|| ran.last_words(), redact))
                     .help("is it older than the server? Name the folder of the server's own programs in `with.bin`"))
             }
+        }
+    }
+
+    fn nature(&self) -> Nature<'_> {
+        Nature::Dump {
+            home: Home::Nowhere,
+            drill: InDrill::NotStarted("a drill starts no Redis or Valkey server"),
         }
     }
 

@@ -12,7 +12,10 @@ use serde_json::json;
 
 use super::programs::Programs;
 use super::tables::{Now, TableSpec, difference, judge, named};
-use super::{Context, Extra, Keep, Kind, Order, ReadBack, Source, data_finding, not_compared};
+use super::{
+    Context, Extra, Home, InDrill, Keep, Kind, Nature, Order, ReadBack, Rehearsed, Source, data_finding,
+    not_compared,
+};
 use crate::evidence::{Finding, TableRecord, Verdict};
 use crate::fault::Fault;
 use crate::units::Text;
@@ -138,6 +141,27 @@ impl Source for Database {
             finding
         };
         recorded.iter().map(one).collect()
+    }
+
+    fn nature(&self) -> Nature<'_> {
+        Nature::Dump { home: Home::File(self.path.clone()), drill: InDrill::Runs("/drill/database.db") }
+    }
+
+    fn rehearse(
+        &self,
+        folder: &Path,
+        back: &dyn ReadBack,
+        recorded: &[TableRecord],
+    ) -> Result<Rehearsed, Fault> {
+        let path = folder.join(self.path.file_name().unwrap_or(COPY.as_ref()));
+        let target = Text::from(path.display().to_string());
+        let said = restore::run(self, &target, false, back, &[])?;
+        // What differs is no error of the restore here: it is what the drill is to find.
+        let again =
+            Self { path, programs: self.programs.clone(), tables: Vec::new(), recorded: Mutex::default() };
+        let findings = again.compare(recorded);
+        let said = said.rsplit_once(';').map_or(said.as_str(), |(said, _)| said).to_owned();
+        Ok(Rehearsed { url: target, said, findings, server: None })
     }
 
     fn restore_into(

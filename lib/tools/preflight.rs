@@ -10,7 +10,7 @@ use crate::job::{Conclusion, Job};
 use crate::world::talk::{self, Mark, Talk};
 use crate::{routers, sources};
 
-use super::{promote, tell, verify};
+use super::{promote, snapshot, tell, verify};
 
 mod catalogue;
 mod schema;
@@ -65,6 +65,7 @@ fn validate_the_rest(job: &Job) -> Result<(), Fault> {
         let order = sources::Order { spec, loaded: &job.loaded };
         sources::prepare(&order).map_err(|problem| job.loaded.fault(problem))?;
     }
+    snapshot::drill::validate(job)?;
     if let Some(section) = &plan.promote {
         routers::open(&section.router, &job.loaded)?;
         checks::prepare(&section.preview, &job.loaded)?;

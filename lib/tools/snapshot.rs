@@ -21,6 +21,7 @@ use crate::world::talk::{Mark, Step, Talk, Ticker};
 use crate::world::{self, talk};
 
 mod diff;
+pub mod drill;
 mod hooks;
 mod inside;
 mod intake;
@@ -35,13 +36,14 @@ mod store;
 mod unlock;
 
 pub use diff::diff;
+pub use drill::{Rehearsal, drill};
 pub use hooks::guard_if_asked;
 pub use inside::{Inside, Part};
 pub use keys::{KeyCommand, key};
 pub use look::{Depth, check, list, show};
 pub use pins::{pin, unpin};
 pub use prune::{Cut, prune};
-pub use restore::{Wish, restore};
+pub use restore::{Wish, in_place, into, restore};
 pub use store::Place;
 pub use unlock::unlock;
 

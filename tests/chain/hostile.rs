@@ -226,6 +226,7 @@ fn a_twisted_document_is_refused_or_rendered_safely() {
             at: head.run.finished_at,
             preflight: twisted::<PreflightBody>(path, &mut dice, &mut refused),
             snapshot: twisted::<SnapshotBody>(path, &mut dice, &mut refused),
+            drill: None,
             baseline: twisted::<BaselineBody>(path, &mut dice, &mut refused),
             approvals: Vec::new(),
             promote: twisted::<PromoteBody>(path, &mut dice, &mut refused),

@@ -10,9 +10,9 @@ use super::{Place, is_root, noise};
 use crate::support::{binary, run};
 
 /// Path, kind, mode, mtime, and contents or link target of everything below a folder.
-type Seen = Vec<(Vec<u8>, u32, i64, i64, Vec<u8>)>;
+pub(super) type Seen = Vec<(Vec<u8>, u32, i64, i64, Vec<u8>)>;
 
-fn seen(root: &Path) -> Seen {
+pub(super) fn seen(root: &Path) -> Seen {
     fn visit(root: &Path, at: &Path, out: &mut Seen) {
         let meta = std::fs::symlink_metadata(at).unwrap();
         let content = if meta.is_symlink() {

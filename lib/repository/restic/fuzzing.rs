@@ -52,6 +52,28 @@ pub static READERS: &[Reader] = &[
     Reader { name: "repository", samples: repository_samples, read: read_repository },
 ];
 
+/// Makes a repository whose only snapshot has exactly this tree, for tests of whoever restores it.
+///
+/// `CONTENT` in the tree's JSON stands for the id of a piece that says `evil`, `BELOW` for a folder with a
+/// file `victim` of it.
+///
+/// Errors: those of the store.
+pub fn plant(at: &Path, passphrase: &super::Passphrase, tree: &str) -> Result<(), Fault> {
+    let backend = Arc::new(super::Local::new(at.to_path_buf()));
+    let repository = Repository::init(backend, passphrase, std::time::Duration::ZERO)?;
+    let packer = Packer::new(Arc::clone(&repository.store), Arc::new(Index::default()));
+    let mut scratch = Scratch::default();
+    let content = packer.save(BlobKind::Data, b"evil", &mut scratch)?;
+    let victim =
+        Node { name: b"victim".to_vec(), mode: 0o644, content: Some(vec![content]), ..Node::default() };
+    let below = packer.save(BlobKind::Tree, &tree::to_json(&[victim]), &mut scratch)?;
+    let tree = tree.replace("CONTENT", &content.to_string()).replace("BELOW", &below.to_string());
+    let root = packer.save(BlobKind::Tree, tree.as_bytes(), &mut scratch)?;
+    packer.flush()?;
+    let json = format!("{{\"time\":\"2026-01-01T00:00:00Z\",\"tree\":\"{root}\",\"paths\":[\"/x\"]}}");
+    repository.store.save(Kind::Snapshot, json.as_bytes()).map(drop)
+}
+
 /// Whether a rule holds.
 fn holds(rule: bool, what: &str) -> Result<(), String> {
     if rule { Ok(()) } else { Err(what.to_owned()) }

@@ -21,6 +21,7 @@ mod workers;
 
 use plan::Plan;
 use target::Target;
+pub use target::UNFINISHED;
 
 /// What is restored, and how.
 #[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]

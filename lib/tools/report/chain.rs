@@ -5,8 +5,8 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::evidence::{
-    ApprovalBody, BaselineBody, Body, DocumentVerdict, Found, Head, Need, PreflightBody, PromoteBody,
-    SnapshotBody, VerifyBody, sha256_hex, short,
+    ApprovalBody, BaselineBody, Body, DocumentVerdict, DrillBody, Found, Head, Need, PreflightBody,
+    PromoteBody, SnapshotBody, VerifyBody, sha256_hex, short,
 };
 use crate::fault::Fault;
 use crate::job::Job;
@@ -18,6 +18,7 @@ use crate::world::{self, files};
 pub(super) struct Evidence {
     preflight: Option<Found<PreflightBody>>,
     snapshot: Option<Found<SnapshotBody>>,
+    drill: Option<Found<DrillBody>>,
     baseline: Option<Found<BaselineBody>>,
     approvals: Vec<Found<ApprovalBody>>,
     promote: Option<Found<PromoteBody>>,
@@ -59,6 +60,7 @@ pub(super) fn read(job: &Job) -> Result<Evidence, Fault> {
     let evidence = Evidence {
         preflight: one(job)?,
         snapshot: one(job)?,
+        drill: one(job)?,
         baseline: one(job)?,
         approvals: approvals(job, promote.as_ref())?,
         promote,
@@ -143,6 +145,7 @@ impl Evidence {
         let before = [
             see(self.preflight.as_ref(), job),
             see(self.snapshot.as_ref(), job),
+            see(self.drill.as_ref(), job),
             see(self.baseline.as_ref(), job),
         ];
         let approvals = self.approvals.iter().map(|found| see(Some(found), job));
@@ -155,6 +158,7 @@ impl Evidence {
         let before = [
             self.preflight.as_ref().map(|f| &f.need),
             self.snapshot.as_ref().map(|f| &f.need),
+            self.drill.as_ref().map(|f| &f.need),
             self.baseline.as_ref().map(|f| &f.need),
         ];
         let approvals = self.approvals.iter().map(|f| Some(&f.need));
@@ -260,6 +264,7 @@ impl Evidence {
             at: world::now(),
             preflight: self.preflight,
             snapshot: self.snapshot,
+            drill: self.drill,
             baseline: self.baseline,
             approvals: self.approvals,
             promote: self.promote,

@@ -4,8 +4,8 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::evidence::{
-    ApprovalBody, BaselineBody, Body, Document, PreflightBody, PromoteBody, ReportBody, SnapshotBody,
-    VerifyBody,
+    ApprovalBody, BaselineBody, Body, Document, DrillBody, PreflightBody, PromoteBody, ReportBody,
+    SnapshotBody, VerifyBody,
 };
 use crate::fault::Fault;
 
@@ -25,6 +25,7 @@ pub fn all() -> Result<Vec<Published>, Fault> {
     [
         document::<PreflightBody>("what preflight saw before anything moved"),
         document::<SnapshotBody>("what was backed up, and the proof that it can be read back"),
+        document::<DrillBody>("whether the way back works, how long it takes, how much would be lost"),
         document::<BaselineBody>("how the service behaved before the release"),
         document::<PromoteBody>("how traffic moved, who decided what, on which figures"),
         document::<ApprovalBody>("what somebody in a role approved"),

@@ -23,7 +23,7 @@ use crate::repository::restic::node::NodeKind;
 use crate::world::{self, files};
 
 /// What is not whole yet has a name that begins so.
-const UNFINISHED: &str = ".trapkey-unfinished-";
+pub const UNFINISHED: &str = ".trapkey-unfinished-";
 
 #[derive(Debug)]
 pub(super) struct Target {
