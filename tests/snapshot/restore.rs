@@ -294,6 +294,21 @@ fn a_database_goes_back_in_place_after_a_snapshot_of_it() {
     assert_eq!(read(&place, "deploy/app.yaml"), "wrong");
 }
 
+#[test]
+fn what_was_taken_before_a_restore_never_takes_the_place_of_a_way_back() {
+    let place = changed();
+    place.good(&["restore", "--in-place"]);
+    place.write("deploy/app.yaml", b"once more\n");
+    place.good(&["restore", "--in-place"]);
+    let plan = read(&place, "release.yaml").replace("  sources:", "  retention: {keep_last: 1}\n  sources:");
+    place.write("release.yaml", plan.as_bytes());
+    place.good(&["prune"]);
+    // The way back, and the newest of what was there before a restore.
+    assert_eq!(tags(&place), [false, true]);
+    place.good(&["restore", "--to", "back"]);
+    assert_eq!(read(&place, "back/config/app.yaml"), "replicas: 3\n");
+}
+
 /// Many small files.
 fn many() -> Place {
     let place =
