@@ -86,7 +86,7 @@ fn a_store_that_hangs_is_asked_again_and_in_the_end_given_up() {
     let afar = Afar::new();
     let store = afar.plain().enduring(Duration::from_secs(2));
     store.put(Name::Config, &[b"12345"]).unwrap();
-    let mut hangs = 2;
+    let mut hangs = 1;
     afar.faults.now(move |_| {
         hangs -= 1;
         if hangs >= 0 { Fate::Hang } else { Fate::Pass }
@@ -151,8 +151,8 @@ fn faults(afar: &Afar, store: S3) -> [Fault; 2] {
 
 #[test]
 fn what_is_wrong_with_a_store_is_said_in_one_clear_error() {
-    let afar = Afar::new();
     type Case = (Fate, &'static str, &'static str);
+    let afar = Afar::new();
     let cases: &[Case] = &[
         (Fate::Error(403, "AccessDenied"), "refuses", "AccessDenied"),
         (Fate::Error(403, "InvalidAccessKeyId"), "does not know this key", "InvalidAccessKeyId"),
@@ -160,8 +160,8 @@ fn what_is_wrong_with_a_store_is_said_in_one_clear_error() {
         (Fate::Error(400, "AuthorizationHeaderMalformed"), "another region", "status 400"),
         (Fate::Error(301, "PermanentRedirect"), "another region", "status 301"),
         (Fate::Error(400, "ExpiredToken"), "session token", "ExpiredToken"),
-        (Fate::Clock(3600), "clock is wrong by 1h", "behind"),
-        (Fate::Clock(-3600), "clock is wrong by 1h", "ahead"),
+        (Fate::Clock(3600), "clock is wrong by 1 h", "behind"),
+        (Fate::Clock(-3600), "clock is wrong by 1 h", "ahead"),
         (Fate::Garbage, "not an S3 store", "guest network"),
         (Fate::Error(503, "SlowDown"), "does not do its work", "SlowDown"),
         (Fate::Reset, "cannot be reached", ""),

@@ -182,6 +182,12 @@ struct State {
     done: bool,
 }
 
+impl State {
+    fn age(&self) -> Duration {
+        world::uptime().saturating_sub(self.refreshed)
+    }
+}
+
 impl Held {
     /// Locks the repository. Where locks of others are over and only nobody has said so, they are
     /// watched first, for some minutes.
@@ -227,7 +233,7 @@ impl Held {
         let mut state = lock(&shared.state);
         // A look may take so long that what it saw is old.
         for _ in 0..3 {
-            if state.lost.is_none() && shared.age(&state) > shared.trusted(&state) {
+            if state.lost.is_none() && state.age() > shared.trusted(&state) {
                 shared.refresh(&mut state).map_err(|fault| match state.lost {
                     Some(_) => fault,
                     None => shared
@@ -240,7 +246,7 @@ impl Held {
             }
             if shared.store.backend.length(Name::File(Kind::Lock, state.id))?.is_none() {
                 state.lost = Some(REMOVED);
-            } else if shared.age(&state) <= shared.trusted(&state) {
+            } else if state.age() <= shared.trusted(&state) {
                 return Ok(());
             }
         }
@@ -319,10 +325,6 @@ impl Shared {
         self.store.save(Kind::Lock, &json)
     }
 
-    fn age(&self, state: &State) -> Duration {
-        world::uptime().saturating_sub(state.refreshed)
-    }
-
     /// For how long nobody else can have gone over what was written last, with room for one step.
     fn trusted(&self, state: &State) -> Duration {
         if state.leased { self.lasts / 2 } else { DOUBTFUL }
@@ -365,7 +367,7 @@ impl Shared {
         // Whoever has gone over the old one has removed it before, or will see the new one.
         if self.store.backend.length(Name::File(Kind::Lock, old))?.is_none() {
             state.lost = Some(REMOVED);
-        } else if self.age(state) > trusted {
+        } else if state.age() > trusted {
             let mut look = Look::new(&self.store, self.exclusive, &self.holder);
             look.ours.clone_from(&state.left);
             look.ours.push(new);

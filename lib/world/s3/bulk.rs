@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,10 +14,12 @@ use rusty_s3::Method;
 use super::said::{self, Said};
 use super::{Answer, Bucket, FIRST_PAUSE, Unsettled, Wish, tag};
 use crate::fault::Fault;
-use crate::world::signal;
+use crate::world::{signal, uptime};
 
 /// How long a call goes on trying.
 pub(super) const ENDURANCE: Duration = Duration::from_secs(120);
+/// How long a removal goes on trying: what was asked under a lock is not done long after.
+const REMOVAL: Duration = Duration::from_secs(60);
 /// A first try may take so long, and longer by a second for each MiB; each further one twice that.
 const FIRST_TRY: Duration = Duration::from_secs(15);
 /// No pause is longer, whatever the store asks for.
@@ -54,7 +56,7 @@ impl Bucket {
                 .send(&wish, limit)
                 .map_err(|none| Unsettled::Again(self.unreached(&wish, &none), None))?;
             let length = answer.header("content-length").and_then(|text| text.trim().parse().ok());
-            match length.filter(|_| answer.status == 200) {
+            match length.filter(|_| answer.status == 200 && tag(&answer).is_some()) {
                 Some(length) => Ok(Some(length)),
                 // What is wrong stands in a body, and an answer to HEAD has none.
                 None => self.length_from_range(key, limit),
@@ -262,8 +264,10 @@ impl Bucket {
     /// Removes an object; one that is not there is no error.
     pub fn discard(&self, key: &str) -> Result<(), Fault> {
         let wish = Wish { key, ..Wish::plain(Method::Delete, "s3:DeleteObject") };
-        self.persist(0, |limit| match self.ask(&wish, limit)? {
-            (Said::Good | Said::Absent, _) => Ok(()),
+        self.persist_for(REMOVAL, 0, |limit| match self.ask(&wish, limit)? {
+            (Said::Absent, _) => Ok(()),
+            // A portal in between says 200 to everything, with a page.
+            (Said::Good, answer) if answer.status == 204 || answer.body.is_empty() => Ok(()),
             (_, answer) => Err(self.garbage(&wish, &answer)),
         })
     }
@@ -287,10 +291,21 @@ impl Bucket {
     fn persist<T>(
         &self,
         bytes: u64,
+        attempt: impl FnMut(Duration) -> Result<T, Unsettled>,
+    ) -> Result<T, Fault> {
+        self.persist_for(ENDURANCE, bytes, attempt)
+    }
+
+    fn persist_for<T>(
+        &self,
+        most: Duration,
+        bytes: u64,
         mut attempt: impl FnMut(Duration) -> Result<T, Unsettled>,
     ) -> Result<T, Fault> {
         let endurance = *self.endurance.lock().unwrap_or_else(PoisonError::into_inner);
-        let until = Instant::now() + endurance;
+        let endurance = endurance.min(most);
+        // By a clock that runs on while the machine is suspended: nothing is done long after it was asked.
+        let until = uptime() + endurance;
         let brief = self.down.load(Ordering::SeqCst);
         let mut limit = FIRST_TRY.min(endurance / 2) + Duration::from_millis(bytes >> 10);
         let mut pause = FIRST_PAUSE * 2;
@@ -309,8 +324,10 @@ impl Bucket {
                     tries += 1;
                     let chance = (crate::world::unique() % 1000) as f64 / 1000.0;
                     let wait = (pause / 2 + (pause / 2).mul_f64(chance)).max(asked.unwrap_or_default());
-                    let over = tries > 1 && Instant::now() + wait >= until;
-                    if brief || over || !signal::sleep(wait) {
+                    let over = tries > 1 && uptime() + wait >= until;
+                    // The machine may have been suspended meanwhile.
+                    let slept = !brief && !over && signal::sleep(wait);
+                    if !slept || uptime() >= until + wait {
                         self.down.store(true, Ordering::SeqCst);
                         return Err(fault);
                     }
@@ -325,12 +342,11 @@ impl Bucket {
 /// How long the store asks to wait.
 pub(super) fn retry_after(answer: &Answer) -> Option<Duration> {
     let text = answer.header("retry-after")?.trim();
-    let wait = match text.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let until = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-            Duration::try_from(until.duration_since(crate::world::now())).ok()?
-        }
+    let wait = if let Ok(seconds) = text.parse::<u64>() {
+        Duration::from_secs(seconds)
+    } else {
+        let until = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+        Duration::try_from(until.duration_since(crate::world::now())).ok()?
     };
     Some(wait.min(LONGEST_PAUSE))
 }

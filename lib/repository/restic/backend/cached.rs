@@ -163,8 +163,8 @@ impl Cached {
         Ok(bytes)
     }
 
-    /// From memory, together with what is wanted next.
-    fn from_memory(&self, name: Name) -> Option<Vec<u8>> {
+    /// From what was fetched ahead into memory; with it comes what is wanted next.
+    fn read_on(&self, name: Name) -> Option<Vec<u8>> {
         let batch = {
             let mut memory = lock(&self.memory);
             if let Some(bytes) = memory.fetched.remove(&name) {
@@ -193,7 +193,7 @@ impl Cached {
     }
 
     /// A pack of folders, whole and verified; none where it is not what its name says.
-    fn pack(&self, id: Id) -> Option<Arc<OnceLock<Option<Pack>>>> {
+    fn pack(&self, id: Id) -> Arc<OnceLock<Option<Pack>>> {
         let slot = {
             let mut packs = lock(&self.packs);
             if let Some(slot) = packs.at_hand.get(&id) {
@@ -229,7 +229,7 @@ impl Cached {
                 packs.bytes -= bytes.len();
             }
         }
-        Some(slot)
+        slot
     }
 
     fn open_pack(&self, id: Id) -> Option<Pack> {
@@ -287,11 +287,8 @@ impl Backend for Cached {
     }
 
     fn put(&self, name: Name, parts: &[&[u8]]) -> Result<(), Fault> {
-        self.inner.put(name, parts)?;
-        if matches!(name, Name::File(Kind::Index | Kind::Snapshot, _)) {
-            self.keep(name, &parts.concat());
-        }
-        Ok(())
+        // Not kept: whoever reads it next sees what lies in the store.
+        self.inner.put(name, parts)
     }
 
     fn sweep(&self) -> Result<(), Fault> {
@@ -316,7 +313,7 @@ impl Backend for Cached {
                 Ok(bytes)
             }
             Name::File(Kind::Index | Kind::Snapshot, _) => {
-                if let Some(bytes) = self.near(name).or_else(|| self.from_memory(name)) {
+                if let Some(bytes) = self.near(name).or_else(|| self.read_on(name)) {
                     return Ok(bytes);
                 }
                 self.fetch(name, most)
@@ -330,10 +327,8 @@ impl Backend for Cached {
     }
 
     fn read_tree(&self, name: Name, offset: u64, length: usize, into: &mut Vec<u8>) -> Result<(), Fault> {
-        if let Name::File(Kind::Pack, id) = name
-            && let Some(slot) = self.pack(id)
-        {
-            let read = match slot.get() {
+        if let Name::File(Kind::Pack, id) = name {
+            let read = match self.pack(id).get() {
                 Some(Some(Pack::File(file))) => {
                     into.resize(length, 0);
                     file.read_exact_at(into, offset).is_ok()
