@@ -294,6 +294,21 @@ fn a_database_goes_back_in_place_after_a_snapshot_of_it() {
     assert_eq!(read(&place, "deploy/app.yaml"), "wrong");
 }
 
+#[test]
+fn what_was_taken_before_a_restore_never_takes_the_place_of_a_way_back() {
+    let place = changed();
+    place.good(&["restore", "--in-place"]);
+    place.write("deploy/app.yaml", b"once more\n");
+    place.good(&["restore", "--in-place"]);
+    let plan = read(&place, "release.yaml").replace("  sources:", "  retention: {keep_last: 1}\n  sources:");
+    place.write("release.yaml", plan.as_bytes());
+    place.good(&["prune"]);
+    // The way back, and the newest of what was there before a restore.
+    assert_eq!(tags(&place), [false, true]);
+    place.good(&["restore", "--to", "back"]);
+    assert_eq!(read(&place, "back/config/app.yaml"), "replicas: 3\n");
+}
+
 /// Many small files.
 fn many() -> Place {
     let place =
@@ -536,4 +551,48 @@ fn a_dump_is_restored_by_the_programs_of_its_database_alone() {
     let ended = run(command.env("RESTIC_PASSWORD", "none-needed").env("COPY_URL", &copy));
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     assert_eq!(sum(&copy), 8925);
+}
+
+#[test]
+fn a_restore_in_place_that_was_killed_goes_on_and_what_was_there_is_kept() {
+    let place = many();
+    let right = seen(&place.path("data"));
+    let mut interrupted = 0;
+    for wanted in [1, 40, 150, 280] {
+        for number in 0..300 {
+            place.write(&format!("data/{}/{number}", number % 7), b"wrong");
+        }
+        let known = place.listed();
+        let mut child = place
+            .command()
+            .args(["restore", "--in-place", "--source", "data"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let restored = || {
+            walk(&place.path("data")).iter().filter(|f| f.metadata().is_ok_and(|m| m.len() == 700)).count()
+        };
+        while child.try_wait().unwrap().is_none() {
+            if restored() >= wanted {
+                child.kill().unwrap();
+            }
+        }
+        interrupted += usize::from(!child.wait().unwrap().success());
+        // It was kept before the first file was touched.
+        assert_eq!(place.listed(), known + 1);
+        let list: Value = serde_json::from_str(&place.good(&["list", "--json"]).stdout).unwrap();
+        let before = list["snapshots"][known]["id"].as_str().unwrap();
+        let kept = place.path(&format!("kept-{wanted}"));
+        place.good(&["restore", before, "--to", kept.to_str().unwrap()]);
+        for file in walk(&kept.join("data")) {
+            assert_eq!(std::fs::read(file).unwrap(), b"wrong");
+        }
+        place.good(&["restore", "--in-place", "--source", "data"]);
+        let now: Vec<_> =
+            seen(&place.path("data")).into_iter().map(|(path, _, _, _, bytes)| (path, bytes)).collect();
+        let was: Vec<_> = right.iter().map(|(path, _, _, _, bytes)| (path.clone(), bytes.clone())).collect();
+        assert_eq!(now, was, "{wanted}");
+    }
+    assert!(interrupted >= 2, "only {interrupted} were killed in the middle: the test proves too little");
 }

@@ -92,7 +92,7 @@ fn a_restored_file_has_everything_and_the_copy_is_gone() {
     folder(&place);
     let copy = place.path("back/database/shop #1?.db");
     assert_eq!(sql(&copy, ".dump"), sql(&place.path(FILE), ".dump"));
-    assert_eq!(std::fs::metadata(copy).unwrap().permissions().mode() & 0o777, 0o640);
+    assert_eq!(std::fs::metadata(copy).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[test]

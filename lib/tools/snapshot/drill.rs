@@ -13,7 +13,7 @@ use serde_json::json;
 use super::inside::{self, Inside, Part};
 use super::restore::{self, Goal, Stored, Wish, chosen, into_folder};
 use super::store::Place;
-use super::{host_of, plural, section};
+use super::{plural, section};
 use crate::checks::{self, PARALLEL};
 use crate::evidence::{self, Counts, DrillBody, DrillRecord, DrilledSource, Finding, SnapshotState, Verdict};
 use crate::fault::{Exit, Fault};
@@ -63,7 +63,7 @@ pub fn drill(job: &Job, rehearsal: &Rehearsal) -> Result<Exit, Fault> {
     let place = Place::of(job)?;
     let begun = Instant::now();
     let repository = place.open()?;
-    let id = chosen(&repository, &rehearsal.id, Some(&host_of(job)))?;
+    let id = chosen(&repository, &rehearsal.id, Some(job))?;
     let opened = repository.read(id)?;
     let scratch = Scratch::make(&parent, job)?;
     let mut drill = Drill::new(job, &place, &opened, started_at)?;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::inside::Inside;
 use super::look::{print, table, tagged};
+use super::restore::BEFORE_RESTORE;
 use super::retention::{Fate, decide};
 use super::store::Place;
 use super::{SNAPSHOT_MAX_AGE, TAG, host_of, plural, section, to_stdout};
@@ -99,16 +100,22 @@ fn retention(job: &Job) -> Result<&plan::Retention, Fault> {
 fn choose(job: &Job, repository: &Repository, retention: &plan::Retention) -> Result<Vec<Row>, Fault> {
     let (known, _) = repository.known()?;
     let own: Vec<Known> = known.into_iter().filter(|known| is_own(job, known)).collect();
-    let group: Vec<_> = own.iter().map(|known| (known.id, &known.snapshot)).collect();
+    // What was taken before a restore counts by itself: it never takes the place of a way back.
+    let (before, usual): (Vec<Known>, Vec<Known>) = own.iter().cloned().partition(is_before_restore);
     let now = world::now();
-    let fates = decide(&group, retention, now);
+    let group = |of: &[Known]| {
+        let group: Vec<_> = of.iter().map(|known| (known.id, &known.snapshot)).collect();
+        decide(&group, retention, now)
+    };
+    let mut fates = group(&usual);
     if !fates.is_empty() && fates.iter().all(|(_, fate)| *fate == Fate::Forget) {
         return Err(Fault::refused(format!("the retention would keep no snapshot of {}", host_of(job)))
             .place(&job.loaded.reference.path)
             .cause(format!("none of {} is kept by any of its rules", plural(fates.len(), "snapshot")))
             .help("add `keep_last`, so that something always stays"));
     }
-    let guards = Guards::of(job, repository, &own, now)?;
+    fates.extend(group(&before));
+    let guards = Guards::of(job, repository, &usual, now)?;
     let mut own: std::collections::HashMap<Id, Known> =
         own.into_iter().map(|known| (known.id, known)).collect();
     let row = |(id, fate): (Id, Fate)| {
@@ -120,7 +127,13 @@ fn choose(job: &Job, repository: &Repository, retention: &plan::Retention) -> Re
         reasons.extend(guards.reasons(&known));
         Some(Row { known, reasons })
     };
-    Ok(fates.into_iter().filter_map(row).collect())
+    let mut rows: Vec<Row> = fates.into_iter().filter_map(row).collect();
+    rows.sort_by_key(|row| (std::cmp::Reverse(row.known.snapshot.time), row.known.id));
+    Ok(rows)
+}
+
+fn is_before_restore(known: &Known) -> bool {
+    known.snapshot.tags.iter().any(|tag| tag == BEFORE_RESTORE)
 }
 
 /// Only what was made for this service and environment, by Trapkey: whatever else lies in the store is

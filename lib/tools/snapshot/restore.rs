@@ -12,10 +12,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::inside::{self, Inside};
+use super::look::tagged;
 use super::store::Place;
-use super::{plural, to_stdout};
+use super::{host_of, plural, to_stdout};
 use crate::evidence::short;
 use crate::fault::{Exit, Fault};
+use crate::job::Job;
 use crate::repository::restic::{
     How, Id, Node, NodeKind, Opened, Progress, Repository, Restored, Snapshot, UNFINISHED,
 };
@@ -149,26 +151,32 @@ pub fn restore(place: &Place, wish: &Wish, talk: &Talk, json: bool) -> Result<Ex
     Ok(Exit::Pass)
 }
 
-/// The snapshot that is meant. `latest` is the newest one, of `host` where it is given, that was not
-/// taken before a restore: a way back must not lead to where one came from.
+/// The snapshot that is meant. `latest` is the newest one, of the job's service and environment where
+/// there is a job, that was not taken before a restore: a way back must not lead to where one came from.
 ///
 /// Errors: as [`Repository::find`]; undecided (3) where there is no such snapshot.
-pub(super) fn chosen(repository: &Repository, name: &str, host: Option<&str>) -> Result<Id, Fault> {
+pub(super) fn chosen(repository: &Repository, name: &str, job: Option<&Job>) -> Result<Id, Fault> {
     let found = repository.find(name)?;
     if name != "latest" {
         return Ok(found);
     }
     let meant = |snapshot: &Snapshot| {
-        host.is_none_or(|host| snapshot.hostname == host)
-            && !snapshot.tags.iter().any(|tag| tag == BEFORE_RESTORE)
+        job.is_none_or(|job| is_of(job, snapshot)) && !snapshot.tags.iter().any(|tag| tag == BEFORE_RESTORE)
     };
     let all = repository.snapshots()?.whole;
     all.into_iter().rev().find(|(_, snapshot)| meant(snapshot)).map(|(id, _)| id).ok_or_else(|| {
-        let of = host.map(|host| format!(" of {host}")).unwrap_or_default();
+        let of = job.map(|job| format!(" of {}", host_of(job))).unwrap_or_default();
         Fault::undecided(format!("the store has no snapshot{of}"))
             .place(repository.place())
             .help("`snapshot list` shows what there is; name one by its id")
     })
+}
+
+/// Whether it was taken by Trapkey for this service and environment.
+fn is_of(job: &Job, snapshot: &Snapshot) -> bool {
+    snapshot.hostname == host_of(job)
+        && tagged(snapshot, "service") == Some(&job.release.service)
+        && tagged(snapshot, "environment") == Some(&job.release.environment)
 }
 
 /// How old a snapshot is, in seconds.

@@ -21,8 +21,8 @@ use crate::tools::snapshot::hooks::{self, Scope};
 use crate::tools::snapshot::inside::{self, Inside, Part};
 use crate::tools::snapshot::store::Place;
 use crate::tools::snapshot::{
-    Back, Ready, host_of, inside_of as what_is_inside, plural, prove_packs, read, section, spec_of,
-    stop_if_asked, to_stdout,
+    Back, Ready, inside_of as what_is_inside, plural, prove_packs, read, section, spec_of, stop_if_asked,
+    to_stdout,
 };
 use crate::units::{Text, show_duration, show_size};
 use crate::world::files;
@@ -42,7 +42,7 @@ struct Going<'a> {
 pub fn in_place(job: &Job, place: &Place, wish: &Wish) -> Result<Exit, Fault> {
     let started = Instant::now();
     let repository = place.open()?;
-    let opened = repository.read(chosen(&repository, &wish.id, Some(&host_of(job)))?)?;
+    let opened = repository.read(chosen(&repository, &wish.id, Some(job))?)?;
     let inside = inside_of(Inside::of(&opened)?)?;
     let sums = opened.sums(inside::SUMS.as_ref())?.ok_or_else(|| {
         Fault::infrastructure("the snapshot has no manifest to compare with")

@@ -13,7 +13,7 @@ use crate::redact::{self, redact};
 use crate::sources::{self, Source};
 use crate::tools::snapshot::inside::{Inside, Part};
 use crate::tools::snapshot::store::Place;
-use crate::tools::snapshot::{host_of, section, to_stdout};
+use crate::tools::snapshot::{section, to_stdout};
 use crate::units::{Text, show_duration};
 use crate::world::talk::Mark;
 
@@ -29,7 +29,7 @@ pub fn into(job: &Job, place: &Place, wish: &Wish) -> Result<Exit, Fault> {
             .help("name exactly one with --source"));
     };
     let repository = place.open()?;
-    let opened = repository.read(chosen(&repository, &wish.id, Some(&host_of(job)))?)?;
+    let opened = repository.read(chosen(&repository, &wish.id, Some(job))?)?;
     let inside = inside_of(Inside::of(&opened)?)?;
     let part = inside.part(name)?;
     let (_, source) = planned(job, part)?;
