@@ -83,7 +83,17 @@ pub fn lives(process: &str) -> Option<bool> {
     if boot_id.is_empty() || space.is_empty() || boot_id != boot() || space != pid_space() {
         return None;
     }
-    Some(started(pid.parse().ok()?).is_some_and(|now| now == start))
+    let pid: u32 = pid.parse().ok()?;
+    match started(pid) {
+        Some(now) => Some(now == start),
+        // Where `/proc` hides the processes of other users, they still take signals, or refuse them.
+        None => is_gone(pid).then_some(false),
+    }
+}
+
+fn is_gone(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    pid.is_none_or(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
 }
 
 fn pid_space() -> String {

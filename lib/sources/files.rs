@@ -36,7 +36,7 @@ pub(super) static KIND: Kind = Kind {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Settings {
-    /// Only what matches one of these; everything when empty.
+    /// Only what matches one of these, a folder with all that is in it; everything when empty.
     #[serde(default)]
     include: Vec<String>,
     /// Never what matches one of these; a folder is left out with all that is in it.
@@ -164,7 +164,8 @@ impl Files {
             return Wanted::No;
         }
         match &self.include {
-            Some(set) if !set.is_match(inside) => {
+            // A folder that is wanted is wanted with all that is in it.
+            Some(set) if !inside.ancestors().any(|path| set.is_match(path)) => {
                 // Folders that only lead to what is kept come with it.
                 if folder { Wanted::IfUsed } else { Wanted::No }
             }

@@ -438,4 +438,13 @@ fn a_whole_server_comes_back_with_its_roles_and_every_database() {
     assert_eq!(create(&without, &url).code, 0);
     without.good(&["restore", "--store", "store", "--to", "back"]);
     assert!(globals(&without).contains("clerk") && !globals(&without).contains("SCRAM-SHA-256"));
+
+    // Tables are never looked for in no database, and none is passed over.
+    let ended = create(&place, &server.url("template1"));
+    assert_eq!(ended.code, 4, "{}", ended.stderr);
+    assert!(ended.stderr.contains("names none of the server's databases"), "{}", ended.stderr);
+    Postgres::execute(&server.url("postgres"), "CREATE DATABASE shut ALLOW_CONNECTIONS false");
+    let ended = create(&place, &url);
+    assert_eq!(ended.code, 4, "{}", ended.stderr);
+    assert!(ended.stderr.contains("`shut` lets nobody connect"), "{}", ended.stderr);
 }

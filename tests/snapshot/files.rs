@@ -252,3 +252,26 @@ fn a_folder_that_is_restored_alone_looks_as_it_did() {
         assert_eq!(meta.modified().unwrap(), long_ago, "{restored}");
     }
 }
+
+#[test]
+fn a_folder_that_is_included_is_kept_with_all_that_is_in_it() {
+    let place = Place::new(
+        "{name: all, kind: files, target: deploy, with: {include: [conf/, '*.yaml'], exclude: ['*.log']}}",
+    );
+    for file in ["app.yaml", "other.txt", "conf/a", "conf/deep/b", "conf/deep/c.log", "sub/conf/d", "sub/e"] {
+        place.write(&format!("deploy/{file}"), b"x");
+    }
+    place.create();
+    place.good(&["restore", "--to", "back"]);
+    for (file, kept) in [
+        ("app.yaml", true),
+        ("conf/a", true),
+        ("conf/deep/b", true),
+        ("sub/conf/d", true),
+        ("other.txt", false),
+        ("conf/deep/c.log", false),
+        ("sub/e", false),
+    ] {
+        assert_eq!(place.path(&format!("back/all/{file}")).exists(), kept, "{file}");
+    }
+}

@@ -212,3 +212,23 @@ fn unlock_all_removes_also_the_lock_of_who_still_works_and_one_that_cannot_be_re
     assert_eq!(output.status.code(), Some(4), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(place.listed(), 0);
 }
+
+#[test]
+fn a_passphrase_that_its_command_prints_before_it_fails_is_never_shown() {
+    let vault = Vault::new();
+    for command in [
+        format!("sh -c 'echo {NEW}; exit 3'"),
+        format!("sh -c 'set -x; echo {NEW}; exit 3'"),
+        format!("sh -c 'echo {NEW}; echo cannot decrypt {NEW} >&2; exit 3'"),
+    ] {
+        let mut call = vault.0.command();
+        call.env("TRAPKEY_PASSPHRASE_COMMAND", &command).args(["create"]);
+        let ended = run(&mut call);
+        assert_eq!(ended.code, 4, "{}", ended.stderr);
+        assert!(ended.stderr.contains("the command that gives the passphrase failed"), "{}", ended.stderr);
+        let document = std::fs::read_to_string(vault.0.path("evidence/snapshot.json")).unwrap();
+        for shown in [&ended.stdout, &ended.stderr, &document] {
+            assert!(!shown.contains(NEW), "{command}: {shown}");
+        }
+    }
+}

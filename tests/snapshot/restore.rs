@@ -596,3 +596,13 @@ fn a_restore_in_place_that_was_killed_goes_on_and_what_was_there_is_kept() {
     }
     assert!(interrupted >= 2, "only {interrupted} were killed in the middle: the test proves too little");
 }
+
+#[test]
+fn a_socket_that_is_in_use_outlives_a_restore_that_deletes() {
+    let place = changed();
+    let socket = std::os::unix::net::UnixListener::bind(place.path("deploy/added/live.sock")).unwrap();
+    place.good(&["restore", "--in-place", "--delete"]);
+    assert!(!place.path("deploy/added/deep").exists());
+    std::os::unix::net::UnixStream::connect(place.path("deploy/added/live.sock")).unwrap();
+    drop(socket);
+}

@@ -228,3 +228,26 @@ fn a_dump_that_fails_may_be_forgiven_whatever_its_kind() {
         assert_eq!(std::fs::read(place.path("back/config/app.conf")).unwrap(), b"settings");
     }
 }
+
+#[test]
+fn those_who_make_the_store_at_the_same_moment_all_succeed() {
+    let place = Place::new("{name: config, kind: files, target: deploy}");
+    place.write("deploy/app.conf", b"settings");
+    // Deriving a key takes its time, in which the others come.
+    let plan = std::fs::read_to_string(place.path("release.yaml")).unwrap();
+    let plan = plan.replace("  encryption: {none_needed_because: a test}\n", "");
+    place.write("release.yaml", plan.as_bytes());
+    let begin = |number: usize| {
+        let mut command = tool("snapshot", place.folder.path());
+        command.args(["create", "--evidence", &format!("evidence-{number}")]);
+        command.env("TRAPKEY_PASSPHRASE", "one and the same").stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let all: Vec<_> = (0..4).map(begin).collect();
+    for child in all {
+        let ended = child.wait_with_output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    }
+    assert_eq!(walk(&place.path("store/snapshots")).len(), 4);
+    assert_eq!(walk(&place.path("store/keys")).len(), 1);
+}

@@ -27,13 +27,19 @@ pub(super) struct Listed {
 /// Dumps roles and tablespaces, then one database after the other.
 pub(super) fn back_up(server: &Database, keep: &mut dyn Keep) -> Result<Extra, Fault> {
     let list = databases(server)?;
+    let own = server.address.database().unwrap_or_default();
+    if !server.tables.is_empty() && list.iter().all(|listed| listed.database != own) {
+        return Err(server
+            .programs
+            .fault("`target` names none of the server's databases, and `with.tables` are in one of them")
+            .help("name it in `target`: postgres://user@host:5432/DATABASE"));
+    }
     globals(server, keep)?;
     let text = format!("{:#}\n", json!(list));
     keep.file(LIST, &mut |sink| {
         sink.write_all(text.as_bytes())
             .map_err(|e| server.programs.fault("the list of databases cannot be stored").cause(e))
     })?;
-    let own = server.address.database().unwrap_or_default();
     let mut extra = Extra::default();
     let mut details = Vec::new();
     let mut version = String::new();
@@ -86,6 +92,16 @@ fn databases(server: &Database) -> Result<Vec<Listed>, Fault> {
     let mut client = server.connect(&server.address)?;
     let sql = "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1";
     let rows = client.query(sql, &[]).map_err(failed)?;
+    let closed = "SELECT datname FROM pg_database WHERE NOT datallowconn AND NOT datistemplate ORDER BY 1";
+    if let Some(row) = client.query(closed, &[]).map_err(failed)?.first() {
+        let name: String = row.get(0);
+        return Err(server
+            .programs
+            .fault(format!("the database `{name}` lets nobody connect, and so cannot be backed up"))
+            .help(
+                "ALTER DATABASE … ALLOW_CONNECTIONS true, or name each database that matters as a source of its own",
+            ));
+    }
     Ok(rows
         .iter()
         .map(|row| row.get::<_, String>(0))

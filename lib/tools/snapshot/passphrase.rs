@@ -50,7 +50,7 @@ fn read(name: &str) -> Result<Option<Passphrase>, Fault> {
         text.into_string()
             .map_err(|_| Fault::usage(format!("{name} is not UTF-8")).help("give a passphrase of text"))?
     } else if let Some(path) = value(&file) {
-        of_file(Path::new(&path))?
+        of_file(Path::new(&path), &file)?
     } else if let Some(line) = value(&command) {
         of_command(&line.to_string_lossy(), &command)?
     } else {
@@ -60,12 +60,12 @@ fn read(name: &str) -> Result<Option<Passphrase>, Fault> {
     Passphrase::new(text).map(Some)
 }
 
-fn of_file(path: &Path) -> Result<String, Fault> {
+fn of_file(path: &Path, variable: &str) -> Result<String, Fault> {
     let unreadable = |cause: &dyn std::fmt::Display| {
         Fault::infrastructure("the file with the passphrase cannot be read")
             .place(path.display().to_string())
             .cause(cause)
-            .help("correct TRAPKEY_PASSPHRASE_FILE, or give the job's user the right to read it")
+            .help(format!("correct {variable}, or give the job's user the right to read it"))
     };
     let bytes = files::read_bounded(path, MAX_FILE).map_err(|e| unreadable(&e))?;
     let text = String::from_utf8(bytes).map_err(|_| unreadable(&"it is not UTF-8"))?;
@@ -87,10 +87,13 @@ fn of_command(line: &str, variable: &str) -> Result<String, Fault> {
     };
     let mut order = Order::new(words, Path::new("."));
     order.timeout = PATIENCE;
-    let ran: shell::Ran = order.run().map_err(|e| failed(e.to_string()))?;
+    let mut ran: shell::Ran = order.run().map_err(|e| failed(e.to_string()))?;
+    // It may be the passphrase, also where the command failed after it, or says on stderr what it does.
+    let printed = std::mem::take(&mut ran.stdout);
+    String::from_utf8_lossy(&printed).lines().for_each(redact::learn);
     if ran.exit != Some(0) {
         return Err(failed(format!("{}: {}", ran.how(), ran.last_words())));
     }
-    let text = String::from_utf8(ran.stdout).map_err(|_| failed("it printed no UTF-8".into()))?;
+    let text = String::from_utf8(printed).map_err(|_| failed("it printed no UTF-8".into()))?;
     Ok(text.trim().to_owned())
 }

@@ -10,6 +10,10 @@ use crate::job::Job;
 use crate::repository::restic::backend::{self, Backend};
 use crate::repository::restic::{KEY_WORK, Repository};
 use crate::world::shell::PASSPHRASE;
+use crate::world::{self, signal};
+
+/// How often a store is tried to be made, while others make it.
+const TRIES: u32 = 6;
 
 /// Where a store is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,11 +91,23 @@ impl Place {
     pub fn open_or_make(&self, none_needed: bool) -> Result<(Repository, bool), Fault> {
         let (passphrase, work) = self.wanted(none_needed)?;
         let backend = self.backend()?;
-        if backend.length(backend::Name::Config)?.is_some() {
-            return Repository::open(backend, &passphrase).map(|repository| (repository, false));
+        let mut tries = 1;
+        loop {
+            if backend.length(backend::Name::Config)?.is_some() {
+                return Repository::open(backend, &passphrase).map(|repository| (repository, false));
+            }
+            self.must_be_free()?;
+            match Repository::init(Arc::clone(&backend), &passphrase, work) {
+                // Others may make it at this moment: theirs is as good as ours.
+                Err(fault) if fault.exit == Exit::Refused && tries < TRIES => {
+                    tries += 1;
+                    if !signal::sleep(Duration::from_millis(100 + world::unique() % 700)) {
+                        return Err(fault);
+                    }
+                }
+                made => return Ok((made?, true)),
+            }
         }
-        self.must_be_free()?;
-        Ok((Repository::init(backend, &passphrase, work)?, true))
     }
 
     fn wanted(&self, none_needed: bool) -> Result<(passphrase::Passphrase, Duration), Fault> {

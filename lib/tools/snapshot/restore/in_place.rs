@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -274,7 +275,12 @@ fn each(
     for entry in fs::read_dir(root.join(inside))? {
         let entry = entry?;
         let path = inside.join(entry.file_name());
-        let folder = entry.file_type()?.is_dir();
+        let kind = entry.file_type()?;
+        // No snapshot ever has a socket: the one that is there is in use.
+        if kind.is_socket() {
+            continue;
+        }
+        let folder = kind.is_dir();
         // The store may lie in what it keeps.
         if store.as_ref().is_some_and(|store| root.join(&path) == *store) {
             continue;
