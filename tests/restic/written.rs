@@ -332,3 +332,22 @@ fn another_name_of_a_file_that_changed_since_it_was_read_is_noticed() {
     repository.read(id).unwrap().dump(Path::new("src/z/two"), &mut text).unwrap();
     assert_eq!(text, b"behind");
 }
+
+#[test]
+fn a_folder_whose_place_a_link_takes_meanwhile_leads_nowhere_else() {
+    let lab = Lab::new();
+    lab.write("src/d/own", b"own");
+    lab.write("elsewhere/secret", b"of somebody else");
+    let (src, elsewhere) = (lab.path("src"), lab.path("elsewhere"));
+    let repository = lab.init();
+    let swap = |inside: &Path, kind: NodeKind| {
+        if inside == Path::new("d") && kind == NodeKind::Dir && !src.join("d").is_symlink() {
+            std::fs::rename(src.join("d"), src.join("moved")).unwrap();
+            std::os::unix::fs::symlink(&elsewhere, src.join("d")).unwrap();
+        }
+        true
+    };
+    let mut archive = repository.begin(lab.spec()).unwrap();
+    let fault = archive.folder(Path::new("src"), &src, &swap).unwrap_err();
+    assert!(fault.cause.unwrap().contains("took its place"));
+}

@@ -87,6 +87,10 @@ fn list(folder: &Path) -> io::Result<Vec<Seen>> {
     let seen = |entry: fs::DirEntry| (entry.file_name(), entry.metadata());
     let mut entries = fs::read_dir(folder)?.map(|entry| entry.map(seen)).collect::<io::Result<Vec<_>>>()?;
     entries.sort_by(|a, b| a.0.cmp(&b.0));
+    // A link that took its place since it was seen leads to what nobody asked for.
+    if !fs::symlink_metadata(folder)?.is_dir() {
+        return Err(io::Error::other("something else took its place"));
+    }
     Ok(entries)
 }
 
