@@ -69,6 +69,8 @@ struct Ready<'a> {
 struct Taken {
     part: Part,
     took: Duration,
+    /// Whether it ended early, which the plan forgives: there may be nothing that it could prove.
+    failed: bool,
 }
 
 /// Backs up every source into one snapshot, reads what is new back, and writes snapshot.json.
@@ -122,7 +124,12 @@ pub fn create(job: &Job) -> Result<Exit, Fault> {
     for (ready, taken) in ready.iter().zip(taken) {
         let started = Instant::now();
         ticker.set(&format!("{}: proving", taken.part.name));
-        let more = ready.source.prove(&Back { name: &taken.part.name, sealed: &sealed })?;
+        let back = Back { name: &taken.part.name, sealed: &sealed };
+        let more = if taken.failed {
+            Some("it ended early, and its own proof was left out".into())
+        } else {
+            ready.source.prove(&back)?
+        };
         let record = record(taken.part, section.prove, &proof, more);
         findings.extend(findings_of(&record, taken.took, started.elapsed()));
         records.push(record);
@@ -263,6 +270,10 @@ fn read(
         source.back_up(&context, &mut intake)
     });
     stop_if_asked()?;
+    // Only what the source could not give is forgiven, never what the store did not take.
+    if let Some(fault) = archive.broken() {
+        return Err(fault);
+    }
     let mut notes = Vec::new();
     let extra = match backed_up {
         Ok(extra) => extra,
@@ -295,7 +306,7 @@ fn read(
         tables: extra.tables,
         details: extra.details,
     };
-    Ok(Taken { part, took: started.elapsed() })
+    Ok(Taken { part, took: started.elapsed(), failed })
 }
 
 fn inside_of(job: &Job, sources: Vec<Part>) -> Inside {

@@ -290,3 +290,45 @@ fn folders_that_lead_to_nothing_that_is_wanted_are_left_out() {
     assert_eq!(found, ["src", "src/a", "src/a/b", "src/a/b/keep.txt"]);
     lab.restic(&["check", "--read-data"]);
 }
+
+#[test]
+fn another_name_of_a_file_that_changed_since_it_was_read_is_noticed() {
+    let lab = Lab::new();
+    // So many folders that the last one is looked at late.
+    for name in ["a/one", "b/x", "c/x", "d/x", "e/x", "f/x", "g/x", "h/x"] {
+        lab.write(&format!("src/{name}"), name.as_bytes());
+    }
+    lab.write("src/a/one", b"before");
+    std::fs::create_dir_all(lab.path("src/z")).unwrap();
+    std::fs::hard_link(lab.path("src/a/one"), lab.path("src/z/two")).unwrap();
+    let repository = lab.init();
+    let src = lab.path("src");
+    let change = |inside: &Path, _: NodeKind| {
+        if inside == Path::new("b/x") {
+            // The first name is read by then.
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            std::fs::write(src.join("a/one"), "behind").unwrap();
+        }
+        true
+    };
+    let attempt = |spec: Spec| {
+        let mut archive = repository.begin(spec).unwrap();
+        archive.folder(Path::new("src"), &src, &change)?;
+        archive.seal()
+    };
+    let fault = attempt(lab.spec()).unwrap_err();
+    assert_eq!(fault.what, "a file changed while it was backed up");
+    assert!(fault.place.unwrap().ends_with("src/z/two"));
+    lab.write("src/a/one", b"before");
+    let sealed = attempt(Spec { allow_changes: true, ..lab.spec() }).unwrap();
+    assert_eq!(sealed.notes().changed, [Path::new("src/z/two")]);
+    let id = sealed.commit().unwrap();
+    // The next one is not fooled by it.
+    let next = Spec { parent: Some(id), ..lab.spec() };
+    let mut archive = repository.begin(next).unwrap();
+    archive.folder(Path::new("src"), &src, &|_: &Path, _: NodeKind| true).unwrap();
+    let id = archive.seal().unwrap().commit().unwrap();
+    let mut text = Vec::new();
+    repository.read(id).unwrap().dump(Path::new("src/z/two"), &mut text).unwrap();
+    assert_eq!(text, b"behind");
+}

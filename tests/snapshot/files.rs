@@ -5,6 +5,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde_json::Value;
 
 use super::{Place, is_root, noise};
 use crate::support::{binary, run};
@@ -215,4 +218,37 @@ fn an_empty_or_a_missing_target_is_no_snapshot() {
     place.assert_nothing_kept();
     place.plan("{name: config, kind: files, target: deploy, with: {allow_empty: true}}", "");
     place.create();
+}
+
+#[test]
+fn each_name_of_a_file_counts_in_every_snapshot() {
+    let place = Place::new("{name: config, kind: files, target: deploy}");
+    place.write("deploy/a", b"content");
+    std::fs::hard_link(place.path("deploy/a"), place.path("deploy/b")).unwrap();
+    let figures = |document: Value| {
+        let source = &document["snapshot"]["sources"][0];
+        (source["files"].as_u64().unwrap(), source["bytes"].as_u64().unwrap())
+    };
+    assert_eq!(figures(place.create()), (2, 14));
+    assert_eq!(figures(place.create()), (2, 14));
+}
+
+#[test]
+fn a_folder_that_is_restored_alone_looks_as_it_did() {
+    let place = Place::new("{name: config, kind: files, target: deploy}");
+    place.write("deploy/private/key", b"secret");
+    let long_ago = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    for folder in ["deploy/private", "deploy"] {
+        mode(&place.path(folder), 0o2750);
+        std::fs::File::open(place.path(folder)).unwrap().set_modified(long_ago).unwrap();
+    }
+    place.create();
+    place.good(&["restore", "--source", "config", "--to", "source"]);
+    place.good(&["restore", "--file", "config/private", "--to", "folder"]);
+    let bits = if crate::snapshot::is_root() { 0o2750 } else { 0o750 };
+    for restored in ["source/config", "source/config/private", "folder/private"] {
+        let meta = std::fs::metadata(place.path(restored)).unwrap();
+        assert_eq!(meta.permissions().mode() & 0o7777, bits, "{restored}");
+        assert_eq!(meta.modified().unwrap(), long_ago, "{restored}");
+    }
 }

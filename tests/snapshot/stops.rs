@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use serde_json::json;
+
 use super::{Place, is_root, noise, walk};
 use crate::support::{binary, run, tool};
 
@@ -182,4 +184,47 @@ fn wrong_plans_are_usage_errors_with_line_and_next_step() {
     }
     let mut without = tool("snapshot", place.folder.path());
     assert_eq!(run(without.args(["list", "--plan", "nowhere.yaml"]).stdin(Stdio::null())).code, 2);
+}
+
+#[test]
+fn what_the_store_did_not_take_is_never_forgiven() {
+    // A pack holds blobs of several sources: lost with it is also what `config` gave before.
+    let place = Place::new(
+        "{name: config, kind: files, target: deploy}\n\
+         {name: big, kind: command, target: [./big], allow_partial: true}\n\
+         {name: late, kind: command, target: [./late]}",
+    );
+    place.write("deploy/app.conf", b"not to be lost");
+    place.script("big", "mv store/data away; : > store/data; head -c 18000000 /dev/urandom");
+    place.script("late", "rm store/data; mv away store/data; echo late");
+    let ended = place.call(&["create"]);
+    assert_eq!(ended.code, 4, "{}", ended.stderr);
+    assert!(ended.stderr.contains("store/data/"), "{}", ended.stderr);
+    assert!(place.path("away").exists(), "the next source was read all the same");
+    std::fs::remove_file(place.path("store/data")).unwrap();
+    std::fs::rename(place.path("away"), place.path("store/data")).unwrap();
+    assert_eq!(place.listed(), 0);
+}
+
+#[test]
+fn a_dump_that_fails_may_be_forgiven_whatever_its_kind() {
+    for (source, why) in [
+        ("{name: db, kind: sqlite, target: gone.db, allow_partial: true}", "there is no database"),
+        ("{name: db, kind: postgres, target: 'postgres://u@127.0.0.1:1/d', allow_partial: true}", "reached"),
+        (
+            "{name: db, kind: command, target: [sh, -c, 'head -c 3000000 /dev/zero; exit 7'], allow_partial: true}",
+            "failed",
+        ),
+    ] {
+        let place = Place::new(&format!("{{name: config, kind: files, target: deploy}}\n{source}"));
+        place.write("deploy/app.conf", b"settings");
+        let document = place.create();
+        let [config, db] = [&document["snapshot"]["sources"][0], &document["snapshot"]["sources"][1]];
+        assert_eq!((&config["state"], &db["state"]), (&json!("whole"), &json!("partial")), "{source}");
+        assert!(db["notes"][0].as_str().unwrap().contains(why), "{source}: {db}");
+        // What is not in the snapshot counts for nothing.
+        assert_eq!((&db["files"], &db["bytes"]), (&json!(0), &json!(0)), "{source}");
+        place.good(&["restore", "--to", "back"]);
+        assert_eq!(std::fs::read(place.path("back/config/app.conf")).unwrap(), b"settings");
+    }
 }

@@ -153,6 +153,8 @@ pub struct Archive {
     folders: [u64; 3],
     notes: Mutex<Notes>,
     digests: Vec<(Vec<u8>, Id)>,
+    /// Files that are in it by now, and their bytes.
+    kept: (u64, u64),
     until: Option<Instant>,
 }
 
@@ -161,12 +163,14 @@ impl Archive {
     pub(super) fn begin(store: &Arc<Store>, seed: u64, spec: Spec) -> Result<Self, Fault> {
         store.must_be_writable()?;
         let held = Held::new(store, false)?;
-        let root = match spec.parent {
-            None => None,
-            Some(id) => Some(super::read_snapshot(store, id)?.tree),
+        let before = spec.parent.map(|id| super::read_snapshot(store, id)).transpose()?;
+        let (root, begun) = match before {
+            None => (None, Moment::default()),
+            Some(snapshot) => (Some(snapshot.tree), snapshot.time.into()),
         };
         let index = Arc::new(store.trusted_index()?);
-        let mut parent = Parent { store: Arc::clone(store), index: Arc::clone(&index), root, digests: None };
+        let mut parent =
+            Parent { store: Arc::clone(store), index: Arc::clone(&index), root, begun, digests: None };
         if let Some(path) = &spec.manifest {
             let known = steps(path)?;
             parent.digests =
@@ -188,6 +192,7 @@ impl Archive {
             folders: [0; 3],
             notes: Mutex::default(),
             digests: Vec::new(),
+            kept: (0, 0),
             until: None,
         })
     }
@@ -201,8 +206,7 @@ impl Archive {
 
     /// Where it stands now.
     pub fn mark(&self) -> Mark {
-        let read = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
-        let (files, bytes) = (read(&self.progress.files), read(&self.progress.bytes));
+        let (files, bytes) = self.kept;
         Mark { files, bytes, digests: self.digests.len() }
     }
 
@@ -221,6 +225,11 @@ impl Archive {
     /// What was noted since the last time that this was asked.
     pub fn take_notes(&mut self) -> Notes {
         std::mem::take(&mut *lock(&self.notes))
+    }
+
+    /// Why the store did not take something: then there will be no snapshot, whatever comes.
+    pub fn broken(&self) -> Option<Fault> {
+        self.packer.fault()
     }
 
     /// How far it is; may be read from another thread.
@@ -265,6 +274,7 @@ impl Archive {
             top: None,
             folders: [0; 3],
             digests: Vec::new(),
+            kept: (0, 0),
         };
         std::thread::scope(|scope| {
             for _ in 0..crew::size() {
@@ -278,11 +288,13 @@ impl Archive {
                 crew.fail(fault);
             }
         });
-        let Builder { top, folders, digests, .. } = builder;
+        let Builder { top, folders, digests, kept, .. } = builder;
         if let Some(fault) = crew.fault() {
             return Err(fault);
         }
         self.digests.extend(digests);
+        self.kept.0 += kept.0;
+        self.kept.1 += kept.1;
         for (sum, new) in self.folders.iter_mut().zip(folders) {
             *sum += new;
         }
@@ -332,6 +344,8 @@ impl Archive {
         let content = result.and_then(Result::ok).ok_or_else(lost)?;
         let sha256 = content.sha256.ok_or_else(lost)?;
         self.progress.files.fetch_add(1, Ordering::Relaxed);
+        self.kept.0 += 1;
+        self.kept.1 += content.size;
         self.fates.new.fetch_add(1, Ordering::Relaxed);
         let streamed = Streamed { size: content.size, sha256 };
         let node = self.made_node(&place, content);
@@ -364,6 +378,11 @@ impl Archive {
         let root = std::mem::replace(&mut self.root, Layout::new(b"", Moment::default(), 0, 0));
         let tree = self.save_layout(root, &mut scratch)?;
         self.packer.flush()?;
+        if let Some((kind, id)) = self.index.on_its_way() {
+            return Err(Fault::infrastructure("a part of the snapshot was not stored")
+                .place(self.store.backend.place())
+                .cause(format!("the {} blob {id} lies in no pack", kind.word())));
+        }
         let snapshot = self.snapshot(tree);
         let mut notes = std::mem::take(&mut *lock(&self.notes));
         notes.sockets = self.fates.sockets.load(Ordering::Relaxed);
@@ -410,8 +429,8 @@ impl Archive {
             tree_blobs: i64::try_from(stored.tree_blobs).unwrap_or(i64::MAX),
             data_added: stored.plain_bytes,
             data_added_packed: stored.sealed_bytes,
-            total_files_processed: read(&self.progress.files),
-            total_bytes_processed: read(&self.progress.bytes),
+            total_files_processed: self.kept.0,
+            total_bytes_processed: self.kept.1,
         };
         Snapshot {
             time: self.spec.time,

@@ -192,6 +192,15 @@ impl Index {
         Some(Place { pack, blob: Blob { kind, id: *id, offset, length, uncompressed } })
     }
 
+    /// A blob that was to be stored and lies nowhere.
+    pub(super) fn on_its_way(&self) -> Option<(BlobKind, Id)> {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        [BlobKind::Data, BlobKind::Tree].into_iter().find_map(|kind| {
+            let lost = tables.of(kind).iter().find(|(_, slot)| slot.pack == ON_ITS_WAY);
+            lost.map(|(id, _)| (kind, *id))
+        })
+    }
+
     /// Whether all of these are there or on their way.
     pub(super) fn has_all(&self, kind: BlobKind, ids: &[Id]) -> bool {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
@@ -252,9 +261,13 @@ mod tests {
         assert!(!index.claim(BlobKind::Data, id));
         assert!(index.claim(BlobKind::Tree, id));
         assert_eq!(index.find(BlobKind::Data, &id), None);
+        assert_eq!(index.on_its_way(), Some((BlobKind::Data, id)));
         index.add(Id::of(b"p"), &[blob(BlobKind::Data, b"a")]);
         index.add(Id::of(b"q"), &[blob(BlobKind::Data, b"a")]);
         assert_eq!(index.find(BlobKind::Data, &id).unwrap().pack, Id::of(b"p"));
+        assert_eq!(index.on_its_way(), Some((BlobKind::Tree, id)));
+        index.add(Id::of(b"t"), &[blob(BlobKind::Tree, b"a")]);
+        assert_eq!(index.on_its_way(), None);
         assert!(index.has_all(BlobKind::Data, &[id]) && !index.has_all(BlobKind::Data, &[Id::of(b"z")]));
     }
 }

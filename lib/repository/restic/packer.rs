@@ -128,11 +128,19 @@ impl Packer {
         let id = Id::of(plain);
         if self.shelf.index.claim(kind, id) {
             let store = &self.shelf.store;
-            let blob = seal_blob(&store.key, store, (kind, id, seen), plain, scratch)?;
-            self.count(kind, plain.len(), scratch.sealed.len());
-            self.append(&scratch.sealed, blob)?;
+            let stored = seal_blob(&store.key, store, (kind, id, seen), plain, scratch).and_then(|blob| {
+                self.count(kind, plain.len(), scratch.sealed.len());
+                self.append(&scratch.sealed, blob)
+            });
+            // Others rely on it by now, and a pack that is not written takes blobs of others with it.
+            stored.inspect_err(|fault| self.shelf.failed(fault))?;
         }
         Ok(id)
+    }
+
+    /// Why something that was to be stored is not: nothing that comes after it is worth anything.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        lock(&self.shelf.flying).fault.clone()
     }
 
     /// Takes over a verified blob as it lies in another pack, for a pack of its own kind.
@@ -251,7 +259,7 @@ impl Shelf {
         let landing = Landing(Arc::clone(shelf));
         let sent = std::thread::Builder::new().name("upload".into()).spawn(move || {
             if let Err(fault) = landing.0.put(id, full) {
-                lock(&landing.0.flying).fault.get_or_insert(fault);
+                landing.0.failed(&fault);
             }
         });
         // A thread that was not started has landed by now.
@@ -267,6 +275,10 @@ impl Shelf {
             flying = self.landed.wait(flying).unwrap_or_else(PoisonError::into_inner);
         }
         flying.fault.clone().map_or(Ok(()), Err)
+    }
+
+    fn failed(&self, fault: &Fault) {
+        lock(&self.flying).fault.get_or_insert_with(|| fault.clone());
     }
 
     /// Writes a pack, and an index file when there is enough for one.

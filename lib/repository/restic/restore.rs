@@ -29,6 +29,8 @@ pub use target::UNFINISHED;
 pub struct How {
     /// Only this folder's content, or this file, put directly into the target.
     pub from: Option<PathBuf>,
+    /// Whether the target gets the look of the folder `from`; without it, it keeps its own.
+    pub look: bool,
     /// Whether the target may hold something. What has the same name is replaced unless it is the same
     /// already; so an interrupted restore goes on.
     pub into_existing: bool,
@@ -45,7 +47,7 @@ impl Default for How {
     /// Everything, into a new or empty folder, for whoever restores; with holes, for a file full of
     /// them may be longer than the disk.
     fn default() -> Self {
-        Self { from: None, into_existing: false, owners: false, devices: false, sparse: true }
+        Self { from: None, look: false, into_existing: false, owners: false, devices: false, sparse: true }
     }
 }
 

@@ -101,7 +101,7 @@ impl Wish {
 
     fn how(&self, from: Option<PathBuf>, into_existing: bool) -> How {
         let whole = !self.no_owners && is_root();
-        How { from, into_existing, owners: whole, devices: whole, sparse: true }
+        How { from, look: false, into_existing, owners: whole, devices: whole, sparse: true }
     }
 }
 
@@ -213,7 +213,7 @@ pub(super) fn into_folder(
     let mut all = Restored::default();
     for part in parts {
         let target = target(opened, to, part.as_deref())?;
-        let how = wish.how(part.clone(), unfinished.resumed);
+        let how = How { look: target != to, ..wish.how(part.clone(), unfinished.resumed) };
         let step = Step { of_bytes: total, ..Step::new("restoring") };
         let done = watched(opened, &target, &how, (ticker, step, &progress))?;
         if let Some(sums) = &sums {
@@ -279,7 +279,8 @@ fn target(opened: &Opened, to: &Path, from: Option<&Path>) -> Result<PathBuf, Fa
         return Ok(to.to_path_buf());
     }
     let target = to.join(name);
-    std::fs::create_dir_all(&target).map_err(|e| files::unwritable(&target, &e))?;
+    let mut private = std::fs::DirBuilder::new();
+    private.recursive(true).mode(0o700).create(&target).map_err(|e| files::unwritable(&target, &e))?;
     Ok(target)
 }
 

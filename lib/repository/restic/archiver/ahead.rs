@@ -105,7 +105,13 @@ mod tests {
         }
         let backend = Arc::new(Local::new(folder.path().join("repo")));
         let store = Arc::new(Store { backend, key: Key::random().unwrap(), version: 2 });
-        let parent = Parent { store, index: Arc::default(), root: None, digests: None };
+        let parent = Parent {
+            store,
+            index: Arc::default(),
+            root: None,
+            begun: crate::repository::restic::node::Moment::default(),
+            digests: None,
+        };
         let names = |looked: Looked| {
             let names: Vec<_> = looked.entries.unwrap().into_iter().map(|(name, _)| name).collect();
             assert_eq!(names, ["a", "b", "c"]);

@@ -29,6 +29,8 @@ pub(super) struct Builder<'a, 'c> {
     /// New, changed, the same.
     pub(super) folders: [u64; 3],
     pub(super) digests: Vec<(Vec<u8>, Id)>,
+    /// Files, and their bytes; a file with several names counts under each.
+    pub(super) kept: (u64, u64),
 }
 
 impl Builder<'_, '_> {
@@ -88,6 +90,8 @@ impl Builder<'_, '_> {
         if let Some(sha256) = content.sha256.filter(|_| self.spec.manifest.is_some()) {
             self.digests.push((path.as_os_str().as_bytes().to_vec(), sha256));
         }
+        self.kept.0 += 1;
+        self.kept.1 += content.size;
         node.size = content.size;
         node.content = Some(content.pieces);
         self.add(node);

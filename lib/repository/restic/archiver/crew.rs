@@ -94,6 +94,16 @@ impl Job {
         Arc::new(Self { path, seen: Some(seen), state: Mutex::default(), done: Condvar::new() })
     }
 
+    /// Whether the file was seen like this.
+    pub(super) fn saw(&self, meta: &Metadata) -> bool {
+        self.seen == Some(Identity::of(meta))
+    }
+
+    /// The same file to be read once more under another name, as it was seen under the first.
+    pub(super) fn again(&self, path: PathBuf) -> Arc<Self> {
+        Arc::new(Self { path, seen: self.seen, state: Mutex::default(), done: Condvar::new() })
+    }
+
     /// Bytes that come from elsewhere.
     pub(super) fn stream() -> Arc<Self> {
         let path = PathBuf::new();

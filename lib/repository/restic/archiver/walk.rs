@@ -227,7 +227,8 @@ impl Walk<'_, '_> {
         }
         let mut node = node_of(name, kind, meta, self.people);
         let before = before.filter(|before| before.kind == kind);
-        if let Err(error) = complete(&mut node, &path, before) {
+        let settled = before.filter(|before| self.parent.is_settled(before));
+        if let Err(error) = complete(&mut node, &path, settled) {
             self.send(Event::Unreadable(path, error))?;
             return Ok(None);
         }
@@ -283,7 +284,8 @@ impl Walk<'_, '_> {
         if meta.nlink() > 1
             && let Some(job) = self.links.get(&name)
         {
-            let job = Arc::clone(job);
+            // Changed since it was read under its first name: reading it again says so.
+            let job = if job.saw(meta) { Arc::clone(job) } else { self.again(job, path) };
             return self.send(Event::File(node, job, shown));
         }
         let job = Job::file(path, Identity::of(meta));
@@ -292,6 +294,12 @@ impl Walk<'_, '_> {
         }
         self.crew.read(Arc::clone(&job));
         self.send(Event::File(node, job, shown))
+    }
+
+    fn again(&self, job: &Job, path: PathBuf) -> Arc<Job> {
+        let job = job.again(path);
+        self.crew.read(Arc::clone(&job));
+        job
     }
 
     fn send(&self, event: Event) -> Result<(), Over> {

@@ -79,13 +79,18 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn make(opened: &Opened, target: &Target, how: &How) -> Result<Self, Fault> {
         let mut plan = Self::default();
-        plan.folders.push(Folder { path: PathBuf::new(), look: look(&mut Node::default()), known: false });
+        let mut start = start(opened, how)?;
+        let mut nothing = Node::default();
+        let (known, top) = match &mut start {
+            Start::Folder(_, Some(node)) if how.look => (true, &mut **node),
+            _ => (false, &mut nothing),
+        };
+        plan.folders.push(Folder { path: PathBuf::new(), look: look(top), known });
         let mut inodes = Inodes::new();
         let mut above: Vec<usize> = vec![0];
-        let start = start(opened, how)?;
         if let Start::File(node) = start {
             plan.file(opened, target, 0, *node, &mut inodes)?;
-        } else if let Start::Folder(tree) = start {
+        } else if let Start::Folder(tree, _) = start {
             opened::walk(&opened.store, &opened.index, tree, &mut |path, node| {
                 if signal::stop_asked() {
                     return Err(interrupted());
@@ -199,11 +204,11 @@ impl Plan {
 
 enum Start {
     File(Box<Node>),
-    Folder(Id),
+    Folder(Id, Option<Box<Node>>),
 }
 
 fn start(opened: &Opened, how: &How) -> Result<Start, Fault> {
-    let Some(from) = &how.from else { return Ok(Start::Folder(opened.snapshot.tree)) };
+    let Some(from) = &how.from else { return Ok(Start::Folder(opened.snapshot.tree, None)) };
     let nothing = || {
         Fault::usage(format!("the snapshot {} has no such file or folder", opened.id.short()))
             .place(from.display().to_string())
@@ -211,7 +216,7 @@ fn start(opened: &Opened, how: &How) -> Result<Start, Fault> {
     let node = opened.find(from)?.ok_or_else(nothing)?;
     match (node.kind, node.subtree) {
         (NodeKind::File, _) => Ok(Start::File(Box::new(node))),
-        (NodeKind::Dir, Some(tree)) => Ok(Start::Folder(tree)),
+        (NodeKind::Dir, Some(tree)) => Ok(Start::Folder(tree, Some(Box::new(node)))),
         _ => Err(nothing()),
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -15,7 +14,7 @@ use crate::evidence::{self, SnapshotState};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::plan::Prove;
-use crate::repository::restic::{Id, NodeKind, Opened, Progress, Repository, Restored, Spec, mode};
+use crate::repository::restic::{How, Id, NodeKind, Opened, Progress, Repository, Restored, Spec};
 use crate::sources::{Choice, Home, Live, Nature, Wanted};
 use crate::tools::snapshot::hooks::{self, Scope};
 use crate::tools::snapshot::inside::{self, Inside, Part};
@@ -356,27 +355,15 @@ fn files_back(
 ) -> Result<(Restored, u64), Fault> {
     let way = way(opened, one.part, live)?;
     let was_there = way.into.exists();
-    let how = wish.how(Some(way.from.clone()), true);
+    // A folder that was not there gets the look that it had.
+    let look = !was_there && !way.single;
+    let how = How { look, ..wish.how(Some(way.from.clone()), true) };
     let step = Step { of_bytes: Some(one.part.bytes), ..Step::new(&format!("{}: restoring", one.part.name)) };
     let mut all = Restored::default();
     add(&mut all, watched(opened, &way.into, &how, (ticker, step, &Progress::default()))?);
     compare(opened, &way.into, Some(&way.from), sums)?;
     let deleted = if wish.delete { delete(opened, &way, live, place)? } else { 0 };
-    if !was_there && !way.single {
-        dress(opened, &way, how.owners)?;
-    }
     Ok((all, deleted))
-}
-
-/// A folder that was not there gets the look that it had.
-fn dress(opened: &Opened, way: &Way, owners: bool) -> Result<(), Fault> {
-    let Some(node) = opened.find(&way.from)? else { return Ok(()) };
-    let owned = if owners { chown(&way.into, Some(node.uid), Some(node.gid)) } else { Ok(()) };
-    owned
-        .and_then(|()| {
-            fs::set_permissions(&way.into, fs::Permissions::from_mode(mode::to_unix(node.mode) & 0o1777))
-        })
-        .map_err(|e| files::unwritable(&way.into, &e))
 }
 
 /// Removes what belongs to the source and is not in the snapshot. Returns how many things that were.
