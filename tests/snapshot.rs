@@ -16,6 +16,7 @@ mod drill;
 mod files;
 mod hooks;
 mod keys;
+mod kills;
 mod kinds;
 mod kubernetes;
 mod live;

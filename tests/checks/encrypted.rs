@@ -188,7 +188,9 @@ fn the_check_accepts_what_the_source_accepts_and_refuses_what_it_refuses() {
     let head = "version: 1\nservice: shop\nrelease: {version: 1.0}\n";
     let database = "{name: db, kind: postgres, target: \"${DATABASE_URL}\"}";
     let check = format!("{head}preflight:\n  checks:\n    - {database}\n");
-    let source = format!("{head}snapshot:\n  store: store\n  encryption: {{none_needed_because: a test}}\n  sources:\n    - {database}\n");
+    let source = format!(
+        "{head}snapshot:\n  store: store\n  encryption: {{none_needed_because: a test}}\n  sources:\n    - {database}\n"
+    );
     std::fs::write(folder.path().join("check.yaml"), check).unwrap();
     std::fs::write(folder.path().join("source.yaml"), source).unwrap();
     let ask = |binary: &str, words: &[&str], (address, variables, _): &Case| -> Ended {
