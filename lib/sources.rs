@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
-use crate::evidence::{Finding, SourceRecord, TableRecord, Verdict};
+use crate::evidence::{Finding, SnapshotState, SourceRecord, TableRecord, Verdict};
 use crate::fault::Fault;
 use crate::plan::{Loaded, SourceSpec};
 use crate::units::Text;
@@ -297,7 +297,11 @@ fn place_of(loaded: &Loaded, name: &str) -> Option<yaml::Place> {
 /// A database that does not answer is an error, a table that is gone a failure.
 pub fn intact(specs: &[SourceSpec], loaded: &Loaded, recorded: &[SourceRecord]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for record in recorded.iter().filter(|record| !record.tables.is_empty()) {
+    for record in recorded {
+        if record.tables.is_empty() {
+            findings.extend(nothing_recorded(specs, loaded, record));
+            continue;
+        }
         let Some(spec) = specs.iter().find(|spec| spec.name == record.name) else {
             findings.extend(not_compared(&record.tables, "the plan has no such source any more"));
             continue;
@@ -308,6 +312,23 @@ pub fn intact(specs: &[SourceSpec], loaded: &Loaded, recorded: &[SourceRecord]) 
         }
     }
     findings
+}
+
+/// What is to be said of a database whose dump failed, as the plan allows it: its rows are not known.
+fn nothing_recorded(specs: &[SourceSpec], loaded: &Loaded, record: &SourceRecord) -> Option<Finding> {
+    if record.state == SnapshotState::Whole {
+        return None;
+    }
+    let spec = specs.iter().find(|spec| spec.name == record.name)?;
+    let source = prepare(&Order { spec, loaded }).ok()?;
+    let Nature::Dump { .. } = source.nature() else { return None };
+    let name = format!("data intact: {}", record.name);
+    let finding = Finding::new(name, "data", Verdict::NoData, world::now());
+    Some(
+        finding.says(
+            "the snapshot has no rows of it to compare with: its dump failed, and the plan allows that",
+        ),
+    )
 }
 
 /// One finding per table that says why it could not be compared.

@@ -130,7 +130,7 @@ pub fn create(job: &Job) -> Result<Exit, Fault> {
         } else {
             ready.source.prove(&back)?
         };
-        let record = record(taken.part, section.prove, &proof, more);
+        let record = record(taken.part, section.prove, &proof, more, taken.failed);
         findings.extend(findings_of(&record, taken.took, started.elapsed()));
         records.push(record);
     }
@@ -332,7 +332,7 @@ fn prove_packs(sealed: &Sealed, prove: Prove, ticker: &Ticker) -> Result<Proof, 
     }
 }
 
-fn record(part: Part, prove: Prove, proof: &Proof, more: Option<String>) -> SourceRecord {
+fn record(part: Part, prove: Prove, proof: &Proof, more: Option<String>, failed: bool) -> SourceRecord {
     let read_back = match (proof.packs, prove) {
         (0, _) => "nothing new was to be stored".to_owned(),
         (packs, Prove::New) => {
@@ -356,7 +356,7 @@ fn record(part: Part, prove: Prove, proof: &Proof, more: Option<String>) -> Sour
         sha256: part.sha256,
         state: part.state,
         notes: part.notes,
-        proven: true,
+        proven: !failed,
         proof,
         tables: part.tables,
         details: part.details,
@@ -366,7 +366,12 @@ fn record(part: Part, prove: Prove, proof: &Proof, more: Option<String>) -> Sour
 /// What is to be said of a source: that it was proven, and as a warning of its own what is missing.
 fn findings_of(record: &SourceRecord, read: Duration, proven: Duration) -> Vec<Finding> {
     let name = format!("{} backed up and read back", record.name);
-    let mut finding = Finding::new(name, &record.kind, Verdict::Pass, world::now()).says(&record.proof);
+    let verdict = if record.proven { Verdict::Pass } else { Verdict::Fail };
+    let mut finding = Finding::new(name, &record.kind, verdict, world::now()).says(&record.proof);
+    if !record.proven {
+        // The plan forgives it.
+        finding.severity = Severity::Warning;
+    }
     finding.observed = Some(format!("{}, {}", plural(record.files, "file"), show_size(record.bytes as f64)));
     finding.expected = Some("everything reads back as it was stored".into());
     finding.value = Some(record.bytes as f64);

@@ -1,9 +1,14 @@
 //! What stops a snapshot: failing commands, full disks, signals, other writers. Nothing partial stays.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 use serde_json::json;
+
+use trapkey::evidence::{SourceRecord, Verdict};
+use trapkey::plan::Loaded;
+use trapkey::sources::intact;
 
 use super::{Place, is_root, noise, walk};
 use crate::support::{binary, run, tool};
@@ -224,6 +229,15 @@ fn a_dump_that_fails_may_be_forgiven_whatever_its_kind() {
         assert!(db["notes"][0].as_str().unwrap().contains(why), "{source}: {db}");
         // What is not in the snapshot counts for nothing.
         assert_eq!((&db["files"], &db["bytes"]), (&json!(0), &json!(0)), "{source}");
+        assert_eq!((&config["proven"], &db["proven"]), (&json!(true), &json!(false)), "{source}");
+        // `verify` does not take the silence about its rows for rows that are as they were.
+        let records: Vec<SourceRecord> =
+            serde_json::from_value(document["snapshot"]["sources"].clone()).unwrap();
+        let loaded = Loaded::read(&place.path("release.yaml"), BTreeMap::new()).unwrap();
+        let specs = &loaded.plan.snapshot.as_ref().unwrap().sources;
+        let said: Vec<Verdict> = intact(specs, &loaded, &records).iter().map(|f| f.verdict).collect();
+        let expected = if source.contains("command") { vec![] } else { vec![Verdict::NoData] };
+        assert_eq!(said, expected, "{source}");
         place.good(&["restore", "--to", "back"]);
         assert_eq!(std::fs::read(place.path("back/config/app.conf")).unwrap(), b"settings");
     }

@@ -184,6 +184,12 @@ fn a_restore_overwrites_nothing() {
     assert_eq!(ended.code, 2);
     assert!(ended.stderr.contains("not empty"), "{}", ended.stderr);
     assert_eq!(walk(&place.path("back")), [place.path("back/precious")]);
+    for inside in ["store/back", "store/data/back/deeper"] {
+        let ended = place.call(&["restore", "--to", inside]);
+        assert_eq!(ended.code, 2, "{}", ended.stderr);
+        assert!(ended.stderr.contains("lies in the snapshot store"), "{}", ended.stderr);
+        assert!(!place.path(inside).exists());
+    }
 }
 
 #[test]

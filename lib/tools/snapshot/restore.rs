@@ -114,6 +114,7 @@ pub fn restore(place: &Place, wish: &Wish, talk: &Talk, json: bool) -> Result<Ex
     let Some(to) = &wish.goal.to else {
         return Err(Fault::usage("there is no folder to restore to").help("name it with --to"));
     };
+    not_into_the_store(place, to)?;
     let started = std::time::Instant::now();
     let repository = place.open()?;
     let id = chosen(&repository, &wish.id, None)?;
@@ -191,6 +192,21 @@ fn warn(done: &Restored, talk: &Talk) {
     if done.devices_left_out > 0 {
         talk.line(Mark::Warn, &format!("{} left out", plural(done.devices_left_out, "device")));
     }
+}
+
+/// Errors (2): the target lies in the store, where restored files would pass for its own.
+fn not_into_the_store(place: &Place, to: &Path) -> Result<(), Fault> {
+    let Some(store) = place.folder().and_then(|folder| std::fs::canonicalize(folder).ok()) else {
+        return Ok(());
+    };
+    let absolute = std::path::absolute(to).unwrap_or_else(|_| to.to_path_buf());
+    let real = absolute.ancestors().find_map(|above| std::fs::canonicalize(above).ok());
+    if real.is_some_and(|real| real.starts_with(&store)) {
+        return Err(Fault::usage("the folder to restore into lies in the snapshot store")
+            .place(to.display().to_string())
+            .help("name a folder elsewhere"));
+    }
+    Ok(())
 }
 
 /// Restores into a folder that is new, empty, or left by an interrupted restore of the same.
