@@ -22,7 +22,7 @@ const MAX: u64 = 16 * 1024 * 1024;
 /// What a snapshot says of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Inside {
-    /// [`FORMAT`].
+    /// `trapkey/inside/v1`.
     pub format: String,
     /// The service that was backed up.
     pub service: String,
@@ -51,7 +51,7 @@ pub struct Part {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// The SHA-256 over its lines in [`SUMS`].
+    /// The SHA-256 over its lines in `SHA256SUMS`.
     pub sha256: String,
     /// Whether all of it is there.
     pub state: SnapshotState,
