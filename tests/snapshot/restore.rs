@@ -606,3 +606,42 @@ fn a_socket_that_is_in_use_outlives_a_restore_that_deletes() {
     std::os::unix::net::UnixStream::connect(place.path("deploy/added/live.sock")).unwrap();
     drop(socket);
 }
+
+/// Makes a store by hand whose only snapshot has these files, and a manifest of this text.
+fn with_manifest(place: &Place, files: &[(&str, &[u8])], manifest: &str) {
+    use trapkey::repository::restic::{Local, Repository, Spec};
+    let backend = std::sync::Arc::new(Local::new(place.path("byhand")));
+    let passphrase = Passphrase::new("none-needed").unwrap();
+    let repository = Repository::init(backend, &passphrase, std::time::Duration::ZERO).unwrap();
+    let mut archive = repository.begin(Spec::new(vec!["/config".into()])).unwrap();
+    for (path, bytes) in files {
+        archive.bytes(Path::new(path), bytes).unwrap();
+    }
+    archive.bytes(Path::new("SHA256SUMS"), manifest.as_bytes()).unwrap();
+    archive.seal().unwrap().commit().unwrap();
+}
+
+#[test]
+fn files_that_are_not_what_the_manifest_says_fail_the_restore() {
+    // One piece, and several.
+    let (small, large) = (b"settings".to_vec(), noise(1_300_000, 9));
+    let files: [(&str, &[u8]); 2] = [("config/small", &small), ("config/large", &large)];
+    let line = |path: &str, bytes: &[u8]| format!("{}  {path}\n", trapkey::evidence::sha256_hex(bytes));
+    let good = [line("config/large", &large), line("config/small", &small)];
+    for (manifest, named) in [
+        (good.concat(), None),
+        (format!("{}{}", good[0], line("config/small", b"other")), Some("config/small")),
+        (format!("{}{}", line("config/large", b"other"), good[1]), Some("config/large")),
+        (good[0].clone(), Some("config/small")),
+        (good[1].clone(), Some("config/large")),
+    ] {
+        let place = Place::new("{name: config, kind: files, target: deploy}");
+        with_manifest(&place, &files, &manifest);
+        let ended = place.call(&["restore", "--store", "byhand", "--to", "back"]);
+        assert_eq!(ended.code, if named.is_some() { 4 } else { 0 }, "{manifest}: {}", ended.stderr);
+        if let Some(named) = named {
+            assert!(ended.stderr.contains("not what the snapshot's manifest says"), "{}", ended.stderr);
+            assert!(ended.stderr.contains(named), "{}", ended.stderr);
+        }
+    }
+}
