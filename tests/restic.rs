@@ -26,7 +26,7 @@ mod s3;
 mod s3_faults;
 mod s3_rights;
 mod shared;
-mod stops;
+pub(crate) mod stops;
 mod theirs;
 mod windows;
 mod written;

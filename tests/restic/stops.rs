@@ -6,21 +6,22 @@ use trapkey::repository::restic::{Backend, Kind, Name};
 
 use super::*;
 
-/// A store that refuses every change after so many.
+/// A store that refuses every change after so many, and may say beforehand that nothing is removed.
 #[derive(Debug)]
-struct Failing {
-    inner: Arc<Local>,
-    left: AtomicUsize,
+pub(crate) struct Limited {
+    pub(crate) inner: Arc<Local>,
+    pub(crate) left: AtomicUsize,
+    pub(crate) append_only: bool,
 }
 
-impl Failing {
+impl Limited {
     fn spend(&self) -> Result<(), Fault> {
         let spent = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         spent.map(drop).map_err(|_| Fault::infrastructure("the store answers no more"))
     }
 }
 
-impl Backend for Failing {
+impl Backend for Limited {
     fn place(&self) -> String {
         self.inner.place()
     }
@@ -46,13 +47,23 @@ impl Backend for Failing {
     }
     fn remove(&self, name: Name) -> Result<(), Fault> {
         self.spend()?;
-        self.inner.remove(name)
+        match name {
+            Name::File(Kind::Lock, _) => self.inner.remove(name),
+            _ if self.append_only => Err(Fault::infrastructure("removed").cause("Permission denied")),
+            _ => self.inner.remove(name),
+        }
+    }
+    fn may_remove(&self, kind: Kind) -> Result<(), Fault> {
+        if self.append_only && kind != Kind::Lock {
+            return Err(Fault::refused("nothing may be removed from this store"));
+        }
+        Ok(())
     }
 }
 
 impl Lab {
     fn failing_after(&self, changes: usize) -> Repository {
-        let failing = Failing { inner: self.backend(), left: AtomicUsize::new(changes) };
+        let failing = Limited { inner: self.backend(), left: AtomicUsize::new(changes), append_only: false };
         Repository::open(Arc::new(failing), &word()).unwrap()
     }
 

@@ -4,20 +4,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
-use trapkey::fault::Fault;
 use trapkey::plan::Retention;
-use trapkey::repository::restic::{
-    Backend, Id, Kind, Local, Name, Repository, Sealed, Snapshot, Spec, Thrift,
-};
+use trapkey::repository::restic::{Id, Repository, Sealed, Snapshot, Spec, Thrift};
 use trapkey::tools::snapshot::retention::{Fate, decide};
 
 use super::{Place, noise, walk};
 use crate::promote::{SHORT, Stage};
+use crate::restic::stops::Limited;
 use crate::restic::{Lab, check, word};
 use crate::support::{Ended, call, run};
 
@@ -426,61 +424,6 @@ fn decided_by_restic(lab: &Lab, flags: &str) -> Decided {
         decided.insert((snapshot["hostname"].as_str().unwrap().to_owned(), time), counted(matches));
     }
     decided
-}
-
-/// A store that refuses every change after so many, and may say beforehand that nothing is removed.
-#[derive(Debug)]
-pub(super) struct Limited {
-    pub(super) inner: Arc<Local>,
-    pub(super) left: AtomicUsize,
-    pub(super) append_only: bool,
-}
-
-impl Limited {
-    fn spend(&self) -> Result<(), Fault> {
-        let spent = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        spent.map(drop).map_err(|_| Fault::infrastructure("the store answers no more"))
-    }
-}
-
-impl Backend for Limited {
-    fn place(&self) -> String {
-        self.inner.place()
-    }
-    fn prepare(&self) -> Result<(), Fault> {
-        self.inner.prepare()
-    }
-    fn list(&self, kind: Kind) -> Result<Vec<(Id, u64)>, Fault> {
-        self.inner.list(kind)
-    }
-    fn length(&self, name: Name) -> Result<Option<u64>, Fault> {
-        self.inner.length(name)
-    }
-    fn read(&self, name: Name, offset: u64, length: usize, into: &mut Vec<u8>) -> Result<(), Fault> {
-        self.inner.read(name, offset, length, into)
-    }
-    fn put(&self, name: Name, parts: &[&[u8]]) -> Result<(), Fault> {
-        self.spend()?;
-        self.inner.put(name, parts)
-    }
-    fn sweep(&self) -> Result<(), Fault> {
-        self.spend()?;
-        self.inner.sweep()
-    }
-    fn remove(&self, name: Name) -> Result<(), Fault> {
-        self.spend()?;
-        match name {
-            Name::File(Kind::Lock, _) => self.inner.remove(name),
-            _ if self.append_only => Err(Fault::infrastructure("removed").cause("Permission denied")),
-            _ => self.inner.remove(name),
-        }
-    }
-    fn may_remove(&self, kind: Kind) -> Result<(), Fault> {
-        if self.append_only && kind != Kind::Lock {
-            return Err(Fault::refused("nothing may be removed from this store"));
-        }
-        Ok(())
-    }
 }
 
 /// A repository on a store that fails after so many changes.
