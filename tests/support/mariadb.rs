@@ -1,20 +1,20 @@
-//! A real MariaDB on a free loopback port, shared by the tests that run at the same time.
+//! A real MariaDB on a free loopback port, shared by all tests of a program.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::postgres::spawn_for_good;
-use super::{folder, free_port, run, wait_until};
+use super::{folder, folder_of_the_program, free_port, run, wait_until};
 
-/// A running server; the last holder ends it and removes its folder.
+/// A running server. One of a test's own ends with it, the shared one with the program.
 pub(crate) struct Mariadb {
     pub port: u16,
     server: Child,
     root: tempfile::TempDir,
 }
 
-static SHARED: Mutex<Weak<Mariadb>> = Mutex::new(Weak::new());
+static SHARED: Mutex<Option<Arc<Mariadb>>> = Mutex::new(None);
 
 /// The password of the user `shop`, with everything that has a meaning somewhere.
 pub(crate) const PASSWORD: &str = "q'uo\"te%d $pace\\:@/#";
@@ -25,17 +25,15 @@ impl Mariadb {
     /// The server that other tests use as well; make a database of your own in it.
     pub(crate) fn shared() -> Arc<Self> {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = shared.upgrade() {
-            return running;
-        }
-        let started = Arc::new(Self::start());
-        *shared = Arc::downgrade(&started);
-        started
+        Arc::clone(shared.get_or_insert_with(|| Arc::new(Self::start_in(folder_of_the_program()))))
     }
 
     /// A server of one's own, to be ended in the middle.
     pub(crate) fn start() -> Self {
-        let root = folder();
+        Self::start_in(folder())
+    }
+
+    fn start_in(root: tempfile::TempDir) -> Self {
         let data = root.path().join("data");
         let made = run(Command::new("mariadb-install-db")
             .args(["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal"])

@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+pub(crate) use ports::free_port;
 
 pub(crate) mod answering;
 pub(crate) mod caddy;
@@ -14,6 +17,7 @@ pub(crate) mod haproxy;
 pub(crate) mod mariadb;
 pub(crate) mod meddler;
 pub(crate) mod nginx;
+pub(crate) mod ports;
 pub(crate) mod postgres;
 pub(crate) mod prometheus;
 pub(crate) mod redis;
@@ -27,20 +31,20 @@ pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("trapkey-test-").tempdir().unwrap()
 }
 
-/// A loopback port that was free a moment ago.
-///
-/// It lies below those that the system gives to outgoing connections, and is given out once.
-pub(crate) fn free_port() -> u16 {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static GIVEN: AtomicU32 = AtomicU32::new(0);
-    let ours = std::process::id().wrapping_mul(997);
-    loop {
-        let next = ours.wrapping_add(GIVEN.fetch_add(1, Ordering::SeqCst)) % 22_000;
-        let port = 10_000 + u16::try_from(next).unwrap();
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
+/// A folder that goes away with this program, however it ends: what servers that all tests share write.
+pub(crate) fn folder_of_the_program() -> tempfile::TempDir {
+    let mut root = folder();
+    // The shell reads until the pipe closes, which it does with us. A server that ends at the same time
+    // may still write.
+    let script = "cat >/dev/null; for n in 1 2 3 4 5 6 7 8 9; do rm -rf -- \"$0\"; sleep 0.3; done";
+    let mut keeper = Command::new("sh");
+    keeper.args(["-c", script]).arg(root.path()).stdin(std::process::Stdio::piped());
+    keeper.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    // In a group of its own: a Ctrl-C at the terminal is not for it.
+    std::os::unix::process::CommandExt::process_group(&mut keeper, 0);
+    std::mem::forget(keeper.spawn().unwrap());
+    root.disable_cleanup(true);
+    root
 }
 
 /// The path of one of the five binaries.
@@ -96,11 +100,23 @@ pub(crate) fn json(path: &Path) -> serde_json::Value {
     serde_json::from_slice(&bytes).unwrap()
 }
 
-/// Waits until something is true, at most ten seconds.
+/// How long an event is waited for before the test gives up. It says nothing about how fast anything has
+/// to be: a machine with ten other things to do must get there.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Waits until something is true.
 pub(crate) fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
-    let started = std::time::Instant::now();
-    while !ready() {
-        assert!(started.elapsed().as_secs() < 10, "waited ten seconds for {what}");
-        std::thread::sleep(std::time::Duration::from_millis(10));
+    wait_for(what, || ready().then_some(()));
+}
+
+/// Waits until there is something, and gives it.
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < PATIENCE, "waited {} seconds for {what}", PATIENCE.as_secs());
+        std::thread::sleep(Duration::from_millis(10));
     }
 }

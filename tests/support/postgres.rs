@@ -1,19 +1,19 @@
-//! A real PostgreSQL on a free loopback port, shared by the tests that run at the same time.
+//! A real PostgreSQL on a free loopback port, shared by all tests of a program.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 
-use super::{folder, free_port, wait_until};
+use super::{folder, folder_of_the_program, free_port, wait_until};
 
-/// A running server; the last holder ends it and removes its folder.
+/// A running server. One of a test's own ends with it, the shared one with the program.
 pub(crate) struct Postgres {
     pub port: u16,
     server: Child,
     _folder: tempfile::TempDir,
 }
 
-static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
+static SHARED: Mutex<Option<Arc<Postgres>>> = Mutex::new(None);
 
 /// The password of the test server's superuser `shop`.
 pub(crate) const PASSWORD: &str = "s3cret-of-the-test";
@@ -22,21 +22,15 @@ impl Postgres {
     /// The server that other tests use as well; make a database of your own in it.
     pub(crate) fn shared() -> Arc<Self> {
         let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(running) = shared.upgrade() {
-            return running;
-        }
-        let started = Arc::new(Self::start());
-        *shared = Arc::downgrade(&started);
-        started
+        Arc::clone(shared.get_or_insert_with(|| Arc::new(Self::start_in(folder_of_the_program()))))
     }
 
     /// A server that nobody else uses.
     pub(crate) fn of_its_own() -> Self {
-        Self::start()
+        Self::start_in(folder())
     }
 
-    fn start() -> Self {
-        let root = folder();
+    fn start_in(root: tempfile::TempDir) -> Self {
         let data = root.path().join("data");
         let password = root.path().join("password");
         std::fs::write(&password, PASSWORD).unwrap();

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::answering::{Answering, Reply};
-use super::free_port;
+use super::{free_port, wait_until};
 
 /// A running Prometheus; it ends with the test.
 pub(crate) struct Prometheus {
@@ -45,11 +45,7 @@ impl Prometheus {
     }
 
     fn wait(&self) {
-        let began = Instant::now();
-        while self.get("/-/ready").is_none() {
-            assert!(began.elapsed().as_secs() < 30, "waited thirty seconds for Prometheus");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_until("Prometheus", || self.get("/-/ready").is_some());
     }
 
     /// Its address.
@@ -61,16 +57,11 @@ impl Prometheus {
     pub(crate) fn wait_for(&self, query: &str) {
         let query: String = form_urlencoded::byte_serialize(query.as_bytes()).collect();
         let path = format!("/api/v1/query?query={query}");
-        let began = Instant::now();
-        loop {
+        wait_until(&query, || {
             let answer: Value =
                 self.get(&path).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-            if answer["data"]["result"].as_array().is_some_and(|all| !all.is_empty()) {
-                return;
-            }
-            assert!(began.elapsed().as_secs() < 20, "waited twenty seconds for {query}: {answer}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+            answer["data"]["result"].as_array().is_some_and(|all| !all.is_empty())
+        });
     }
 
     /// Ends it now.

@@ -1,15 +1,18 @@
-//! A real S3 server on a free loopback port, shared by the tests that run at the same time. It verifies
+//! A real S3 server on a free loopback port, shared by all tests of a program. It verifies
 //! signatures, and of writers that race on a condition it lets one through.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A running server; the last holder ends it.
+#[path = "ports.rs"]
+mod ports;
+
+/// A running server. One of a test's own ends with it, the shared one with the program.
 pub(crate) struct Server {
     pub port: u16,
     process: Child,
@@ -21,7 +24,7 @@ pub(crate) struct Bucket {
     server: Arc<Server>,
 }
 
-static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+static SHARED: Mutex<Option<Arc<Server>>> = Mutex::new(None);
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// The key that the server knows.
@@ -29,33 +32,16 @@ pub(crate) const KEY: &str = "AKIATRAPKEYTESTS0000";
 /// Its secret.
 pub(crate) const SECRET: &str = "s3cret/of+the/tests-with-40-characters-0";
 
-/// A port that was free a moment ago, below those that the system gives to outgoing connections.
-fn port() -> u16 {
-    static GIVEN: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let next = std::process::id().wrapping_add(GIVEN.fetch_add(1, Ordering::SeqCst)) % 1_000;
-        let port = 9_000 + u16::try_from(next).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
 impl Server {
     fn shared() -> Arc<Self> {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = shared.upgrade() {
-            return running;
-        }
-        let started = Arc::new(Self::start("s3", false));
-        *shared = Arc::downgrade(&started);
-        started
+        Arc::clone(shared.get_or_insert_with(|| Arc::new(Self::start("s3", false))))
     }
 
     /// Starts one that speaks for these services of AWS, such as `s3` or `cloudwatch,iam`; with `auth`
     /// it asks what a user has the right to do.
     pub(crate) fn start(services: &'static str, auth: bool) -> Self {
-        let port = port();
+        let port = ports::free_port();
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(".needs/bin/ministack");
         assert!(program.exists(), "ministack must be installed: scripts/install-needs test");
         // It ends with the thread that starts it, which lasts as long as this program.
@@ -79,7 +65,7 @@ impl Server {
         let server = Self { port, process: started.recv().unwrap() };
         let began = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(began.elapsed() < Duration::from_secs(20), "waited twenty seconds for the S3 server");
+            assert!(began.elapsed() < Duration::from_secs(180), "waited three minutes for the S3 server");
             std::thread::sleep(Duration::from_millis(20));
         }
         server
