@@ -4,6 +4,7 @@
 pub mod address;
 pub mod background;
 pub mod ci;
+pub mod clock;
 pub mod files;
 pub mod http;
 pub mod postgres;

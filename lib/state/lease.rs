@@ -9,9 +9,8 @@
 //! length first, and only one that nobody renews is taken. Where the place can tell that the holder
 //! is gone (a folder: its lock of the kernel's is free) nobody waits.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -19,9 +18,15 @@ use serde_json::Value;
 
 use super::{Condition, Guard, Life, Place, Put, STATE, Saved, Store, Tag};
 use crate::fault::{Exit, Fault};
-use crate::world;
+use crate::world::{
+    self,
+    clock::{Clock, Repeating},
+};
 
 const LEASE: &str = "lease.json";
+
+/// A lease is renewed so many times in its length.
+const BEATS: u32 = 4;
 
 /// Who works on an environment.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -67,7 +72,7 @@ struct Written {
 #[derive(Debug)]
 pub struct Lease {
     inner: Arc<Inner>,
-    beat: Option<std::thread::JoinHandle<()>>,
+    beat: Option<Repeating>,
     version: u64,
     state: Option<Tag>,
     lines: u64,
@@ -88,8 +93,8 @@ struct Inner {
     store: Arc<Store>,
     lasts: Duration,
     kept: Mutex<Kept>,
-    wake: Condvar,
-    leave: AtomicBool,
+    /// Held while it is renewed: the heartbeat and the holder itself never do that at once.
+    renewing: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -116,6 +121,7 @@ impl Lease {
         lasts: Duration,
     ) -> Result<Held<T>, Fault> {
         let place = store.place.as_ref();
+        let clock = store.clock.as_ref();
         place.hurry(lasts);
         let found = read(place)?;
         if found.is_none() {
@@ -126,7 +132,7 @@ impl Lease {
                 Life::Over(guard) => Some(guard),
                 Life::Unknown if world::lives(&lease.process) == Some(false) => None,
                 _ => {
-                    watch(place, lease, tag)?;
+                    watch(store, lease, tag)?;
                     None
                 }
             },
@@ -137,7 +143,7 @@ impl Lease {
         let fence = before.max(saved.as_ref().map_or(0, |(s, _)| s.fence)) + 1;
         let guard = match (place.guard(fence), gone) {
             (Ok(Some(guard)), _) => guard,
-            (Ok(None), _) => return Err(held(place, fence)),
+            (Ok(None), _) => return Err(held(store, fence)),
             // Nothing can be written there any more. The lock of the last holder, who is gone, still
             // locks, and nothing must keep anybody from calling a release off.
             (Err(_), Some(gone)) if gone.locks() => gone,
@@ -149,16 +155,16 @@ impl Lease {
             process: world::process(),
             own: world::unique(),
             lasts_ms: millis(lasts),
-            until_ms: until(lasts),
+            until_ms: until(clock, lasts),
             renewed: 0,
             released: false,
         };
         let condition = found.map_or(Condition::New, |(_, tag)| Condition::Is(tag));
         // Others count from when it is written, so its holder counts from before that.
-        let asked = world::uptime();
+        let asked = clock.uptime();
         let tag = match put(place, &written, &condition) {
             Ok(Put::Done(tag)) => Some(tag),
-            Ok(Put::Conflict) => return Err(held(place, fence)),
+            Ok(Put::Conflict) => return Err(held(store, fence)),
             Err(_) if guard.locks() => None,
             Err(fault) => return Err(fault),
         };
@@ -167,12 +173,12 @@ impl Lease {
             store: Arc::clone(store),
             lasts,
             kept: Mutex::new(kept),
-            wake: Condvar::new(),
-            leave: AtomicBool::new(false),
+            renewing: Mutex::new(()),
         });
         let beat = {
             let inner = Arc::clone(&inner);
-            std::thread::Builder::new().name("lease".into()).spawn(move || inner.beat()).ok()
+            // Without a thread the holder renews it by itself, each time that it is asked for.
+            clock.repeat("lease", lasts / BEATS, Box::new(move || inner.beat())).ok()
         };
         let mut lease = Self { inner, beat, version: 0, state: None, lines: 0, guard };
         let saved = lease.claim(saved)?;
@@ -273,40 +279,38 @@ impl Lease {
     }
 
     /// Whether the lease is renewed as it should be: a job that cannot renew it has half its length
-    /// left to bring traffic back.
+    /// left to bring traffic back. Where only the heartbeat is late, for the machine is busy, the holder
+    /// renews it here and now.
     ///
     /// Errors: another job has it (5); it could not be renewed for half its length (4).
     pub fn renewed(&self) -> Result<(), Fault> {
-        self.inner.in_time()?;
-        let kept = self.inner.kept();
-        let since = world::uptime().saturating_sub(kept.at);
-        if since < self.inner.lasts / 2 {
+        let inner = &self.inner;
+        inner.in_time()?;
+        if inner.age() < inner.lasts / 2 {
             return Ok(());
         }
+        let failed = inner.renew(inner.lasts / 2).err();
+        inner.in_time()?;
+        let since = inner.age();
+        if since < inner.lasts / 2 {
+            return Ok(());
+        }
+        let since = crate::units::show_duration(since.as_secs_f64());
+        let cause = match failed {
+            Some(fault) => format!("for {since}: {}", fault.line()),
+            None => format!("for {since}"),
+        };
         Err(Fault::infrastructure("the lease on the promote state could not be renewed")
-            .place(self.inner.store.shown())
-            .cause(format!("for {}", crate::units::show_duration(since.as_secs_f64())))
+            .place(inner.store.shown())
+            .cause(cause)
             .help("can the place be reached and written?"))
-    }
-}
-
-impl Lease {
-    pub(super) fn stop_renewing(&mut self) {
-        {
-            // Under the lock, or the beat could go to sleep between looking and being told.
-            let _kept = self.inner.kept();
-            self.inner.leave.store(true, Ordering::SeqCst);
-        }
-        self.inner.wake.notify_all();
-        if let Some(beat) = self.beat.take() {
-            let _ = beat.join();
-        }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.stop_renewing();
+        // None is under way when this returns.
+        self.beat = None;
         let mut kept = self.inner.kept();
         let (Some(tag), false) = (kept.tag.clone(), kept.lost) else { return };
         kept.written.released = true;
@@ -320,34 +324,45 @@ impl Inner {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Renews four times in each length, until it is dropped or lost.
-    fn beat(&self) {
-        loop {
+    /// How long ago it was renewed.
+    fn age(&self) -> Duration {
+        self.store.clock.uptime().saturating_sub(self.kept().at)
+    }
+
+    /// Renews it, as its heartbeat does; nothing when it is lost.
+    fn beat(&self) -> Option<Duration> {
+        // A failure is tried again, and the holder sees by the time that it did not work.
+        let _ = self.renew(Duration::ZERO);
+        (!self.kept().lost).then_some(self.lasts / BEATS)
+    }
+
+    /// Renews it where it is as old as that, or notes that it is another job's. One that was not renewed
+    /// for its whole length is lost, whoever finds that out first.
+    ///
+    /// Errors: it is lost (5), or cannot be written (4).
+    fn renew(&self, from_age: Duration) -> Result<(), Fault> {
+        let _one = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.in_time()?;
+        let (mut next, tag) = {
             let kept = self.kept();
-            let (kept, _) = self
-                .wake
-                .wait_timeout_while(kept, self.lasts / 4, |_| !self.leave.load(Ordering::SeqCst))
-                .unwrap_or_else(PoisonError::into_inner);
-            if self.leave.load(Ordering::SeqCst) || kept.lost {
-                return;
-            }
-            let (mut next, tag) = (kept.written.clone(), kept.tag.clone());
-            drop(kept);
-            next.renewed += 1;
-            next.until_ms = until(self.lasts);
-            let Some(tag) = tag else { continue };
-            let asked = world::uptime();
-            let done = self.rewrite(&next, tag);
-            let mut kept = self.kept();
-            match done {
-                Ok(Put::Done(tag)) => {
-                    (kept.written, kept.tag, kept.at, kept.seen) = (next, Some(tag), asked, asked);
-                }
-                Ok(Put::Conflict) => kept.lost = true,
-                // It is tried again, and the holder sees by the time that it did not work.
-                Err(_) => {}
-            }
+            let Some(tag) = kept.tag.clone() else { return Ok(()) };
+            (kept.written.clone(), tag)
+        };
+        if self.age() < from_age {
+            return Ok(());
         }
+        next.renewed += 1;
+        next.until_ms = until(self.store.clock.as_ref(), self.lasts);
+        let asked = self.store.clock.uptime();
+        let done = self.rewrite(&next, tag)?;
+        let mut kept = self.kept();
+        match done {
+            Put::Done(tag) => {
+                (kept.written, kept.tag, kept.at, kept.seen) = (next, Some(tag), asked, asked);
+            }
+            Put::Conflict => kept.lost = true,
+        }
+        Ok(())
     }
 
     /// Writes the lease on top of what this holder wrote last; also where that was a write that was
@@ -373,7 +388,7 @@ impl Inner {
             let kept = self.kept();
             (kept.written.fence, kept.at, kept.tag.is_none())
         };
-        if unwritten || world::uptime().saturating_sub(at) < self.lasts / 2 {
+        if unwritten || self.store.clock.uptime().saturating_sub(at) < self.lasts / 2 {
             return Ok(());
         }
         match read(self.store.place.as_ref()) {
@@ -409,7 +424,7 @@ impl Inner {
             return Ok(());
         }
         // What was seen a moment ago need not be fetched from afar again.
-        let now = world::uptime();
+        let now = self.store.clock.uptime();
         if now.saturating_sub(seen) < self.store.place.between_looks() {
             return Ok(());
         }
@@ -429,7 +444,7 @@ impl Inner {
     /// Errors (5): another holder has it, or it was not renewed for as long as it lasts.
     fn in_time(&self) -> Result<(), Fault> {
         let mut kept = self.kept();
-        let over = kept.tag.is_some() && world::uptime().saturating_sub(kept.at) >= self.lasts;
+        let over = kept.tag.is_some() && self.store.clock.uptime().saturating_sub(kept.at) >= self.lasts;
         kept.lost |= over;
         if !kept.lost {
             return Ok(());
@@ -455,35 +470,37 @@ fn put(place: &dyn Place, written: &Written, condition: &Condition) -> Result<Pu
 /// by its own clock as well that its time is over.
 ///
 /// Errors (5): it is not over, or was renewed.
-fn watch(place: &dyn Place, lease: &Written, tag: &Tag) -> Result<(), Fault> {
-    let left = lease.until_ms.saturating_sub(world::now().as_millisecond());
+fn watch(store: &Store, lease: &Written, tag: &Tag) -> Result<(), Fault> {
+    let clock = store.clock.as_ref();
+    let left = lease.until_ms.saturating_sub(clock.now().as_millisecond());
     let lasts = Duration::from_millis(lease.lasts_ms);
     // A lease that ends far in the future was written by a clock that is wrong, or ours is.
     if left > 0 && left <= i64::try_from(lease.lasts_ms).unwrap_or(i64::MAX).saturating_mul(2) {
-        return Err(held(place, lease.fence));
+        return Err(held(store, lease.fence));
     }
-    let Some(until) = Instant::now().checked_add(lasts) else { return Err(held(place, lease.fence)) };
-    while Instant::now() < until {
-        if !world::signal::sleep((lasts / 20).clamp(Duration::from_millis(5), Duration::from_millis(500))) {
-            return Err(held(place, lease.fence));
+    let Some(until) = clock.uptime().checked_add(lasts) else { return Err(held(store, lease.fence)) };
+    while clock.uptime() < until {
+        if !clock.sleep((lasts / 20).clamp(Duration::from_millis(5), Duration::from_millis(500))) {
+            return Err(held(store, lease.fence));
         }
-        if place.get(LEASE)?.is_none_or(|object| object.tag != *tag) {
-            return Err(held(place, lease.fence));
+        if store.place.get(LEASE)?.is_none_or(|object| object.tag != *tag) {
+            return Err(held(store, lease.fence));
         }
     }
     Ok(())
 }
 
 /// How long whoever has just taken it may take to write who it is.
-const INTRODUCTION: Duration = Duration::from_millis(500);
+const INTRODUCTION: Duration = Duration::from_secs(2);
 
 /// The refusal (5) that names who has the environment: the holder of that fencing number, or a later one.
-fn held(place: &dyn Place, fence: u64) -> Fault {
-    let until = Instant::now() + INTRODUCTION;
+fn held(store: &Store, fence: u64) -> Fault {
+    let clock = store.clock.as_ref();
+    let until = clock.uptime() + INTRODUCTION;
     let found = loop {
-        match read(place) {
+        match read(store.place.as_ref()) {
             Ok(Some((Some(lease), _))) if lease.fence >= fence => break Some(lease),
-            Ok(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            Ok(_) if clock.uptime() < until && clock.sleep(Duration::from_millis(5)) => {}
             _ => break None,
         }
     };
@@ -497,7 +514,7 @@ fn held(place: &dyn Place, fence: u64) -> Fault {
         _ => "another job has just taken it".into(),
     };
     Fault::refused("another job holds this environment")
-        .place(place.shown())
+        .place(store.place.shown())
         .cause(cause)
         .help("wait for it, or call it off with `promote abort`")
 }
@@ -514,14 +531,6 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn until(lasts: Duration) -> i64 {
-    world::now().as_millisecond().saturating_add(i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX))
-}
-
-/// Watches the lease that stands there as somebody whose clock runs an hour ahead.
-#[cfg(test)]
-pub(super) fn watch_as_if_over(place: &dyn Place) -> Result<(), Fault> {
-    let Some((Some(mut lease), tag)) = read(place)? else { return Ok(()) };
-    lease.until_ms -= 3_600_000;
-    watch(place, &lease, &tag)
+fn until(clock: &dyn Clock, lasts: Duration) -> i64 {
+    clock.now().as_millisecond().saturating_add(i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX))
 }
