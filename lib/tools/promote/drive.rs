@@ -1,5 +1,7 @@
 //! Carries out what the machine asks for, one action after another, each on disk before and after.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
@@ -51,6 +53,8 @@ pub(super) struct Driver<'a> {
     log: Log,
     ticker: Ticker,
     clock: Clock,
+    /// Since when the router does not answer, by [`Clock::passed`].
+    away_since: Option<Duration>,
     /// The first thing that could not be written while traffic had to move back.
     unwritten: Option<Fault>,
 }
@@ -76,6 +80,7 @@ impl<'a> Driver<'a> {
             log: Log::new(),
             ticker: job.talk().ticker(),
             clock: Clock::start(),
+            away_since: None,
             unwritten: None,
         })
     }

@@ -17,7 +17,7 @@ use crate::checks;
 use crate::evidence::HookRecord;
 use crate::fault::{Exit, Fault};
 use crate::plan::Undecided;
-use crate::routers::{Side, Split, same_share};
+use crate::routers::{Live, Side, Split, same_share};
 use crate::state::{Ask, Asked, Saved};
 use crate::units::{Text, show_duration, show_share};
 use crate::world::shell::Order;
@@ -28,6 +28,10 @@ use crate::world::{self, signal};
 const FORWARD_TRIES: u32 = 3;
 /// How often a rollback is tried before people are called.
 const BACK_TRIES: u32 = 5;
+/// How long the router may be away in a restart, where the plan does not say.
+const ROUTER_BACK_WITHIN: Duration = Duration::from_secs(30);
+/// How long to wait before the router is asked again.
+const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 /// How many probes of a side every short call makes at least.
 const FRESH: u64 = 10;
 /// How many preview checks run at once.
@@ -219,7 +223,9 @@ impl<'a> Driver<'a> {
         let split = Split { green: weight, close_idle_side: rollback };
         let tries = if rollback { BACK_TRIES } else { FORWARD_TRIES };
         let mut last = String::new();
-        for attempt in 1..=tries {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
             self.lease.still_mine()?;
             let done = shift(self.router.as_mut(), &self.entry, &self.record.markers, split, &why);
             self.not_late()?;
@@ -236,20 +242,72 @@ impl<'a> Driver<'a> {
                     return Ok(Event::Shifted { at_ms: self.clock.ms(), held });
                 }
                 Err(not) => {
-                    last = not.fault.line();
+                    let why = not.fault.line();
                     // Requests were given their time to meet the split; more of it is more of them
                     // on a side that nobody judges.
-                    if (not.waited && !rollback) || self.abort_asked().is_some() {
+                    let enough = (not.waited && !rollback)
+                        || self.abort_asked().is_some()
+                        || (signal::stop_asked() && !rollback);
+                    let away_before = self.away_since.is_some();
+                    let restarts = !not.waited && self.may_come_back();
+                    if !restarts && away_before && self.away_since.is_none() {
+                        // It is back just now, and takes what it is told.
+                        attempt = 0;
+                    }
+                    if enough || (attempt >= tries && !restarts) {
+                        last = why;
                         break;
+                    }
+                    if why != last {
+                        self.job.talk().line(Mark::Warn, &format!("{why}; trying again"));
+                        last = why;
                     }
                 }
             }
-            if attempt < tries {
-                self.job.talk().line(Mark::Warn, &format!("{last}; trying again"));
-                std::thread::sleep(Duration::from_millis(200));
-            }
+            std::thread::sleep(BETWEEN_TRIES);
         }
         Ok(Event::ShiftFailed { why: last })
+    }
+
+    /// Whether the router is away, and for no longer than a restart may take.
+    fn may_come_back(&mut self) -> bool {
+        if self.router.read().is_ok() {
+            self.away_since = None;
+            return false;
+        }
+        self.is_awaited()
+    }
+
+    /// The same of a router that has just not answered.
+    fn is_awaited(&mut self) -> bool {
+        let now = self.clock.passed();
+        let since = *self.away_since.get_or_insert(now);
+        now.saturating_sub(since) < self.plan.router_back_within.map_or(ROUTER_BACK_WITHIN, |s| s.0)
+    }
+
+    /// The split as the router holds it; none while it is away for no longer than a restart may take. A
+    /// short call waits that long, for no other look follows.
+    ///
+    /// Errors: the router is lost.
+    fn read_router(&mut self) -> Result<Option<Live>, Fault> {
+        loop {
+            let fault = match self.router.read() {
+                Ok(live) => {
+                    self.away_since = None;
+                    return Ok(Some(live));
+                }
+                Err(fault) => fault,
+            };
+            if self.away_since.is_none() {
+                self.job.talk().line(Mark::Warn, &format!("{}; it may be restarting", fault.line()));
+            }
+            if !self.is_awaited() {
+                return Err(fault);
+            }
+            if self.mode == Mode::Hold || self.abort_asked().is_some() || !signal::sleep(BETWEEN_TRIES) {
+                return Ok(None);
+            }
+        }
     }
 
     /// What is due is to be judged once more. A job that was killed may have put its weight in force
@@ -329,6 +387,7 @@ impl<'a> Driver<'a> {
         if self.mode == Mode::Once && looked.look != Look::Bad && watch.is_owed_answers() {
             return Ok(None);
         }
+        let away = self.away_since.is_some();
         let behind = watch.is_behind(now.as_millisecond(), most);
         if self.mode == Mode::Once && blind {
             self.note_blind_spots();
@@ -341,6 +400,10 @@ impl<'a> Driver<'a> {
         if let Some(why) = behind.filter(|_| looked.look == Look::Good) {
             looked.look = Look::Unknown;
             sentence = why;
+        }
+        if away && looked.look == Look::Good {
+            looked.look = Look::Unknown;
+            sentence = "the router does not answer, it may be restarting".into();
         }
         if let Some(why) = self.nothing_known(&looked, now, until_ms)? {
             looked.look = Look::Bad;
@@ -462,8 +525,13 @@ impl<'a> Driver<'a> {
 
     fn reconcile_with(&mut self, state: &State) -> Result<Option<Event>, Fault> {
         let Some(weight) = state.settled(&self.record.course) else { return Ok(None) };
-        let found = match self.router.read() {
-            Ok(live) => {
+        let read = match state {
+            State::Baking { .. } => self.read_router(),
+            _ => self.router.read().map(Some),
+        };
+        let found = match read {
+            Ok(None) => return Ok(None),
+            Ok(Some(live)) => {
                 let nearest = self.router.nearest(weight);
                 if same_share(live.green, nearest) {
                     return Ok(None);
