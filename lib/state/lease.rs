@@ -76,7 +76,10 @@ pub struct Lease {
     version: u64,
     state: Option<Tag>,
     lines: u64,
-    guard: Guard,
+    /// Locks, where a lock of the kernel's keeps others on this machine away: its own or, where that could
+    /// not be made, that of the last holder, who is gone.
+    guard: Option<Guard>,
+    locks: bool,
 }
 
 /// A lease that was taken, and the record as it stood then.
@@ -93,21 +96,46 @@ struct Inner {
     store: Arc<Store>,
     lasts: Duration,
     kept: Mutex<Kept>,
-    /// Held while it is renewed: the heartbeat and the holder itself never do that at once.
-    renewing: Mutex<()>,
+    /// Held while it is renewed: the heartbeat and the holder itself never do that at once. Inside is what
+    /// shows others that the holder of this fencing number lives; none while that could not be made.
+    renewing: Mutex<Option<Guard>>,
 }
 
 #[derive(Debug)]
 struct Kept {
     written: Written,
-    /// Nothing while it could never be written (a full disk): then the lock of the kernel's counts.
-    tag: Option<Tag>,
+    /// What it is written on top of: what stands there by this holder's last knowledge.
+    stands: Stands,
     /// When it was renewed last, by the clock that runs on while this process or machine is stopped.
     at: Duration,
     /// When it was last seen to be still ours.
     seen: Duration,
     /// Whether another holder has it.
     lost: bool,
+}
+
+/// What stands in the place of the lease.
+#[derive(Clone, Debug)]
+enum Stands {
+    /// This holder's own writing.
+    Own(Tag),
+    /// What was found there, or nothing: this holder's own could not be written yet (a full disk). It
+    /// keeps a lock of the kernel's and has the lease only while nobody else has written one, which is
+    /// looked up each time; whatever moves traffic forward does not count it as held.
+    Before(Option<Tag>),
+}
+
+impl Stands {
+    fn condition(&self) -> Condition {
+        match self {
+            Self::Own(tag) | Self::Before(Some(tag)) => Condition::Is(tag.clone()),
+            Self::Before(None) => Condition::New,
+        }
+    }
+
+    fn is_own(&self) -> bool {
+        matches!(self, Self::Own(_))
+    }
 }
 
 impl Lease {
@@ -141,12 +169,12 @@ impl Lease {
         let saved = store.read::<T>()?;
         let before = found.as_ref().and_then(|(lease, _)| lease.as_ref()).map_or(0, |l| l.fence);
         let fence = before.max(saved.as_ref().map_or(0, |(s, _)| s.fence)) + 1;
-        let guard = match (place.guard(fence), gone) {
-            (Ok(Some(guard)), _) => guard,
+        let (own, gone) = match (place.guard(fence), gone) {
+            (Ok(Some(own)), _) => (Some(own), None),
             (Ok(None), _) => return Err(held(store, fence)),
             // Nothing can be written there any more. The lock of the last holder, who is gone, still
             // locks, and nothing must keep anybody from calling a release off.
-            (Err(_), Some(gone)) if gone.locks() => gone,
+            (Err(_), Some(gone)) if gone.locks() => (None, Some(gone)),
             (Err(fault), _) => return Err(fault),
         };
         let written = Written {
@@ -159,28 +187,29 @@ impl Lease {
             renewed: 0,
             released: false,
         };
-        let condition = found.map_or(Condition::New, |(_, tag)| Condition::Is(tag));
+        let before = Stands::Before(found.map(|(_, tag)| tag));
+        let locks = own.iter().chain(&gone).any(Guard::locks);
         // Others count from when it is written, so its holder counts from before that.
         let asked = clock.uptime();
-        let tag = match put(place, &written, &condition) {
-            Ok(Put::Done(tag)) => Some(tag),
+        let stands = match put(place, &written, &before.condition()) {
+            Ok(Put::Done(tag)) => Stands::Own(tag),
             Ok(Put::Conflict) => return Err(held(store, fence)),
-            Err(_) if guard.locks() => None,
+            Err(_) if locks => before,
             Err(fault) => return Err(fault),
         };
-        let kept = Kept { written, tag, at: asked, seen: asked, lost: false };
+        let kept = Kept { written, stands, at: asked, seen: asked, lost: false };
         let inner = Arc::new(Inner {
             store: Arc::clone(store),
             lasts,
             kept: Mutex::new(kept),
-            renewing: Mutex::new(()),
+            renewing: Mutex::new(own),
         });
         let beat = {
             let inner = Arc::clone(&inner);
             // Without a thread the holder renews it by itself, each time that it is asked for.
             clock.repeat("lease", lasts / BEATS, Box::new(move || inner.beat())).ok()
         };
-        let mut lease = Self { inner, beat, version: 0, state: None, lines: 0, guard };
+        let mut lease = Self { inner, beat, version: 0, state: None, lines: 0, guard: gone, locks };
         let saved = lease.claim(saved)?;
         Ok(Held { lease, saved })
     }
@@ -196,7 +225,7 @@ impl Lease {
         match self.swap(&record) {
             Ok(()) => {}
             // Nothing can be written, and the lock of the kernel's says that no other holder lives.
-            Err(fault) if fault.exit == Exit::Infrastructure && self.guard.locks() => {}
+            Err(fault) if fault.exit == Exit::Infrastructure && self.locks => {}
             Err(fault) => return Err(fault),
         }
         (saved.version, saved.fence) = (self.version, self.fence());
@@ -286,6 +315,15 @@ impl Lease {
     pub fn renewed(&self) -> Result<(), Fault> {
         let inner = &self.inner;
         inner.in_time()?;
+        if !inner.kept().stands.is_own() {
+            inner.write_at_last()?;
+            if !inner.kept().stands.is_own() {
+                return Err(Fault::infrastructure("the lease on the promote state cannot be written")
+                    .place(inner.store.shown())
+                    .cause("what is not written is not held: nothing moves forward")
+                    .help("is the disk full, or read-only? make room, and run it again"));
+            }
+        }
         if inner.age() < inner.lasts / 2 {
             return Ok(());
         }
@@ -311,11 +349,15 @@ impl Drop for Lease {
     fn drop(&mut self) {
         // None is under way when this returns.
         self.beat = None;
+        // The lock of the last holder, where this one has had it, is not needed any more.
+        self.guard = None;
         let mut kept = self.inner.kept();
-        let (Some(tag), false) = (kept.tag.clone(), kept.lost) else { return };
+        if kept.lost || !kept.stands.is_own() {
+            return;
+        }
         kept.written.released = true;
         // One that stays ends by itself.
-        let _ = self.inner.rewrite(&kept.written, tag);
+        let _ = self.inner.rewrite(&kept.written, &kept.stands.condition());
     }
 }
 
@@ -341,24 +383,32 @@ impl Inner {
     ///
     /// Errors: it is lost (5), or cannot be written (4).
     fn renew(&self, from_age: Duration) -> Result<(), Fault> {
-        let _one = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
         self.in_time()?;
-        let (mut next, tag) = {
+        if shown.is_none() {
+            // Before anything is written that others would look for the holder of.
+            let fence = self.kept().written.fence;
+            *shown = self.store.place.guard(fence)?;
+            if shown.is_none() {
+                self.kept().lost = true;
+                return Err(self.lost());
+            }
+        }
+        let (mut next, stands) = {
             let kept = self.kept();
-            let Some(tag) = kept.tag.clone() else { return Ok(()) };
-            (kept.written.clone(), tag)
+            (kept.written.clone(), kept.stands.clone())
         };
-        if self.age() < from_age {
+        if stands.is_own() && self.age() < from_age {
             return Ok(());
         }
         next.renewed += 1;
         next.until_ms = until(self.store.clock.as_ref(), self.lasts);
         let asked = self.store.clock.uptime();
-        let done = self.rewrite(&next, tag)?;
+        let done = self.rewrite(&next, &stands.condition())?;
         let mut kept = self.kept();
         match done {
             Put::Done(tag) => {
-                (kept.written, kept.tag, kept.at, kept.seen) = (next, Some(tag), asked, asked);
+                (kept.written, kept.stands, kept.at, kept.seen) = (next, Stands::Own(tag), asked, asked);
             }
             Put::Conflict => kept.lost = true,
         }
@@ -367,9 +417,9 @@ impl Inner {
 
     /// Writes the lease on top of what this holder wrote last; also where that was a write that was
     /// given up without an answer, and was done all the same.
-    fn rewrite(&self, next: &Written, tag: Tag) -> Result<Put, Fault> {
+    fn rewrite(&self, next: &Written, condition: &Condition) -> Result<Put, Fault> {
         let place = self.store.place.as_ref();
-        match put(place, next, &Condition::Is(tag))? {
+        match put(place, next, condition)? {
             Put::Conflict => match read(place)? {
                 Some((Some(found), tag)) if (found.fence, found.own) == (next.fence, next.own) => {
                     put(place, next, &Condition::Is(tag))
@@ -386,9 +436,12 @@ impl Inner {
         self.in_time()?;
         let (fence, at, unwritten) = {
             let kept = self.kept();
-            (kept.written.fence, kept.at, kept.tag.is_none())
+            (kept.written.fence, kept.at, !kept.stands.is_own())
         };
-        if unwritten || self.store.clock.uptime().saturating_sub(at) < self.lasts / 2 {
+        if unwritten {
+            return self.write_at_last();
+        }
+        if self.store.clock.uptime().saturating_sub(at) < self.lasts / 2 {
             return Ok(());
         }
         match read(self.store.place.as_ref()) {
@@ -418,10 +471,10 @@ impl Inner {
         self.in_time()?;
         let (fence, seen, unwritten) = {
             let kept = self.kept();
-            (kept.written.fence, kept.seen, kept.tag.is_none())
+            (kept.written.fence, kept.seen, !kept.stands.is_own())
         };
         if unwritten {
-            return Ok(());
+            return self.write_at_last();
         }
         // What was seen a moment ago need not be fetched from afar again.
         let now = self.store.clock.uptime();
@@ -441,10 +494,35 @@ impl Inner {
         self.in_time()
     }
 
+    /// Writes a lease that could not be written before. Where that still fails, this holder has it for as
+    /// long as nobody else has written one: whoever takes it must write.
+    ///
+    /// Errors (5): another holder has it.
+    fn write_at_last(&self) -> Result<(), Fault> {
+        if self.renew(Duration::ZERO).is_ok() && self.kept().stands.is_own() {
+            return Ok(());
+        }
+        self.in_time()?;
+        let before = match &self.kept().stands {
+            Stands::Own(_) => return Ok(()),
+            Stands::Before(tag) => tag.clone(),
+        };
+        match self.store.place.get(LEASE) {
+            Ok(found) if found.as_ref().map(|object| &object.tag) == before.as_ref() => Ok(()),
+            // Nothing can be read any more either, and the lock of the kernel's keeps others on this
+            // machine away.
+            Err(fault) if fault.exit == Exit::Infrastructure => Ok(()),
+            _ => {
+                self.kept().lost = true;
+                Err(self.lost())
+            }
+        }
+    }
+
     /// Errors (5): another holder has it, or it was not renewed for as long as it lasts.
     fn in_time(&self) -> Result<(), Fault> {
         let mut kept = self.kept();
-        let over = kept.tag.is_some() && self.store.clock.uptime().saturating_sub(kept.at) >= self.lasts;
+        let over = kept.stands.is_own() && self.store.clock.uptime().saturating_sub(kept.at) >= self.lasts;
         kept.lost |= over;
         if !kept.lost {
             return Ok(());

@@ -90,7 +90,7 @@ over_all! {
 }
 
 /// By clocks that jump: a sixth of it is what the store may take to answer, by the real one.
-const LASTS: Duration = Duration::from_secs(600);
+const LASTS: Duration = Duration::from_secs(60);
 
 fn holder(release: &str) -> Holder {
     Holder {
@@ -397,4 +397,89 @@ fn a_pause_that_cannot_be_looked_for_keeps_a_gate_shut_and_an_abort_is_looked_fo
     assert_eq!(store.paused(3).unwrap_err().what, "503");
     assert_eq!(store.asked(Ask::Pause, 3), None, "who only looks is not told of a pause that nobody saw");
     assert_eq!(store.asked(Ask::Abort, 3), None);
+}
+
+/// A folder on a disk that can be full.
+#[derive(Debug)]
+struct Disk {
+    folder: folder::Folder,
+    full: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Disk {
+    fn room(&self) -> Result<(), Fault> {
+        match self.full.load(std::sync::atomic::Ordering::SeqCst) {
+            true => Err(Fault::infrastructure("no space left on device")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Place for Disk {
+    fn shown(&self) -> String {
+        self.folder.shown()
+    }
+    fn get(&self, name: &str) -> Result<Option<Object>, Fault> {
+        self.folder.get(name)
+    }
+    fn put(&self, name: &str, bytes: &[u8], condition: &Condition) -> Result<Put, Fault> {
+        self.room().and_then(|()| self.folder.put(name, bytes, condition))
+    }
+    fn remove(&self, name: &str) -> Result<(), Fault> {
+        self.folder.remove(name)
+    }
+    fn list(&self, beginning: &str) -> Result<Vec<String>, Fault> {
+        self.folder.list(beginning)
+    }
+    fn journal(&self, line: &str, key: &str) -> Result<(), Fault> {
+        self.room().and_then(|()| self.folder.journal(line, key))
+    }
+    fn life(&self, fence: u64) -> Result<Life, Fault> {
+        self.folder.life(fence)
+    }
+    fn guard(&self, fence: u64) -> Result<Option<Guard>, Fault> {
+        self.room().and_then(|()| self.folder.guard(fence))
+    }
+    fn between_looks(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+#[test]
+fn what_could_not_be_written_is_not_held_and_is_lost_to_whoever_writes_it() {
+    for writes_first in [false, true] {
+        let (root, time) = (tempfile::tempdir().unwrap(), Time::default());
+        let full = Arc::new(std::sync::atomic::AtomicBool::default());
+        let is_full = |now| full.store(now, std::sync::atomic::Ordering::SeqCst);
+        let store = |machine: &Machine| {
+            let folder = folder::Folder::new(root.path(), "production");
+            Arc::new(Store::by(Box::new(Disk { folder, full: Arc::clone(&full) }), machine.shared()))
+        };
+        let (late, other) = (time.machine(), ahead(&time));
+        let first = take(&store(&late), "first").unwrap();
+        is_full(true);
+        // It dies: nobody says that it has left, and its lock lies there and locks nothing.
+        drop(first);
+        std::fs::write(root.path().join("production/lock.1"), "").unwrap();
+        let mut unfenced = take(&store(&late), "second").unwrap().lease;
+        unfenced.still_mine().unwrap();
+        let told = unfenced.renewed().unwrap_err();
+        assert_eq!(told.exit, Exit::Infrastructure);
+        assert!(told.cause.unwrap().contains("what is not written is not held"));
+        is_full(false);
+        if writes_first {
+            // There is room again before anybody else comes.
+            unfenced.renewed().unwrap();
+            unfenced.swap(&"second").unwrap();
+            assert!(take(&store(&other), "third").is_err());
+            continue;
+        }
+        late.stall(true);
+        let third = take(&store(&other), "third").unwrap();
+        late.stall(false);
+        assert_eq!(unfenced.still_mine().unwrap_err().exit, Exit::Refused);
+        assert!(unfenced.renewed().is_err() && unfenced.swap(&"second").is_err());
+        drop(unfenced);
+        third.lease.still_mine().unwrap();
+    }
 }

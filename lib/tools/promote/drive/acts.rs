@@ -9,10 +9,10 @@ use super::super::bake::{Bake, Looked, Scene, Watch, count_on, look};
 use super::super::begin::{self, Says, look_at};
 use super::super::machine::{Action, Event, Hook, Look, State, next};
 use super::super::record::{Record, millis, phase};
-use super::super::samples;
+use super::super::samples::{self, Of};
 use super::super::shift::shift;
 use super::notes::note_rollback;
-use super::{Driver, Mode};
+use super::{Driver, Mode, going_back};
 use crate::checks;
 use crate::evidence::HookRecord;
 use crate::fault::{Exit, Fault};
@@ -20,9 +20,10 @@ use crate::plan::Undecided;
 use crate::routers::{Live, Side, Split, same_share};
 use crate::state::{Ask, Asked, Saved};
 use crate::units::{Text, show_duration, show_share};
+use crate::world::clock::System;
 use crate::world::shell::Order;
 use crate::world::talk::Mark;
-use crate::world::{self, signal};
+use crate::world::{self, left_behind, signal};
 
 /// How often a forward shift is tried before the release goes back.
 const FORWARD_TRIES: u32 = 3;
@@ -32,6 +33,10 @@ const BACK_TRIES: u32 = 5;
 const ROUTER_BACK_WITHIN: Duration = Duration::from_secs(30);
 /// How long to wait before the router is asked again.
 const BETWEEN_TRIES: Duration = Duration::from_millis(200);
+/// How long a hook may clean up after TERM, before it is killed.
+const HOOK_GRACE: Duration = Duration::from_secs(10);
+/// The variable by which a hook that outlived its job is found.
+const PROMOTION_OF_HOOK: &str = "TRAPKEY_PROMOTION";
 /// How many probes of a side every short call makes at least.
 const FRESH: u64 = 10;
 /// How many preview checks run at once.
@@ -48,13 +53,13 @@ impl<'a> Driver<'a> {
         if !matches!(action, Action::Bake { .. } | Action::Wait | Action::Keep { .. })
             && !self.traffic_first()
         {
-            let epoch = self.record.promotion.epoch;
-            let does = json!({"at": world::now(), "epoch": epoch, "does": describe(action)});
+            let (epoch, id) = (self.record.promotion.epoch, &self.record.id);
+            let does = json!({"at": world::now(), "epoch": epoch, "promotion": id, "does": describe(action)});
             let noted = self.lease.journal(&does);
             self.bear(noted)?;
         }
         match action {
-            Action::Run(hook) => self.run_hook(hook).map(Some),
+            Action::Run(hook) => self.run_hook(hook),
             Action::Wait => self.wait_for_gate(),
             Action::Keep { until_ms } => self.keep(until_ms),
             Action::CheckHealth(side) => self.check_health(side).map(Some),
@@ -83,12 +88,50 @@ impl<'a> Driver<'a> {
         Ok(Some(self.reconcile()?.unwrap_or(Event::KeepOver)))
     }
 
-    fn run_hook(&mut self, hook: Hook) -> Result<Event, Fault> {
+    /// A hook of a job that was killed is over now, and how it ended is not known.
+    pub(super) fn lost_hook(&mut self) -> Result<Option<Event>, Fault> {
+        Ok(self.see_out_hooks().then_some(Event::HookLost))
+    }
+
+    /// Waits for the hooks of this promotion that outlived their job: one hook at a time is at work. One
+    /// that takes longer than a hook may is ended. False where a signal came first.
+    fn see_out_hooks(&mut self) -> bool {
+        let Some(id) = &self.record.id else { return true };
+        let limit = self.hook_limit();
+        let back = going_back(&self.record.state);
+        let mut gone = true;
+        for hook in left_behind::with_variable(PROMOTION_OF_HOOK, id) {
+            let left = limit.saturating_sub(hook.age(&System));
+            let what = format!(
+                "a hook of a job that was killed is still at work (process {}): it is waited for, at most {}",
+                hook.pid,
+                show_duration(left.as_secs_f64())
+            );
+            self.job.talk().line(Mark::Warn, &what);
+            self.ticker.set(&what);
+            gone &= hook.see_out(&System, left, HOOK_GRACE, &|| back || !signal::stop_asked());
+        }
+        gone
+    }
+
+    /// How long a hook may take.
+    fn hook_limit(&self) -> Duration {
+        self.plan.hooks.timeout.map_or(Duration::from_secs(600), |t| t.0)
+    }
+
+    fn run_hook(&mut self, hook: Hook) -> Result<Option<Event>, Fault> {
         self.lease.still_mine()?;
+        // One that may have begun is never begun again, whatever led here.
+        if self.record.state.hook_may_have_begun() {
+            return self.lost_hook();
+        }
+        if !self.see_out_hooks() {
+            return Ok(None);
+        }
         if hook == Hook::Retire
             && let Some(event) = self.reconcile()?
         {
-            return Ok(event);
+            return Ok(Some(event));
         }
         self.apply(&Event::HookBegins)?;
         let hooks = &self.plan.hooks;
@@ -101,7 +144,8 @@ impl<'a> Driver<'a> {
         let command = words.iter().map(|w| w.shown.as_str()).collect::<Vec<_>>().join(" ");
         let mut order =
             Order::new(words.iter().map(|w| w.value.clone()).collect(), begin::hook_folder(self.job));
-        order.timeout = hooks.timeout.map_or(Duration::from_secs(600), |t| t.0);
+        order.timeout = self.hook_limit();
+        order.grace = Some(HOOK_GRACE);
         order.through_signals = hook == Hook::OnRollback;
         let reason = match &self.record.state {
             State::RunningOnRollback { reason, .. } => reason.clone(),
@@ -114,11 +158,15 @@ impl<'a> Driver<'a> {
             ("TRAPKEY_VERSION", release.version.clone()),
             ("TRAPKEY_ENVIRONMENT", release.environment.clone()),
             ("TRAPKEY_REASON", reason),
+            (PROMOTION_OF_HOOK, self.record.id.clone().unwrap_or_default()),
         ]
         .map(|(k, v)| (k.to_owned(), v))
         .to_vec();
         let (exit, took, how, output) = match order.run() {
             Ok(ran) => {
+                if ran.interrupted {
+                    self.cut_off = Some(hook);
+                }
                 let mut output = String::from_utf8_lossy(&ran.stdout).into_owned();
                 output.push_str(&String::from_utf8_lossy(&ran.stderr));
                 let how = match ran.last_words() {
@@ -142,7 +190,7 @@ impl<'a> Driver<'a> {
         self.job
             .talk()
             .line(mark, &format!("hook {}: {how} after {}", hook.word(), show_duration(took.as_secs_f64())));
-        Ok(Event::HookEnded { ok, how })
+        Ok(Some(Event::HookEnded { ok, how }))
     }
 
     fn check_health(&mut self, side: Side) -> Result<Event, Fault> {
@@ -320,7 +368,8 @@ impl<'a> Driver<'a> {
 
     /// After the router was touched. Where another job took the lease meanwhile, this touch may have
     /// come after that job's own: what the record says is put in force, for perhaps nobody looks any
-    /// more.
+    /// more. A record of another promotion, or of other sides, is none of this job's business: its own
+    /// router would turn it round.
     ///
     /// Errors (5): another job has the lease, or this one was stopped for longer than it lasts.
     fn not_late(&mut self) -> Result<(), Fault> {
@@ -329,7 +378,7 @@ impl<'a> Driver<'a> {
         let mut done = None;
         while Instant::now() < until {
             let Ok(Some(Saved { version, fence, record })) = self.store().load::<Record>() else { break };
-            if done == Some(version) || fence == self.lease.fence() {
+            if done == Some(version) || fence == self.lease.fence() || !record.steers_the_same(&self.record) {
                 break;
             }
             // While the other job is about to set a weight itself, it is waited for.
@@ -394,7 +443,7 @@ impl<'a> Driver<'a> {
         }
         if self.log.overdue() {
             // They stay with the job, and wait for the next part.
-            let _ = self.log.flush(&self.lease, self.record.promotion.epoch);
+            let _ = self.log.flush(&self.lease, &Of::record(&self.record));
         }
         let mut sentence = looked.judgement.summary.clone();
         if let Some(why) = behind.filter(|_| looked.look == Look::Good) {
@@ -428,8 +477,8 @@ impl<'a> Driver<'a> {
         if let Some(watch) = self.watch.take().filter(|watch| watch.is_of(bake.step, counting)) {
             return Ok(self.watch.insert(watch));
         }
-        let epoch = self.record.promotion.epoch;
-        let before = samples::of_counting(self.store(), epoch, counting).unwrap_or_else(|fault| {
+        let of = Of::record(&self.record);
+        let before = samples::of_counting(self.store(), &of, counting).unwrap_or_else(|fault| {
             // What was seen before is lost, and what comes must suffice: that is no pass.
             self.job.talk().line(Mark::Warn, &fault.to_string());
             self.record.decided(world::now(), "trapkey", fault.line());
