@@ -21,6 +21,14 @@ const MAX_WAITING: usize = 10_000;
 /// than about the side, and is given up as missed.
 const MAX_OVERSLEEP: Duration = Duration::from_millis(100);
 
+/// So many requests go over one connection, then it is closed and the next one opens another: a balancer
+/// of connections would otherwise show one server of many for a whole bake. Names are resolved again with
+/// each connection.
+pub const REQUESTS_PER_CONNECTION: u32 = 4;
+
+/// A connection that is older than this is used once more and closed, however few requests it has carried.
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(10);
+
 /// How much of an answer's body is read. The rest is left, and the connection with it.
 const MAX_ANSWER: u64 = 4 * 1024 * 1024;
 
@@ -65,7 +73,7 @@ impl Lag {
 pub enum Connection {
     /// It may, as a browser's does.
     Kept,
-    /// It opens one and asks to close it. A router that balances connections, not requests, would
+    /// It asks to close it. A router that balances connections, not requests, would
     /// otherwise send every request of one client to the same side.
     New,
 }
@@ -95,11 +103,38 @@ struct State {
     waiting: VecDeque<Due>,
     /// Clients with their connections; the one used last is taken first, so that few connections
     /// are used often and none grows old.
-    clients: Vec<Client>,
+    clients: Vec<Asker>,
     done: Vec<Sample>,
     under_way: Vec<Due>,
     workers: usize,
     idle: usize,
+}
+
+/// A client with one connection at most, and how that was used.
+#[derive(Debug)]
+struct Asker {
+    client: Client,
+    carried: u32,
+    opened: Instant,
+}
+
+impl Asker {
+    fn new(timeout: Duration) -> Self {
+        Self { client: Client::new(timeout, 0), carried: 0, opened: Instant::now() }
+    }
+
+    /// What the next request does with the connection.
+    fn next(&mut self) -> Connection {
+        if self.carried == 0 {
+            self.opened = Instant::now();
+        }
+        self.carried += 1;
+        if self.carried < REQUESTS_PER_CONNECTION && self.opened.elapsed() < MAX_CONNECTION_AGE {
+            return Connection::Kept;
+        }
+        self.carried = 0;
+        Connection::New
+    }
 }
 
 #[derive(Debug, Default)]
@@ -282,34 +317,35 @@ impl Side {
     /// One worker: serves what is due until the sampler is dropped.
     fn work(&self) {
         loop {
-            let Some((due, client)) = self.next() else { return };
+            let Some((due, mut asker)) = self.next() else { return };
             if due.moment.elapsed() > self.timeout {
                 self.counts.missed.fetch_add(1, Ordering::SeqCst);
-                lock(&self.state).clients.push(client);
+                lock(&self.state).clients.push(asker);
                 continue;
             }
             self.counts.sent.fetch_add(1, Ordering::SeqCst);
             lock(&self.state).under_way.push(due);
+            let connection = asker.next();
             let sample =
-                send(&client, Request::get(&self.url), &self.header, Connection::Kept, due, self.timeout);
+                send(&asker.client, Request::get(&self.url), &self.header, connection, due, self.timeout);
             let mut state = lock(&self.state);
             state.under_way.retain(|other| other.moment != due.moment);
             state.done.push(sample);
-            state.clients.push(client);
+            state.clients.push(asker);
             self.counts.finished.fetch_add(1, Ordering::SeqCst);
         }
     }
 
-    fn next(&self) -> Option<(Due, Client)> {
+    fn next(&self) -> Option<(Due, Asker)> {
         let mut state = lock(&self.state);
         loop {
             if self.stop.leave.load(Ordering::SeqCst) {
                 return None;
             }
             if let Some(due) = state.waiting.pop_front() {
-                let client = state.clients.pop();
+                let asker = state.clients.pop();
                 drop(state);
-                return Some((due, client.unwrap_or_else(|| Client::new(self.timeout, 0))));
+                return Some((due, asker.unwrap_or_else(|| Asker::new(self.timeout))));
             }
             state.idle += 1;
             state = self.due.wait(state).unwrap_or_else(PoisonError::into_inner);
