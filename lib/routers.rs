@@ -290,9 +290,11 @@ pub fn open(spec: &RouterSpec, loaded: &Loaded) -> Result<Box<dyn Router>, Fault
     (kind.open)(&order).map_err(|problem| loaded.fault(problem))
 }
 
-/// Whether two shares are the same within what `nearest` may differ.
+/// Whether two shares are the same within what is lost on the way to a router and back. A small share is
+/// never the same as none, nor one that leaves few the same as all.
 pub fn same_share(a: f64, b: f64) -> bool {
-    (a - b).abs() < 0.000_5
+    let small = a.max(b).min(1.0 - a.min(b)).max(0.0);
+    (a - b).abs() <= (small / 4.0).clamp(1e-9, 0.000_5)
 }
 
 /// Refuses (2) a share that the router cannot represent to within a tenth of it.
@@ -304,4 +306,20 @@ pub fn representable(router: &dyn Router, green: f64) -> Result<f64, Fault> {
     Err(Fault::usage(format!("the router cannot give green {}", show_share(green)))
         .cause(format!("the nearest that its weights allow is {}", show_share(nearest)))
         .help("choose another weight for this step"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_share_is_not_none_and_a_large_one_not_all() {
+        for share in [0.0, 0.0001, 0.0004, 0.05, 0.5, 0.9996, 1.0] {
+            assert!(same_share(share, share) && same_share(share, share + 1e-12), "{share}");
+        }
+        for (a, b) in [(0.0, 0.0004), (0.0001, 0.0002), (0.9996, 1.0), (0.05, 0.0506), (0.0, 1.0)] {
+            assert!(!same_share(a, b) && !same_share(b, a), "{a} {b}");
+        }
+        assert!(same_share(0.5, 0.5004));
+    }
 }

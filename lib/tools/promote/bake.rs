@@ -16,7 +16,8 @@ use crate::judge::{Batch, Decision, Given, Judge, Requests, SideFigures, Sorter,
 use crate::metrics::SideOf;
 use crate::metrics::probe::{Sample, Sampler};
 use crate::plan::{Loaded, Promote};
-use crate::routers::{Counters, MEAN_OF_LAST, SideCount};
+use crate::redact::redact;
+use crate::routers::{Counters, MEAN_OF_LAST, Side, SideCount};
 use crate::world::http::join;
 
 /// What is measured while a step is watched.
@@ -31,6 +32,9 @@ pub(super) struct Watch<'a> {
     bake_ms: i64,
     /// By how much the driver's clock is ahead of the one that the samples carry, in ms.
     ahead_ms: i64,
+    /// A release that answered the probes in the place of the one that is judged: which side, and what it
+    /// said.
+    stranger: Option<(Side, String)>,
     /// When the look before was, in ms.
     looked_ms: i64,
     /// Blue and green by source, since the last interval that was put on record.
@@ -115,6 +119,7 @@ impl<'a> Watch<'a> {
             of: (bake.step, record.counting),
             bake_ms,
             ahead_ms: now.as_millisecond() - crate::world::now().as_millisecond(),
+            stranger: None,
             looked_ms: before.last().map_or(since_ms, |line| line.batch.at_ms),
             recent: BTreeMap::new(),
             recorded_at: recorded.max(since_ms),
@@ -143,6 +148,17 @@ impl<'a> Watch<'a> {
         (!names.is_empty()).then(|| format!("{} has not answered yet", names.join(", ")))
     }
 
+    /// Why what is judged is not what was deployed: another release has answered the probes in its place.
+    pub(super) fn another_release(&self) -> Option<String> {
+        let (side, says) = self.stranger.as_ref()?;
+        let judged = self.frame.sides[usize::from(*side == Side::Green)].release.as_ref()?;
+        let side = side.word();
+        Some(format!(
+            "{side} answers as `{}`, and this release began with `{judged}` on {side}",
+            redact(says)
+        ))
+    }
+
     /// Requests of the probe so far, on the side with fewer.
     pub(super) fn probed(&self) -> u64 {
         let [blue, green] = self.judge.requests("probe");
@@ -159,8 +175,15 @@ impl<'a> Watch<'a> {
     /// What the probe has seen since the look before.
     fn probe(&mut self, now_ms: i64) -> Given {
         let mut sorters = self.sorters(now_ms);
-        for (samples, sorter) in self.sampler.take().into_iter().zip(&mut sorters) {
-            for Sample { at, latency_ms, ok, .. } in samples {
+        let sides = [Side::Blue, Side::Green];
+        for ((samples, sorter), side) in self.sampler.take().into_iter().zip(&mut sorters).zip(sides) {
+            let release = &self.frame.sides[usize::from(side == Side::Green)].release;
+            for Sample { at, latency_ms, ok, version, .. } in samples {
+                if let (Some(judged), Some(says)) = (release, version)
+                    && *judged != says
+                {
+                    self.stranger.get_or_insert((side, says));
+                }
                 sorter.add(at.as_millisecond().saturating_add(self.ahead_ms), Some(latency_ms), ok);
             }
         }

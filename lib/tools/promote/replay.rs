@@ -33,7 +33,8 @@ struct Again {
 
 /// Judges the recorded samples once more and compares every judgement with the record.
 ///
-/// Ends with 0 when all are the same, 1 when one differs, 3 when samples are missing.
+/// Ends with 0 when all are the same, 1 when one differs, 3 when samples are missing or a step that was
+/// watched has no judgement.
 /// Errors: refused (5) when the document does not fit this plan and release, or the samples are not
 /// those that it names.
 pub fn replay(job: &Job) -> Result<Exit, Fault> {
@@ -49,13 +50,19 @@ pub fn replay(job: &Job) -> Result<Exit, Fault> {
         .map_err(|why| Fault::refused("the samples cannot be read").place(samples::FILE).cause(why))?;
     let again: Vec<Again> = promotion.judgements.iter().map(|j| compare(j, &looks)).collect();
     let missing = promotion.samples.as_ref().and_then(|s| s.incomplete.clone());
-    let exit = exit_of(&again);
+    let unjudged = unjudged(promotion);
+    let exit = match exit_of(&again) {
+        // What says that it was watched, and shows no judgement, is no proof of anything.
+        Exit::Pass if again.is_empty() || !unjudged.is_empty() => Exit::Undecided,
+        exit => exit,
+    };
     if job.call.json {
         let answer = serde_json::json!({
             "release": name_release(&job.release),
             "looks": looks.len(),
             "judgements": again,
             "incomplete": missing,
+            "steps_without_judgement": unjudged,
             "same": exit == Exit::Pass,
         });
         orders::print(&orders::pretty(&answer)?)?;
@@ -68,14 +75,30 @@ pub fn replay(job: &Job) -> Result<Exit, Fault> {
     if let Some(why) = missing {
         text.push_str(&format!("  not all samples were kept: {why}\n"));
     }
+    for step in &unjudged {
+        text.push_str(&format!(
+            "  step {step} is said to have passed, and the document holds no judgement of it\n"
+        ));
+    }
     text.push_str(match exit {
-        Exit::Pass if again.is_empty() => "nothing was judged\n",
+        _ if again.is_empty() => "the document holds no judgement, so nothing is proven\n",
+        Exit::Undecided if !unjudged.is_empty() => {
+            "a step was passed without a judgement, so it is not proven\n"
+        }
         Exit::Pass => "every verdict is reached again\n",
         Exit::Closed => "not every verdict is reached again\n",
         _ => "some verdicts cannot be reached again: their samples are missing\n",
     });
     orders::print(&crate::redact::redact(&text))?;
     Ok(exit)
+}
+
+/// The steps, from 1, that are said to have passed a bake that nothing in the document judged.
+fn unjudged(promotion: &Promotion) -> Vec<usize> {
+    let judged = |number| promotion.judgements.iter().any(|j| j.step == number && j.verdict == Verdict::Pass);
+    let steps = promotion.steps.iter().enumerate().map(|(from_zero, step)| (from_zero + 1, step));
+    let passed = steps.filter(|(_, step)| step.bake_s > 0.0 && step.verdict == Some(Verdict::Pass));
+    passed.map(|(number, _)| number).filter(|number| !judged(*number)).collect()
 }
 
 /// Refuses (5) a document of another plan or release. The files that are released need not be at hand:

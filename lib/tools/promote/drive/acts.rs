@@ -437,6 +437,7 @@ impl<'a> Driver<'a> {
             return Ok(None);
         }
         let away = self.away_since.is_some();
+        let another = watch.another_release();
         let behind = watch.is_behind(now.as_millisecond(), most);
         if self.mode == Mode::Once && blind {
             self.note_blind_spots();
@@ -448,6 +449,10 @@ impl<'a> Driver<'a> {
         let mut sentence = looked.judgement.summary.clone();
         if let Some(why) = behind.filter(|_| looked.look == Look::Good) {
             looked.look = Look::Unknown;
+            sentence = why;
+        }
+        if let Some(why) = another {
+            looked.look = Look::Bad;
             sentence = why;
         }
         if away && looked.look == Look::Good {
