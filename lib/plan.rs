@@ -508,6 +508,10 @@ pub struct Promote {
     /// How long green may take to become healthy after its deploy; 60 s when absent.
     #[serde(default)]
     pub healthy_within: Option<Span>,
+    /// How long the router may be away, in a restart or a reload, before that counts as lost; 30 s when
+    /// absent. Nothing moves meanwhile.
+    #[serde(default)]
+    pub router_back_within: Option<Span>,
     /// Checks of the idle side by its own address, after its health and before it gets any traffic.
     #[serde(default)]
     pub preview: Vec<CheckSpec>,

@@ -186,6 +186,14 @@ pub struct Split {
     pub close_idle_side: bool,
 }
 
+impl Split {
+    /// Whether users go back to where they were. A way back that cannot be confirmed stays on disk all the
+    /// same: the split of before would put users onto the bad side with the next reload by anybody.
+    pub fn is_way_back(&self) -> bool {
+        self.green <= 0.0
+    }
+}
+
 /// What the router runs now, read back from it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Live {

@@ -14,13 +14,14 @@
 //! | journal | every action before and after it |
 
 use std::path::Path;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
+use crate::world::clock::{Clock, System};
 use crate::world::s3::Access;
 
 mod bucket;
@@ -33,12 +34,13 @@ pub use lease::{Held, Holder, Lease};
 #[derive(Debug)]
 pub struct Store {
     place: Box<dyn Place>,
+    clock: Arc<dyn Clock>,
     /// What was asked for, as it was seen last: a place that is far away is not asked all the time.
     seen: Mutex<[Option<Seen>; 2]>,
 }
 
-/// A request as it was seen, and when.
-type Seen = (Instant, Result<Option<Asked>, Fault>);
+/// A request as it was seen, and when by the clock that goes on while this process is stopped.
+type Seen = (Duration, Result<Option<Asked>, Fault>);
 
 /// What tells one content of an object from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,7 +215,11 @@ impl Store {
     }
 
     fn at(place: Box<dyn Place>) -> Self {
-        Self { place, seen: Mutex::default() }
+        Self::by(place, System::shared())
+    }
+
+    fn by(place: Box<dyn Place>, clock: Arc<dyn Clock>) -> Self {
+        Self { place, clock, seen: Mutex::default() }
     }
 
     /// How long to wait before the lease is tried again.
@@ -268,12 +274,13 @@ impl Store {
         let between = self.place.between_looks();
         let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let slot = &mut seen[usize::from(ask == Ask::Pause)];
-        let fresh = slot.as_ref().filter(|(at, _)| !between.is_zero() && at.elapsed() < between);
+        let now = self.clock.uptime();
+        let fresh = slot.as_ref().filter(|(at, _)| !between.is_zero() && now.saturating_sub(*at) < between);
         let found = if let Some((_, found)) = fresh {
             found.clone()
         } else {
             let found = self.look_for(ask, epoch);
-            *slot = Some((Instant::now(), found.clone()));
+            *slot = Some((self.clock.uptime(), found.clone()));
             found
         };
         found.map(|found| found.filter(|asked| asked.epoch == epoch))
@@ -362,7 +369,7 @@ impl Store {
                 return Ok(());
             }
             // Those who collided must not go on in step.
-            std::thread::sleep(Duration::from_millis(crate::world::unique() % 20));
+            self.clock.sleep(Duration::from_millis(crate::world::unique() % 20));
         }
         Err(self.unwritten(name, "others keep changing it").help("run it again"))
     }

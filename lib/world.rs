@@ -4,8 +4,10 @@
 pub mod address;
 pub mod background;
 pub mod ci;
+pub mod clock;
 pub mod files;
 pub mod http;
+pub mod left_behind;
 pub mod postgres;
 pub mod s3;
 pub mod scratch;

@@ -129,7 +129,7 @@ impl Repository {
                 .place(backend.place())
                 .help("open that one, or name another place"));
         };
-        let store = Arc::new(Store { backend, key: master, version: config.version });
+        let store = Arc::new(Store::new(backend, master, config.version));
         Ok(Self { store, config, key, locking: true })
     }
 
@@ -150,7 +150,7 @@ impl Repository {
         let (key, master) = keys::open(&*backend, passphrase, &fits)?;
         let config =
             read_config(&sealed?, &master).map_err(|why| backend::damaged(&*backend, Name::Config, why))?;
-        let store = Arc::new(Store { backend, key: master, version: config.version });
+        let store = Arc::new(Store::new(backend, master, config.version));
         Ok(Self { store, config, key, locking: true })
     }
 

@@ -598,7 +598,9 @@ impl Router for Envoy {
         }
         self.swap(&after)?;
         let done = self.wait_for(&id, refused);
-        if done.is_err() {
+        // Where Envoy has refused it, it must not start on it either.
+        let taken = || self.refusals().is_ok_and(|now| now == refused);
+        if done.is_err() && !(split.is_way_back() && taken()) {
             // What lies on disk must be what runs, or the next start would switch traffic.
             self.swap(&before)?;
         }

@@ -373,11 +373,13 @@ impl Router for Nginx {
             return Ok(());
         }
         self.swap(&text)?;
-        let done = self
-            .run("accept the new configuration", &self.settings.test)
-            .and_then(|()| self.run("reload", &self.settings.reload))
-            .and_then(|()| self.wait_for(&id));
-        if done.is_err() {
+        if let Err(refused) = self.run("accept the new configuration", &self.settings.test) {
+            // nginx would not start on it.
+            self.swap(&before)?;
+            return Err(refused);
+        }
+        let done = self.run("reload", &self.settings.reload).and_then(|()| self.wait_for(&id));
+        if done.is_err() && !split.is_way_back() {
             // What lies on disk must be what runs, or the next reload by anybody would switch traffic.
             self.swap(&before)?;
         }

@@ -469,7 +469,7 @@ impl Router for Traefik {
             std::thread::sleep(self.settle());
         }
         let done = self.wait_for(green);
-        if done.is_err() {
+        if done.is_err() && !split.is_way_back() {
             // What lies on disk must be what runs, or Traefik would switch traffic later, unwatched.
             self.swap(&before)?;
         }

@@ -20,8 +20,9 @@ use crate::evidence::sha256_hex;
 use crate::fault::Fault;
 use crate::world::files::{self, unwritable, write_atomic};
 
-/// How long a conditional write waits for another one, which takes a few milliseconds.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a conditional write waits for another one. It takes a few milliseconds, and on a busy disk the
+/// time of a sync.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One environment's folder.
 #[derive(Debug)]
@@ -69,7 +70,10 @@ impl Folder {
                         "the promote state is locked for a change by another process",
                     )
                     .place(path.display().to_string())
-                    .cause("a change takes milliseconds, and this one has lasted for five seconds")
+                    .cause(format!(
+                        "a change takes milliseconds, and this one has lasted for {} s",
+                        PATIENCE.as_secs()
+                    ))
                     .help("is a stopped process (state T) of `promote` about? end it, and run this again"));
                 }
                 Err(e) => return Err(unwritable(&path, &e.into())),

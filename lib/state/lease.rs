@@ -9,9 +9,8 @@
 //! length first, and only one that nobody renews is taken. Where the place can tell that the holder
 //! is gone (a folder: its lock of the kernel's is free) nobody waits.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -19,9 +18,15 @@ use serde_json::Value;
 
 use super::{Condition, Guard, Life, Place, Put, STATE, Saved, Store, Tag};
 use crate::fault::{Exit, Fault};
-use crate::world;
+use crate::world::{
+    self,
+    clock::{Clock, Repeating},
+};
 
 const LEASE: &str = "lease.json";
+
+/// A lease is renewed so many times in its length.
+const BEATS: u32 = 4;
 
 /// Who works on an environment.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -67,11 +72,14 @@ struct Written {
 #[derive(Debug)]
 pub struct Lease {
     inner: Arc<Inner>,
-    beat: Option<std::thread::JoinHandle<()>>,
+    beat: Option<Repeating>,
     version: u64,
     state: Option<Tag>,
     lines: u64,
-    guard: Guard,
+    /// Locks, where a lock of the kernel's keeps others on this machine away: its own or, where that could
+    /// not be made, that of the last holder, who is gone.
+    guard: Option<Guard>,
+    locks: bool,
 }
 
 /// A lease that was taken, and the record as it stood then.
@@ -88,21 +96,46 @@ struct Inner {
     store: Arc<Store>,
     lasts: Duration,
     kept: Mutex<Kept>,
-    wake: Condvar,
-    leave: AtomicBool,
+    /// Held while it is renewed: the heartbeat and the holder itself never do that at once. Inside is what
+    /// shows others that the holder of this fencing number lives; none while that could not be made.
+    renewing: Mutex<Option<Guard>>,
 }
 
 #[derive(Debug)]
 struct Kept {
     written: Written,
-    /// Nothing while it could never be written (a full disk): then the lock of the kernel's counts.
-    tag: Option<Tag>,
+    /// What it is written on top of: what stands there by this holder's last knowledge.
+    stands: Stands,
     /// When it was renewed last, by the clock that runs on while this process or machine is stopped.
     at: Duration,
     /// When it was last seen to be still ours.
     seen: Duration,
     /// Whether another holder has it.
     lost: bool,
+}
+
+/// What stands in the place of the lease.
+#[derive(Clone, Debug)]
+enum Stands {
+    /// This holder's own writing.
+    Own(Tag),
+    /// What was found there, or nothing: this holder's own could not be written yet (a full disk). It
+    /// keeps a lock of the kernel's and has the lease only while nobody else has written one, which is
+    /// looked up each time; whatever moves traffic forward does not count it as held.
+    Before(Option<Tag>),
+}
+
+impl Stands {
+    fn condition(&self) -> Condition {
+        match self {
+            Self::Own(tag) | Self::Before(Some(tag)) => Condition::Is(tag.clone()),
+            Self::Before(None) => Condition::New,
+        }
+    }
+
+    fn is_own(&self) -> bool {
+        matches!(self, Self::Own(_))
+    }
 }
 
 impl Lease {
@@ -116,6 +149,7 @@ impl Lease {
         lasts: Duration,
     ) -> Result<Held<T>, Fault> {
         let place = store.place.as_ref();
+        let clock = store.clock.as_ref();
         place.hurry(lasts);
         let found = read(place)?;
         if found.is_none() {
@@ -126,7 +160,7 @@ impl Lease {
                 Life::Over(guard) => Some(guard),
                 Life::Unknown if world::lives(&lease.process) == Some(false) => None,
                 _ => {
-                    watch(place, lease, tag)?;
+                    watch(store, lease, tag)?;
                     None
                 }
             },
@@ -135,12 +169,12 @@ impl Lease {
         let saved = store.read::<T>()?;
         let before = found.as_ref().and_then(|(lease, _)| lease.as_ref()).map_or(0, |l| l.fence);
         let fence = before.max(saved.as_ref().map_or(0, |(s, _)| s.fence)) + 1;
-        let guard = match (place.guard(fence), gone) {
-            (Ok(Some(guard)), _) => guard,
-            (Ok(None), _) => return Err(held(place, fence)),
+        let (own, gone) = match (place.guard(fence), gone) {
+            (Ok(Some(own)), _) => (Some(own), None),
+            (Ok(None), _) => return Err(held(store, fence)),
             // Nothing can be written there any more. The lock of the last holder, who is gone, still
             // locks, and nothing must keep anybody from calling a release off.
-            (Err(_), Some(gone)) if gone.locks() => gone,
+            (Err(_), Some(gone)) if gone.locks() => (None, Some(gone)),
             (Err(fault), _) => return Err(fault),
         };
         let written = Written {
@@ -149,32 +183,33 @@ impl Lease {
             process: world::process(),
             own: world::unique(),
             lasts_ms: millis(lasts),
-            until_ms: until(lasts),
+            until_ms: until(clock, lasts),
             renewed: 0,
             released: false,
         };
-        let condition = found.map_or(Condition::New, |(_, tag)| Condition::Is(tag));
+        let before = Stands::Before(found.map(|(_, tag)| tag));
+        let locks = own.iter().chain(&gone).any(Guard::locks);
         // Others count from when it is written, so its holder counts from before that.
-        let asked = world::uptime();
-        let tag = match put(place, &written, &condition) {
-            Ok(Put::Done(tag)) => Some(tag),
-            Ok(Put::Conflict) => return Err(held(place, fence)),
-            Err(_) if guard.locks() => None,
+        let asked = clock.uptime();
+        let stands = match put(place, &written, &before.condition()) {
+            Ok(Put::Done(tag)) => Stands::Own(tag),
+            Ok(Put::Conflict) => return Err(held(store, fence)),
+            Err(_) if locks => before,
             Err(fault) => return Err(fault),
         };
-        let kept = Kept { written, tag, at: asked, seen: asked, lost: false };
+        let kept = Kept { written, stands, at: asked, seen: asked, lost: false };
         let inner = Arc::new(Inner {
             store: Arc::clone(store),
             lasts,
             kept: Mutex::new(kept),
-            wake: Condvar::new(),
-            leave: AtomicBool::new(false),
+            renewing: Mutex::new(own),
         });
         let beat = {
             let inner = Arc::clone(&inner);
-            std::thread::Builder::new().name("lease".into()).spawn(move || inner.beat()).ok()
+            // Without a thread the holder renews it by itself, each time that it is asked for.
+            clock.repeat("lease", lasts / BEATS, Box::new(move || inner.beat())).ok()
         };
-        let mut lease = Self { inner, beat, version: 0, state: None, lines: 0, guard };
+        let mut lease = Self { inner, beat, version: 0, state: None, lines: 0, guard: gone, locks };
         let saved = lease.claim(saved)?;
         Ok(Held { lease, saved })
     }
@@ -190,7 +225,7 @@ impl Lease {
         match self.swap(&record) {
             Ok(()) => {}
             // Nothing can be written, and the lock of the kernel's says that no other holder lives.
-            Err(fault) if fault.exit == Exit::Infrastructure && self.guard.locks() => {}
+            Err(fault) if fault.exit == Exit::Infrastructure && self.locks => {}
             Err(fault) => return Err(fault),
         }
         (saved.version, saved.fence) = (self.version, self.fence());
@@ -273,45 +308,56 @@ impl Lease {
     }
 
     /// Whether the lease is renewed as it should be: a job that cannot renew it has half its length
-    /// left to bring traffic back.
+    /// left to bring traffic back. Where only the heartbeat is late, for the machine is busy, the holder
+    /// renews it here and now.
     ///
     /// Errors: another job has it (5); it could not be renewed for half its length (4).
     pub fn renewed(&self) -> Result<(), Fault> {
-        self.inner.in_time()?;
-        let kept = self.inner.kept();
-        let since = world::uptime().saturating_sub(kept.at);
-        if since < self.inner.lasts / 2 {
+        let inner = &self.inner;
+        inner.in_time()?;
+        if !inner.kept().stands.is_own() {
+            inner.write_at_last()?;
+            if !inner.kept().stands.is_own() {
+                return Err(Fault::infrastructure("the lease on the promote state cannot be written")
+                    .place(inner.store.shown())
+                    .cause("what is not written is not held: nothing moves forward")
+                    .help("is the disk full, or read-only? make room, and run it again"));
+            }
+        }
+        if inner.age() < inner.lasts / 2 {
             return Ok(());
         }
+        let failed = inner.renew(inner.lasts / 2).err();
+        inner.in_time()?;
+        let since = inner.age();
+        if since < inner.lasts / 2 {
+            return Ok(());
+        }
+        let since = crate::units::show_duration(since.as_secs_f64());
+        let cause = match failed {
+            Some(fault) => format!("for {since}: {}", fault.line()),
+            None => format!("for {since}"),
+        };
         Err(Fault::infrastructure("the lease on the promote state could not be renewed")
-            .place(self.inner.store.shown())
-            .cause(format!("for {}", crate::units::show_duration(since.as_secs_f64())))
+            .place(inner.store.shown())
+            .cause(cause)
             .help("can the place be reached and written?"))
-    }
-}
-
-impl Lease {
-    pub(super) fn stop_renewing(&mut self) {
-        {
-            // Under the lock, or the beat could go to sleep between looking and being told.
-            let _kept = self.inner.kept();
-            self.inner.leave.store(true, Ordering::SeqCst);
-        }
-        self.inner.wake.notify_all();
-        if let Some(beat) = self.beat.take() {
-            let _ = beat.join();
-        }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.stop_renewing();
+        // None is under way when this returns.
+        self.beat = None;
+        // The lock of the last holder, where this one has had it, is not needed any more.
+        self.guard = None;
         let mut kept = self.inner.kept();
-        let (Some(tag), false) = (kept.tag.clone(), kept.lost) else { return };
+        if kept.lost || !kept.stands.is_own() {
+            return;
+        }
         kept.written.released = true;
         // One that stays ends by itself.
-        let _ = self.inner.rewrite(&kept.written, tag);
+        let _ = self.inner.rewrite(&kept.written, &kept.stands.condition());
     }
 }
 
@@ -320,41 +366,60 @@ impl Inner {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Renews four times in each length, until it is dropped or lost.
-    fn beat(&self) {
-        loop {
-            let kept = self.kept();
-            let (kept, _) = self
-                .wake
-                .wait_timeout_while(kept, self.lasts / 4, |_| !self.leave.load(Ordering::SeqCst))
-                .unwrap_or_else(PoisonError::into_inner);
-            if self.leave.load(Ordering::SeqCst) || kept.lost {
-                return;
-            }
-            let (mut next, tag) = (kept.written.clone(), kept.tag.clone());
-            drop(kept);
-            next.renewed += 1;
-            next.until_ms = until(self.lasts);
-            let Some(tag) = tag else { continue };
-            let asked = world::uptime();
-            let done = self.rewrite(&next, tag);
-            let mut kept = self.kept();
-            match done {
-                Ok(Put::Done(tag)) => {
-                    (kept.written, kept.tag, kept.at, kept.seen) = (next, Some(tag), asked, asked);
-                }
-                Ok(Put::Conflict) => kept.lost = true,
-                // It is tried again, and the holder sees by the time that it did not work.
-                Err(_) => {}
+    /// How long ago it was renewed.
+    fn age(&self) -> Duration {
+        self.store.clock.uptime().saturating_sub(self.kept().at)
+    }
+
+    /// Renews it, as its heartbeat does; nothing when it is lost.
+    fn beat(&self) -> Option<Duration> {
+        // A failure is tried again, and the holder sees by the time that it did not work.
+        let _ = self.renew(Duration::ZERO);
+        (!self.kept().lost).then_some(self.lasts / BEATS)
+    }
+
+    /// Renews it where it is as old as that, or notes that it is another job's. One that was not renewed
+    /// for its whole length is lost, whoever finds that out first.
+    ///
+    /// Errors: it is lost (5), or cannot be written (4).
+    fn renew(&self, from_age: Duration) -> Result<(), Fault> {
+        let mut shown = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.in_time()?;
+        if shown.is_none() {
+            // Before anything is written that others would look for the holder of.
+            let fence = self.kept().written.fence;
+            *shown = self.store.place.guard(fence)?;
+            if shown.is_none() {
+                self.kept().lost = true;
+                return Err(self.lost());
             }
         }
+        let (mut next, stands) = {
+            let kept = self.kept();
+            (kept.written.clone(), kept.stands.clone())
+        };
+        if stands.is_own() && self.age() < from_age {
+            return Ok(());
+        }
+        next.renewed += 1;
+        next.until_ms = until(self.store.clock.as_ref(), self.lasts);
+        let asked = self.store.clock.uptime();
+        let done = self.rewrite(&next, &stands.condition())?;
+        let mut kept = self.kept();
+        match done {
+            Put::Done(tag) => {
+                (kept.written, kept.stands, kept.at, kept.seen) = (next, Stands::Own(tag), asked, asked);
+            }
+            Put::Conflict => kept.lost = true,
+        }
+        Ok(())
     }
 
     /// Writes the lease on top of what this holder wrote last; also where that was a write that was
     /// given up without an answer, and was done all the same.
-    fn rewrite(&self, next: &Written, tag: Tag) -> Result<Put, Fault> {
+    fn rewrite(&self, next: &Written, condition: &Condition) -> Result<Put, Fault> {
         let place = self.store.place.as_ref();
-        match put(place, next, &Condition::Is(tag))? {
+        match put(place, next, condition)? {
             Put::Conflict => match read(place)? {
                 Some((Some(found), tag)) if (found.fence, found.own) == (next.fence, next.own) => {
                     put(place, next, &Condition::Is(tag))
@@ -371,9 +436,12 @@ impl Inner {
         self.in_time()?;
         let (fence, at, unwritten) = {
             let kept = self.kept();
-            (kept.written.fence, kept.at, kept.tag.is_none())
+            (kept.written.fence, kept.at, !kept.stands.is_own())
         };
-        if unwritten || world::uptime().saturating_sub(at) < self.lasts / 2 {
+        if unwritten {
+            return self.write_at_last();
+        }
+        if self.store.clock.uptime().saturating_sub(at) < self.lasts / 2 {
             return Ok(());
         }
         match read(self.store.place.as_ref()) {
@@ -403,13 +471,13 @@ impl Inner {
         self.in_time()?;
         let (fence, seen, unwritten) = {
             let kept = self.kept();
-            (kept.written.fence, kept.seen, kept.tag.is_none())
+            (kept.written.fence, kept.seen, !kept.stands.is_own())
         };
         if unwritten {
-            return Ok(());
+            return self.write_at_last();
         }
         // What was seen a moment ago need not be fetched from afar again.
-        let now = world::uptime();
+        let now = self.store.clock.uptime();
         if now.saturating_sub(seen) < self.store.place.between_looks() {
             return Ok(());
         }
@@ -426,10 +494,35 @@ impl Inner {
         self.in_time()
     }
 
+    /// Writes a lease that could not be written before. Where that still fails, this holder has it for as
+    /// long as nobody else has written one: whoever takes it must write.
+    ///
+    /// Errors (5): another holder has it.
+    fn write_at_last(&self) -> Result<(), Fault> {
+        if self.renew(Duration::ZERO).is_ok() && self.kept().stands.is_own() {
+            return Ok(());
+        }
+        self.in_time()?;
+        let before = match &self.kept().stands {
+            Stands::Own(_) => return Ok(()),
+            Stands::Before(tag) => tag.clone(),
+        };
+        match self.store.place.get(LEASE) {
+            Ok(found) if found.as_ref().map(|object| &object.tag) == before.as_ref() => Ok(()),
+            // Nothing can be read any more either, and the lock of the kernel's keeps others on this
+            // machine away.
+            Err(fault) if fault.exit == Exit::Infrastructure => Ok(()),
+            _ => {
+                self.kept().lost = true;
+                Err(self.lost())
+            }
+        }
+    }
+
     /// Errors (5): another holder has it, or it was not renewed for as long as it lasts.
     fn in_time(&self) -> Result<(), Fault> {
         let mut kept = self.kept();
-        let over = kept.tag.is_some() && world::uptime().saturating_sub(kept.at) >= self.lasts;
+        let over = kept.stands.is_own() && self.store.clock.uptime().saturating_sub(kept.at) >= self.lasts;
         kept.lost |= over;
         if !kept.lost {
             return Ok(());
@@ -455,35 +548,37 @@ fn put(place: &dyn Place, written: &Written, condition: &Condition) -> Result<Pu
 /// by its own clock as well that its time is over.
 ///
 /// Errors (5): it is not over, or was renewed.
-fn watch(place: &dyn Place, lease: &Written, tag: &Tag) -> Result<(), Fault> {
-    let left = lease.until_ms.saturating_sub(world::now().as_millisecond());
+fn watch(store: &Store, lease: &Written, tag: &Tag) -> Result<(), Fault> {
+    let clock = store.clock.as_ref();
+    let left = lease.until_ms.saturating_sub(clock.now().as_millisecond());
     let lasts = Duration::from_millis(lease.lasts_ms);
     // A lease that ends far in the future was written by a clock that is wrong, or ours is.
     if left > 0 && left <= i64::try_from(lease.lasts_ms).unwrap_or(i64::MAX).saturating_mul(2) {
-        return Err(held(place, lease.fence));
+        return Err(held(store, lease.fence));
     }
-    let Some(until) = Instant::now().checked_add(lasts) else { return Err(held(place, lease.fence)) };
-    while Instant::now() < until {
-        if !world::signal::sleep((lasts / 20).clamp(Duration::from_millis(5), Duration::from_millis(500))) {
-            return Err(held(place, lease.fence));
+    let Some(until) = clock.uptime().checked_add(lasts) else { return Err(held(store, lease.fence)) };
+    while clock.uptime() < until {
+        if !clock.sleep((lasts / 20).clamp(Duration::from_millis(5), Duration::from_millis(500))) {
+            return Err(held(store, lease.fence));
         }
-        if place.get(LEASE)?.is_none_or(|object| object.tag != *tag) {
-            return Err(held(place, lease.fence));
+        if store.place.get(LEASE)?.is_none_or(|object| object.tag != *tag) {
+            return Err(held(store, lease.fence));
         }
     }
     Ok(())
 }
 
 /// How long whoever has just taken it may take to write who it is.
-const INTRODUCTION: Duration = Duration::from_millis(500);
+const INTRODUCTION: Duration = Duration::from_secs(2);
 
 /// The refusal (5) that names who has the environment: the holder of that fencing number, or a later one.
-fn held(place: &dyn Place, fence: u64) -> Fault {
-    let until = Instant::now() + INTRODUCTION;
+fn held(store: &Store, fence: u64) -> Fault {
+    let clock = store.clock.as_ref();
+    let until = clock.uptime() + INTRODUCTION;
     let found = loop {
-        match read(place) {
+        match read(store.place.as_ref()) {
             Ok(Some((Some(lease), _))) if lease.fence >= fence => break Some(lease),
-            Ok(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            Ok(_) if clock.uptime() < until && clock.sleep(Duration::from_millis(5)) => {}
             _ => break None,
         }
     };
@@ -497,7 +592,7 @@ fn held(place: &dyn Place, fence: u64) -> Fault {
         _ => "another job has just taken it".into(),
     };
     Fault::refused("another job holds this environment")
-        .place(place.shown())
+        .place(store.place.shown())
         .cause(cause)
         .help("wait for it, or call it off with `promote abort`")
 }
@@ -514,14 +609,6 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn until(lasts: Duration) -> i64 {
-    world::now().as_millisecond().saturating_add(i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX))
-}
-
-/// Watches the lease that stands there as somebody whose clock runs an hour ahead.
-#[cfg(test)]
-pub(super) fn watch_as_if_over(place: &dyn Place) -> Result<(), Fault> {
-    let Some((Some(mut lease), tag)) = read(place)? else { return Ok(()) };
-    lease.until_ms -= 3_600_000;
-    watch(place, &lease, &tag)
+fn until(clock: &dyn Clock, lasts: Duration) -> i64 {
+    clock.now().as_millisecond().saturating_add(i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX))
 }

@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use jiff::SignedDuration;
 
 use super::*;
 use crate::fault::Exit;
+use crate::world::clock::manual::{Machine, Time};
 
 #[path = "../../tests/support/s3.rs"]
 #[expect(dead_code, reason = "the tests of the binaries use more of it")]
@@ -33,7 +36,12 @@ impl Spot {
     }
 
     fn store(&self) -> Arc<Store> {
-        Arc::new(Store::at(self.place()))
+        self.store_on(&Time::default().machine())
+    }
+
+    /// As a job on that machine sees it.
+    fn store_on(&self, machine: &Machine) -> Arc<Store> {
+        Arc::new(Store::by(self.place(), machine.shared()))
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -69,6 +77,8 @@ over_all! {
     a_write_on_an_old_version_is_refused_and_changes_nothing
     a_holder_that_was_stopped_can_do_nothing_when_it_wakes_up_late
     a_lease_that_is_renewed_is_not_taken_by_a_clock_that_runs_ahead
+    a_holder_renews_by_itself_where_its_heartbeat_is_starved
+    however_long_a_holder_stalls_two_never_have_it
     a_state_cut_short_is_named_and_left_alone
     an_abort_counts_for_its_own_epoch_only
     of_racing_writers_one_wins
@@ -79,7 +89,8 @@ over_all! {
     a_request_is_taken_back_only_where_it_still_is_the_one_that_was_meant
 }
 
-const LASTS: Duration = Duration::from_millis(1500);
+/// By clocks that jump: a sixth of it is what the store may take to answer, by the real one.
+const LASTS: Duration = Duration::from_secs(60);
 
 fn holder(release: &str) -> Holder {
     Holder {
@@ -97,20 +108,21 @@ fn take(store: &Arc<Store>, release: &str) -> Result<Held<String>, crate::fault:
 }
 
 fn a_second_holder_is_refused_and_told_who_the_first_is(spot: &Spot) {
-    let store = spot.store();
+    let time = Time::default();
+    let store = spot.store_on(&time.machine());
     let first = take(&store, "shop 1.4.2").unwrap();
     let refused = take(&store, "shop 1.4.3").unwrap_err();
     assert_eq!(refused.exit, Exit::Refused);
     let cause = refused.cause.unwrap_or_default();
     assert!(cause.contains("shop 1.4.2 is being promoted by ci (process 7 on h"), "{cause}");
     // It is renewed for as long as it is held.
-    std::thread::sleep(LASTS * 2);
+    time.pass(LASTS * 3);
     assert!(take(&store, "shop 1.4.3").is_err());
     first.lease.renewed().unwrap();
     drop(first);
-    let started = Instant::now();
+    let given_back = store.clock.uptime();
     let second = take(&store, "shop 1.4.3").unwrap();
-    assert!(started.elapsed() < LASTS / 2, "one that was given back is free at once");
+    assert_eq!(store.clock.uptime(), given_back, "one that was given back is free at once");
     assert_eq!(second.lease.fence(), 2);
 }
 
@@ -125,21 +137,21 @@ fn a_write_on_an_old_version_is_refused_and_changes_nothing(spot: &Spot) {
     assert_eq!(store.load::<String>().unwrap().map(|s| s.record), Some("c".into()));
 }
 
-/// A holder whose renewals stop, as those of a process that is stopped.
-fn stopped(store: &Arc<Store>) -> Lease {
-    let mut lease = take(store, "old").unwrap().lease;
-    lease.stop_renewing();
-    lease
-}
-
 fn a_holder_that_was_stopped_can_do_nothing_when_it_wakes_up_late(spot: &Spot) {
-    let store = spot.store();
-    let mut old = stopped(&store);
+    let time = Time::default();
+    let (late, other) = (time.machine(), time.machine());
+    let (its, store) = (spot.store_on(&late), spot.store_on(&other));
+    let mut old = take(&its, "old").unwrap().lease;
     old.swap(&"old").unwrap();
+    late.stall(true);
     assert_eq!(take(&store, "new").unwrap_err().exit, Exit::Refused, "its lease is not over yet");
-    std::thread::sleep(LASTS + Duration::from_millis(20));
+    time.pass(LASTS + Duration::from_millis(1));
+    let watched_from = other.uptime();
     let mut new = take(&store, "new").unwrap();
+    assert!(other.uptime() - watched_from >= LASTS, "it was watched for its whole length");
     assert_eq!((new.lease.fence(), new.saved.map(|s| s.record)), (2, Some("old".into())));
+    late.stall(false);
+    time.pass(Duration::ZERO);
     assert_eq!(old.swap(&"late").unwrap_err().exit, Exit::Refused);
     let told = old.still_mine().unwrap_err();
     assert!(told.to_string().contains("new is being promoted by ci"), "{told}");
@@ -150,15 +162,70 @@ fn a_holder_that_was_stopped_can_do_nothing_when_it_wakes_up_late(spot: &Spot) {
     assert!(take(&store, "third").is_err(), "the late one must not give back what is not its own");
 }
 
+/// A machine whose clock is an hour ahead: by it, every lease was over long ago.
+fn ahead(time: &Time) -> Machine {
+    time.machine_ahead(SignedDuration::from_hours(1))
+}
+
 fn a_lease_that_is_renewed_is_not_taken_by_a_clock_that_runs_ahead(spot: &Spot) {
-    let store = spot.store();
-    let _first = take(&store, "first").unwrap();
-    // By the clock of somebody else it was over long ago.
-    let place = spot.place();
-    let started = Instant::now();
-    let watched = super::lease::watch_as_if_over(place.as_ref());
-    assert_eq!(watched.unwrap_err().exit, Exit::Refused);
-    assert!(started.elapsed() < LASTS, "the first renewal is enough");
+    let time = Time::default();
+    let first = take(&spot.store_on(&time.machine()), "first").unwrap();
+    let other = ahead(&time);
+    for _ in 0..3 {
+        let began = other.uptime();
+        let refused = take(&spot.store_on(&other), "second").unwrap_err();
+        assert_eq!(refused.exit, Exit::Refused);
+        assert!(other.uptime() - began <= LASTS / 4 + LASTS / 20, "the first renewal is enough");
+    }
+    first.lease.renewed().unwrap();
+}
+
+fn a_holder_renews_by_itself_where_its_heartbeat_is_starved(spot: &Spot) {
+    let time = Time::default();
+    let (busy, other) = (time.machine(), ahead(&time));
+    let mut first = take(&spot.store_on(&busy), "first").unwrap().lease;
+    first.swap(&"first").unwrap();
+    // Of this program only the thread that works gets a processor, and it asks now and then.
+    busy.stall(true);
+    let first = Arc::new(Mutex::new(first));
+    let works = Arc::clone(&first);
+    let asks = LASTS / 5;
+    let work = Box::new(move || works.lock().unwrap().renewed().ok().map(|()| asks));
+    let _working = time.machine().repeat("works", asks, work).unwrap();
+    for _ in 0..3 {
+        assert!(take(&spot.store_on(&other), "second").is_err());
+    }
+    assert!(other.uptime() > LASTS, "more than a lease has passed without its heartbeat");
+    first.lock().unwrap().swap(&"still").unwrap();
+}
+
+fn however_long_a_holder_stalls_two_never_have_it(spot: &Spot) {
+    let (mut taken, mut kept) = (0, 0);
+    for tenths in [2, 5, 7, 9, 11, 16, 22] {
+        let time = Time::default();
+        let (late, other) = (time.machine(), ahead(&time));
+        let mut old = take(&spot.store_on(&late), "old").unwrap().lease;
+        time.pass(LASTS / 10);
+        late.stall(true);
+        // Its own clock lets it come back after so long, whatever others do meanwhile.
+        let wakes = late.clone();
+        let wake = Box::new(move || {
+            wakes.stall(false);
+            None
+        });
+        let _wakes = time.machine().repeat("wakes", LASTS * tenths / 10, wake).unwrap();
+        let new = take(&spot.store_on(&other), "new");
+        let (mine, wrote) = (old.still_mine(), old.swap(&"old"));
+        if let Ok(new) = new {
+            taken += 1;
+            assert!(mine.is_err() && wrote.is_err(), "{tenths}: two have it");
+            new.lease.still_mine().unwrap();
+        } else {
+            kept += 1;
+            assert!(mine.is_ok() && wrote.is_ok(), "{tenths}: {mine:?} {wrote:?}");
+        }
+    }
+    assert!(taken == 4 && kept == 3, "{taken} were taken and {kept} kept");
 }
 
 fn a_state_cut_short_is_named_and_left_alone(spot: &Spot) {
@@ -213,7 +280,7 @@ fn of_racing_writers_one_wins(spot: &Spot) {
 
 fn an_own_write_whose_answer_was_lost_is_built_upon(spot: &Spot) {
     let store = spot.store();
-    let mut lease = Lease::take::<String>(&store, &holder("a"), Duration::from_secs(30)).unwrap().lease;
+    let mut lease = take(&store, "a").unwrap().lease;
     lease.swap(&"first").unwrap();
     // What this holder wrote, and was never told that it was done.
     spot.write("state.json", "{\"version\": 2, \"fence\": 1, \"record\": \"unanswered\"}");
@@ -330,4 +397,89 @@ fn a_pause_that_cannot_be_looked_for_keeps_a_gate_shut_and_an_abort_is_looked_fo
     assert_eq!(store.paused(3).unwrap_err().what, "503");
     assert_eq!(store.asked(Ask::Pause, 3), None, "who only looks is not told of a pause that nobody saw");
     assert_eq!(store.asked(Ask::Abort, 3), None);
+}
+
+/// A folder on a disk that can be full.
+#[derive(Debug)]
+struct Disk {
+    folder: folder::Folder,
+    full: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Disk {
+    fn room(&self) -> Result<(), Fault> {
+        match self.full.load(std::sync::atomic::Ordering::SeqCst) {
+            true => Err(Fault::infrastructure("no space left on device")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Place for Disk {
+    fn shown(&self) -> String {
+        self.folder.shown()
+    }
+    fn get(&self, name: &str) -> Result<Option<Object>, Fault> {
+        self.folder.get(name)
+    }
+    fn put(&self, name: &str, bytes: &[u8], condition: &Condition) -> Result<Put, Fault> {
+        self.room().and_then(|()| self.folder.put(name, bytes, condition))
+    }
+    fn remove(&self, name: &str) -> Result<(), Fault> {
+        self.folder.remove(name)
+    }
+    fn list(&self, beginning: &str) -> Result<Vec<String>, Fault> {
+        self.folder.list(beginning)
+    }
+    fn journal(&self, line: &str, key: &str) -> Result<(), Fault> {
+        self.room().and_then(|()| self.folder.journal(line, key))
+    }
+    fn life(&self, fence: u64) -> Result<Life, Fault> {
+        self.folder.life(fence)
+    }
+    fn guard(&self, fence: u64) -> Result<Option<Guard>, Fault> {
+        self.room().and_then(|()| self.folder.guard(fence))
+    }
+    fn between_looks(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+#[test]
+fn what_could_not_be_written_is_not_held_and_is_lost_to_whoever_writes_it() {
+    for writes_first in [false, true] {
+        let (root, time) = (tempfile::tempdir().unwrap(), Time::default());
+        let full = Arc::new(std::sync::atomic::AtomicBool::default());
+        let is_full = |now| full.store(now, std::sync::atomic::Ordering::SeqCst);
+        let store = |machine: &Machine| {
+            let folder = folder::Folder::new(root.path(), "production");
+            Arc::new(Store::by(Box::new(Disk { folder, full: Arc::clone(&full) }), machine.shared()))
+        };
+        let (late, other) = (time.machine(), ahead(&time));
+        let first = take(&store(&late), "first").unwrap();
+        is_full(true);
+        // It dies: nobody says that it has left, and its lock lies there and locks nothing.
+        drop(first);
+        std::fs::write(root.path().join("production/lock.1"), "").unwrap();
+        let mut unfenced = take(&store(&late), "second").unwrap().lease;
+        unfenced.still_mine().unwrap();
+        let told = unfenced.renewed().unwrap_err();
+        assert_eq!(told.exit, Exit::Infrastructure);
+        assert!(told.cause.unwrap().contains("what is not written is not held"));
+        is_full(false);
+        if writes_first {
+            // There is room again before anybody else comes.
+            unfenced.renewed().unwrap();
+            unfenced.swap(&"second").unwrap();
+            assert!(take(&store(&other), "third").is_err());
+            continue;
+        }
+        late.stall(true);
+        let third = take(&store(&other), "third").unwrap();
+        late.stall(false);
+        assert_eq!(unfenced.still_mine().unwrap_err().exit, Exit::Refused);
+        assert!(unfenced.renewed().is_err() && unfenced.swap(&"second").is_err());
+        drop(unfenced);
+        third.lease.still_mine().unwrap();
+    }
 }

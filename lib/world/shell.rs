@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ pub struct Order {
     pub keep: usize,
     /// Goes on although we were asked to stop: for what must not end half way.
     pub through_signals: bool,
+    /// How long it may take to end after TERM, before it is killed. None where it is killed at once.
+    pub grace: Option<Duration>,
 }
 
 /// How a command ended.
@@ -67,6 +69,7 @@ impl Order {
             timeout: Duration::from_secs(60),
             keep: 64 * 1024,
             through_signals: false,
+            grace: None,
         }
     }
 
@@ -192,8 +195,7 @@ impl Order {
             timed_out = started.elapsed() >= self.timeout;
             interrupted = !self.through_signals && super::signal::stop_asked();
             if timed_out || interrupted {
-                end_group(pid);
-                break child.wait()?;
+                break self.end(&mut child, pid)?;
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(10));
@@ -205,6 +207,23 @@ impl Order {
         let (stderr, _) = gathered(&stderr, grace);
         let exit = if timed_out || interrupted { None } else { status.code() };
         Ok(Ran { exit, timed_out, interrupted, stdout, cut, stderr, took })
+    }
+}
+
+impl Order {
+    /// Ends it: by TERM and, where it stays beyond its grace, by KILL. What else is left of its group is
+    /// killed in any case.
+    fn end(&self, child: &mut Child, pid: Option<Pid>) -> io::Result<ExitStatus> {
+        if let (Some(grace), Some(pid)) = (self.grace, pid) {
+            // It may have ended meanwhile, which is just as well.
+            let _ = kill_process_group(pid, Signal::TERM);
+            let until = Instant::now() + grace;
+            while Instant::now() < until && child.try_wait()?.is_none() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        end_group(pid);
+        child.wait()
     }
 }
 
@@ -358,6 +377,22 @@ mod tests {
         let ran = order.run().unwrap();
         assert!(ran.timed_out && ran.exit.is_none());
         assert!(ran.took < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn whatever_is_ended_may_clean_up_within_its_grace_and_no_longer() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = |trap: &str| format!("trap '{trap}' TERM; touch begun; while :; do sleep 0.1; done");
+        let ended = |trap: &str, grace: u64| {
+            let mut order = Order { folder: folder.path().into(), ..order(&script(trap)) };
+            // It has begun, whatever the machine does, before its time is over.
+            (order.timeout, order.grace) = (Duration::from_secs(2), Some(Duration::from_secs(grace)));
+            order.run().unwrap()
+        };
+        let clean = ended("touch cleaned; exit 3", 600);
+        assert!(clean.timed_out && clean.exit.is_none());
+        assert!(folder.path().join("cleaned").exists());
+        assert!(ended("", 1).timed_out, "who does not listen is killed");
     }
 
     #[test]

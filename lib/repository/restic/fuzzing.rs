@@ -370,14 +370,12 @@ const PIECES: [&[u8]; 3] = [b"first piece", b"the second piece, and it is longer
 /// A key and nothing else.
 fn store() -> Arc<Store> {
     static STORE: OnceLock<Arc<Store>> = OnceLock::new();
-    let made = || {
-        Arc::new(Store { backend: Arc::new(Memory::default()), key: Key::from_bytes(&[3; 64]), version: 2 })
-    };
+    let made = || Arc::new(Store::new(Arc::new(Memory::default()), Key::from_bytes(&[3; 64]), 2));
     Arc::clone(STORE.get_or_init(made))
 }
 
 fn on(backend: Arc<Memory>) -> Arc<Store> {
-    Arc::new(Store { backend, key: Key::from_bytes(&[3; 64]), version: 2 })
+    Arc::new(Store::new(backend, Key::from_bytes(&[3; 64]), 2))
 }
 
 /// The root of the hostile repository: a folder of files, folders, links and more.

@@ -11,9 +11,8 @@
 //! believed.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::process::{Pid, getgid, getuid, test_kill_process};
@@ -25,7 +24,7 @@ use super::packer::lock;
 use super::people;
 use super::store::Store;
 use crate::fault::Fault;
-use crate::world::{self, signal};
+use crate::world::{self, clock::Repeating};
 
 /// How long a lock of ours lasts that is not written anew.
 pub(super) const LEASE: Duration = Duration::from_secs(3 * 60);
@@ -96,9 +95,9 @@ fn is_zero(number: &u32) -> bool {
 }
 
 impl LockInfo {
-    fn own(exclusive: bool, lease: Option<Lease>) -> Self {
+    fn own(exclusive: bool, lease: Option<Lease>, time: Timestamp) -> Self {
         Self {
-            time: world::now(),
+            time,
             exclusive,
             hostname: world::host_name(),
             username: people::own_name(),
@@ -124,10 +123,15 @@ impl LockInfo {
         test_kill_process(pid) == Err(rustix::io::Errno::SRCH)
     }
 
-    /// How long it has to be watched before it may be gone over; none while it is in its time, or has
-    /// no lease. One from far in the future was written by a clock that is wrong, or ours is.
+    /// How long it has to be watched before it may be gone over; none while it is in its time, has no
+    /// lease, or its process lives on this machine. One from far in the future was written by a clock that is wrong, or ours is.
     fn seems_over(&self, now: Timestamp) -> Option<Duration> {
-        let lasts = self.lease.as_ref()?.lasts();
+        let lease = self.lease.as_ref()?;
+        // Its process is there, and only late: this machine is busy, or somebody has stopped it.
+        if world::lives(&lease.process) == Some(true) {
+            return None;
+        }
+        let lasts = lease.lasts();
         let length = jiff::SignedDuration::try_from(lasts).unwrap_or_default();
         let left = length - now.duration_since(self.time);
         (left <= jiff::SignedDuration::ZERO || left > length * 2).then_some(lasts)
@@ -151,7 +155,7 @@ impl LockInfo {
 #[derive(Debug)]
 pub(super) struct Held {
     shared: Arc<Shared>,
-    refresher: Option<JoinHandle<()>>,
+    refresher: Option<Repeating>,
 }
 
 #[derive(Debug)]
@@ -162,7 +166,6 @@ struct Shared {
     holder: String,
     lasts: Duration,
     state: Mutex<State>,
-    wake: Condvar,
 }
 
 #[derive(Debug)]
@@ -179,13 +182,6 @@ struct State {
     /// Whether a write was given up that may have been done all the same.
     unsure: bool,
     lost: Option<&'static str>,
-    done: bool,
-}
-
-impl State {
-    fn age(&self) -> Duration {
-        world::uptime().saturating_sub(self.refreshed)
-    }
 }
 
 impl Held {
@@ -208,16 +204,14 @@ impl Held {
                 left: Vec::new(),
                 unsure: false,
                 lost: None,
-                done: false,
             }),
-            wake: Condvar::new(),
         };
         shared.acquire()?;
         let shared = Arc::new(shared);
         let other = Arc::clone(&shared);
-        let refresher = std::thread::Builder::new()
-            .name("lock".into())
-            .spawn(move || other.refresh_until_done())
+        let refresher = store
+            .clock
+            .repeat("lock", shared.lasts / BEATS, Box::new(move || other.beat()))
             .map_err(|e| Fault::infrastructure("the lock of the repository cannot be kept up").cause(e));
         let mut held = Self { shared, refresher: None };
         held.refresher = Some(refresher?);
@@ -233,7 +227,7 @@ impl Held {
         let mut state = lock(&shared.state);
         // A look may take so long that what it saw is old.
         for _ in 0..3 {
-            if state.lost.is_none() && state.age() > shared.trusted(&state) {
+            if state.lost.is_none() && shared.age(&state) > shared.trusted(&state) {
                 shared.refresh(&mut state).map_err(|fault| match state.lost {
                     Some(_) => fault,
                     None => shared
@@ -246,7 +240,7 @@ impl Held {
             }
             if shared.store.backend.length(Name::File(Kind::Lock, state.id))?.is_none() {
                 state.lost = Some(REMOVED);
-            } else if state.age() <= shared.trusted(&state) {
+            } else if shared.age(&state) <= shared.trusted(&state) {
                 return Ok(());
             }
         }
@@ -259,12 +253,8 @@ const OVERTAKEN: &str = "it could not be written anew in time, and somebody else
 
 impl Drop for Held {
     fn drop(&mut self) {
-        lock(&self.shared.state).done = true;
-        self.shared.wake.notify_all();
-        if let Some(refresher) = self.refresher.take() {
-            // It does not panic; if it did, the lock is removed all the same.
-            let _ = refresher.join();
-        }
+        // None is under way when this returns.
+        self.refresher = None;
         let (state, store) = (lock(&self.shared.state), &self.shared.store);
         let mut ours: Vec<Id> = state.left.iter().copied().chain([state.id]).collect();
         if state.unsure {
@@ -287,7 +277,7 @@ impl Shared {
         loop {
             look.go_over_dead()?;
             let mut state = lock(&self.state);
-            let asked = world::uptime();
+            let asked = self.store.clock.uptime();
             (state.id, state.refreshed) = (self.write(state.beat)?, asked);
             // Whoever came at the same moment sees ours, or we see theirs, for both look after writing.
             let conflicts = look.conflicts();
@@ -303,7 +293,8 @@ impl Shared {
             drop(state);
             met += 1;
             if let Some((_, other)) = conflicts?.first()
-                && (met > MEETINGS || !signal::sleep(Duration::from_millis(20 + world::unique() % 400)))
+                && (met > MEETINGS
+                    || !self.store.clock.sleep(Duration::from_millis(20 + world::unique() % 400)))
             {
                 return Err(refused(&self.store, other));
             }
@@ -311,12 +302,20 @@ impl Shared {
     }
 
     fn write(&self, beat: u64) -> Result<Id, Fault> {
-        self.write_info(&LockInfo::own(self.exclusive, Some(self.lease(beat))))
+        self.write_info(&self.info(Some(self.lease(beat))))
     }
 
     fn lease(&self, beat: u64) -> Lease {
         let lasts_ms = u64::try_from(self.lasts.as_millis()).unwrap_or(u64::MAX);
-        Lease { holder: self.holder.clone(), beat, lasts_ms, process: world::process() }
+        Lease { holder: self.holder.clone(), beat, lasts_ms, process: self.store.process.clone() }
+    }
+
+    fn info(&self, lease: Option<Lease>) -> LockInfo {
+        LockInfo::own(self.exclusive, lease, self.store.clock.now())
+    }
+
+    fn age(&self, state: &State) -> Duration {
+        self.store.clock.uptime().saturating_sub(state.refreshed)
     }
 
     fn write_info(&self, info: &LockInfo) -> Result<Id, Fault> {
@@ -337,37 +336,34 @@ impl Shared {
             .help("nothing was changed that others rely on; run it again")
     }
 
-    fn refresh_until_done(&self) {
+    /// Writes the lock anew; gives the time to the next, and nothing when it is lost.
+    fn beat(&self) -> Option<Duration> {
         let mut state = lock(&self.state);
-        while !state.done && state.lost.is_none() {
-            let every = if state.leased { self.lasts / BEATS } else { REFRESH };
-            let waited = self.wake.wait_timeout_while(state, every, |state| !state.done);
-            state = waited.map_or_else(|e| e.into_inner().0, |(state, _)| state);
-            if state.done {
-                return;
-            }
+        if state.lost.is_none() {
             // A failure is tried again; `still_holds` counts how long it lasts.
             let _ = self.refresh(&mut state);
         }
+        let every = if state.leased { self.lasts / BEATS } else { REFRESH };
+        state.lost.is_none().then_some(every)
     }
 
     /// Writes the lock anew, sees whether it still counts, then removes the old one.
     ///
     /// Errors (4): the lock was lost, or cannot be written.
     fn refresh(&self, state: &mut State) -> Result<(), Fault> {
-        let asked = world::uptime();
+        let asked = self.store.clock.uptime();
         let trusted = self.trusted(state);
         state.beat += 1;
         let lease = (state.left.len() <= LEFT).then(|| self.lease(state.beat));
         let leased = lease.is_some();
-        let written = self.write_info(&LockInfo::own(self.exclusive, lease));
+        let written = self.write_info(&self.info(lease));
         let new = written.inspect_err(|_| state.unsure = true)?;
         let old = std::mem::replace(&mut state.id, new);
         state.left.push(old);
         // Whoever has gone over the old one has removed it before, or will see the new one.
         if self.store.backend.length(Name::File(Kind::Lock, old))?.is_none() {
             state.lost = Some(REMOVED);
-        } else if state.age() > trusted {
+        } else if self.age(state) > trusted {
             let mut look = Look::new(&self.store, self.exclusive, &self.holder);
             look.ours.clone_from(&state.left);
             look.ours.push(new);
@@ -407,7 +403,7 @@ impl<'a> Look<'a> {
     /// The locks that ours does not go with; removes those that count no more.
     fn conflicts(&mut self) -> Result<Vec<(Id, LockInfo)>, Fault> {
         let locks = read(self.store, &mut self.known)?;
-        let (now, hostname) = (world::now(), host(self.store));
+        let (now, hostname) = (self.store.clock.now(), host(self.store));
         let mut conflicts = Vec::new();
         for (id, info) in &locks {
             let lease = info.lease.as_ref();
@@ -434,18 +430,19 @@ impl<'a> Look<'a> {
     fn go_over_dead(&mut self) -> Result<(), Fault> {
         loop {
             let watched = self.conflicts()?;
-            let seen = Instant::now();
+            let clock = &self.store.clock;
+            let seen = clock.uptime();
             if watched.is_empty() {
                 return Ok(());
             }
             let mut longest = Duration::ZERO;
             for (_, info) in &watched {
-                let lasts = info.seems_over(world::now()).ok_or_else(|| refused(self.store, info))?;
+                let lasts = info.seems_over(clock.now()).ok_or_else(|| refused(self.store, info))?;
                 longest = longest.max(lasts);
             }
             let pause = (longest / 20).clamp(Duration::from_millis(20), Duration::from_secs(5));
-            while seen.elapsed() < longest {
-                if !signal::sleep(pause) {
+            while clock.uptime() - seen < longest {
+                if !clock.sleep(pause) {
                     return Err(refused(self.store, &watched[0].1));
                 }
                 let now = self.conflicts()?;
@@ -456,7 +453,7 @@ impl<'a> Look<'a> {
                     break;
                 }
             }
-            if seen.elapsed() >= longest {
+            if clock.uptime() - seen >= longest {
                 let leases = watched.into_iter().filter_map(|(_, info)| info.lease);
                 self.dead.extend(leases.map(|lease| (lease.holder, lease.beat)));
             }
@@ -472,6 +469,9 @@ fn host(store: &Store) -> String {
 
 fn refused(store: &Store, info: &LockInfo) -> Fault {
     let help = match &info.lease {
+        Some(lease) if world::lives(&lease.process) == Some(true) => {
+            "wait until it is done; its process is on this machine, and ending it ends the lock"
+        }
         Some(_) => "wait until it is done; one that died counts no more after some minutes",
         None => "wait until it is done; `unlock` removes the locks of processes that are gone",
     };
@@ -520,7 +520,7 @@ pub(super) fn unlock(store: &Store, all: bool) -> Result<usize, Fault> {
         }
         return Ok(removed);
     }
-    let (now, hostname) = (world::now(), host(store));
+    let (now, hostname) = (store.clock.now(), host(store));
     let mut over = Vec::new();
     let locks = list(store)?;
     for (id, info) in &locks {
@@ -533,7 +533,7 @@ pub(super) fn unlock(store: &Store, all: bool) -> Result<usize, Fault> {
         }
     }
     let Some(longest) = over.iter().map(|(.., lasts)| *lasts).max() else { return Ok(removed) };
-    if !signal::sleep(longest) {
+    if !store.clock.sleep(longest) {
         return Ok(removed);
     }
     let after = list(store)?;

@@ -343,7 +343,7 @@ mod tests {
     fn very_many_small_blobs_go_to_several_packs_and_index_files() {
         let folder = tempfile::tempdir().unwrap();
         let backend = Arc::new(Local::new(folder.path()));
-        let store = Arc::new(Store { backend: backend.clone(), key: Key::random().unwrap(), version: 2 });
+        let store = Arc::new(Store::new(backend.clone(), Key::random().unwrap(), 2));
         let limits = Limits { pack_blobs: 400, index_blobs: 500, ..LIMITS };
         let packer = Packer::with(Arc::clone(&store), Arc::default(), true, limits);
         let many: usize = 810;

@@ -10,6 +10,10 @@ use super::id::Id;
 use super::index::{self, Index, Packed, Place};
 use super::pack::{self, Blob, BlobKind};
 use crate::fault::Fault;
+use crate::world::{
+    self,
+    clock::{Clock, System},
+};
 
 /// No file of this kind is longer than this, as it lies there and when it is unpacked.
 fn most(kind: Kind) -> u64 {
@@ -26,6 +30,10 @@ pub(super) struct Store {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) key: Key,
     pub(super) version: u32,
+    /// By which locks are kept and watched.
+    pub(super) clock: Arc<dyn Clock>,
+    /// What tells others on this machine whether the holder of a lock lives.
+    pub(super) process: String,
 }
 
 /// Room that is used again from blob to blob.
@@ -38,6 +46,11 @@ pub(super) struct Scratch {
 }
 
 impl Store {
+    /// The store of this process.
+    pub(super) fn new(backend: Arc<dyn Backend>, key: Key, version: u32) -> Self {
+        Self { backend, key, version, clock: System::shared(), process: world::process() }
+    }
+
     /// Reads a JSON file.
     pub(super) fn load(&self, kind: Kind, id: Id) -> Result<Vec<u8>, Fault> {
         let name = Name::File(kind, id);

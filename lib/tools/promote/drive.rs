@@ -1,13 +1,15 @@
 //! Carries out what the machine asks for, one action after another, each on disk before and after.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use super::bake::Watch;
 use super::begin::{self};
-use super::machine::{Action, Event, State, next};
+use super::machine::{Action, Event, Hook, State, next};
 use super::record::{Clocks, Record, phase};
-use super::samples::{self, FILE, Log};
+use super::samples::{self, FILE, Log, Of};
 use super::shift::Entry;
 use crate::evidence::{PromoteBody, SamplesRecord};
 use crate::fault::{Exit, Fault};
@@ -51,6 +53,10 @@ pub(super) struct Driver<'a> {
     log: Log,
     ticker: Ticker,
     clock: Clock,
+    /// Since when the router does not answer, by [`Clock::passed`].
+    away_since: Option<Duration>,
+    /// A hook that was ended because this job was asked to stop.
+    cut_off: Option<Hook>,
     /// The first thing that could not be written while traffic had to move back.
     unwritten: Option<Fault>,
 }
@@ -76,6 +82,8 @@ impl<'a> Driver<'a> {
             log: Log::new(),
             ticker: job.talk().ticker(),
             clock: Clock::start(),
+            away_since: None,
+            cut_off: None,
             unwritten: None,
         })
     }
@@ -114,10 +122,11 @@ impl<'a> Driver<'a> {
         for ask in [Ask::Abort, Ask::Pause] {
             self.store().forget(ask)?;
         }
-        samples::forget_before(self.store(), self.record.promotion.epoch)?;
-        self.lease.journal(
-            &json!({"at": world::now(), "epoch": self.record.promotion.epoch, "begins": self.record.release}),
-        )?;
+        samples::forget_others(self.store(), &Of::record(&self.record))?;
+        self.lease.journal(&json!({
+            "at": world::now(), "epoch": self.record.promotion.epoch, "promotion": self.record.id,
+            "begins": self.record.release,
+        }))?;
         self.save()
     }
 
@@ -135,12 +144,12 @@ impl<'a> Driver<'a> {
         if let Some(event) = self.reconcile()? {
             return self.apply(&event);
         }
-        match &self.record.state {
-            State::Deploying { begun: true }
-            | State::RunningAfter { begun: true }
-            | State::RunningRetire { begun: true }
-            | State::RunningOnRollback { begun: true, .. } => self.apply(&Event::HookLost),
-            _ => Ok(()),
+        if !self.record.state.hook_may_have_begun() {
+            return Ok(());
+        }
+        match self.lost_hook()? {
+            Some(lost) => self.apply(&lost),
+            None => Ok(()),
         }
     }
 
@@ -191,12 +200,15 @@ impl<'a> Driver<'a> {
         self.apply(&Event::Aborted { reason: called_off(asked) })
     }
 
-    /// An abort that is still to be heeded. A frozen promotion has tried already; the next call will
-    /// try again.
+    /// An abort that is still to be heeded: not one that comes too late, for nothing would follow from
+    /// it. A frozen promotion has tried already; the next call will try again.
     fn abort_asked(&self) -> Option<Asked> {
         let state = &self.record.state;
-        let over = going_back(state) || state.finished() || matches!(state, State::Frozen { .. });
-        if over { None } else { self.store().asked(Ask::Abort, self.record.promotion.epoch) }
+        let aborted = next(state, &Event::Aborted { reason: String::new() }, &self.record.course);
+        if aborted == *state || matches!(state, State::Frozen { .. }) {
+            return None;
+        }
+        self.store().asked(Ask::Abort, self.record.promotion.epoch)
     }
 
     /// Goes on until it is finished, frozen, waiting (`Mode::Once`) or asked to stop.
@@ -341,6 +353,14 @@ impl<'a> Driver<'a> {
             self.job.talk().error(&format!("that is so, but not all of it is on record\n{fault}"));
             return Ok(Exit::Infrastructure);
         }
+        if let Some(hook) = self.cut_off.filter(|_| self.record.state.serves()) {
+            let hook = hook.word();
+            self.job.talk().error(&format!(
+                "green serves everything, but the {hook} hook was ended half way, for this job was asked to stop\n  \
+                 help: look at what it has left undone; it is not begun again"
+            ));
+            return Ok(Exit::Infrastructure);
+        }
         // Waiting for time is nothing to worry about; waiting for people is theirs to know.
         let patient = waiting && missing.is_empty() && exit == Some(Exit::Undecided);
         Ok(if patient { Exit::Pass } else { exit.unwrap_or(Exit::Infrastructure) })
@@ -364,9 +384,9 @@ impl<'a> Driver<'a> {
     /// Puts the samples behind the judgements beside the document. Where that is not possible the
     /// document says so: the verdicts stand without them.
     fn keep_samples(&mut self, conclusion: &mut Conclusion<PromoteBody>) {
-        let epoch = self.record.promotion.epoch;
+        let of = Of::record(&self.record);
         let path = self.job.evidence().join(FILE);
-        let kept = self.log.for_evidence(self.store(), epoch).and_then(|found| {
+        let kept = self.log.for_evidence(self.store(), &of).and_then(|found| {
             let Some((bytes, record)) = found else { return Ok(None) };
             write_atomic(&path, &bytes).map_err(|e| unwritable(&path, &e))?;
             Ok(Some(record))
@@ -433,7 +453,7 @@ impl<'a> Driver<'a> {
         self.record.clocks = Some(Clocks { wall_ms: self.clock.ms(), ..Clocks::read() });
         // The samples first: a verdict that is on record can be reached again. What could not be written
         // waits for the next time, and the end tells.
-        let _ = self.log.flush(&self.lease, self.record.promotion.epoch);
+        let _ = self.log.flush(&self.lease, &Of::record(&self.record));
         self.lease.swap(&self.record)
     }
 
@@ -457,7 +477,7 @@ impl<'a> Driver<'a> {
         note(&mut self.record, &before, event, now);
         if !self.traffic_first() {
             let noted = self.lease.journal(&json!({
-                "at": now, "epoch": self.record.promotion.epoch, "did": event, "state": self.record.state,
+                "at": now, "epoch": self.record.promotion.epoch, "promotion": self.record.id, "did": event, "state": self.record.state,
             }));
             self.bear(noted)?;
         }

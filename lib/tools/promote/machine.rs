@@ -318,6 +318,17 @@ impl State {
         matches!(self, Self::KeepingBlue { .. } | Self::RunningRetire { begun: false })
     }
 
+    /// Whether its hook may have started: then it is never started again.
+    pub fn hook_may_have_begun(&self) -> bool {
+        matches!(
+            self,
+            Self::Deploying { begun: true }
+                | Self::RunningAfter { begun: true }
+                | Self::RunningRetire { begun: true }
+                | Self::RunningOnRollback { begun: true, .. }
+        )
+    }
+
     /// Whether nothing is left to do, ever.
     pub fn finished(&self) -> bool {
         matches!(self, Self::Promoted | Self::RolledBack { .. })

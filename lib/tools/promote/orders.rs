@@ -270,10 +270,12 @@ pub(super) fn call_off(job: &Job, record: &Record, asked: &Asked) -> Result<Exit
     let store = store(job)?;
     // It is left for the job that works now, and for every later one. Where it cannot be written, the
     // abort is carried out all the same as soon as nobody else works.
-    if !record.state.finished()
-        && let Err(fault) = store.ask(Ask::Abort, asked)
-    {
-        job.talk().line(Mark::Warn, &fault.line());
+    let mut left = false;
+    if !record.state.finished() {
+        match store.ask(Ask::Abort, asked) {
+            Ok(()) => left = true,
+            Err(fault) => job.talk().line(Mark::Warn, &fault.line()),
+        }
     }
     // The document is about the release that is called off, whatever the plan says by now.
     let job = &Job { release: record.release.clone(), ..job.clone() };
@@ -295,7 +297,12 @@ pub(super) fn call_off(job: &Job, record: &Record, asked: &Asked) -> Result<Exit
                 driver.drive()?;
                 return driver.conclude();
             }
-            Err(held) if Instant::now() >= until || signal::stop_asked() => return Err(held),
+            Err(held) if Instant::now() >= until || signal::stop_asked() => {
+                let working = held.cause.clone().filter(|_| left && held.exit == Exit::Refused);
+                let Some(working) = working else { return Err(held) };
+                job.talk().line(Mark::Step, &left_for(&working));
+                return Ok(Exit::Undecided);
+            }
             Err(held) if held.exit == Exit::Refused => std::thread::sleep(store.patience()),
             Err(fault) => return Err(fault),
         }
@@ -381,6 +388,14 @@ pub(super) fn same_router(job: &Job, record: &Record) -> Result<(), Fault> {
 fn same_commands(now: &[String], then: &[String]) -> bool {
     let same = |(now, then): (&String, &String)| then.contains("***") || crate::redact::redact(now) == *then;
     now.len() == then.len() && now.iter().zip(then).all(same)
+}
+
+/// What is told of an abort that the job at work has not heeded yet.
+fn left_for(working: &str) -> String {
+    format!(
+        "the abort is left for the job that works ({working}): it goes back as soon as the hook or the call that it is \
+         in has ended, and so does whoever takes over; `promote status` tells"
+    )
 }
 
 fn asked(epoch: u64, why: Option<String>) -> Asked {

@@ -161,6 +161,19 @@ impl Record {
         self.promotion.decisions.push(Decision { at, who: who.into(), what: what.into() });
     }
 
+    /// Whether another record is of the same promotion, on the same router and the same sides of it.
+    pub(super) fn steers_the_same(&self, other: &Self) -> bool {
+        let router = |record: &Self| {
+            let router = &record.promotion.router;
+            (router.kind.clone(), router.target.clone(), router.by_hand.clone())
+        };
+        let sides = |record: &Self| (record.promotion.blue.url.clone(), record.promotion.green.url.clone());
+        self.id == other.id
+            && self.promotion.epoch == other.promotion.epoch
+            && router(self) == router(other)
+            && sides(self) == sides(other)
+    }
+
     /// How it stands, for the document and the people.
     pub(super) fn outcome(&self) -> (Outcome, Option<String>) {
         match &self.state {

@@ -12,6 +12,7 @@ use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
 
+use super::record::Record;
 use crate::evidence::{SamplesRecord, sha256_hex};
 use crate::fault::Fault;
 use crate::judge::Batch;
@@ -84,11 +85,11 @@ impl Log {
     }
 
     /// Puts what has come in on record. What could not be written stays, for the next time.
-    pub(super) fn flush(&mut self, lease: &Lease, epoch: u64) -> Result<(), Fault> {
+    pub(super) fn flush(&mut self, lease: &Lease, of: &Of) -> Result<(), Fault> {
         if self.lines.is_empty() {
             return Ok(());
         }
-        let name = format!("{}{:08}.{:06}.jsonl.gz", beginning(epoch), lease.fence(), self.part);
+        let name = format!("{}{:08}.{:06}.jsonl.gz", of.beginning(), lease.fence(), self.part);
         lease.store().keep(&name, &pack(&self.lines)?)?;
         self.lines.clear();
         self.part += 1;
@@ -100,10 +101,10 @@ impl Log {
     pub(super) fn for_evidence(
         &self,
         store: &Store,
-        epoch: u64,
+        of: &Of,
     ) -> Result<Option<(Vec<u8>, SamplesRecord)>, Fault> {
         let mut incomplete = self.lost.clone();
-        let mut bytes = match parts(store, epoch) {
+        let mut bytes = match parts(store, of) {
             Ok(parts) => parts,
             Err(fault) => {
                 incomplete = Some(fault.line());
@@ -130,9 +131,9 @@ impl Log {
 /// The looks of one counting that are on record.
 ///
 /// Errors (4): they cannot be read, or are damaged.
-pub(super) fn of_counting(store: &Store, epoch: u64, counting: u64) -> Result<Vec<Line>, Fault> {
+pub(super) fn of_counting(store: &Store, of: &Of, counting: u64) -> Result<Vec<Line>, Fault> {
     let mut lines = Vec::new();
-    for_each_line(&parts(store, epoch)?, |line| {
+    for_each_line(&parts(store, of)?, |line| {
         if line.counting == counting {
             lines.push(line);
         }
@@ -161,23 +162,41 @@ pub(super) fn for_each_line(
     Ok(())
 }
 
-/// Removes the looks of promotions before an epoch.
-pub(super) fn forget_before(store: &Store, epoch: u64) -> Result<(), Fault> {
-    let own = beginning(epoch);
+/// Removes the looks of every other promotion.
+pub(super) fn forget_others(store: &Store, of: &Of) -> Result<(), Fault> {
+    let own = of.beginning();
     for name in store.names("samples.")? {
-        if name < own {
+        if !name.starts_with(&own) {
             store.remove(&name)?;
         }
     }
     Ok(())
 }
 
-fn beginning(epoch: u64) -> String {
-    format!("samples.{epoch:08}.")
+/// Which promotion looks are of.
+#[derive(Clone, Debug)]
+pub(super) struct Of {
+    epoch: u64,
+    /// Numbers begin anew where the state was lost, and what was left behind judges nothing.
+    id: Option<String>,
 }
 
-fn parts(store: &Store, epoch: u64) -> Result<Vec<u8>, Fault> {
-    Ok(store.kept(&beginning(epoch))?.into_iter().flat_map(|(_, bytes)| bytes).collect())
+impl Of {
+    /// Those of a record's promotion.
+    pub(super) fn record(record: &Record) -> Self {
+        Self { epoch: record.promotion.epoch, id: record.id.clone() }
+    }
+
+    fn beginning(&self) -> String {
+        match &self.id {
+            Some(id) => format!("samples.{:08}.{id}.", self.epoch),
+            None => format!("samples.{:08}.", self.epoch),
+        }
+    }
+}
+
+fn parts(store: &Store, of: &Of) -> Result<Vec<u8>, Fault> {
+    Ok(store.kept(&of.beginning())?.into_iter().flat_map(|(_, bytes)| bytes).collect())
 }
 
 fn damaged(store: &Store, why: &str) -> Fault {

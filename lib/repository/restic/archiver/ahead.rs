@@ -108,7 +108,7 @@ mod tests {
             fs::write(folder.path().join(name), name).unwrap();
         }
         let backend = Arc::new(Local::new(folder.path().join("repo")));
-        let store = Arc::new(Store { backend, key: Key::random().unwrap(), version: 2 });
+        let store = Arc::new(Store::new(backend, Key::random().unwrap(), 2));
         let parent = Parent {
             store,
             index: Arc::default(),

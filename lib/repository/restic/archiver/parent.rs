@@ -91,8 +91,7 @@ mod tests {
 
     #[test]
     fn what_changed_in_the_same_tick_as_it_was_read_is_read_again() {
-        let store =
-            Store { backend: Arc::new(Local::new("nowhere")), key: Key::random().unwrap(), version: 2 };
+        let store = Store::new(Arc::new(Local::new("nowhere")), Key::random().unwrap(), 2);
         let (store, index) = (Arc::new(store), Arc::default());
         let begun = Moment { seconds: 100, nanoseconds: 500_000_000 };
         let parent = Parent { store, index, root: None, begun, digests: None };

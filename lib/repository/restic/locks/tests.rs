@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use super::*;
 use crate::repository::restic::backend::{Backend, Local};
 use crate::repository::restic::crypto::Key;
+use crate::world::clock::manual::{Machine, Time};
+use crate::world::clock::{Clock, System};
 
 /// A folder whose locks have a short lease, and that can be told to let nobody remove anything.
 #[derive(Debug)]
@@ -51,19 +53,30 @@ impl Backend for Short {
     }
 }
 
-const SHORT: Duration = Duration::from_millis(600);
-
 /// Somebody who uses the repository from a machine of its own.
 struct Side {
     store: Arc<Store>,
     backend: Arc<Short>,
 }
 
+/// By the real clock, on this machine.
 fn side(folder: &std::path::Path, lease: Duration) -> Side {
+    side_by(folder, lease, System::shared(), world::process())
+}
+
+/// By a clock that jumps, on another machine: whether its process lives cannot be told from elsewhere.
+fn afar(folder: &std::path::Path, machine: &Machine) -> Side {
+    side_by(folder, LEASE, machine.shared(), ELSEWHERE.into())
+}
+
+const ELSEWHERE: &str = "another-boot pid:[1] 7 8";
+
+fn side_by(folder: &std::path::Path, lease: Duration, clock: Arc<dyn Clock>, process: String) -> Side {
     let inner = Local::new(folder);
     let backend =
         Arc::new(Short { inner, lease, keeps: AtomicBool::default(), silent: AtomicBool::default() });
-    let store = Arc::new(Store { backend: backend.clone(), key: Key::from_bytes(&[7; 64]), version: 2 });
+    let key = Key::from_bytes(&[7; 64]);
+    let store = Arc::new(Store { backend: backend.clone(), key, version: 2, clock, process });
     Side { store, backend }
 }
 
@@ -72,11 +85,18 @@ fn die(side: &Side, exclusive: bool) {
     let lease = Lease {
         holder: format!("{:016x}", world::unique()),
         beat: 3,
-        lasts_ms: 600,
-        process: "another-boot pid:[1] 7 8".into(),
+        lasts_ms: u64::try_from(LEASE.as_millis()).unwrap(),
+        process: ELSEWHERE.into(),
     };
-    let info = LockInfo { hostname: "elsewhere".into(), ..LockInfo::own(exclusive, Some(lease)) };
+    let info = LockInfo {
+        hostname: "elsewhere".into(),
+        ..LockInfo::own(exclusive, Some(lease), side.store.clock.now())
+    };
     side.store.save(Kind::Lock, &serde_json::to_vec(&info).unwrap()).unwrap();
+}
+
+fn now_own(exclusive: bool, lease: Option<Lease>) -> LockInfo {
+    LockInfo::own(exclusive, lease, world::now())
 }
 
 #[test]
@@ -114,7 +134,7 @@ fn an_exclusive_lock_goes_with_no_other() {
 
 #[test]
 fn a_lock_is_stale_when_its_process_is_gone_and_without_a_lease_when_it_is_old() {
-    let own = LockInfo::own(true, None);
+    let own = now_own(true, None);
     let here = world::host_name();
     assert!(!own.stale(own.time, &here));
     let later = |minutes: i64| own.time + jiff::SignedDuration::from_mins(minutes);
@@ -140,45 +160,52 @@ fn a_lock_is_stale_when_its_process_is_gone_and_without_a_lease_when_it_is_old()
 #[test]
 fn a_clock_alone_never_says_that_a_lease_is_over_but_whether_it_is_watched() {
     let lease = Lease { holder: "x".into(), beat: 0, lasts_ms: 180_000, process: String::new() };
-    let own = LockInfo::own(true, Some(lease));
+    let own = now_own(true, Some(lease));
     let at = |seconds: i64| own.seems_over(own.time + jiff::SignedDuration::from_secs(seconds));
     assert_eq!((at(0), at(179), at(-179)), (None, None, None));
     assert_eq!((at(180), at(100_000), at(-181)), (Some(LEASE), Some(LEASE), Some(LEASE)));
+    // One whose process lives on this machine is late, and not over.
+    let here = Lease { process: world::process(), ..own.lease.clone().unwrap() };
+    let living = LockInfo { lease: Some(here), ..own.clone() };
+    assert_eq!(living.seems_over(own.time + jiff::SignedDuration::from_hours(1)), None);
     let greedy = Lease { holder: "x".into(), beat: 0, lasts_ms: u64::MAX, process: String::new() };
     assert_eq!(greedy.lasts(), LONGEST);
 }
 
 #[test]
 fn the_lock_of_a_holder_that_died_elsewhere_is_gone_over_after_its_lease_and_no_sooner() {
-    let folder = tempfile::tempdir().unwrap();
-    let side = side(folder.path(), SHORT);
+    let (folder, time) = (tempfile::tempdir().unwrap(), Time::default());
+    let machine = time.machine();
+    let side = afar(folder.path(), &machine);
     for exclusive in [true, false] {
         die(&side, exclusive);
-        // In its time.
-        assert!(Held::new(&side.store, true).is_err());
-        std::thread::sleep(SHORT);
-        let began = Instant::now();
+        time.pass(LEASE - Duration::from_millis(1));
+        assert!(Held::new(&side.store, true).is_err(), "it is in its time");
+        time.pass(Duration::from_millis(1));
+        let watched_from = machine.uptime();
         let held = Held::new(&side.store, true).unwrap();
-        assert!(began.elapsed() >= SHORT);
+        assert!(machine.uptime() - watched_from >= LEASE);
         assert_eq!(list(&side.store).unwrap().len(), 1, "the dead one is gone");
         drop(held);
     }
     die(&side, true);
     assert_eq!(unlock(&side.store, false).unwrap(), 0);
-    std::thread::sleep(SHORT);
+    time.pass(LEASE);
     assert_eq!(unlock(&side.store, false).unwrap(), 1);
+}
+
+/// A machine by whose wall clock every lease was over long ago.
+fn ahead(time: &Time) -> Machine {
+    time.machine_ahead(jiff::SignedDuration::from_hours(1))
 }
 
 #[test]
 fn a_living_holder_is_never_gone_over_however_long_it_takes() {
-    let folder = tempfile::tempdir().unwrap();
-    let (one, other) = (side(folder.path(), SHORT), side(folder.path(), SHORT));
+    let (folder, time) = (tempfile::tempdir().unwrap(), Time::default());
+    let (at_work, watching) = (time.machine(), ahead(&time));
+    let (one, other) = (afar(folder.path(), &at_work), afar(folder.path(), &watching));
     let held = Held::new(&one.store, false).unwrap();
-    // As by a clock that is an hour ahead, so that it is watched.
-    let info = list(&other.store).unwrap().remove(0).1;
-    assert!(info.seems_over(world::now() + jiff::SignedDuration::from_hours(1)).is_some());
-    let until = Instant::now() + SHORT * 4;
-    while Instant::now() < until {
+    while watching.uptime() < LEASE * 10 {
         assert!(Held::new(&other.store, true).is_err());
         assert_eq!(unlock(&other.store, false).unwrap(), 0);
         held.still_holds().unwrap();
@@ -186,44 +213,105 @@ fn a_living_holder_is_never_gone_over_however_long_it_takes() {
 }
 
 #[test]
+fn a_holder_writes_its_lock_anew_by_itself_where_its_heartbeat_is_starved() {
+    let (folder, time) = (tempfile::tempdir().unwrap(), Time::default());
+    let (busy, watching) = (time.machine(), ahead(&time));
+    let (one, other) = (afar(folder.path(), &busy), afar(folder.path(), &watching));
+    let held = Arc::new(Held::new(&one.store, false).unwrap());
+    // Of its program only the thread that works gets a processor, and it asks before each step.
+    busy.stall(true);
+    let works = Arc::clone(&held);
+    let step = Box::new(move || works.still_holds().ok().map(|()| LEASE / 7));
+    let _working = time.machine().repeat("works", LEASE / 7, step).unwrap();
+    for _ in 0..4 {
+        assert!(Held::new(&other.store, true).is_err());
+    }
+    assert!(watching.uptime() > LEASE, "more than a lease has passed without its heartbeat");
+    held.still_holds().unwrap();
+}
+
+#[test]
+fn on_its_own_machine_a_living_holder_is_never_gone_over_whatever_its_lock_says() {
+    let (folder, time) = (tempfile::tempdir().unwrap(), Time::default());
+    let (busy, watching) = (time.machine(), ahead(&time));
+    let on = |machine: &Machine| side_by(folder.path(), LEASE, machine.shared(), world::process());
+    let (one, other) = (on(&busy), on(&watching));
+    let held = Held::new(&one.store, true).unwrap();
+    // Neither its heartbeat nor its work gets anywhere, for an hour.
+    busy.stall(true);
+    time.pass(Duration::from_secs(3600));
+    let refused = Held::new(&other.store, false).unwrap_err();
+    assert!(refused.help.as_ref().unwrap().contains("its process is on this machine"), "{refused}");
+    assert_eq!(unlock(&other.store, false).unwrap(), 0);
+    held.still_holds().unwrap();
+}
+
+#[test]
+fn however_long_a_holder_stalls_two_never_have_it_alone() {
+    let (mut taken, mut kept) = (0, 0);
+    for tenths in [1, 3, 5, 7, 9, 10, 11, 13, 18, 25] {
+        let (folder, time) = (tempfile::tempdir().unwrap(), Time::default());
+        let (late, watching) = (time.machine(), ahead(&time));
+        let (one, other) = (afar(folder.path(), &late), afar(folder.path(), &watching));
+        let held = Held::new(&one.store, true).unwrap();
+        time.pass(LEASE / 20);
+        late.stall(true);
+        let wakes = late.clone();
+        let wake = Box::new(move || {
+            wakes.stall(false);
+            None
+        });
+        let _wakes = time.machine().repeat("wakes", LEASE * tenths / 10, wake).unwrap();
+        let new = Held::new(&other.store, true);
+        let mine = held.still_holds();
+        match &new {
+            Ok(new) => {
+                taken += 1;
+                assert!(mine.is_err(), "{tenths}: two have it");
+                new.still_holds().unwrap();
+            }
+            Err(_) => {
+                kept += 1;
+                mine.unwrap();
+            }
+        }
+    }
+    assert_eq!((taken, kept), (4, 6));
+}
+
+#[test]
 fn a_holder_that_comes_too_late_finds_out_before_it_does_anything() {
     for keeps in [false, true] {
-        let folder = tempfile::tempdir().unwrap();
-        let (late, other) = (side(folder.path(), SHORT), side(folder.path(), SHORT));
+        let (folder, time) = (tempfile::tempdir().unwrap(), Time::default());
+        let (late, other) = (afar(folder.path(), &time.machine()), afar(folder.path(), &ahead(&time)));
         let held = Held::new(&late.store, true).unwrap();
         late.backend.silent.store(true, Ordering::SeqCst);
         other.backend.keeps.store(keeps, Ordering::SeqCst);
-        std::thread::sleep(SHORT);
+        time.pass(LEASE / 2 + Duration::from_millis(1));
         let slow = held.still_holds().unwrap_err();
         assert!(slow.cause.unwrap().contains("could not be written anew in time"));
-        // Ours is alive by its process, so the other one watches by hand.
-        let mut look = Look::new(&other.store, true, "other");
-        let over = look.conflicts().unwrap();
-        let lease = over[0].1.lease.clone().unwrap();
-        look.dead.insert(lease.holder, lease.beat);
-        assert!(look.conflicts().unwrap().is_empty());
-        let theirs = Lease { holder: "other".into(), beat: 0, lasts_ms: 60_000, process: "elsewhere".into() };
-        let info = LockInfo::own(true, Some(theirs));
-        other.store.save(Kind::Lock, &serde_json::to_vec(&info).unwrap()).unwrap();
+        let new = Held::new(&other.store, true).unwrap();
         late.backend.silent.store(false, Ordering::SeqCst);
         let fault = held.still_holds().unwrap_err();
         assert_eq!(fault.what, "the lock of the repository was lost", "{keeps}: {fault}");
-        assert!(look.conflicts().unwrap().is_empty() || keeps, "{keeps}");
+        new.still_holds().unwrap();
         drop(held);
+        new.still_holds().unwrap();
         assert_eq!(
-            list(&other.store).unwrap().iter().filter(|(_, i)| i.hostname == info.hostname).count(),
-            1
+            list(&other.store).unwrap().len(),
+            1,
+            "{keeps}: the late one leaves nothing, and not the other's"
         );
     }
 }
 
 #[test]
 fn a_holder_that_is_late_and_was_not_gone_over_goes_on() {
-    let folder = tempfile::tempdir().unwrap();
-    let side = side(folder.path(), SHORT);
+    let (folder, time) = (tempfile::tempdir().unwrap(), Time::default());
+    let side = afar(folder.path(), &time.machine());
     let held = Held::new(&side.store, true).unwrap();
     side.backend.silent.store(true, Ordering::SeqCst);
-    std::thread::sleep(SHORT * 2);
+    time.pass(LEASE * 2);
     assert!(held.still_holds().is_err());
     side.backend.silent.store(false, Ordering::SeqCst);
     held.still_holds().unwrap();
@@ -231,11 +319,13 @@ fn a_holder_that_is_late_and_was_not_gone_over_goes_on() {
 
 #[test]
 fn locks_that_cannot_be_removed_fail_nothing_and_become_few() {
-    let folder = tempfile::tempdir().unwrap();
-    let side = side(folder.path(), SHORT);
+    let (folder, time) = (tempfile::tempdir().unwrap(), Time::default());
+    let machine = time.machine();
+    let side = afar(folder.path(), &machine);
     side.backend.keeps.store(true, Ordering::SeqCst);
     let held = Held::new(&side.store, false).unwrap();
     for _ in 0..8 {
+        time.pass(Duration::from_millis(1));
         held.shared.refresh(&mut lock(&held.shared.state)).unwrap();
         held.still_holds().unwrap();
     }
@@ -261,7 +351,7 @@ fn of_many_that_want_it_alone_never_two_have_it() {
         for number in 0..12 {
             let (inside, times, folder, together) = (&inside, &times, folder.path(), &together);
             scope.spawn(move || {
-                let side = side(folder, SHORT);
+                let side = side(folder, LEASE);
                 together.wait();
                 for _ in 0..4 {
                     // Every fourth wants it with others.

@@ -9,25 +9,34 @@ use super::super::bake::{Bake, Looked, Scene, Watch, count_on, look};
 use super::super::begin::{self, Says, look_at};
 use super::super::machine::{Action, Event, Hook, Look, State, next};
 use super::super::record::{Record, millis, phase};
-use super::super::samples;
+use super::super::samples::{self, Of};
 use super::super::shift::shift;
 use super::notes::note_rollback;
-use super::{Driver, Mode};
+use super::{Driver, Mode, going_back};
 use crate::checks;
 use crate::evidence::HookRecord;
 use crate::fault::{Exit, Fault};
 use crate::plan::Undecided;
-use crate::routers::{Side, Split, same_share};
+use crate::routers::{Live, Side, Split, same_share};
 use crate::state::{Ask, Asked, Saved};
 use crate::units::{Text, show_duration, show_share};
+use crate::world::clock::System;
 use crate::world::shell::Order;
 use crate::world::talk::Mark;
-use crate::world::{self, signal};
+use crate::world::{self, left_behind, signal};
 
 /// How often a forward shift is tried before the release goes back.
 const FORWARD_TRIES: u32 = 3;
 /// How often a rollback is tried before people are called.
 const BACK_TRIES: u32 = 5;
+/// How long the router may be away in a restart, where the plan does not say.
+const ROUTER_BACK_WITHIN: Duration = Duration::from_secs(30);
+/// How long to wait before the router is asked again.
+const BETWEEN_TRIES: Duration = Duration::from_millis(200);
+/// How long a hook may clean up after TERM, before it is killed.
+const HOOK_GRACE: Duration = Duration::from_secs(10);
+/// The variable by which a hook that outlived its job is found.
+const PROMOTION_OF_HOOK: &str = "TRAPKEY_PROMOTION";
 /// How many probes of a side every short call makes at least.
 const FRESH: u64 = 10;
 /// How many preview checks run at once.
@@ -44,13 +53,13 @@ impl<'a> Driver<'a> {
         if !matches!(action, Action::Bake { .. } | Action::Wait | Action::Keep { .. })
             && !self.traffic_first()
         {
-            let epoch = self.record.promotion.epoch;
-            let does = json!({"at": world::now(), "epoch": epoch, "does": describe(action)});
+            let (epoch, id) = (self.record.promotion.epoch, &self.record.id);
+            let does = json!({"at": world::now(), "epoch": epoch, "promotion": id, "does": describe(action)});
             let noted = self.lease.journal(&does);
             self.bear(noted)?;
         }
         match action {
-            Action::Run(hook) => self.run_hook(hook).map(Some),
+            Action::Run(hook) => self.run_hook(hook),
             Action::Wait => self.wait_for_gate(),
             Action::Keep { until_ms } => self.keep(until_ms),
             Action::CheckHealth(side) => self.check_health(side).map(Some),
@@ -79,12 +88,50 @@ impl<'a> Driver<'a> {
         Ok(Some(self.reconcile()?.unwrap_or(Event::KeepOver)))
     }
 
-    fn run_hook(&mut self, hook: Hook) -> Result<Event, Fault> {
+    /// A hook of a job that was killed is over now, and how it ended is not known.
+    pub(super) fn lost_hook(&mut self) -> Result<Option<Event>, Fault> {
+        Ok(self.see_out_hooks().then_some(Event::HookLost))
+    }
+
+    /// Waits for the hooks of this promotion that outlived their job: one hook at a time is at work. One
+    /// that takes longer than a hook may is ended. False where a signal came first.
+    fn see_out_hooks(&mut self) -> bool {
+        let Some(id) = &self.record.id else { return true };
+        let limit = self.hook_limit();
+        let back = going_back(&self.record.state);
+        let mut gone = true;
+        for hook in left_behind::with_variable(PROMOTION_OF_HOOK, id) {
+            let left = limit.saturating_sub(hook.age(&System));
+            let what = format!(
+                "a hook of a job that was killed is still at work (process {}): it is waited for, at most {}",
+                hook.pid,
+                show_duration(left.as_secs_f64())
+            );
+            self.job.talk().line(Mark::Warn, &what);
+            self.ticker.set(&what);
+            gone &= hook.see_out(&System, left, HOOK_GRACE, &|| back || !signal::stop_asked());
+        }
+        gone
+    }
+
+    /// How long a hook may take.
+    fn hook_limit(&self) -> Duration {
+        self.plan.hooks.timeout.map_or(Duration::from_secs(600), |t| t.0)
+    }
+
+    fn run_hook(&mut self, hook: Hook) -> Result<Option<Event>, Fault> {
         self.lease.still_mine()?;
+        // One that may have begun is never begun again, whatever led here.
+        if self.record.state.hook_may_have_begun() {
+            return self.lost_hook();
+        }
+        if !self.see_out_hooks() {
+            return Ok(None);
+        }
         if hook == Hook::Retire
             && let Some(event) = self.reconcile()?
         {
-            return Ok(event);
+            return Ok(Some(event));
         }
         self.apply(&Event::HookBegins)?;
         let hooks = &self.plan.hooks;
@@ -97,7 +144,8 @@ impl<'a> Driver<'a> {
         let command = words.iter().map(|w| w.shown.as_str()).collect::<Vec<_>>().join(" ");
         let mut order =
             Order::new(words.iter().map(|w| w.value.clone()).collect(), begin::hook_folder(self.job));
-        order.timeout = hooks.timeout.map_or(Duration::from_secs(600), |t| t.0);
+        order.timeout = self.hook_limit();
+        order.grace = Some(HOOK_GRACE);
         order.through_signals = hook == Hook::OnRollback;
         let reason = match &self.record.state {
             State::RunningOnRollback { reason, .. } => reason.clone(),
@@ -110,11 +158,15 @@ impl<'a> Driver<'a> {
             ("TRAPKEY_VERSION", release.version.clone()),
             ("TRAPKEY_ENVIRONMENT", release.environment.clone()),
             ("TRAPKEY_REASON", reason),
+            (PROMOTION_OF_HOOK, self.record.id.clone().unwrap_or_default()),
         ]
         .map(|(k, v)| (k.to_owned(), v))
         .to_vec();
         let (exit, took, how, output) = match order.run() {
             Ok(ran) => {
+                if ran.interrupted {
+                    self.cut_off = Some(hook);
+                }
                 let mut output = String::from_utf8_lossy(&ran.stdout).into_owned();
                 output.push_str(&String::from_utf8_lossy(&ran.stderr));
                 let how = match ran.last_words() {
@@ -138,7 +190,7 @@ impl<'a> Driver<'a> {
         self.job
             .talk()
             .line(mark, &format!("hook {}: {how} after {}", hook.word(), show_duration(took.as_secs_f64())));
-        Ok(Event::HookEnded { ok, how })
+        Ok(Some(Event::HookEnded { ok, how }))
     }
 
     fn check_health(&mut self, side: Side) -> Result<Event, Fault> {
@@ -219,7 +271,9 @@ impl<'a> Driver<'a> {
         let split = Split { green: weight, close_idle_side: rollback };
         let tries = if rollback { BACK_TRIES } else { FORWARD_TRIES };
         let mut last = String::new();
-        for attempt in 1..=tries {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
             self.lease.still_mine()?;
             let done = shift(self.router.as_mut(), &self.entry, &self.record.markers, split, &why);
             self.not_late()?;
@@ -236,20 +290,72 @@ impl<'a> Driver<'a> {
                     return Ok(Event::Shifted { at_ms: self.clock.ms(), held });
                 }
                 Err(not) => {
-                    last = not.fault.line();
+                    let why = not.fault.line();
                     // Requests were given their time to meet the split; more of it is more of them
                     // on a side that nobody judges.
-                    if (not.waited && !rollback) || self.abort_asked().is_some() {
+                    let enough = (not.waited && !rollback)
+                        || self.abort_asked().is_some()
+                        || (signal::stop_asked() && !rollback);
+                    let away_before = self.away_since.is_some();
+                    let restarts = !not.waited && self.may_come_back();
+                    if !restarts && away_before && self.away_since.is_none() {
+                        // It is back just now, and takes what it is told.
+                        attempt = 0;
+                    }
+                    if enough || (attempt >= tries && !restarts) {
+                        last = why;
                         break;
+                    }
+                    if why != last {
+                        self.job.talk().line(Mark::Warn, &format!("{why}; trying again"));
+                        last = why;
                     }
                 }
             }
-            if attempt < tries {
-                self.job.talk().line(Mark::Warn, &format!("{last}; trying again"));
-                std::thread::sleep(Duration::from_millis(200));
-            }
+            std::thread::sleep(BETWEEN_TRIES);
         }
         Ok(Event::ShiftFailed { why: last })
+    }
+
+    /// Whether the router is away, and for no longer than a restart may take.
+    fn may_come_back(&mut self) -> bool {
+        if self.router.read().is_ok() {
+            self.away_since = None;
+            return false;
+        }
+        self.is_awaited()
+    }
+
+    /// The same of a router that has just not answered.
+    fn is_awaited(&mut self) -> bool {
+        let now = self.clock.passed();
+        let since = *self.away_since.get_or_insert(now);
+        now.saturating_sub(since) < self.plan.router_back_within.map_or(ROUTER_BACK_WITHIN, |s| s.0)
+    }
+
+    /// The split as the router holds it; none while it is away for no longer than a restart may take. A
+    /// short call waits that long, for no other look follows.
+    ///
+    /// Errors: the router is lost.
+    fn read_router(&mut self) -> Result<Option<Live>, Fault> {
+        loop {
+            let fault = match self.router.read() {
+                Ok(live) => {
+                    self.away_since = None;
+                    return Ok(Some(live));
+                }
+                Err(fault) => fault,
+            };
+            if self.away_since.is_none() {
+                self.job.talk().line(Mark::Warn, &format!("{}; it may be restarting", fault.line()));
+            }
+            if !self.is_awaited() {
+                return Err(fault);
+            }
+            if self.mode == Mode::Hold || self.abort_asked().is_some() || !signal::sleep(BETWEEN_TRIES) {
+                return Ok(None);
+            }
+        }
     }
 
     /// What is due is to be judged once more. A job that was killed may have put its weight in force
@@ -262,7 +368,8 @@ impl<'a> Driver<'a> {
 
     /// After the router was touched. Where another job took the lease meanwhile, this touch may have
     /// come after that job's own: what the record says is put in force, for perhaps nobody looks any
-    /// more.
+    /// more. A record of another promotion, or of other sides, is none of this job's business: its own
+    /// router would turn it round.
     ///
     /// Errors (5): another job has the lease, or this one was stopped for longer than it lasts.
     fn not_late(&mut self) -> Result<(), Fault> {
@@ -271,7 +378,7 @@ impl<'a> Driver<'a> {
         let mut done = None;
         while Instant::now() < until {
             let Ok(Some(Saved { version, fence, record })) = self.store().load::<Record>() else { break };
-            if done == Some(version) || fence == self.lease.fence() {
+            if done == Some(version) || fence == self.lease.fence() || !record.steers_the_same(&self.record) {
                 break;
             }
             // While the other job is about to set a weight itself, it is waited for.
@@ -329,18 +436,23 @@ impl<'a> Driver<'a> {
         if self.mode == Mode::Once && looked.look != Look::Bad && watch.is_owed_answers() {
             return Ok(None);
         }
+        let away = self.away_since.is_some();
         let behind = watch.is_behind(now.as_millisecond(), most);
         if self.mode == Mode::Once && blind {
             self.note_blind_spots();
         }
         if self.log.overdue() {
             // They stay with the job, and wait for the next part.
-            let _ = self.log.flush(&self.lease, self.record.promotion.epoch);
+            let _ = self.log.flush(&self.lease, &Of::record(&self.record));
         }
         let mut sentence = looked.judgement.summary.clone();
         if let Some(why) = behind.filter(|_| looked.look == Look::Good) {
             looked.look = Look::Unknown;
             sentence = why;
+        }
+        if away && looked.look == Look::Good {
+            looked.look = Look::Unknown;
+            sentence = "the router does not answer, it may be restarting".into();
         }
         if let Some(why) = self.nothing_known(&looked, now, until_ms)? {
             looked.look = Look::Bad;
@@ -365,8 +477,8 @@ impl<'a> Driver<'a> {
         if let Some(watch) = self.watch.take().filter(|watch| watch.is_of(bake.step, counting)) {
             return Ok(self.watch.insert(watch));
         }
-        let epoch = self.record.promotion.epoch;
-        let before = samples::of_counting(self.store(), epoch, counting).unwrap_or_else(|fault| {
+        let of = Of::record(&self.record);
+        let before = samples::of_counting(self.store(), &of, counting).unwrap_or_else(|fault| {
             // What was seen before is lost, and what comes must suffice: that is no pass.
             self.job.talk().line(Mark::Warn, &fault.to_string());
             self.record.decided(world::now(), "trapkey", fault.line());
@@ -462,8 +574,13 @@ impl<'a> Driver<'a> {
 
     fn reconcile_with(&mut self, state: &State) -> Result<Option<Event>, Fault> {
         let Some(weight) = state.settled(&self.record.course) else { return Ok(None) };
-        let found = match self.router.read() {
-            Ok(live) => {
+        let read = match state {
+            State::Baking { .. } => self.read_router(),
+            _ => self.router.read().map(Some),
+        };
+        let found = match read {
+            Ok(None) => return Ok(None),
+            Ok(Some(live)) => {
                 let nearest = self.router.nearest(weight);
                 if same_share(live.green, nearest) {
                     return Ok(None);

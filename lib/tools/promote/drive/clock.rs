@@ -1,6 +1,6 @@
 //! The clock of one call: it cannot be set.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -19,8 +19,13 @@ impl Clock {
         Self { began: world::now(), from: Instant::now() }
     }
 
+    /// The time that has passed since the start.
+    pub(super) fn passed(&self) -> Duration {
+        self.from.elapsed()
+    }
+
     pub(super) fn now(&self) -> Timestamp {
-        let passed = SignedDuration::try_from(self.from.elapsed()).unwrap_or(SignedDuration::MAX);
+        let passed = SignedDuration::try_from(self.passed()).unwrap_or(SignedDuration::MAX);
         self.began.checked_add(passed).unwrap_or(Timestamp::MAX)
     }
 
