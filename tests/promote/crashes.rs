@@ -1,5 +1,7 @@
 //! Killed at any moment, the next call goes on or goes back, and applies no step twice.
 
+use std::time::Instant;
+
 use super::*;
 
 /// What the journal says about steps: each is put in force once, none twice.
@@ -16,27 +18,20 @@ fn assert_no_step_twice(stage: &Stage) {
 
 #[test]
 fn killed_at_any_moment_the_next_call_finishes() {
-    // A spread of moments over the whole run, which takes about a second and a half.
-    for number in 0..8_u64 {
+    // A spread of moments over the whole run, whose journal has some fifteen lines.
+    for number in 0..8 {
         let stage =
             Stage::new("[{weight: 10%, bake: 300ms}, {weight: 50%, bake: 300ms}, {weight: 100%}]", "");
         let mut child = stage.spawn(&["run"]);
-        std::thread::sleep(Duration::from_millis(20 + number * 170));
+        stage.wait_for_lines(2 * number, &mut child);
         child.kill().unwrap();
         child.wait().unwrap();
-        let mut tries = 0;
-        loop {
+        wait_until("the end", || {
             // Killed before anything was on disk, there is nothing to go on with: begin.
-            let begun = stage.path().join(".trapkey/production/state.json").exists();
-            let ended = stage.promote(&[if begun { "step" } else { "start" }]);
+            let ended = stage.promote(&[if stage.state().exists() { "step" } else { "start" }]);
             assert_eq!(ended.code, 0, "{}", ended.stderr);
-            if stage.promotion()["outcome"] == "promoted" {
-                break;
-            }
-            tries += 1;
-            assert!(tries < 20);
-            std::thread::sleep(Duration::from_millis(100));
-        }
+            stage.promotion()["outcome"] == "promoted"
+        });
         stage.assert_all_green();
         assert_no_step_twice(&stage);
         assert_eq!(stage.promotion()["epoch"], 1);
@@ -46,7 +41,7 @@ fn killed_at_any_moment_the_next_call_finishes() {
 #[test]
 fn killed_in_the_middle_of_a_rollback_the_next_call_goes_back() {
     for number in 0..4_u64 {
-        let stage = Stage::new("[{weight: 50%, bake: 5s}, {weight: 100%}]", "");
+        let stage = Stage::new(LONG, "");
         stage.green.answers.fail_every.store(2, Ordering::SeqCst);
         let mut child = stage.spawn(&["run"]);
         wait_until("the way back", || {
@@ -86,25 +81,18 @@ fn killed_again_and_again_at_moments_by_chance_it_ends_all_new_or_all_old() {
         stage.green.answers.fail_every.store(if bad { 2 } else { 0 }, Ordering::SeqCst);
         let seen = format!("seed {seed}, round {round}");
         for _ in 0..3 {
-            let begun = stage.path().join(".trapkey/production/state.json").exists();
-            let mut child = stage.spawn(&[if begun { "step" } else { "run" }]);
+            let mut child = stage.spawn(&[if stage.state().exists() { "step" } else { "run" }]);
             std::thread::sleep(Duration::from_millis(chance.below(900)));
             kills += u32::from(child.try_wait().unwrap().is_none());
             child.kill().unwrap();
             child.wait().unwrap();
         }
-        let mut tries = 0;
-        loop {
-            let begun = stage.path().join(".trapkey/production/state.json").exists();
-            let ended = stage.promote(&[if begun { "step" } else { "start" }]);
+        wait_until(&seen, || {
+            let ended = stage.promote(&[if stage.state().exists() { "step" } else { "start" }]);
             assert!([0, 1].contains(&ended.code), "{seen}: {}", ended.stderr);
-            if stage.promotion()["outcome"] != "in_progress" {
-                break;
-            }
-            tries += 1;
-            assert!(tries < 30, "{seen}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+            // Frozen is no end: the next call looks again.
+            ["promoted", "rolled_back"].contains(&stage.outcome().as_str())
+        });
         if stage.promotion()["outcome"] == "promoted" {
             assert!(!bad, "{seen}: a bad release was promoted");
             stage.assert_all_green();
@@ -157,7 +145,7 @@ fn killed_among_hooks_gates_aborts_undos_and_restarts_it_ends_all_new_or_all_old
         let mut stage =
             Stage::new("[{weight: 10%, bake: 200ms}, {weight: 50%, bake: 200ms}, {weight: 100%}]", &more);
         let seen = format!("seed {seed}, round {round}");
-        let begun = |stage: &Stage| stage.path().join(".trapkey/production/state.json").exists();
+        let begun = |stage: &Stage| stage.state().exists();
         for _ in 0..4 {
             let mut child = stage.spawn(&[if begun(&stage) { "step" } else { "run" }]);
             std::thread::sleep(Duration::from_millis(chance.below(700)));
@@ -181,18 +169,15 @@ fn killed_among_hooks_gates_aborts_undos_and_restarts_it_ends_all_new_or_all_old
             assert!([0, 1, 5].contains(&stepped.code), "{seen}: {}", stepped.stderr);
         }
         let ended = ["promoted", "rolled_back"];
-        for tries in 0.. {
+        wait_until(&seen, || {
             if begun(&stage) {
                 stage.promote(&["resume"]);
             }
             let stepped = stage.promote(&[if begun(&stage) { "step" } else { "start" }]);
-            if ended.contains(&stage.phase().as_str()) {
-                break;
-            }
-            assert!([0, 1].contains(&stepped.code), "{seen}: {}", stepped.stderr);
-            assert!(tries < 40, "{seen}: {}", stage.phase());
-            std::thread::sleep(Duration::from_millis(100));
-        }
+            let over = ended.contains(&stage.phase().as_str());
+            assert!(over || [0, 1].contains(&stepped.code), "{seen}: {}", stepped.stderr);
+            over
+        });
         if stage.phase() == "promoted" {
             // A router that restarted after the end has forgotten it; then it has nothing on green.
             let (blue, green) = (stage.haproxy.server("blue"), stage.haproxy.server("green"));
@@ -211,38 +196,41 @@ fn killed_among_hooks_gates_aborts_undos_and_restarts_it_ends_all_new_or_all_old
 
 #[test]
 fn a_job_that_was_stopped_past_its_lease_wakes_up_and_touches_nothing() {
-    let stage = Stage::new("[{weight: 50%, bake: 30s}, {weight: 100%}]", "  lease: 1s\n");
-    let first = stage.spawn(&["run"]);
-    stage.wait_for_phase("baking");
-    // In the middle of the bake, its page written.
-    std::thread::sleep(Duration::from_millis(500));
-    let signal = |name: &str| {
-        assert!(Command::new("kill").args([name, &first.id().to_string()]).status().unwrap().success());
-    };
-    // Between two renewals: stopped in the middle of one it would keep everybody from writing, until
-    // it is ended, and the message says so.
-    let change = std::fs::File::open(stage.path().join(".trapkey/production/change")).unwrap();
-    change.lock().unwrap();
-    signal("-STOP");
-    change.unlock().unwrap();
-    let refused = stage.promote(&["step"]);
-    assert_eq!(refused.code, 5, "its lease is not over yet: {}", refused.stderr);
-    let until = Instant::now() + Duration::from_secs(10);
-    loop {
-        let stepped = stage.promote(&["step"]);
-        if stepped.code == 0 {
-            break;
+    // On a machine that is so slow that the job does not come to renew its lease it gets a longer one.
+    let mut lease = Duration::from_secs(1);
+    let (stage, first) = wait_for("a job that was stopped in its bake", || {
+        lease *= 2;
+        let stage = Stage::new(LONG, &format!("  lease: {}s\n", lease.as_secs()));
+        let mut first = stage.spawn(&["run"]);
+        // In the middle of the bake, its page written.
+        let page = stage.path().join("evidence/promote.json");
+        wait_until("its page", || {
+            first.try_wait().unwrap().is_some() || page.exists() && stage.promotion()["weight"] == 0.5
+        });
+        // Between two renewals: stopped in the middle of one it would keep everybody from writing, until
+        // it is ended, and the message says so.
+        let change = std::fs::File::open(stage.path().join(".trapkey/production/change")).unwrap();
+        change.lock().unwrap();
+        let works = first.try_wait().unwrap().is_none();
+        if works {
+            stop(&first);
         }
-        assert!(stepped.code == 5 && Instant::now() < until, "{}", stepped.stderr);
-        std::thread::sleep(Duration::from_millis(100));
-    }
+        change.unlock().unwrap();
+        works.then_some((stage, first))
+    });
+    let stopped = Instant::now();
+    wait_until("its lease to be over", || {
+        let stepped = stage.promote(&["step"]);
+        assert!([0, 5].contains(&stepped.code), "{}", stepped.stderr);
+        stepped.code == 0
+    });
+    assert!(stopped.elapsed() >= lease, "it was not over yet: {:?}", stopped.elapsed());
     assert_eq!(stage.promote(&["abort"]).code, 1);
     stage.assert_all_blue();
     let before = (stage.haproxy.held(), stage.document());
-    signal("-CONT");
+    signal(&first, "-CONT");
     let ended = first.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(5));
-    std::thread::sleep(Duration::from_millis(200));
     stage.assert_all_blue();
     assert_eq!(stage.document(), before.1, "the winner's document stands");
     let fences: Vec<u64> = stage.journal().iter().filter_map(|line| line["fence"].as_u64()).collect();
@@ -252,9 +240,15 @@ fn a_job_that_was_stopped_past_its_lease_wakes_up_and_touches_nothing() {
 #[test]
 fn of_two_jobs_at_the_same_moment_exactly_one_wins() {
     let pairs = rounds(2);
+    // Whoever wins waits for the other one in its hook.
+    let hook = "  hooks: {deploy: [sh, -c, \"until [ -e go ]; do sleep 0.05; done\"]}\n";
     for _ in 0..pairs {
-        let stage = Stage::new("[{weight: 50%, bake: 500ms}, {weight: 100%}]", "");
-        let both = [stage.spawn(&["run"]), stage.spawn(&["run"])];
+        let stage = Stage::new("[{weight: 50%, bake: 500ms}, {weight: 100%}]", hook);
+        let mut both = [stage.spawn(&["run"]), stage.spawn(&["run"])];
+        wait_until("one of them to be refused", || {
+            both.iter_mut().any(|child| child.try_wait().unwrap().is_some())
+        });
+        std::fs::write(stage.path().join("go"), "").unwrap();
         let mut ended = both.map(|child| {
             let pid = child.id();
             (child.wait_with_output().unwrap().status.code().unwrap(), pid)
@@ -273,7 +267,7 @@ fn of_two_jobs_at_the_same_moment_exactly_one_wins() {
 
 #[test]
 fn a_hook_that_was_killed_in_the_middle_does_not_run_again() {
-    let stage = Stage::new(SHORT, "  hooks: {deploy: [sh, -c, \"echo $$ >> hooks.txt; exec sleep 30\"]}\n");
+    let stage = Stage::new(SHORT, "  hooks: {deploy: [sh, -c, \"echo $$ >> hooks.txt; exec sleep 600\"]}\n");
     let mut child = stage.spawn(&["run"]);
     let begun = || std::fs::read_to_string(stage.path().join("hooks.txt")).unwrap_or_default();
     wait_until("the hook", || begun().ends_with('\n'));

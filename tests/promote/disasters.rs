@@ -2,15 +2,6 @@
 
 use super::*;
 
-const LONG: &str = "[{weight: 50%, bake: 30s}, {weight: 100%}]";
-
-fn edit(stage: &Stage, from: &str, to: &str) {
-    let path = stage.path().join("release.yaml");
-    let text = std::fs::read_to_string(&path).unwrap();
-    assert!(text.contains(from), "{from}");
-    std::fs::write(&path, text.replace(from, to)).unwrap();
-}
-
 fn reason(stage: &Stage) -> String {
     stage.promotion()["reason"].as_str().unwrap_or_default().to_owned()
 }
@@ -45,9 +36,9 @@ fn an_abort_around_the_last_step_ends_on_blue_or_says_that_it_came_too_late() {
     let (mut back, mut late) = (0, 0);
     for number in 0..rounds(5) {
         let stage = Stage::new("[{weight: 50%, bake: 300ms}, {weight: 100%}]", "");
-        let child = stage.spawn(&["run"]);
-        stage.wait_for_phase("baking");
-        std::thread::sleep(Duration::from_millis(240 + number * 37 % 220));
+        let mut child = stage.spawn(&["run"]);
+        // The sixth line of the journal is the look that lets the last step be taken, the tenth the end.
+        stage.wait_for_lines(5 + usize::try_from(number % 5).unwrap(), &mut child);
         let aborted = stage.promote(&["abort", "--reason", "orders drop"]);
         let ended = child.wait_with_output().unwrap().status.code();
         match aborted.code {
@@ -91,7 +82,7 @@ fn nobody_is_thrown_onto_an_old_side_that_is_sick_or_not_the_old_one() {
     stage.haproxy.ask(&address);
     let state = stage.path().join(".trapkey/production/state.json");
     let replaced = |from: u16, to: u16| {
-        edit(&stage, &format!("127.0.0.1:{from}"), &format!("127.0.0.1:{to}"));
+        stage.edit(&format!("127.0.0.1:{from}"), &format!("127.0.0.1:{to}"));
         assert!(state.exists());
     };
     replaced(first.port, stage.blue.port);
@@ -147,14 +138,14 @@ fn a_wedged_release_is_freed_by_a_command_that_the_message_names() {
 /// 5. A new release in the middle of another one.
 #[test]
 fn a_newer_release_is_refused_by_name_or_takes_over_after_a_rollback() {
-    let stage = Stage::new("[{weight: 10%, bake: 1s}, {weight: 100%}]", "");
+    let stage = Stage::new("[{weight: 10%, bake: \"${BAKE:-10m}\"}, {weight: 100%}]", "");
     assert_eq!(stage.promote(&["start"]).code, 0);
     let refused = stage.promote(&["start", "--set", "VERSION=2.0"]);
     assert_eq!(refused.code, 5, "{}", refused.stderr);
     assert!(refused.stderr.contains("shop 1.1 in production is still under way"), "{}", refused.stderr);
     assert!(refused.stderr.contains("--supersede"), "{}", refused.stderr);
     assert_eq!(stage.haproxy.server("green").0, 10);
-    let begun = stage.promote(&["run", "--supersede", "--set", "VERSION=2.0"]);
+    let begun = stage.promote(&["run", "--supersede", "--set", "VERSION=2.0", "--set", "BAKE=300ms"]);
     assert_eq!(begun.code, 0, "{}", begun.stderr);
     stage.assert_all_green();
     let journal = stage.journal();
@@ -170,7 +161,8 @@ fn a_newer_release_is_refused_by_name_or_takes_over_after_a_rollback() {
 fn no_data_and_low_traffic_never_pass() {
     for (from, to) in [("min_samples: 20", "min_samples: 100000"), ("rate: 100/s", "rate: 1/s")] {
         let stage = Stage::new(SHORT, "");
-        edit(&stage, from, to);
+        stage.edit(from, to);
+        stage.edit("undecided_for: 60s", "undecided_for: 1s");
         let ended = stage.promote(&["run"]);
         assert_eq!(ended.code, 1, "{to}: {}", ended.stderr);
         assert!(reason(&stage).contains("stayed undecided"), "{to}: {}", reason(&stage));
@@ -181,8 +173,9 @@ fn no_data_and_low_traffic_never_pass() {
     }
     // Green takes requests and never answers one: no figures are no good figures.
     let stage = Stage::new(SHORT, "");
-    stage.green.answers.delay_ms.store(20_000, Ordering::SeqCst);
-    edit(&stage, "requests: 20", "requests: 20, timeout: 1s");
+    stage.green.answers.delay_ms.store(600_000, Ordering::SeqCst);
+    stage.edit("requests: 20, timeout: 60s", "requests: 20, timeout: 3s");
+    stage.edit("healthy_within: 60s", "healthy_within: 1s");
     let ended = stage.promote(&["run"]);
     assert_eq!(ended.code, 1, "{}", ended.stderr);
     stage.assert_all_blue();

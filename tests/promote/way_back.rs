@@ -1,28 +1,13 @@
 //! The way back holds when the disk is full, when people act, when signals come and sides hang.
 
+use std::time::Instant;
+
 use super::*;
 
-const LONG: &str = "[{weight: 50%, bake: 30s}, {weight: 100%}]";
-
 impl Stage {
-    fn edit(&self, from: &str, to: &str) {
-        let path = self.path().join("release.yaml");
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.contains(from), "{from}");
-        std::fs::write(&path, text.replace(from, to)).unwrap();
-    }
-
-    fn state(&self) -> std::path::PathBuf {
-        self.path().join(".trapkey/production/state.json")
-    }
-
     fn reason(&self) -> String {
         self.promotion()["reason"].as_str().unwrap_or_default().to_owned()
     }
-}
-
-fn terminate(child: &Child) {
-    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
 }
 
 /// Puts a folder in a file's place; the job may be about to write the file once more.
@@ -65,11 +50,11 @@ fn traffic_goes_back_although_nothing_can_be_written() {
 
 #[test]
 fn a_step_that_cannot_be_put_on_record_does_not_stand_there_unwatched() {
-    let stage = Stage::new("[{weight: 10%, bake: 1s}, {weight: 100%}]", "");
-    let child = stage.spawn(&["run"]);
-    stage.wait_for_phase("baking");
-    std::fs::remove_file(stage.state()).unwrap();
-    std::fs::create_dir(stage.state()).unwrap();
+    let (stage, child) = paused();
+    stage.wait_for_the_hold("paused it before step 2");
+    block(&stage.state());
+    // As `resume` does, which would read the state: the next step is due, and cannot be put on record.
+    std::fs::remove_file(stage.path().join(".trapkey/production/pause.json")).unwrap();
     let ended = child.wait_with_output().unwrap();
     stage.assert_all_blue();
     assert_eq!(ended.status.code(), Some(4));
@@ -79,12 +64,15 @@ fn a_step_that_cannot_be_put_on_record_does_not_stand_there_unwatched() {
 
 #[test]
 fn a_page_that_cannot_be_written_leaves_no_step_unwatched() {
-    let stage = Stage::new("[{weight: 10%, bake: 500ms}, {weight: 50%, bake: 30s}, {weight: 100%}]", "");
+    let stage = Stage::new("[{weight: 10%, bake: 10m}, {weight: 50%, bake: 10m}, {weight: 100%}]", "");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    assert_eq!(stage.promote(&["pause"]).code, 0);
+    stage.end_the_bake();
     let child = stage.spawn(&["run"]);
-    stage.wait_for_phase("baking");
+    stage.wait_for_the_hold("paused it before step 2");
     let page = stage.path().join("evidence/promote.json");
-    wait_until("the page", || page.is_file());
     block(&page);
+    assert_eq!(stage.promote(&["resume"]).code, 0);
     wait_until("step 2", || stage.haproxy.server("green").0 == 50);
     stage.green.answers.fail_every.store(2, Ordering::SeqCst);
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(4));
@@ -117,13 +105,10 @@ fn an_abort_while_the_old_side_is_sick_stands_still_and_ends() {
     stage.wait_for_phase("baking");
     stage.blue.answers.health.store(500, Ordering::SeqCst);
     let mut abort = stage.spawn(&["abort"]);
-    let until = Instant::now() + Duration::from_secs(15);
-    while abort.try_wait().unwrap().is_none() && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    let ended = abort.try_wait().unwrap();
-    let _ = (abort.kill(), child.kill());
-    assert_eq!(ended.and_then(|e| e.code()), Some(1), "it must not try for ever");
+    // It must not try for ever.
+    let ended = wait_for("the abort", || abort.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(1));
+    let _ = child.kill();
     child.wait().unwrap();
     assert_eq!(stage.promotion()["outcome"], "frozen");
     assert_eq!(stage.haproxy.server("green").0, 50);
@@ -134,7 +119,8 @@ fn an_abort_while_the_old_side_is_sick_stands_still_and_ends() {
 
 #[test]
 fn an_abort_during_the_last_hook_still_wins() {
-    let stage = Stage::new(SHORT, "  hooks: {after: [sh, -c, \"echo > began; sleep 1\"]}\n");
+    let hook = "echo > began; until [ -e .trapkey/production/abort.json ]; do sleep 0.05; done";
+    let stage = Stage::new(SHORT, &format!("  hooks: {{after: [sh, -c, \"{hook}\"]}}\n"));
     let child = stage.spawn(&["run"]);
     wait_until("the hook", || stage.path().join("began").exists());
     let aborted = stage.promote(&["abort"]);
@@ -146,7 +132,7 @@ fn an_abort_during_the_last_hook_still_wins() {
 
 #[test]
 fn a_hook_that_was_lost_is_no_proof_that_green_has_everything() {
-    let mut stage = Stage::new(SHORT, "  hooks: {after: [sh, -c, \"echo $$ > hook.txt; exec sleep 30\"]}\n");
+    let mut stage = Stage::new(SHORT, "  hooks: {after: [sh, -c, \"echo $$ > hook.txt; exec sleep 600\"]}\n");
     let mut child = stage.spawn(&["run"]);
     let hook = stage.path().join("hook.txt");
     wait_until("the hook", || std::fs::read_to_string(&hook).is_ok_and(|text| text.ends_with('\n')));
@@ -163,11 +149,10 @@ fn a_hook_that_was_lost_is_no_proof_that_green_has_everything() {
 #[test]
 fn a_signal_is_no_reason_to_call_green_unhealthy() {
     let stage = Stage::new(SHORT, "");
-    stage.edit("healthy_within: 500ms", "healthy_within: 20s");
+    stage.edit("healthy_within: 60s", "healthy_within: 10m");
     stage.green.answers.health.store(503, Ordering::SeqCst);
     let child = stage.spawn(&["run"]);
     stage.wait_for_phase("checking_green");
-    std::thread::sleep(Duration::from_millis(100));
     terminate(&child);
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(3));
     assert_eq!(stage.phase(), "checking_green");
@@ -175,16 +160,25 @@ fn a_signal_is_no_reason_to_call_green_unhealthy() {
     assert_eq!(stage.promote(&["step"]).code, 0);
 }
 
+/// A hook that pages people, and not before the test says so.
+const PAGES: &str =
+    "  hooks: {on_rollback: [sh, -c, \"until [ -e go ]; do sleep 0.05; done; echo paged > paged.txt\"]}\n";
+
+/// The phases of a way back that has not come to its end.
+const GOING_BACK: [&str; 4] = ["checking_blue", "rolling_back", "retiring_green", "running_on_rollback"];
+
 #[test]
 fn a_signal_during_a_rollback_cuts_neither_it_nor_its_hook_short() {
-    let stage = Stage::new(LONG, "  hooks: {on_rollback: [sh, -c, \"sleep 0.3; echo paged > paged.txt\"]}\n");
-    stage.green.answers.fail_every.store(2, Ordering::SeqCst);
+    let stage = Stage::new(LONG, PAGES);
     let child = stage.spawn(&["run"]);
     stage.wait_for_phase("baking");
-    // Blue answers slowly, so that the signal comes while its health is looked at.
+    // Blue answers slowly, so that the signal comes while its health is looked at; on a slow machine it
+    // may come as late as in the hook, which waits for it.
     stage.blue.answers.delay_ms.store(150, Ordering::SeqCst);
-    stage.wait_for_phase("checking_blue");
+    stage.green.answers.fail_every.store(2, Ordering::SeqCst);
+    wait_until("the way back", || GOING_BACK.contains(&stage.phase().as_str()));
     terminate(&child);
+    std::fs::write(stage.path().join("go"), "").unwrap();
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
     stage.assert_all_blue();
     assert!(stage.path().join("paged.txt").exists(), "people are called although a signal came");
@@ -195,9 +189,8 @@ fn nginx_goes_back_after_a_signal_too() {
     let folder = folder();
     let (blue, green) = (Side::start("1.0"), Side::start("1.1"));
     let nginx = Nginx::start(folder.path(), blue.port, green.port);
-    let text = plan(&nginx.router(blue.port, green.port), &blue, &green, LONG, "");
+    let text = plan(&nginx.router(blue.port, green.port), &blue, &green, LONG, PAGES);
     std::fs::write(folder.path().join("release.yaml"), &text).unwrap();
-    green.answers.fail_every.store(2, Ordering::SeqCst);
     let child = tool("promote", folder.path()).arg("run").stderr(Stdio::null()).spawn().unwrap();
     let phase = || {
         let bytes = std::fs::read(folder.path().join(".trapkey/production/state.json")).unwrap_or_default();
@@ -206,8 +199,10 @@ fn nginx_goes_back_after_a_signal_too() {
     };
     wait_until("baking", || phase() == "baking");
     blue.answers.delay_ms.store(150, Ordering::SeqCst);
-    wait_until("checking_blue", || phase() == "checking_blue");
+    green.answers.fail_every.store(2, Ordering::SeqCst);
+    wait_until("the way back", || GOING_BACK.contains(&phase().as_str()));
     terminate(&child);
+    std::fs::write(folder.path().join("go"), "").unwrap();
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
     assert!(nginx.held().contains(&format!("server 127.0.0.1:{} down;", green.port)));
 }
@@ -226,7 +221,12 @@ fn nginx_that_was_taken_back_by_hand_stays_back() {
             Command::new("sh").args(["-c", command.as_str().unwrap()]).output().unwrap().status.success()
         );
     }
-    std::thread::sleep(Duration::from_millis(300));
+    // A reload takes its time, and while it is under way old workers answer as well.
+    let client = trapkey::world::http::Client::new(ANSWER, 0);
+    let on_blue = || {
+        client.get(&nginx.url()).is_ok_and(|answer| answer.header("x-release").is_some_and(|by| by == "1.0"))
+    };
+    wait_until("the reload", || (0..40).all(|_| on_blue()));
     let stepped = call("promote", folder.path(), &["step"]);
     assert_eq!(stepped.code, 1, "{}", stepped.stderr);
     assert!(nginx.held().contains(&format!("server 127.0.0.1:{} down;", green.port)));
@@ -245,7 +245,7 @@ fn users_that_people_took_off_green_are_not_put_back_on_it() {
 
 #[test]
 fn more_on_green_than_the_step_allows_is_taken_down_again() {
-    let stage = Stage::new("[{weight: 10%, bake: 30s}, {weight: 100%}]", "");
+    let stage = Stage::new("[{weight: 10%, bake: 10m}, {weight: 100%}]", "");
     assert_eq!(stage.promote(&["start"]).code, 0);
     stage.haproxy.ask("set server shop/green weight 200");
     assert_eq!(stage.promote(&["step"]).code, 0);
@@ -267,7 +267,7 @@ fn a_failure_that_is_over_counts_for_the_whole_elapsed_window() {
     let stage = Stage::new(LONG, "");
     assert_eq!(stage.promote(&["start"]).code, 0);
     stage.green.answers.fail_every.store(2, Ordering::SeqCst);
-    let client = trapkey::world::http::Client::new(Duration::from_secs(2), 0);
+    let client = trapkey::world::http::Client::new(ANSWER, 0);
     for _ in 0..100 {
         let _ = client.get(&stage.haproxy.url());
     }
@@ -280,12 +280,11 @@ fn a_failure_that_is_over_counts_for_the_whole_elapsed_window() {
 
 #[test]
 fn what_a_router_counted_before_the_step_is_never_judged() {
-    let stage = Stage::new("[{weight: 50%, bake: 1s}, {weight: 100%}]", "");
-    stage.edit("undecided_for: 1s", "undecided_for: 30s");
+    let stage = Stage::new(LONG, "");
     // An earlier release failed on this side.
     stage.haproxy.ask("set server shop/green weight 100");
     stage.green.answers.fail_every.store(1, Ordering::SeqCst);
-    let client = trapkey::world::http::Client::new(Duration::from_secs(2), 0);
+    let client = trapkey::world::http::Client::new(ANSWER, 0);
     for _ in 0..100 {
         let _ = client.get(&stage.haproxy.url());
     }
@@ -303,16 +302,16 @@ fn what_a_router_counted_before_the_step_is_never_judged() {
         }
     }
     // Neither those old failures count, nor does a window count that only the newest probes have seen.
-    std::thread::sleep(Duration::from_secs(1));
+    stage.end_the_bake();
     let stepped = stage.promote(&["step"]);
     assert_eq!((stepped.code, stage.phase().as_str()), (0, "baking"), "{}", stepped.stderr);
-    assert_eq!(stage.promote(&["step"]).code, 0);
+    stage.step_to_the_end(&[]);
     stage.assert_all_green();
 }
 
 #[test]
 fn a_clock_that_was_set_back_wedges_nothing() {
-    let stage = Stage::new("[{weight: 50%, bake: 1s}, {weight: 100%}]", "");
+    let stage = Stage::new(LONG, "");
     assert_eq!(stage.promote(&["start"]).code, 0);
     let mut state = json(&stage.state());
     let since = state["record"]["state"]["since_ms"].as_i64().unwrap();
@@ -321,8 +320,8 @@ fn a_clock_that_was_set_back_wedges_nothing() {
     let stepped = stage.promote(&["step"]);
     assert_eq!(stepped.code, 0, "{}", stepped.stderr);
     assert_eq!(stage.phase(), "baking", "how long it was watched is not known, so it is watched anew");
-    std::thread::sleep(Duration::from_secs(1));
-    assert_eq!(stage.promote(&["step"]).code, 0);
+    stage.end_the_bake();
+    stage.step_to_the_end(&[]);
     stage.assert_all_green();
 }
 
@@ -344,16 +343,20 @@ fn an_abort_under_a_newer_plan_is_about_the_release_that_it_ends() {
 #[test]
 fn a_green_that_hangs_is_left_long_before_its_time_limit() {
     let stage = Stage::new(LONG, "");
-    stage.edit("requests: 20", "requests: 20, timeout: 30s");
+    // A request may take ten minutes before it counts as failed, and no test waits for as long.
+    stage.edit("requests: 20, timeout: 60s", "requests: 20, timeout: 10m");
+    stage.edit("> 20s", "> 2s");
     let child = stage.spawn(&["run"]);
     stage.wait_for_phase("baking");
-    std::thread::sleep(Duration::from_millis(500));
-    stage.green.answers.delay_ms.store(20_000, Ordering::SeqCst);
+    let before = stage.green.served();
+    wait_until("some probes", || stage.green.served() >= before + 50);
+    stage.green.answers.delay_ms.store(600_000, Ordering::SeqCst);
     let started = Instant::now();
     wait_until("green to be left", || stage.haproxy.server("green").0 == 0);
-    let took = started.elapsed();
-    figure(&format!("a hanging green was left after {took:?}, with a time limit of 30 s"));
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    figure(&format!(
+        "a hanging green was left after {:?}, with a time limit of 10 minutes",
+        started.elapsed()
+    ));
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
     stage.assert_all_blue();
 }
@@ -365,11 +368,17 @@ fn from_the_verdict_to_the_read_back_is_a_moment() {
             let stage = Stage::new(LONG, "");
             stage.green.answers.fail_every.store(2, Ordering::SeqCst);
             assert_eq!(stage.promote(&["run"]).code, 1);
+            // Nothing stands in between but the look at blue.
+            let journal = stage.journal();
+            let bad = journal.iter().position(|line| line["did"]["look"] == "bad").unwrap();
+            let between: Vec<&Value> =
+                journal[bad..].iter().map(|line| &line["does"]).filter(|does| does.is_object()).collect();
+            assert_eq!(between[0]["check_health"], "blue", "{between:?}");
+            assert_eq!((&between[1]["shift"], &between[1]["rollback"]), (&0.0.into(), &true.into()));
             stage.promotion()["rollback"]["took_ms"].as_f64().unwrap()
         })
         .collect();
     took.sort_by(f64::total_cmp);
     let (p50, max) = (took[took.len() / 2], took[took.len() - 1]);
     figure(&format!("rollbacks {}, verdict to read back p50 {p50:.1} ms, max {max:.1} ms", took.len()));
-    assert!(p50 < 500.0, "{took:?}");
 }

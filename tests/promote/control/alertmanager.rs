@@ -1,5 +1,7 @@
 //! Alerts that act: a real Alertmanager calls `promote listen`, and a release goes back.
 
+use std::time::Instant;
+
 use super::*;
 
 /// A running Alertmanager that calls one webhook.
@@ -37,7 +39,7 @@ impl Alertmanager {
 
     fn ask(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) else { return (0, Value::Null) };
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_read_timeout(Some(ANSWER)).unwrap();
         let text = format!(
             "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\n\r\n{body}",
@@ -111,14 +113,15 @@ fn an_alert_takes_a_release_back_that_another_process_is_working_on() {
 
 #[test]
 fn an_alert_pauses_and_lets_go_on_when_it_is_over() {
-    let stage = Stage::new("[{weight: 10%, bake: 300ms}, {weight: 100%}]", "");
+    let stage = Stage::new("[{weight: 10%, bake: 10m}, {weight: 100%}]", "");
     let listening = Listening::start(&stage);
     let alertmanager = Alertmanager::start(listening.port, TOKEN);
-    let child = stage.spawn(&["run"]);
-    stage.wait_for_phase("baking");
+    assert_eq!(stage.promote(&["start"]).code, 0);
     alertmanager.tell("QueueLong", &[("trapkey", "pause")], true);
     wait_until("the pause", || listening.get("/status").1["paused"]["who"] == "alertmanager: QueueLong");
-    std::thread::sleep(Duration::from_millis(800));
+    stage.end_the_bake();
+    let child = stage.spawn(&["run"]);
+    stage.wait_for_the_hold("paused it before step 2");
     assert_eq!((stage.phase(), stage.haproxy.server("green").0), ("baking".into(), 10));
     alertmanager.tell("QueueLong", &[("trapkey", "pause")], false);
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
@@ -132,7 +135,18 @@ fn an_alertmanager_with_another_token_moves_nothing() {
     let listening = Listening::start(&stage);
     let alertmanager = Alertmanager::start(listening.port, "another-token-0123456789");
     alertmanager.tell("CheckoutErrors", &[("trapkey", "abort")], true);
-    std::thread::sleep(Duration::from_secs(2));
+    let refused = || {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", alertmanager.port)) else { return false };
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        let mut text = String::new();
+        let _ = stream.read_to_string(&mut text);
+        let of_webhook = |line: &&str| {
+            line.starts_with("alertmanager_notification_requests_failed_total{")
+                && line.contains("integration=\"webhook\"")
+        };
+        text.lines().find(of_webhook).is_some_and(|line| !line.ends_with(" 0"))
+    };
+    wait_until("the call to be refused", refused);
     assert_eq!((stage.phase(), stage.haproxy.server("green").0), ("baking".into(), 50));
     assert!(!stage.path().join(".trapkey/production/abort.json").exists());
     assert!(!listening.said().contains("another-token"));

@@ -211,7 +211,7 @@ fn an_abort_by_workflow_is_well_when_it_has_rolled_back_and_only_then() {
 
 #[test]
 fn the_scheduled_workflow_takes_a_release_to_its_end_with_the_real_tool() {
-    let stage = Stage::new("[{weight: 10%, bake: 600ms}, {weight: 100%}]", "");
+    let stage = Stage::new("[{weight: 10%, bake: 10m}, {weight: 100%}]", "");
     let text = workflow("promote-step.yml");
     let (look, step) = (script(&text, "Is a release under way?"), script(&text, "Look, and go on or back"));
     let round = |script: &str, version: &str, commit: &str| {
@@ -229,19 +229,20 @@ fn the_scheduled_workflow_takes_a_release_to_its_end_with_the_real_tool() {
     let started =
         run(tool("promote", stage.path()).arg("start").env("VERSION", "7.0").env("GITHUB_SHA", "abc123"));
     assert_eq!(started.code, 0, "{}", started.stderr);
+    stage.end_the_bake();
     let mut states = Vec::new();
-    for _ in 0..20 {
+    wait_until("the schedule to have nothing to do", || {
         let (ended, due, version, commit, _) = round(&look, "unknown", "");
         assert_eq!(ended.code, 0, "{}", ended.stderr);
         if due == "false" {
-            break;
+            return true;
         }
         assert_eq!((version.as_str(), commit.as_str()), ("7.0", "abc123"));
         let (ended, .., state) = round(&step, &version, &commit);
         assert_eq!(ended.code, 0, "{}", ended.stderr);
         states.push(state);
-        std::thread::sleep(Duration::from_millis(300));
-    }
+        false
+    });
     assert_eq!(states.last().map(String::as_str), Some("promoted"), "{states:?}");
     stage.assert_all_green();
 }
@@ -275,7 +276,7 @@ fn an_abort_by_workflow_takes_traffic_back_with_the_real_tool() {
 
 #[test]
 fn an_approval_by_workflow_opens_the_gate_with_the_real_tool() {
-    let steps = "[{weight: 10%, bake: 1s}, {weight: 100%, approve: [product_owner]}]";
+    let steps = "[{weight: 10%, bake: 10m}, {weight: 100%, approve: [product_owner]}]";
     let stage = Stage::new(steps, "  approvers: {product_owner: [olga]}\n");
     gates::key(&stage, "ci", "");
     gates::key(&stage, "olga", "approvers");
@@ -295,9 +296,8 @@ fn an_approval_by_workflow_opens_the_gate_with_the_real_tool() {
     ];
     let (ended, _) = for_real(&stage, &script, &variables);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
-    std::thread::sleep(Duration::from_secs(1));
-    let moved = stage.promote(&[&["step"], &signed[..]].concat());
-    assert_eq!(moved.code, 0, "{}", moved.stderr);
+    stage.end_the_bake();
+    stage.step_to_the_end(&signed);
     stage.assert_all_green();
     assert_eq!(stage.promotion()["approvals"][0]["reason"], "figures are fine");
 }
