@@ -12,7 +12,7 @@ use crate::support::haproxy::Haproxy;
 use crate::support::postgres::Postgres;
 use crate::support::router::RealRouter;
 use crate::support::side::Side;
-use crate::support::{Ended, folder, json, run, tool};
+use crate::support::{Ended, folder, json, run, tool, wait_for};
 
 mod hostile;
 mod refusals;
@@ -53,12 +53,12 @@ snapshot:
 promote:
   router: {kind: haproxy, target: haproxy.sock, entry: "ENTRY", with: {backend: shop, blue: blue, green: green}}
   sides: {blue: {url: "BLUE"}, green: {url: "GREEN"}}
-  probe: {path: /, rate: 100/s, requests: 20}
+  probe: {path: /, rate: 100/s, requests: 20, timeout: 1m}
   interval: 100ms
   min_samples: 20
   drain: 500ms
-  healthy_within: 500ms
-  undecided_for: 1s
+  healthy_within: 5m
+  undecided_for: 5m
   rollback_when: [{metric: error_rate, is: "> 5%"}]
   steps: [{weight: 20%, bake: 500ms}, {weight: 100%}]
 MORE_PROMOTE
@@ -68,7 +68,7 @@ verify:
   baseline:
     max_age: 30m
     probes:
-      - {name: home, url: "ENTRY/", rate: 100/s, duration: 700ms, min_samples: 30, tolerance: 100%, tolerance_at_least: 500ms}
+      - {name: home, url: "ENTRY/", rate: 100/s, duration: 700ms, timeout: 1m, min_samples: 20, tolerance_at_least: 30s}
 "#;
 
 impl Chain {
@@ -110,8 +110,18 @@ impl Chain {
         command
     }
 
+    /// Calls a tool; `verify` until this machine had the time to measure.
     pub(crate) fn call(&self, words: &[&str]) -> Ended {
-        run(&mut self.command(words))
+        let document = match words {
+            ["verify", "baseline", ..] => "baseline",
+            ["verify", ..] => "verify",
+            _ => return run(&mut self.command(words)),
+        };
+        let document = self.path("evidence").join(format!("{document}.json"));
+        wait_for("a machine with time to measure", || {
+            let ended = run(&mut self.command(words));
+            (ended.code != 3 || !crate::verify::machine_was_busy(&document)).then_some(ended)
+        })
     }
 
     pub(crate) fn good(&self, words: &[&str]) -> Ended {

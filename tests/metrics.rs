@@ -81,7 +81,7 @@ fn ask(
         to: at(to),
         step,
         covers: step,
-        limit: Duration::from_secs(10),
+        limit: Duration::from_secs(300),
     })
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn window(side: &SideOf, from_ms: i64, to_ms: i64) -> Ask<'_> {
         to: Timestamp::from_millisecond(to_ms).unwrap(),
         step: Duration::from_secs(15),
         covers: Duration::from_secs(15),
-        limit: Duration::from_secs(20),
+        limit: Duration::from_secs(300),
     }
 }
 

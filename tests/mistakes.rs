@@ -187,7 +187,7 @@ fn a_signal_leaves_no_child_of_a_check_behind() {
             folder.path(),
             &PLAN.replace(
                 "[\"true\"]",
-                "[sh, -c, \"sleep 60 & echo $! > begun.tmp; mv begun.tmp begun; wait\"]",
+                "[sh, -c, \"sleep 600 & echo $! > begun.tmp; mv begun.tmp begun; wait\"], timeout: 10m",
             ),
         );
         let mut child = tool("preflight", folder.path()).stderr(Stdio::null()).spawn().unwrap();
@@ -210,7 +210,7 @@ fn a_baseline_that_was_interrupted_is_none() {
     plan(
         folder.path(),
         &format!(
-            "version: 1\nservice: s\nrelease: {{version: 1}}\nverify:\n  baseline:\n    probes:\n      - {{name: home, url: \"{}/\", rate: 200/s, duration: 60s}}\n",
+            "version: 1\nservice: s\nrelease: {{version: 1}}\nverify:\n  baseline:\n    probes:\n      - {{name: home, url: \"{}/\", rate: 200/s, duration: 10m}}\n",
             side.url()
         ),
     );

@@ -133,6 +133,11 @@ pub(crate) fn walk(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// How often a test that lasts long does its work: so often, and in a soak `usual` times its factor.
+pub(crate) fn rounds(quick: u64, usual: u64) -> u64 {
+    if std::env::var_os("TRAPKEY_SOAK").is_some() { crate::promote::rounds(usual) } else { quick }
+}
+
 pub(crate) fn is_root() -> bool {
     std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0
 }

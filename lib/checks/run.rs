@@ -16,9 +16,9 @@ use crate::world::{self, signal};
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A kind that keeps its own time says more than "no answer"; it gets this much longer to say it.
-const GRACE: Duration = Duration::from_millis(300);
+const GRACE: Duration = Duration::from_secs(3);
 /// How long a check that is under way may take to clean up after a signal.
-const LAST_ACTS: Duration = Duration::from_millis(500);
+const LAST_ACTS: Duration = Duration::from_secs(10);
 
 /// Runs the checks, at most `parallel` at once, and tells `seen` of each as it ends.
 ///
@@ -209,8 +209,11 @@ fn watched(check: &Prepared) -> Result<Sight, Trouble> {
             Ok(answer) => return answer,
             Err(RecvTimeoutError::Disconnected) => return Err(Trouble::broken("the check broke")),
             Err(RecvTimeoutError::Timeout) if signal::stop_asked() => {
-                // A command ends its children when it sees the signal; leaving at once would leave them.
-                let _ = receiver.recv_timeout(LAST_ACTS);
+                // A command ends its children when it sees the signal; leaving at once would leave them. No
+                // other kind sees it, and there is nothing to wait for.
+                if check.kind.name == "command" {
+                    let _ = receiver.recv_timeout(LAST_ACTS);
+                }
                 return Err(Trouble::broken("not looked at to its end: asked to stop"));
             }
             Err(RecvTimeoutError::Timeout) if left.is_zero() => {

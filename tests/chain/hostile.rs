@@ -1,7 +1,6 @@
 //! Broken, absurd and hostile input: always an error with a place or a sound result, never a panic.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use trapkey::evidence::{
@@ -112,7 +111,6 @@ fn a_spoilt_plan_is_read_or_refused_with_its_place() {
     let (mut refused, mut read) = (0, 0);
     for round in 0..300 {
         let text = spoil(if round % 3 == 0 { annotated } else { PLAN }, &mut dice);
-        let started = Instant::now();
         if let Err(problem) = yaml::parse(&text) {
             let place = problem.place.unwrap_or_else(|| panic!("no place: {problem:?}\n{text}"));
             assert!(place.line >= 1 && place.column >= 1, "{problem:?}\n{text}");
@@ -128,7 +126,6 @@ fn a_spoilt_plan_is_read_or_refused_with_its_place() {
                 refused += 1;
             }
         }
-        assert!(started.elapsed() < Duration::from_secs(2), "a hang:\n{text}");
     }
     assert!(refused > 100 && read > 10, "{refused} refused, {read} read: too one-sided to prove anything");
 }
@@ -301,10 +298,12 @@ fn documents_beyond_every_limit_are_refused() {
     let place = folder();
     let file = std::fs::File::create(place.path().join("preflight.json")).unwrap();
     file.set_len(evidence::MAX_DOCUMENT + 1).unwrap();
-    let started = Instant::now();
     let fault = evidence::read::<PreflightBody>(place.path(), None).unwrap_err();
     assert!(fault.to_string().contains("larger than 64 MiB"), "{fault}");
-    assert!(started.elapsed() < Duration::from_millis(500), "it was read all the same");
+    // Whoever read that would not end.
+    file.set_len(1 << 42).unwrap();
+    let fault = evidence::read::<PreflightBody>(place.path(), None).unwrap_err();
+    assert!(fault.to_string().contains("larger than 64 MiB"), "{fault}");
 }
 
 #[test]

@@ -95,15 +95,14 @@ fn bad_input_gives_one_error_with_its_place() {
 }
 
 #[test]
-fn a_plan_of_100_mb_is_refused_without_being_read() {
+fn a_plan_of_4_tb_is_refused_without_being_read() {
     let folder = folder();
     let file = std::fs::File::create(folder.path().join("release.yaml")).unwrap();
-    file.set_len(100_000_000).unwrap();
-    let started = std::time::Instant::now();
+    // Whoever read that would not end.
+    file.set_len(1 << 42).unwrap();
     let ended = call("preflight", folder.path(), &[]);
     assert_eq!(ended.code, 2, "{ended:?}");
     assert!(ended.stderr.contains("larger than 1 MiB"), "{}", ended.stderr);
-    assert!(started.elapsed().as_secs() < 5);
 }
 
 #[test]
@@ -217,7 +216,7 @@ fn a_signal_leaves_a_valid_document() {
     plan(
         folder.path(),
         &[
-            "name: slow, kind: command, target: [sh, -c, touch begun; sleep 30], timeout: 60s",
+            "name: slow, kind: command, target: [sh, -c, touch begun; sleep 600], timeout: 10m",
             "name: later, kind: command, target: [\"true\"], needs: [slow]",
         ],
     );
@@ -225,9 +224,7 @@ fn a_signal_leaves_a_valid_document() {
     crate::support::wait_until("the slow check", || folder.path().join("begun").exists());
     let ended = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(ended.success());
-    let started = std::time::Instant::now();
     assert_eq!(child.wait().unwrap().code(), Some(4));
-    assert!(started.elapsed().as_secs() < 5);
     let document = json(&folder.path().join("evidence/preflight.json"));
     assert_eq!(document["verdict"], "error");
     for finding in document["findings"].as_array().unwrap() {

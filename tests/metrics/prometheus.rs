@@ -2,9 +2,15 @@
 
 use super::*;
 use crate::support::prometheus::{Exporter, Prometheus, SCRAPE};
+use crate::support::wait_for;
 use metrics::TroubleKind;
 
 const STEP: Duration = SCRAPE;
+
+/// Metrics of a name with their last value: a busy machine leaves gaps between scrapes.
+fn last(labels: &str) -> String {
+    format!("last_over_time(requests{{{labels}}}[10m])")
+}
 
 fn metric(url: &str, query: &str) -> String {
     format!("- name: m\n  kind: prometheus\n  target: {url}\n  with:\n    query: >-\n      {query}\n")
@@ -25,13 +31,14 @@ fn a_real_prometheus_is_asked_for_each_side() {
     let mut server = Prometheus::start(&[exporter.target()]);
     server.wait_for("requests{code=\"500\"}");
     let url = server.url();
-    std::thread::sleep(5 * SCRAPE);
+    // It has been there for longer than the window.
+    server.wait_for("last_over_time(requests{code=\"500\"}[10m] offset 4s)");
     let (from, to) = (ago(2000), ago(0));
     let at =
         |query: &str, word: &'static str| ask(&mut *open(&metric(&url, query)), &side(word), from, to, STEP);
 
     // One series for each side, at moments of the grid, each once.
-    let query = "sum(requests{side=\"{{ side }}\", code=\"200\"})";
+    let query = &format!("sum({})", last("side=\"{{ side }}\", code=\"200\""));
     let (blue, green) = (at(query, "blue").unwrap(), at(query, "green").unwrap());
     assert_eq!((values(&blue), values(&green)), (vec![10.0; 4], vec![20.0; 4]));
     let moments: Vec<i64> = blue.iter().map(|point| point.at_ms).collect();
@@ -39,7 +46,7 @@ fn a_real_prometheus_is_asked_for_each_side() {
     assert!(moments.iter().all(|at| at % 500 == 0 && (from..to).contains(at)), "{moments:?}");
 
     // Several series, by their labels; the name of a metric is one of them.
-    let trouble = at("requests{side=\"{{ side }}\"}", "green").unwrap_err();
+    let trouble = at(&last("side=\"{{ side }}\""), "green").unwrap_err();
     assert_eq!(trouble.what, TroubleKind::SeveralSeries);
     assert!(trouble.message.contains("2 series") && trouble.message.contains("code=\"500\""), "{trouble:?}");
     assert!(trouble.message.contains("__name__=\"requests\""), "{trouble:?}");
@@ -48,7 +55,7 @@ fn a_real_prometheus_is_asked_for_each_side() {
     assert_eq!(at("requests{side=\"{{ side }}-new\"}", "green"), Ok(Vec::new()));
 
     // What no number says comes as it is.
-    let zero = "0 * sum(requests{side=\"{{ side }}\"})";
+    let zero = &format!("0 * sum({})", last("side=\"{{ side }}\""));
     assert!(values(&at(&format!("({zero}) / ({zero})"), "blue").unwrap()).iter().all(|v| v.is_nan()));
     let infinite = values(&at(&format!("1 / ({zero})"), "blue").unwrap());
     assert_eq!(infinite, vec![f64::INFINITY; 4]);
@@ -60,15 +67,18 @@ fn a_real_prometheus_is_asked_for_each_side() {
     assert!(trouble.message.contains("parse error: unclosed left parenthesis"), "{trouble:?}");
 
     // A query that is longer than any line.
-    let long = format!("sum(requests{{side=\"{{{{ side }}}}\", code=~\"200{}\"}})", "|x".repeat(5_000));
+    let long = format!("side=\"{{{{ side }}}}\", code=~\"200{}\"", "|x".repeat(5_000));
+    let long = format!("sum({})", last(&long));
     assert_eq!(values(&at(&long, "green").unwrap()), [20.0; 4]);
 
     // What is not there yet comes with a later look, and what was there stays as it was.
     exporter.set(&counters(11, 22));
     server.wait_for("requests{side=\"green\"} == 22");
-    std::thread::sleep(2 * SCRAPE);
     let mut source = open(&metric(&url, query));
-    let later = values(&ask(&mut *source, &side("green"), from, ago(0), STEP).unwrap());
+    let later = wait_for("the new value", || {
+        let later = values(&ask(&mut *source, &side("green"), from, ago(0), STEP).unwrap());
+        later.contains(&22.0).then_some(later)
+    });
     assert_eq!((later[..4].to_vec(), later.last()), (vec![20.0; 4], Some(&22.0)), "{later:?}");
 
     // More values than Prometheus gives: it is said before it is asked.
@@ -90,11 +100,14 @@ fn a_side_that_is_gone_has_no_values_and_no_old_ones() {
     let exporter = Exporter::start(&counters(10, 20));
     let server = Prometheus::start(&[exporter.target()]);
     server.wait_for("requests{side=\"green\"}");
-    exporter.set("# TYPE requests counter\nrequests{side=\"blue\",code=\"200\"} 10\n");
-    server.wait_for("absent(requests{side=\"green\"})");
+    exporter.set("# TYPE requests counter\nrequests{side=\"blue\",code=\"200\"} 10\nnow_gone 1\n");
+    // The scrape that brought this had green no more.
+    server.wait_for("now_gone");
     let gone = ago(0);
-    std::thread::sleep(4 * SCRAPE);
     let mut source = open(&metric(&server.url(), "sum(requests{side=\"{{ side }}\"})"));
-    assert_eq!(ask(&mut *source, &side("green"), gone + 500, ago(0), STEP), Ok(Vec::new()));
-    assert!(!ask(&mut *source, &side("blue"), gone + 500, ago(0), STEP).unwrap().is_empty());
+    wait_for("several values of blue", || {
+        let blue = ask(&mut *source, &side("blue"), gone, ago(0), STEP).unwrap();
+        (blue.len() >= 4).then_some(())
+    });
+    assert_eq!(ask(&mut *source, &side("green"), gone, ago(0), STEP), Ok(Vec::new()));
 }

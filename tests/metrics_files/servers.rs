@@ -1,11 +1,12 @@
 //! Logs that real servers write, against what the sides and the clients saw.
 
 use std::fs::OpenOptions;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use trapkey::metrics::{SideOf, Source, UserRequest};
@@ -18,7 +19,7 @@ use crate::support::nginx::Nginx;
 use crate::support::router::RealRouter;
 use crate::support::side::Side;
 use crate::support::traefik::Traefik;
-use crate::support::{folder, free_port, wait_until};
+use crate::support::{folder, free_port, wait_for, wait_until};
 
 const FORMAT: &str = r#"$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent" $msec $upstream_addr $upstream_status $upstream_response_time $request_time"#;
 
@@ -55,22 +56,21 @@ impl Stage {
         std::fs::read_to_string(self.path().join("access.log")).unwrap_or_default()
     }
 
+    /// Waits until the log has so many lines and says when: what it has is from before that.
+    fn logged(&self, lines: usize) -> i64 {
+        wait_until("the log", || self.log().lines().count() >= lines);
+        std::thread::sleep(Duration::from_millis(5));
+        now_ms()
+    }
+
     /// What a source says of a window, once the log has so many lines of requests.
     fn seen(&self, metric: &str, from: i64, count: usize) -> Vec<UserRequest> {
-        // Envoy writes what it has every ten seconds.
-        let started = Instant::now();
-        loop {
+        wait_for(&format!("{count} requests"), || {
             // It is opened anew: the server may not have written its first line yet.
             let mut source = open(self.path(), metric).unwrap();
             let found = requests(source.as_mut(), &self.sides(), from, now_ms() + 1000);
-            match found {
-                Ok(found) if found.len() >= count => return found,
-                _ if started.elapsed() < Duration::from_secs(25) => {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                other => panic!("{count} requests are expected, not {other:?} of {}", self.log()),
-            }
-        }
+            found.ok().filter(|found| found.len() >= count)
+        })
     }
 }
 
@@ -168,13 +168,12 @@ fn envoy(stage: &Stage) -> Envoy {
 /// Sends requests, some of which green fails, and compares what the source says with what the sides
 /// served and the clients got. Returns when it began.
 fn tells_what_happened(stage: &Stage, server: &dyn RealRouter, metric: &dyn Fn(&str) -> String) -> i64 {
-    let client = Client::new(Duration::from_secs(5), 0);
+    let client = Client::new(Duration::from_secs(170), 0);
     // Caddy begins its log with the first request, and a window before the log's beginning is refused.
     client.get(&server.url()).unwrap();
-    std::thread::sleep(Duration::from_millis(50));
+    let from = stage.logged(1);
     stage.green.answers.fail_every.store(3, Ordering::SeqCst);
     let before = (stage.blue.served(), stage.green.served());
-    let from = now_ms();
     let statuses: Vec<u16> = (0..60).map(|_| client.get(&server.url()).unwrap().status).collect();
     let failed = statuses.iter().filter(|status| **status == 500).count();
     let served = (stage.blue.served() - before.0, stage.green.served() - before.1);
@@ -187,29 +186,32 @@ fn tells_what_happened(stage: &Stage, server: &dyn RealRouter, metric: &dyn Fn(&
     for request in &found {
         let latency = request.latency_ms.unwrap();
         let least = if request.side == 1 { 28.0 } else { 0.0 };
-        assert!((least..2000.0).contains(&latency), "{request:?}");
+        assert!(latency >= least, "{request:?}");
         assert!((from..=now_ms()).contains(&request.at_ms), "{request:?}");
     }
     assert!(found.windows(2).all(|pair| pair[0].at_ms <= pair[1].at_ms + 1000));
     from
 }
 
-fn leave_early(server: &dyn RealRouter) {
+/// Asks, and leaves as soon as a side is at it.
+fn leave_early(stage: &Stage, server: &dyn RealRouter) {
+    let served = || stage.blue.served() + stage.green.served();
+    let before = served();
     let address = server.url().replace("http://", "");
     let mut stream = TcpStream::connect(&address).unwrap();
     stream.write_all(b"GET /left HTTP/1.1\r\nHost: shop\r\n\r\n").unwrap();
-    std::thread::sleep(Duration::from_millis(200));
+    wait_until("a side to be asked", || served() > before);
 }
 
 /// A client that does not wait says nothing about the side, unless the plan wants it so.
 fn leaves_out_clients_that_left(stage: &Stage, server: &dyn RealRouter, metric: &dyn Fn(&str) -> String) {
     for side in [&stage.blue, &stage.green] {
-        side.answers.delay_ms.store(700, Ordering::SeqCst);
+        // Longer than anybody waits.
+        side.answers.delay_ms.store(600_000, Ordering::SeqCst);
         side.answers.fail_every.store(0, Ordering::SeqCst);
     }
-    std::thread::sleep(Duration::from_millis(50));
-    let gone = now_ms();
-    leave_early(server);
+    let gone = stage.logged(61);
+    leave_early(stage, server);
     let counted = stage.seen(&metric(", client_closed: error"), gone, 1);
     assert_eq!(counted.iter().map(|request| request.ok).collect::<Vec<_>>(), [false], "{}", stage.log());
     assert_eq!(stage.seen(&metric(", client_closed: ok"), gone, 1).len(), 1);
@@ -253,9 +255,9 @@ fn caddys_preset_tells_every_request() {
     let found = requests(source.as_mut(), &sides, from, now_ms() + 1000).unwrap();
     assert!(found.len() == 60 && found.iter().any(|request| request.side == 1));
     // Of a client that did not wait it does not tell the side.
-    stage.blue.answers.delay_ms.store(700, Ordering::SeqCst);
-    stage.green.answers.delay_ms.store(700, Ordering::SeqCst);
-    leave_early(&caddy);
+    stage.blue.answers.delay_ms.store(600_000, Ordering::SeqCst);
+    stage.green.answers.delay_ms.store(600_000, Ordering::SeqCst);
+    leave_early(&stage, &caddy);
     wait_until("the line", || stage.log().contains("/left"));
     assert_eq!(stage.seen(&json_metric("caddy")(", client_closed: error"), from, 60).len(), 60);
 }
@@ -275,10 +277,9 @@ fn envoys_preset_tells_every_request() {
 fn names_a_dead_side(start: impl Fn(&Stage) -> Box<dyn RealRouter>, metric: &str) {
     let stage = Stage::with_dead_green();
     let server = start(&stage);
-    let client = Client::new(Duration::from_secs(5), 0);
+    let client = Client::new(Duration::from_secs(170), 0);
     client.get(&server.url()).unwrap();
-    std::thread::sleep(Duration::from_millis(50));
-    let from = now_ms();
+    let from = stage.logged(1);
     let statuses: Vec<u16> = (0..30).map(|_| client.get(&server.url()).unwrap().status).collect();
     let failed = statuses.iter().filter(|status| **status >= 500).count();
     assert!(failed > 3 && failed < 30, "{statuses:?}");
@@ -309,7 +310,7 @@ fn a_failure_that_nginx_hides_by_another_attempt_is_one_of_the_side_that_failed(
     std::thread::sleep(Duration::from_millis(50));
     let from = now_ms();
     let before = (stage.blue.served(), stage.green.served());
-    let client = Client::new(Duration::from_secs(5), 0);
+    let client = Client::new(Duration::from_secs(170), 0);
     for _ in 0..40 {
         assert_eq!(client.get(&nginx.url()).unwrap().status, 200, "the user sees nothing of it");
     }
@@ -336,11 +337,12 @@ fn nginx_is_followed_over_rotations_under_load() {
     let nginx = nginx(&stage);
     stage.green.answers.delay_ms.store(0, Ordering::SeqCst);
     std::thread::sleep(Duration::from_millis(50));
-    let client = Client::new(Duration::from_secs(5), 0);
+    let client = Client::new(Duration::from_secs(170), 0);
     // Something older than the first window, so that the log reaches back.
     assert_eq!(client.get(&nginx.url()).unwrap().status, 200);
-    std::thread::sleep(Duration::from_millis(50));
+    let begin = stage.logged(1);
     let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    let asking = Mutex::new(());
     let (at, log) = (stage.path().to_path_buf(), stage.path().join("access.log"));
     let reopen = || {
         let config = nginx.config.to_str().unwrap();
@@ -348,7 +350,6 @@ fn nginx_is_followed_over_rotations_under_load() {
             std::process::Command::new("nginx").args(["-s", "reopen", "-c", config]).status().unwrap();
         assert!(ended.success());
     };
-    let begin = now_ms();
     let (mut followed, mut from) = (Vec::new(), begin);
     let sides = stage.sides();
     let mut source = open(stage.path(), &nginx_metric("")).unwrap();
@@ -360,16 +361,30 @@ fn nginx_is_followed_over_rotations_under_load() {
         });
         from = to;
     };
+    // Between two requests, when the log has the line of each: a moment that lies behind all of them.
+    let written = || {
+        let _held = asking.lock().unwrap();
+        let lines = || -> usize {
+            let files = std::fs::read_dir(&at).unwrap().flatten().map(|file| file.path());
+            let logs = files.filter(|file| file.to_string_lossy().contains("access.log"));
+            logs.map(|log| std::fs::read_to_string(log).unwrap_or_default().lines().count()).sum()
+        };
+        wait_until("the log", || lines() as u64 > sent.load(Ordering::SeqCst));
+        std::thread::sleep(Duration::from_millis(5));
+        now_ms()
+    };
     std::thread::scope(|scope| {
         let load = scope.spawn(|| {
-            let client = Client::new(Duration::from_secs(5), 0);
+            let client = Client::new(Duration::from_secs(170), 0);
             while !stop.load(Ordering::SeqCst) {
+                let _held = asking.lock().unwrap();
                 assert_eq!(client.get(&nginx.url()).unwrap().status, 200);
                 sent.fetch_add(1, Ordering::SeqCst);
             }
         });
         for round in 0..12 {
-            std::thread::sleep(Duration::from_millis(150));
+            let enough = 15 * (round + 1);
+            wait_until("some requests", || sent.load(Ordering::SeqCst) >= enough);
             if round % 4 == 1 {
                 let older = at.join("access.log.1");
                 if older.exists() {
@@ -379,14 +394,15 @@ fn nginx_is_followed_over_rotations_under_load() {
                 std::thread::sleep(Duration::from_millis(30));
                 reopen();
             }
-            // As with `delay`: what is this old has been written.
-            look(source.as_mut(), &mut followed, now_ms() - 100);
+            // As with `delay`: what is from before that has been written.
+            let to = written();
+            look(source.as_mut(), &mut followed, to);
         }
         stop.store(true, Ordering::SeqCst);
         load.join().unwrap();
     });
-    std::thread::sleep(Duration::from_millis(50));
-    look(source.as_mut(), &mut followed, now_ms());
+    let to = written();
+    look(source.as_mut(), &mut followed, to);
     let sent = sent.load(Ordering::SeqCst);
     assert!(sent > 100, "{sent}");
     assert_eq!(followed.len() as u64, sent);
@@ -398,12 +414,10 @@ fn nginx_is_followed_over_rotations_under_load() {
     for _ in 0..25 {
         assert_eq!(client.get(&nginx.url()).unwrap().status, 200);
     }
-    std::thread::sleep(Duration::from_millis(50));
-    let mut text = String::new();
-    std::fs::File::open(&log).unwrap().read_to_string(&mut text).unwrap();
-    assert_eq!(text.lines().count(), 25, "it goes on at the beginning");
+    let to = stage.logged(25);
+    assert_eq!(stage.log().lines().count(), 25, "it goes on at the beginning");
     let before = followed.len();
-    look(source.as_mut(), &mut followed, now_ms());
+    look(source.as_mut(), &mut followed, to);
     assert_eq!(followed.len() - before, 25);
     assert_eq!(stage.seen(&nginx_metric(""), begin, 1).len() as u64, sent + 25);
 }

@@ -6,7 +6,8 @@ use std::process::{Child, Stdio};
 use std::time::Instant;
 
 use super::*;
-use crate::promote::{figure, rounds};
+use crate::promote::figure;
+use crate::snapshot::rounds;
 
 const THRIFT: Thrift = Thrift { max_unused: 0.0, join_small: false };
 
@@ -92,7 +93,7 @@ fn whole_files(out: &Path, src: &Path) -> usize {
 
 #[test]
 fn killed_at_moments_by_chance_nothing_is_lost_and_the_next_run_finishes() {
-    let kills = rounds(9);
+    let kills = rounds(3, 9);
     let seed = trapkey::world::unique();
     let mut dice = seed;
     let mut next = |below: u64| {
@@ -108,8 +109,9 @@ fn killed_at_moments_by_chance_nothing_is_lost_and_the_next_run_finishes() {
     let mut known = BTreeMap::from([(lab.backup(&repository), picture(&lab.path("src")))]);
     // How long each takes when nobody kills it, from the moment that it is begun.
     let mut lengths = [Duration::from_millis(300); 3];
-    let (mut hit, mut done_before) = ([0; 3], 0);
-    for round in 0..kills {
+    let (hit, mut done_before) = ([0; 3].map(std::cell::Cell::new), 0);
+    // Where every kill came too late, that proves nothing: three more.
+    for round in (0_u64..).take_while(|round| *round < kills || hit.iter().all(|n| n.get() == 0_usize)) {
         let what = usize::try_from(round % 3).unwrap();
         // Something new in every round, and something less.
         lab.write("src/changing.bin", &noise(400_000, 1000 + round));
@@ -131,7 +133,7 @@ fn killed_at_moments_by_chance_nothing_is_lost_and_the_next_run_finishes() {
             done_before += 1;
             lengths[what] = (lengths[what] * 3 + began.elapsed()) / 4;
         } else {
-            hit[what] += 1;
+            hit[what].set(hit[what].get() + 1);
         }
         let context = format!("seed {seed}, round {round}");
         let health = check(&repository);
@@ -184,8 +186,7 @@ fn killed_at_moments_by_chance_nothing_is_lost_and_the_next_run_finishes() {
         lab.restores_to(&repository, *id, then);
     }
     lab.restic(&["check", "--read-data"]);
-    assert!(hit.iter().sum::<usize>() > 0);
-    let [backups, prunes, restores] = hit;
+    let [backups, prunes, restores] = hit.map(std::cell::Cell::into_inner);
     figure(&format!(
         "snapshot: {backups} backups, {prunes} prunes and {restores} restores killed at work, {done_before} \
          done before; all whole, seed {seed}"
@@ -229,32 +230,58 @@ const FAILS: &str = "\"$0\" \"$@\" && exit 79\ncp -a repo after";
 
 #[test]
 fn a_backup_onto_a_full_disk_is_a_clear_error_and_loses_nothing() {
+    backup_onto_a_full_disk("700k");
+}
+
+#[test]
+fn a_backup_onto_a_disk_that_is_soon_full_is_a_clear_error_and_loses_nothing() {
+    backup_onto_a_full_disk("5m");
+}
+
+#[test]
+fn a_backup_onto_a_disk_that_is_full_at_the_end_is_a_clear_error_and_loses_nothing() {
+    backup_onto_a_full_disk("6100k");
+}
+
+fn backup_onto_a_full_disk(size: &str) {
     let lab = Lab::new();
     lab.write("src/a.bin", &noise(300_000, 1));
     let first = lab.backup(&lab.init());
     let then = picture(&lab.path("src"));
     lab.write("src/large.bin", &noise(6_000_000, 2));
-    for size in ["700k", "5m", "6100k"] {
-        let Some(said) = on_a_small_disk(&lab, "repo", size, "backup", None, FAILS) else { return };
-        assert!(said.contains("No space left on device") && said.contains("the disk is full"), "{said}");
-        let after = Repository::open(Arc::new(Local::new(lab.path("after"))), &word()).unwrap();
-        let health = check(&after);
-        assert!(health.damaged.is_empty() && health.snapshots == 1, "{size}: {health:?}");
-        assert!(
-            crate::snapshot::walk(&lab.path("after")).iter().all(|p| !p.to_string_lossy().contains("-tmp-"))
-        );
-        lab.restores_to(&after, first, &then);
-        // With more room the next run finishes, and uses what is there.
-        let second = lab.backup(&after);
-        lab.restores_to(&after, second, &picture(&lab.path("src")));
-        for folder in ["after", "aside"] {
-            std::fs::remove_dir_all(lab.path(folder)).unwrap();
-        }
+    let Some(said) = on_a_small_disk(&lab, "repo", size, "backup", None, FAILS) else { return };
+    assert!(said.contains("No space left on device") && said.contains("the disk is full"), "{said}");
+    let after = Repository::open(Arc::new(Local::new(lab.path("after"))), &word()).unwrap();
+    let health = check(&after);
+    assert!(health.damaged.is_empty() && health.snapshots == 1, "{size}: {health:?}");
+    assert!(crate::snapshot::walk(&lab.path("after")).iter().all(|p| !p.to_string_lossy().contains("-tmp-")));
+    lab.restores_to(&after, first, &then);
+    // With more room the next run finishes, and uses what is there.
+    let second = lab.backup(&after);
+    lab.restores_to(&after, second, &picture(&lab.path("src")));
+    for folder in ["after", "aside"] {
+        std::fs::remove_dir_all(lab.path(folder)).unwrap();
     }
 }
 
+/// No room for a lock.
 #[test]
 fn a_prune_on_a_full_disk_is_a_clear_error_and_loses_nothing() {
+    prune_on_a_full_disk(0);
+}
+
+#[test]
+fn a_prune_without_room_for_a_pack_is_a_clear_error_and_loses_nothing() {
+    prune_on_a_full_disk(100);
+}
+
+#[test]
+fn a_prune_without_room_for_the_end_of_a_pack_is_a_clear_error_and_loses_nothing() {
+    prune_on_a_full_disk(2900);
+}
+
+/// So many KiB are left.
+fn prune_on_a_full_disk(left: u32) {
     let lab = Lab::new();
     lab.write("src/a.bin", &noise(3_000_000, 1));
     lab.write("src/b.bin", &noise(3_000_000, 2));
@@ -264,23 +291,20 @@ fn a_prune_on_a_full_disk_is_a_clear_error_and_loses_nothing() {
     let second = lab.backup(&repository);
     let then = picture(&lab.path("src"));
     repository.forget(&[first]).unwrap();
-    // No room for a lock, for a pack, for the end of a pack.
-    for left in [0, 100, 2900] {
-        let script = format!(
-            "dd if=/dev/zero of=repo/filler bs=1k count=100000 2>/dev/null; truncate -s -{left}k repo/filler\n{FAILS}"
-        );
-        let Some(said) = on_a_small_disk(&lab, "repo", "9m", "prune", None, &script) else { return };
-        assert!(said.contains("No space left on device") && said.contains("the disk is full"), "{said}");
-        let after = Repository::open(Arc::new(Local::new(lab.path("after"))), &word()).unwrap();
-        let health = check(&after);
-        assert!(health.damaged.is_empty() && health.snapshots == 1, "{left}: {health:?}");
-        lab.restores_to(&after, second, &then);
-        after.prune(THRIFT, &mut |_, _| {}).unwrap();
-        assert!(after.plan_prune(THRIFT).unwrap().is_empty());
-        lab.restores_to(&after, second, &then);
-        for folder in ["after", "aside"] {
-            std::fs::remove_dir_all(lab.path(folder)).unwrap();
-        }
+    let script = format!(
+        "dd if=/dev/zero of=repo/filler bs=1k count=100000 2>/dev/null; truncate -s -{left}k repo/filler\n{FAILS}"
+    );
+    let Some(said) = on_a_small_disk(&lab, "repo", "9m", "prune", None, &script) else { return };
+    assert!(said.contains("No space left on device") && said.contains("the disk is full"), "{said}");
+    let after = Repository::open(Arc::new(Local::new(lab.path("after"))), &word()).unwrap();
+    let health = check(&after);
+    assert!(health.damaged.is_empty() && health.snapshots == 1, "{left}: {health:?}");
+    lab.restores_to(&after, second, &then);
+    after.prune(THRIFT, &mut |_, _| {}).unwrap();
+    assert!(after.plan_prune(THRIFT).unwrap().is_empty());
+    lab.restores_to(&after, second, &then);
+    for folder in ["after", "aside"] {
+        std::fs::remove_dir_all(lab.path(folder)).unwrap();
     }
 }
 

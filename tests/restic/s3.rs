@@ -35,7 +35,7 @@ impl Afar {
     /// The store without a cache.
     pub(super) fn plain(&self) -> S3 {
         let place = format!("{}/{PREFIX}", self.bucket.name);
-        S3::new(&place, &Self::access(self.faults.port)).unwrap().enduring(Duration::from_secs(30))
+        S3::new(&place, &Self::access(self.faults.port)).unwrap().enduring(Duration::from_secs(600))
     }
 
     pub(super) fn backend(&self) -> Arc<dyn Backend> {
@@ -275,7 +275,7 @@ fn two_backups_at_once_and_a_prune_between_them_lose_nothing() {
             together.wait();
             let repository = afar.open();
             // A prune that was faster keeps us away.
-            (0..60).find_map(|_| {
+            crate::support::wait_for("a backup beside a prune", || {
                 std::thread::sleep(Duration::from_millis(50));
                 let made = afar.lab.sealed(&repository, afar.lab.spec()).and_then(Sealed::commit);
                 made.map_err(|fault| assert!(fault.what.contains("locked"), "{fault}")).ok()
@@ -283,16 +283,19 @@ fn two_backups_at_once_and_a_prune_between_them_lose_nothing() {
         };
         let both = [scope.spawn(backup), scope.spawn(backup)];
         together.wait();
-        let pruned = (0..20).filter(|_| match afar.open().prune(thrift, &mut |_, _| {}) {
-            Ok(_) => true,
-            Err(fault) => {
-                assert!(fault.what.contains("locked"), "{fault}");
-                std::thread::sleep(Duration::from_millis(30));
-                false
+        let (mut tries, mut pruned) = (0, 0);
+        crate::support::wait_until("prunes beside backups", || {
+            tries += 1;
+            match afar.open().prune(thrift, &mut |_, _| {}) {
+                Ok(_) => pruned += 1,
+                Err(fault) => {
+                    assert!(fault.what.contains("locked"), "{fault}");
+                    std::thread::sleep(Duration::from_millis(30));
+                }
             }
+            tries >= 20 && pruned > 0
         });
-        assert!(pruned.count() > 0, "no prune came through");
-        both.map(|one| one.join().unwrap().unwrap())
+        both.map(|one| one.join().unwrap())
     });
     whole(&afar.open());
     for id in made {
@@ -311,7 +314,8 @@ struct Runner {
     inside: Arc<AtomicU32>,
 }
 
-const LEASE: Duration = Duration::from_millis(1500);
+/// Whoever is starved for as long as that loses the lock, and rightly so.
+const LEASE: Duration = Duration::from_secs(4);
 
 impl Runner {
     fn new(afar: &Afar, inside: &Arc<AtomicU32>) -> Arc<Self> {
@@ -379,8 +383,13 @@ fn the_lock_of_a_runner_that_is_gone_ends_by_itself_and_it_never_comes_back_into
     let runner = Repository::open(lost.clone(), &word()).unwrap();
     let sealed = afar.lab.sealed(&runner, afar.lab.spec()).unwrap();
     let other = Repository::open(other, &word()).unwrap();
-    // It works and keeps others away, for longer than its lease.
-    std::thread::sleep(LEASE * 2);
+    // It works and keeps others away, for longer than its lease: it writes its lock six times in each.
+    afar.faults.take_seen();
+    let mut renewed = 0;
+    crate::support::wait_until("its lock to be renewed", || {
+        renewed += afar.faults.take_seen().iter().filter(|request| *request == "PUT locks").count();
+        renewed >= 7
+    });
     assert!(other.forget(&[]).unwrap_err().what.contains("locked"));
     lost.gone.store(true, Ordering::SeqCst);
     std::thread::sleep(LEASE);

@@ -149,52 +149,67 @@ fn a_snapshot_that_cannot_be_withdrawn_is_named() {
 }
 
 #[test]
-fn a_prune_whose_lock_is_taken_away_stops_and_loses_nothing() {
+fn a_prune_whose_lock_is_taken_away_while_it_writes_packs_stops_and_loses_nothing() {
+    prune_whose_lock_is_taken_away((Kind::Pack, true, 0));
+}
+
+#[test]
+fn a_prune_whose_lock_is_taken_away_while_it_writes_an_index_stops_and_loses_nothing() {
+    prune_whose_lock_is_taken_away((Kind::Index, true, 0));
+}
+
+#[test]
+fn a_prune_whose_lock_is_taken_away_while_old_indexes_go_stops_and_loses_nothing() {
+    prune_whose_lock_is_taken_away((Kind::Index, false, 0));
+}
+
+#[test]
+fn a_prune_whose_lock_is_taken_away_while_packs_go_stops_and_loses_nothing() {
+    prune_whose_lock_is_taken_away((Kind::Pack, false, 0));
+}
+
+#[test]
+fn a_prune_whose_lock_is_taken_away_at_the_last_pack_loses_nothing() {
+    prune_whose_lock_is_taken_away((Kind::Pack, false, 1));
+}
+
+fn prune_whose_lock_is_taken_away(moment: (Kind, bool, usize)) {
     let thrift = Thrift { max_unused: 0.0, join_small: false };
-    // While packs are written anew, an index is written, old ones go, and packs go.
-    for moment in [
-        (Kind::Pack, true, 0),
-        (Kind::Index, true, 0),
-        (Kind::Index, false, 0),
-        (Kind::Pack, false, 0),
-        (Kind::Pack, false, 1),
-    ] {
-        for after in [false, true] {
-            let lab = Lab::new();
-            lab.write("src/a.bin", &noise(300_000, 1));
-            lab.write("src/b.bin", &noise(200_000, 2));
-            let repository = lab.init();
-            let first = lab.backup(&repository);
-            std::fs::remove_file(lab.path("src/a.bin")).unwrap();
-            lab.write("src/sub/c.bin", &noise(100_000, 3));
-            let second = lab.backup(&repository);
-            repository.forget(&[first]).unwrap();
-            let place = lab.path("src");
-            // Somebody takes the lock away and makes a snapshot of what the old index still names.
-            let deed: Deed = Box::new(move |store| {
-                remove_all(store, Kind::Lock);
-                let theirs = Repository::open(Arc::new(Local::new(store.place())), &word()).unwrap();
-                let mut archive = theirs.begin(Spec::new(vec!["/src".into()])).unwrap();
-                archive.folder(Path::new("src"), &place, &everything).unwrap();
-                archive.seal().unwrap().commit().unwrap();
-            });
-            let done = lab.meddled(moment, after, deed).prune(thrift, &mut |_, _| {});
-            // With the last pack it is done, and no index named that one any more.
-            if moment == (Kind::Pack, false, 1) {
-                done.unwrap();
-            } else {
-                let fault = done.unwrap_err();
-                assert_eq!(fault.what, "the lock of the repository was lost", "{moment:?} {after}");
-            }
-            let listed = lab.open().snapshots().unwrap().whole;
-            assert_eq!(listed.len(), 2);
-            for (id, _) in listed {
-                lab.is_whole_and_restores(id);
-            }
-            lab.open().prune(thrift, &mut |_, _| {}).unwrap();
-            lab.is_whole_and_restores(second);
-            lab.restic(&["check", "--read-data"]);
+    for after in [false, true] {
+        let lab = Lab::new();
+        lab.write("src/a.bin", &noise(300_000, 1));
+        lab.write("src/b.bin", &noise(200_000, 2));
+        let repository = lab.init();
+        let first = lab.backup(&repository);
+        std::fs::remove_file(lab.path("src/a.bin")).unwrap();
+        lab.write("src/sub/c.bin", &noise(100_000, 3));
+        let second = lab.backup(&repository);
+        repository.forget(&[first]).unwrap();
+        let place = lab.path("src");
+        // Somebody takes the lock away and makes a snapshot of what the old index still names.
+        let deed: Deed = Box::new(move |store| {
+            remove_all(store, Kind::Lock);
+            let theirs = Repository::open(Arc::new(Local::new(store.place())), &word()).unwrap();
+            let mut archive = theirs.begin(Spec::new(vec!["/src".into()])).unwrap();
+            archive.folder(Path::new("src"), &place, &everything).unwrap();
+            archive.seal().unwrap().commit().unwrap();
+        });
+        let done = lab.meddled(moment, after, deed).prune(thrift, &mut |_, _| {});
+        // With the last pack it is done, and no index named that one any more.
+        if moment == (Kind::Pack, false, 1) {
+            done.unwrap();
+        } else {
+            let fault = done.unwrap_err();
+            assert_eq!(fault.what, "the lock of the repository was lost", "{moment:?} {after}");
         }
+        let listed = lab.open().snapshots().unwrap().whole;
+        assert_eq!(listed.len(), 2);
+        for (id, _) in listed {
+            lab.is_whole_and_restores(id);
+        }
+        lab.open().prune(thrift, &mut |_, _| {}).unwrap();
+        lab.is_whole_and_restores(second);
+        lab.restic(&["check", "--read-data"]);
     }
 }
 

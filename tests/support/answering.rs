@@ -47,9 +47,9 @@ pub(crate) enum Reply {
     SaysWith(u16, &'static str, &'static str, String),
     /// A length that the body does not have: the connection breaks.
     Breaks(String),
-    /// Nothing, for some seconds.
+    /// Nothing, for ten minutes.
     Hangs,
-    /// A byte every 20 ms, for some seconds.
+    /// A byte every 20 ms, for ten minutes.
     Drips,
     /// More than anybody reads.
     Floods,
@@ -135,12 +135,12 @@ fn serve(
                 );
                 return writer.write_all(format!("{head}{body}").as_bytes());
             }
-            Reply::Hangs => wait(ended, 400),
+            Reply::Hangs => wait(ended, TEN_MINUTES),
             Reply::Drips => {
                 writer.write_all(
                     b"HTTP/1.1 200 x\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n",
                 )?;
-                for _ in 0..400 {
+                for _ in 0..TEN_MINUTES {
                     writer.write_all(b" ")?;
                     wait(ended, 1);
                 }
@@ -160,6 +160,9 @@ fn serve(
     }
     Ok(())
 }
+
+/// In steps of 20 ms.
+const TEN_MINUTES: u32 = 30_000;
 
 fn wait(ended: &AtomicBool, times: u32) {
     for _ in 0..times {

@@ -48,7 +48,7 @@ impl Envoy {
 
     /// What the admin address answers.
     pub(crate) fn ask(&self, path: &str) -> String {
-        let client = trapkey::world::http::Client::new(std::time::Duration::from_secs(2), 0);
+        let client = trapkey::world::http::Client::new(std::time::Duration::from_secs(60), 0);
         let answer = client.get(&format!("http://127.0.0.1:{}{path}", self.admin));
         answer.map(|a| String::from_utf8_lossy(&a.body).into_owned()).unwrap_or_default()
     }
@@ -94,7 +94,7 @@ fn route_file(matches: &[Value], first: &Value) -> Value {
 fn bootstrap(port: u16, admin: u16, routes: &Path, blue: u16, green: u16) -> Value {
     let at = |port: u16| json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
     let cluster = |name: &str, port: u16| {
-        json!({"name": name, "connect_timeout": "1s", "type": "STATIC", "load_assignment": {
+        json!({"name": name, "connect_timeout": "60s", "type": "STATIC", "load_assignment": {
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": at(port)}}]}]}})
     };
@@ -116,7 +116,16 @@ fn bootstrap(port: u16, admin: u16, routes: &Path, blue: u16, green: u16) -> Val
 
 fn spawn(config: &Path) -> Child {
     Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.needs/bin/envoy"))
-        .args(["--disable-hot-restart", "--concurrency", "2", "-l", "off", "-c"])
+        .args([
+            "--disable-hot-restart",
+            "--concurrency",
+            "2",
+            "--file-flush-interval-msec",
+            "100",
+            "-l",
+            "off",
+            "-c",
+        ])
         .arg(config)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -1,11 +1,12 @@
 //! Everything that may go wrong between a job and its store, byte by byte: answers that are cut, late,
 //! lost or changed, uploads that are damaged, and stores that refuse.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What is done with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub(crate) enum Fate {
     Lost,
     /// The upload's bytes are changed on their way.
     DamagedUp,
-    /// No answer for many seconds.
+    /// No answer for ten minutes.
     Hang,
     /// The connection ends at once, and nothing was passed on.
     Reset,
@@ -42,7 +43,8 @@ type Rule = Box<dyn FnMut(&str) -> Fate + Send>;
 pub(crate) struct Faults {
     pub port: u16,
     rule: Arc<Mutex<Rule>>,
-    seen: Arc<Mutex<Vec<String>>>,
+    /// What was asked for, in short and by its path.
+    seen: Arc<Mutex<Vec<(String, String)>>>,
     flying: Arc<AtomicU32>,
     most: Arc<AtomicU32>,
     stop: Arc<AtomicBool>,
@@ -102,7 +104,28 @@ impl Faults {
 
     /// The requests so far, `GET data`, `PUT locks`, …; counts from here on anew.
     pub(crate) fn take_seen(&self) -> Vec<String> {
-        std::mem::take(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+        let seen = std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner));
+        seen.into_iter().map(|(short, _)| short).collect()
+    }
+
+    /// From now on requests of a kind, such as `PUT data`, get no answer until two of them, about two
+    /// things, are there at the same time. Where they never are, they are refused.
+    pub(crate) fn hold_until_two(&self, kind: &'static str) {
+        let seen = Arc::clone(&self.seen);
+        let mut met = false;
+        self.now(move |line| {
+            let came = || {
+                let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                let paths = seen.iter().filter(|(short, _)| short == kind).map(|(_, path)| path.clone());
+                paths.collect::<BTreeSet<_>>().len() >= 2
+            };
+            let began = Instant::now();
+            while short(line) == kind && !met && began.elapsed() < super::PATIENCE {
+                met = came();
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            if met || short(line) != kind { Fate::Pass } else { Fate::Error(403, "NeverTwo") }
+        });
     }
 
     /// How many requests were under way at the same time, at most.
@@ -124,7 +147,7 @@ const UNSIGNED: &str = "authorization: AWS4-HMAC-SHA256 Credential=test/20260101
 fn serve(
     stream: &TcpStream,
     rule: &Mutex<Rule>,
-    seen: &Mutex<Vec<String>>,
+    seen: &Mutex<Vec<(String, String)>>,
     stop: &AtomicBool,
     server: u16,
 ) -> std::io::Result<()> {
@@ -144,7 +167,7 @@ fn serve(
         |line: &String| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok();
     let mut body = vec![0; lines.iter().find_map(length).unwrap_or(0)];
     reader.read_exact(&mut body)?;
-    seen.lock().unwrap_or_else(PoisonError::into_inner).push(short(&lines[0]));
+    seen.lock().unwrap_or_else(PoisonError::into_inner).push((short(&lines[0]), path(&lines[0])));
     let fate = (rule.lock().unwrap_or_else(PoisonError::into_inner))(&lines[0]);
     let mut writer = stream;
     let mut say = |status: &str, more: &str, text: &str| {
@@ -168,7 +191,7 @@ fn serve(
             return Ok(());
         }
         Fate::Hang => {
-            for _ in 0..1000 {
+            for _ in 0..30_000 {
                 if stop.load(Ordering::SeqCst) {
                     break;
                 }
@@ -223,6 +246,11 @@ fn serve(
         _ => {}
     }
     writer.write_all(&answer)
+}
+
+/// The thing that it is about.
+fn path(line: &str) -> String {
+    line.split([' ', '?']).nth(1).unwrap_or_default().to_owned()
 }
 
 /// The method, and the kind of file that it is about.

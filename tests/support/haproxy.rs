@@ -25,7 +25,7 @@ impl Haproxy {
         let balance = if more.contains("balance ") { "" } else { "balance roundrobin" };
         let text = format!(
             "global\n  stats socket {} mode 600 level admin\n  maxconn 2000\n\
-             defaults\n  mode http\n  timeout connect 2s\n  timeout client 10s\n  timeout server 10s\n  option redispatch\n\
+             defaults\n  mode http\n  timeout connect 60s\n  timeout client 10s\n  timeout server 10s\n  option redispatch\n\
              frontend in\n  bind 127.0.0.1:{port}\n  default_backend shop\n\
              backend shop\n  {balance}\n{more}\n  server blue 127.0.0.1:{blue} weight 100 cookie b\n  server green 127.0.0.1:{green} weight 0 cookie g\n",
             socket.display()
