@@ -237,6 +237,9 @@ impl<'a> Driver<'a> {
             if let Some(asked) = self.abort_asked() {
                 self.call_off(&asked)?;
             }
+            if self.record.state.action(&self.record.course).is_none() {
+                return Ok(());
+            }
             if !going_back(&self.record.state) {
                 self.lease.renewed()?;
                 self.heed_the_limit()?;
