@@ -676,6 +676,9 @@ fn asked_to_stop_it_stops_and_says_so() {
     assert_eq!(document["metrics"][0]["outcome"], "interrupted", "{document:#}");
 }
 
+/// A busy machine leaves gaps between scrapes.
+const QUEUE: &str = "last_over_time(queue[10m])";
+
 #[test]
 fn prometheus_tells_what_is_live() {
     let exporter = Exporter::start("orders_total 0\nqueue{shop=\"a\"} 5\nqueue{shop=\"b\"} 7\n");
@@ -687,8 +690,6 @@ fn prometheus_tells_what_is_live() {
             "kind: prometheus\ntarget: {url}\nwith: {{query: '{query}'}}\nstep: 1s\nover: 5s\nmay_be_constant: true\n{more}"
         )
     };
-    // A busy machine leaves gaps between scrapes.
-    const QUEUE: &str = "last_over_time(queue[10m])";
     prometheus.wait_for("last_over_time(queue[10m] offset 7s)");
     let queue = format!("sum({QUEUE})");
     let watch = Watch::new(&metric(&queue, "expect: {mean: \"<= 12\", samples: \">= 4\"}"));

@@ -387,13 +387,13 @@ mod tests {
         // Longer than any test: that it ends is the proof.
         let mut order = order("sleep 600 & echo $!; sleep 600");
         // A busy machine may need more time before there is a grandchild.
-        let said = [1, 10, 100].into_iter().map(|seconds| {
+        let mut said = [1, 10, 100].into_iter().map(|seconds| {
             order.timeout = Duration::from_secs(seconds);
             let ran = order.run().unwrap();
             assert!(ran.timed_out && ran.exit.is_none());
             String::from_utf8(ran.stdout).unwrap()
         });
-        let pid = said.filter(|pid| !pid.is_empty()).next().unwrap();
+        let pid = said.find(|pid| !pid.is_empty()).unwrap();
         assert!(gone(pid.trim()), "{pid} still runs");
     }
 

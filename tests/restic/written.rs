@@ -322,8 +322,8 @@ fn another_name_of_a_file_that_changed_since_it_was_read_is_noticed() {
     assert_eq!(fault.what, "a file changed while it was backed up");
     assert!(fault.place.unwrap().ends_with("src/z/two"));
     let spec = Spec { allow_changes: true, ..lab.spec() };
-    let sealed = times.iter().map(|time| attempt(&spec, *time).unwrap());
-    let sealed = sealed.skip_while(|sealed| sealed.notes().changed.is_empty()).next().unwrap();
+    let mut all = times.iter().map(|time| attempt(&spec, *time).unwrap());
+    let sealed = all.find(|sealed| !sealed.notes().changed.is_empty()).unwrap();
     assert_eq!(sealed.notes().changed, [Path::new("src/z/two")]);
     let id = sealed.commit().unwrap();
     // The next one is not fooled by it.

@@ -50,6 +50,12 @@ impl Project {
         assert!(!ended.stderr.contains("heron"), "{}", ended.stderr);
     }
 
+    /// All containers, and another one of that number.
+    fn change(&self, number: usize, change: fn(&mut Container)) {
+        *self.docker.containers.lock().unwrap() = both();
+        change(&mut self.docker.containers.lock().unwrap()[number]);
+    }
+
     fn restored(&self) -> std::path::PathBuf {
         let _ = std::fs::remove_dir_all(self.place.path("restored"));
         self.place.good(&["restore", "--to", "restored"]);
@@ -118,21 +124,25 @@ fn files_profiles_and_variables_are_taken_as_the_plan_says() {
 #[test]
 fn what_does_not_run_as_configured_stops_it() {
     let project = Project::new(&both());
-    let change = |number: usize, change: fn(&mut Container)| {
-        *project.docker.containers.lock().unwrap() = both();
-        change(&mut project.docker.containers.lock().unwrap()[number]);
-    };
-    change(1, |worker| worker.running = false);
+    project.change(1, |worker| worker.running = false);
     project.fails(&["the service `worker` does not run", "may_be_stopped"]);
     project.place.assert_nothing_kept();
     project.with(&format!("{V1}, may_be_stopped: [worker]"));
     assert_eq!(project.good()["details"]["images"][1]["running"], 0);
-    project.with(V1);
-    change(1, |worker| worker.one_off = true);
+}
+
+#[test]
+fn what_runs_otherwise_than_configured_stops_it() {
+    let project = Project::new(&both());
+    project.change(1, |worker| worker.one_off = true);
     project.fails(&["the service `worker` does not run"]);
-    change(2, |web| web.image = '2');
+    project.change(2, |web| web.image = '2');
     project.fails(&["`web` runs several images at once"]);
-    // An image of nobody's registry.
+}
+
+#[test]
+fn an_image_of_nobodys_registry_stops_it() {
+    let project = Project::new(&both());
     *project.docker.containers.lock().unwrap() = both();
     project.docker.containers.lock().unwrap().iter_mut().for_each(|c| c.digests.clear());
     project.fails(&["the image of `web` cannot be pulled again", "allow_local"]);

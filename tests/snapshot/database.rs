@@ -80,15 +80,21 @@ fn figures_and_dump_are_of_one_moment_while_others_write() {
     let url = server.database("one_moment");
     Postgres::execute(&url, SHOP);
     let place = Place::new(SOURCE);
-    // Late, so that rows surely come between the figures and the dump.
-    programs(&place, "sleep 0.7; exec REAL \"$@\"");
+    // Rows surely come between the figures and the dump: it waits for them.
+    programs(&place, "touch dumping; until [ -e go-on ]; do sleep 0.05; done; exec REAL \"$@\"");
+    let at = place.folder.path().to_path_buf();
     let stop = Arc::new(AtomicBool::new(false));
     let writer = std::thread::spawn({
         let (stop, url) = (Arc::clone(&stop), url.clone());
         move || {
             let mut client = postgres::Client::connect(&url, postgres::NoTls).unwrap();
+            let mut written = 0;
             while !stop.load(Ordering::SeqCst) {
                 client.batch_execute("INSERT INTO orders (total_cents) VALUES (11); UPDATE settings SET value = value || 'x'").unwrap();
+                written += u32::from(at.join("dumping").exists());
+                if written == 3 {
+                    std::fs::write(at.join("go-on"), "").unwrap();
+                }
             }
         }
     });

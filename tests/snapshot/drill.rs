@@ -248,8 +248,7 @@ fn damaged_data_is_an_error_and_leaves_nothing() {
 }
 
 /// A check that waits, so that the drill can be stopped while its server runs.
-const WAITING: &str =
-    "{checks: [{name: waits, kind: command, target: [sleep, '30'], timeout: 60s, expect: {exit: 0}}]}";
+const WAITING: &str = "{checks: [{name: waits, kind: command, target: [sh, -c, 'while [ -e release.yaml ]; do sleep 0.2; done'], timeout: 10m, expect: {exit: 0}}]}";
 
 /// Begins a drill and waits until its check waits.
 fn begun(stage: &Stage) -> std::process::Child {

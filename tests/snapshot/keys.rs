@@ -178,7 +178,7 @@ fn two_who_each_remove_the_key_of_the_other_leave_one() {
 #[test]
 fn unlock_removes_the_lock_of_a_dead_process_and_names_its_holder() {
     let place = Place::new("{name: slow, kind: command, target: [./slow.sh], with: {file: x}}");
-    place.script("slow.sh", "touch began; sleep 60");
+    place.script("slow.sh", "touch began; while [ -e slow.sh ]; do sleep 0.1; done");
     let mut child = place.begin("began");
     let (pid, locks) = (child.id().to_string(), place.path("store/locks"));
     assert_eq!(walk(&locks).len(), 1);

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use super::{Place, noise, walk};
-use crate::promote::{figure, rounds};
+use super::{Place, noise, rounds, walk};
+use crate::promote::figure;
 
-/// So many rounds, each with a kill in all three commands.
+/// So many rounds in a soak, each with a kill in all three commands.
 const ROUNDS: u64 = 3;
 
 type Content = BTreeMap<PathBuf, Vec<u8>>;
@@ -45,8 +45,10 @@ fn took(work: impl FnOnce()) -> Duration {
 
 #[test]
 fn killed_at_moments_by_chance_the_store_stays_whole_and_the_next_run_finishes() {
-    let (mut kills, mut at_work) = (0, 0);
-    for round in 0..rounds(ROUNDS) {
+    let (mut kills, at_work) = (0, std::cell::Cell::new(0));
+    let most = rounds(1, ROUNDS);
+    // Where every kill came too late, that proves nothing: once more.
+    for round in (0_u64..).take_while(|round| *round < most || at_work.get() == 0) {
         let place = Place::new("{name: config, kind: files, target: deploy}");
         let plan = std::fs::read_to_string(place.path("release.yaml")).unwrap();
         let kept = plan.replace("  store:", "  retention: {keep_last: 1}\n  store:");
@@ -56,7 +58,7 @@ fn killed_at_moments_by_chance_the_store_stays_whole_and_the_next_run_finishes()
         }
         let mut killed = |arguments: &[&str], usual: Duration, place: &Place| {
             kills += 1;
-            at_work += usize::from(kill(place, arguments, usual));
+            at_work.set(at_work.get() + usize::from(kill(place, arguments, usual)));
         };
         // The first one makes the store, too.
         killed(&["create"], Duration::from_millis(300), &place);
@@ -92,7 +94,7 @@ fn killed_at_moments_by_chance_the_store_stays_whole_and_the_next_run_finishes()
         assert_eq!(walk(&place.path("store/locks")), Vec::<PathBuf>::new());
     }
     figure(&format!(
-        "snapshot: {at_work} of {kills} kills met create, restore or prune at work; nothing was lost"
+        "snapshot: {} of {kills} kills met create, restore or prune at work; nothing was lost",
+        at_work.get()
     ));
-    assert!(at_work > 0);
 }

@@ -428,7 +428,7 @@ fn a_kubectl_that_prints_something_else_or_hangs_is_not_believed() {
         assert_eq!(ended.code, 4, "{}", ended.stderr);
         assert!(ended.stderr.contains(words), "{words}: {}", ended.stderr);
     }
-    place.script("kubectl", "sleep 30");
+    place.script("kubectl", "sleep 600");
     place.plan(
         "{name: cluster, kind: kubernetes, target: shop, timeout: 200ms, with: {kubectl: ./kubectl}}",
         "",

@@ -113,8 +113,15 @@ fn figures_and_dump_are_of_one_moment_while_others_write() {
     let url = server.database("one_moment");
     server.execute("one_moment", SHOP);
     let place = Place::new(SOURCE);
-    // Late, so that rows would surely come between the figures and the dump.
-    programs(&place, "[ \"$1\" = --version ] || sleep 0.7; exec REAL \"$@\"");
+    // Rows surely come while it dumps: from its first table on, when they may be written again, it waits
+    // for them.
+    programs(
+        &place,
+        "[ \"$1\" != --version ] || exec REAL --version
+         exec bash -o pipefail -c 'REAL \"$@\" | { sed -u \"/^-- Table structure/q\"; touch dumping; \
+         until [ -e go-on ]; do sleep 0.05; done; cat; }' dump \"$@\"",
+    );
+    let at = place.folder.path().to_path_buf();
     let stop = Arc::new(AtomicBool::new(false));
     let writer = std::thread::spawn({
         let (stop, server) = (Arc::clone(&stop), Arc::clone(&server));
@@ -122,14 +129,17 @@ fn figures_and_dump_are_of_one_moment_while_others_write() {
             let mut written = 0;
             while !stop.load(Ordering::SeqCst) {
                 server.execute("one_moment", "INSERT INTO orders (total_cents) VALUES (11); UPDATE settings SET value = CONCAT(value, 'x')");
-                written += 1;
+                written += u32::from(at.join("dumping").exists());
+                if written == 3 {
+                    std::fs::write(at.join("go-on"), "").unwrap();
+                }
             }
             written
         }
     });
     let ended = create(&place, &url);
     stop.store(true, Ordering::SeqCst);
-    assert!(writer.join().unwrap() > 2);
+    assert!(writer.join().unwrap() >= 3);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     let copy = server.database("one_moment_copy");
     restore_into(&place, &url, &copy, false).unwrap();
@@ -183,7 +193,7 @@ fn a_server_that_dies_in_the_middle_leaves_no_snapshot() {
     programs(
         &place,
         "[ \"$1\" != --version ] || exec REAL --version
-         exec bash -o pipefail -c 'REAL \"$@\" | { head -c 100000; touch begun; sleep 1; cat; }' dump \"$@\"",
+         exec bash -o pipefail -c 'REAL \"$@\" | { head -c 100000; touch begun; until [ -e crashed ]; do sleep 0.05; done; cat; }' dump \"$@\"",
     );
     let child = place
         .command()
@@ -195,6 +205,7 @@ fn a_server_that_dies_in_the_middle_leaves_no_snapshot() {
         .unwrap();
     wait_until("the dump", || place.path("begun").exists());
     server.crash();
+    place.write("crashed", b"");
     let ended = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(4), "{said}");

@@ -100,7 +100,7 @@ fn a_server_that_dies_in_the_middle_leaves_no_snapshot() {
     let place = Place::new(SOURCE);
     programs(
         &place,
-        "exec bash -o pipefail -c '/usr/bin/redis-cli \"$@\" | { head -c 100000; touch begun; sleep 1; cat; }' cli \"$@\"",
+        "exec bash -o pipefail -c '/usr/bin/redis-cli \"$@\" | { head -c 100000; touch begun; until [ -e crashed ]; do sleep 0.05; done; cat; }' cli \"$@\"",
     );
     let child = place
         .command()
@@ -112,6 +112,7 @@ fn a_server_that_dies_in_the_middle_leaves_no_snapshot() {
         .unwrap();
     wait_until("the stream", || place.path("begun").exists());
     drop(server);
+    place.write("crashed", b"");
     let ended = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(4), "{said}");

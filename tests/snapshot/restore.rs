@@ -324,8 +324,10 @@ fn many() -> Place {
 #[test]
 fn a_restore_that_was_killed_goes_on_wherever_it_was() {
     let place = many();
-    let mut interrupted = 0;
-    for wanted in [0, 1, 2, 60, 120, 200, 250, 290, 299, 301] {
+    let all = [0, 1, 120, 250, 299, 2, 60, 200, 290, 301];
+    let most = usize::try_from(crate::snapshot::rounds(5, 10)).unwrap().min(all.len());
+    let mut all = all[..most].iter().copied().peekable();
+    while let Some(&wanted) = all.peek() {
         let mut child = place
             .command()
             .args(["restore", "--to", "back"])
@@ -340,8 +342,11 @@ fn a_restore_that_was_killed_goes_on_wherever_it_was() {
             }
         }
         child.wait().unwrap();
+        // A busy machine may look too late; towards the end that is no wonder.
+        if begun(".back.trapkey-restore") || wanted > 250 {
+            all.next();
+        }
         if begun(".back.trapkey-restore") {
-            interrupted += 1;
             let ended = place.good(&["restore", "--to", "back"]);
             assert!(
                 ended.stderr.contains("an interrupted restore goes on") || wanted == 0,
@@ -355,14 +360,13 @@ fn a_restore_that_was_killed_goes_on_wherever_it_was() {
         assert!(!begun(".back.trapkey-restore"));
         std::fs::remove_dir_all(place.path("back")).unwrap();
     }
-    assert!(interrupted >= 5, "only {interrupted} were killed in the middle: the test proves too little");
     // It held a lock each time, and that of a dead process holds nobody up.
     place.good(&["check", "--read-data"]);
 }
 
 /// A restore that was killed in the middle.
 fn killed(place: &Place) {
-    for _ in 0..20 {
+    for _ in 0..1000 {
         let _ = std::fs::remove_dir_all(place.path("back"));
         let mut child =
             place.command().args(["restore", "--to", "back"]).stderr(Stdio::null()).spawn().unwrap();
@@ -557,8 +561,8 @@ fn a_dump_is_restored_by_the_programs_of_its_database_alone() {
 fn a_restore_in_place_that_was_killed_goes_on_and_what_was_there_is_kept() {
     let place = many();
     let right = seen(&place.path("data"));
-    let mut interrupted = 0;
-    for wanted in [1, 40, 150, 280] {
+    let mut all = [1, 40, 150, 280].into_iter().peekable();
+    while let Some(&wanted) = all.peek() {
         for number in 0..300 {
             place.write(&format!("data/{}/{number}", number % 7), b"wrong");
         }
@@ -578,12 +582,16 @@ fn a_restore_in_place_that_was_killed_goes_on_and_what_was_there_is_kept() {
                 child.kill().unwrap();
             }
         }
-        interrupted += usize::from(!child.wait().unwrap().success());
+        // A busy machine may look too late; towards the end that is no wonder.
+        if !child.wait().unwrap().success() || wanted > 150 {
+            all.next();
+        }
         // It was kept before the first file was touched.
         assert_eq!(place.listed(), known + 1);
         let list: Value = serde_json::from_str(&place.good(&["list", "--json"]).stdout).unwrap();
         let before = list["snapshots"][known]["id"].as_str().unwrap();
-        let kept = place.path(&format!("kept-{wanted}"));
+        let kept = place.path("kept");
+        let _ = std::fs::remove_dir_all(&kept);
         place.good(&["restore", before, "--to", kept.to_str().unwrap()]);
         for file in walk(&kept.join("data")) {
             assert_eq!(std::fs::read(file).unwrap(), b"wrong");
@@ -594,7 +602,6 @@ fn a_restore_in_place_that_was_killed_goes_on_and_what_was_there_is_kept() {
         let was: Vec<_> = right.iter().map(|(path, _, _, _, bytes)| (path.clone(), bytes.clone())).collect();
         assert_eq!(now, was, "{wanted}");
     }
-    assert!(interrupted >= 2, "only {interrupted} were killed in the middle: the test proves too little");
 }
 
 #[test]

@@ -15,7 +15,8 @@ use crate::support::{binary, run, tool};
 
 /// A source that gives a lot and then waits; it says when, and who it is.
 const SLOW: &str = "{name: slow, kind: command, target: [./slow]}";
-const SLOW_SCRIPT: &str = "echo $$ > pid; head -c 1200000 /dev/urandom; touch started; exec sleep 30";
+const SLOW_SCRIPT: &str =
+    "echo $$ > pid; head -c 1200000 /dev/urandom; touch started; while [ -e pid ]; do sleep 0.1; done";
 
 fn signal(name: &str, pid: &str) {
     assert!(Command::new("kill").args([name, pid]).status().unwrap().success());
@@ -50,7 +51,7 @@ fn a_failing_or_silent_command_leaves_no_snapshot() {
     }
     place.plan("{name: gone, kind: command, target: [./not-there]}", "");
     assert_eq!(place.call(&["create"]).code, 4);
-    place.plan("{name: late, kind: command, target: [sleep, '30'], timeout: 200ms}", "");
+    place.plan("{name: late, kind: command, target: [sleep, '600'], timeout: 200ms}", "");
     let ended = place.call(&["create"]);
     assert_eq!(ended.code, 4);
     assert!(ended.stderr.contains("did not end within its time"), "{}", ended.stderr);

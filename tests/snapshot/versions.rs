@@ -95,17 +95,19 @@ fn a_version_that_nobody_tells_stops_it_unless_that_is_fine() {
         ("command: ['true']".into(), "an empty one"),
         ("command: [sh, -c, 'echo 1; echo 2']".into(), "more than one line"),
         ("command: [./not-there]".into(), "could not be run"),
-        ("command: [sleep, '20']".into(), "did not end within its time"),
+        ("command: [sleep, '600']".into(), "did not end within its time"),
     ] {
+        // Those that answer have all the time that they need.
+        let time = if thing.contains("sleep") { "300ms" } else { "5m" };
         place.plan(
-            &format!("{{name: v, kind: versions, with: {{timeout: 300ms, of: [{{name: api, {thing}}}]}}}}"),
+            &format!("{{name: v, kind: versions, with: {{timeout: {time}, of: [{{name: api, {thing}}}]}}}}"),
             "",
         );
         let ended = place.call(&["create"]);
         assert_eq!(ended.code, 4, "{thing}: {}", ended.stderr);
         assert!(ended.stderr.contains(words) && ended.stderr.contains("`api`"), "{thing}: {}", ended.stderr);
         place.assert_nothing_kept();
-        place.plan(&format!("{{name: v, kind: versions, with: {{timeout: 300ms, allow_missing: true, of: [{{name: api, {thing}}}]}}}}"), "");
+        place.plan(&format!("{{name: v, kind: versions, with: {{timeout: {time}, allow_missing: true, of: [{{name: api, {thing}}}]}}}}"), "");
         assert_eq!(said(&versions(&place)), [("api", None)], "{thing}");
         std::fs::remove_dir_all(place.path("store")).unwrap();
     }

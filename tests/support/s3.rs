@@ -9,6 +9,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+#[allow(
+    clippy::duplicate_mod,
+    reason = "benchmarks have this file without the others; a lock keeps ports apart"
+)]
 #[path = "ports.rs"]
 mod ports;
 
