@@ -61,7 +61,8 @@ fn patient(router: &str) -> String {
     if !block.contains("timeout:") {
         block = block.replacen("{kind:", "{timeout: 60s, kind:", 1);
     }
-    if ["kind: nginx", "kind: traefik"].iter().any(|kind| block.contains(kind)) && !block.contains("settle:") {
+    if ["kind: nginx", "kind: traefik"].iter().any(|kind| block.contains(kind)) && !block.contains("settle:")
+    {
         block = block.replacen("with: {", "with: {settle: 60s, ", 1);
     }
     block

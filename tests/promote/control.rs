@@ -63,7 +63,9 @@ impl Listening {
             body.len()
         );
         // On a busy machine a request may come too late to be read; then nothing was done.
-        wait_for("an answer in time", || Some(self.raw(request.as_bytes())).filter(|(status, _)| *status != 408))
+        wait_for("an answer in time", || {
+            Some(self.raw(request.as_bytes())).filter(|(status, _)| *status != 408)
+        })
     }
 
     /// Sends bytes and reads the answer; status 0 where there is none.

@@ -174,7 +174,7 @@ fn no_data_and_low_traffic_never_pass() {
     // Green takes requests and never answers one: no figures are no good figures.
     let stage = Stage::new(SHORT, "");
     stage.green.answers.delay_ms.store(600_000, Ordering::SeqCst);
-    stage.edit("requests: 20, timeout: 60s", "requests: 20, timeout: 3s");
+    stage.edit("requests: 20, timeout: 60s", "requests: 20, timeout: 8s");
     stage.edit("healthy_within: 60s", "healthy_within: 1s");
     let ended = stage.promote(&["run"]);
     assert_eq!(ended.code, 1, "{}", ended.stderr);

@@ -34,8 +34,7 @@ impl Case {
     fn open_within(&self, limit: &str, from: &str, to: &str) -> Box<dyn Router> {
         let router = self.envoy.router(self.blue.port, self.green.port);
         assert!(router.contains(from), "{router}");
-        let router =
-            router.replacen(from, to, 1).replacen("{kind", &format!("{{timeout: {limit}, kind"), 1);
+        let router = router.replacen(from, to, 1).replacen("{kind", &format!("{{timeout: {limit}, kind"), 1);
         let path = self.folder.path().join("release.yaml");
         std::fs::write(&path, plan(&router, &self.blue, &self.green, SHORT, "")).unwrap();
         let loaded = Loaded::read(&path, BTreeMap::new()).unwrap();

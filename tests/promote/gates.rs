@@ -41,8 +41,7 @@ fn a_gate_that_opens_soon_lets_the_release_on_by_itself() {
 #[test]
 fn hours_for_changes_that_are_over_hold_the_next_step_and_not_the_judge() {
     // The hours are over when the first step is in force: a freeze that has begun since.
-    let freeze =
-        "  calendar: {time_zone: UTC, freeze: [{from: \"${FROM:-2098-01-01}\", to: 2099-01-01, because: audit}]}\n";
+    let freeze = "  calendar: {time_zone: UTC, freeze: [{from: \"${FROM:-2098-01-01}\", to: 2099-01-01, because: audit}]}\n";
     let stage = Stage::new("[{weight: 10%, bake: 10m}, {weight: 100%}]", freeze);
     assert_eq!(stage.promote(&["start"]).code, 0);
     assert_eq!((stage.phase(), stage.haproxy.server("green").0), ("baking".into(), 10));
