@@ -74,7 +74,7 @@ pub(crate) fn plan(router: &str, blue: &Side, green: &Side, steps: &str, more: &
     format!(
         "version: 1\nservice: shop\nenvironments: {{production: {{}}}}\nrelease: {{version: \"${{VERSION:-1.1}}\"}}\n\
          promote:\n  router: {}\n  sides:\n    blue: {{url: \"{}\"}}\n    green: {{url: \"{}\"}}\n  \
-         probe: {{path: /, rate: 100/s, requests: 20, timeout: 60s}}\n  interval: 100ms\n  min_samples: 20\n  drain: 1s\n  undecided_for: 60s\n  healthy_within: 60s\n  \
+         probe: {{path: /, rate: 100/s, requests: 20, timeout: 60s}}\n  interval: 100ms\n  min_samples: 20\n  drain: 1s\n  undecided_for: 60s\n  healthy_within: 60s\n  router_back_within: 180s\n  \
          rollback_when: [{{metric: error_rate, is: \"> 5%\"}}, {{metric: latency_p95, is: \"> 20s\"}}]\n  steps: {steps}\n{more}",
         patient(router),
         blue.url(),
@@ -577,6 +577,7 @@ fn a_restart_that_loses_the_weights_is_noticed_and_repaired() {
 #[test]
 fn a_lost_router_stops_with_a_named_error_and_goes_on_later() {
     let mut stage = Stage::new(LONG, "");
+    stage.edit("router_back_within: 180s", "router_back_within: 1s");
     assert_eq!(stage.promote(&["start"]).code, 0);
     stage.haproxy.stop();
     let lost = stage.promote(&["step"]);

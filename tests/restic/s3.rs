@@ -371,6 +371,10 @@ impl Backend for Runner {
     fn lock_lease(&self) -> Duration {
         LEASE
     }
+    /// A machine of its own: from no other can be told whether it lives.
+    fn process(&self) -> String {
+        "another-boot pid:[1] 7 8".into()
+    }
 }
 
 #[test]

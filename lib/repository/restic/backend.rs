@@ -147,6 +147,11 @@ pub trait Backend: Send + Sync + fmt::Debug {
         super::locks::LEASE
     }
 
+    /// What tells others on this machine whether the holder of a lock lives.
+    fn process(&self) -> String {
+        crate::world::process()
+    }
+
     /// Whether files of this kind may be removed; tried without removing any.
     ///
     /// Errors: refused (5) when they may not.

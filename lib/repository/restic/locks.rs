@@ -441,7 +441,7 @@ impl<'a> Look<'a> {
                 longest = longest.max(lasts);
             }
             let pause = (longest / 20).clamp(Duration::from_millis(20), Duration::from_secs(5));
-            while clock.uptime() - seen < longest {
+            while clock.uptime() < seen + longest {
                 if !clock.sleep(pause) {
                     return Err(refused(self.store, &watched[0].1));
                 }
@@ -453,7 +453,7 @@ impl<'a> Look<'a> {
                     break;
                 }
             }
-            if clock.uptime() - seen >= longest {
+            if clock.uptime() >= seen + longest {
                 let leases = watched.into_iter().filter_map(|(_, info)| info.lease);
                 self.dead.extend(leases.map(|lease| (lease.holder, lease.beat)));
             }

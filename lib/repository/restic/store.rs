@@ -10,10 +10,7 @@ use super::id::Id;
 use super::index::{self, Index, Packed, Place};
 use super::pack::{self, Blob, BlobKind};
 use crate::fault::Fault;
-use crate::world::{
-    self,
-    clock::{Clock, System},
-};
+use crate::world::clock::{Clock, System};
 
 /// No file of this kind is longer than this, as it lies there and when it is unpacked.
 fn most(kind: Kind) -> u64 {
@@ -48,7 +45,8 @@ pub(super) struct Scratch {
 impl Store {
     /// The store of this process.
     pub(super) fn new(backend: Arc<dyn Backend>, key: Key, version: u32) -> Self {
-        Self { backend, key, version, clock: System::shared(), process: world::process() }
+        let process = backend.process();
+        Self { backend, key, version, clock: System::shared(), process }
     }
 
     /// Reads a JSON file.

@@ -147,7 +147,7 @@ impl<'a> Driver<'a> {
         if !self.record.state.hook_may_have_begun() {
             return Ok(());
         }
-        match self.lost_hook()? {
+        match self.lost_hook() {
             Some(lost) => self.apply(&lost),
             None => Ok(()),
         }

@@ -115,7 +115,7 @@ fn kayenta_s_rules_judge_where_the_plan_says_so() {
     let seen = newest(&stage.promotion(), "latency_p50", "probe");
     assert_eq!(seen["test"]["name"], "kayenta", "{seen:#}");
     assert_replays(stage.path());
-    let stage = judged(LONG, rules);
+    let stage = judged("[{weight: 50%, bake: 10s}, {weight: 100%}]", rules);
     stage.edit("rate: 100/s", "rate: 50/s");
     stage.blue.answers.delay_ms.store(200, Ordering::SeqCst);
     stage.green.answers.delay_ms.store(450, Ordering::SeqCst);

@@ -375,6 +375,10 @@ impl Backend for Cached {
         self.inner.lock_lease()
     }
 
+    fn process(&self) -> String {
+        self.inner.process()
+    }
+
     fn uploads(&self) -> usize {
         self.inner.uploads()
     }

@@ -179,12 +179,12 @@ fn the_lock_of_a_holder_that_died_elsewhere_is_gone_over_after_its_lease_and_no_
     let side = afar(folder.path(), &machine);
     for exclusive in [true, false] {
         die(&side, exclusive);
-        time.pass(LEASE - Duration::from_millis(1));
+        time.pass(LEASE.mul_f64(0.99));
         assert!(Held::new(&side.store, true).is_err(), "it is in its time");
-        time.pass(Duration::from_millis(1));
+        time.pass(LEASE.mul_f64(0.02));
         let watched_from = machine.uptime();
         let held = Held::new(&side.store, true).unwrap();
-        assert!(machine.uptime() - watched_from >= LEASE);
+        assert!(machine.uptime() >= watched_from + LEASE);
         assert_eq!(list(&side.store).unwrap().len(), 1, "the dead one is gone");
         drop(held);
     }
@@ -264,16 +264,13 @@ fn however_long_a_holder_stalls_two_never_have_it_alone() {
         let _wakes = time.machine().repeat("wakes", LEASE * tenths / 10, wake).unwrap();
         let new = Held::new(&other.store, true);
         let mine = held.still_holds();
-        match &new {
-            Ok(new) => {
-                taken += 1;
-                assert!(mine.is_err(), "{tenths}: two have it");
-                new.still_holds().unwrap();
-            }
-            Err(_) => {
-                kept += 1;
-                mine.unwrap();
-            }
+        if let Ok(new) = &new {
+            taken += 1;
+            assert!(mine.is_err(), "{tenths}: two have it");
+            new.still_holds().unwrap();
+        } else {
+            kept += 1;
+            mine.unwrap();
         }
     }
     assert_eq!((taken, kept), (4, 6));

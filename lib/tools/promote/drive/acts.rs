@@ -45,8 +45,9 @@ const PREVIEWS_AT_ONCE: usize = 8;
 const LATE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long nothing may be known before that is a reason to go back, where the plan does not say, in ms.
 const UNDECIDED_FOR_MS: i64 = 600_000;
-/// How long blue may take to answer before a rollback is held back.
-const BLUE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long blue may take to answer well before a rollback is held back: longer than a busy machine needs,
+/// for a rollback that is held back leaves users on green.
+const BLUE_PATIENCE: Duration = Duration::from_secs(5);
 
 impl<'a> Driver<'a> {
     pub(super) fn perform(&mut self, action: Action) -> Result<Option<Event>, Fault> {
@@ -89,8 +90,8 @@ impl<'a> Driver<'a> {
     }
 
     /// A hook of a job that was killed is over now, and how it ended is not known.
-    pub(super) fn lost_hook(&mut self) -> Result<Option<Event>, Fault> {
-        Ok(self.see_out_hooks().then_some(Event::HookLost))
+    pub(super) fn lost_hook(&mut self) -> Option<Event> {
+        self.see_out_hooks().then_some(Event::HookLost)
     }
 
     /// Waits for the hooks of this promotion that outlived their job: one hook at a time is at work. One
@@ -123,7 +124,7 @@ impl<'a> Driver<'a> {
         self.lease.still_mine()?;
         // One that may have begun is never begun again, whatever led here.
         if self.record.state.hook_may_have_begun() {
-            return self.lost_hook();
+            return Ok(self.lost_hook());
         }
         if !self.see_out_hooks() {
             return Ok(None);
