@@ -28,6 +28,7 @@ mod judging_adversary;
 mod load;
 mod loopholes;
 mod model;
+mod once;
 mod routers;
 mod routers_http;
 mod way_back;

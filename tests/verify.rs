@@ -478,3 +478,42 @@ fn probes_keep_their_connections_and_single_ones_open_new_ones() {
     }
     assert_eq!(connections.load(Ordering::SeqCst) - opened, 10);
 }
+
+/// Answers as one of several servers behind a balancer of connections, each of which takes the next one.
+#[test]
+fn probes_meet_every_server_behind_one_address() {
+    use std::io::{BufRead, BufReader, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().flatten().enumerate() {
+            std::thread::spawn(move || {
+                let mut reader = BufReader::new(&stream);
+                loop {
+                    let mut line = String::new();
+                    while line != "\r\n" {
+                        line.clear();
+                        if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                            return;
+                        }
+                    }
+                    let answer =
+                        format!("HTTP/1.1 200 x\r\nx-release: {}\r\ncontent-length: 2\r\n\r\nok", number % 4);
+                    if (&stream).write_all(answer.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let sampler = Sampler::start(&[url], 100.0, Duration::from_secs(60), "x-release");
+    let mut met = std::collections::BTreeMap::<String, u32>::new();
+    support::wait_until("two hundred answers", || {
+        for sample in sampler.take().remove(0) {
+            *met.entry(sample.version.unwrap_or_default()).or_default() += 1;
+        }
+        met.values().sum::<u32>() >= 200
+    });
+    let all = met.values().sum::<u32>();
+    assert!(met.len() == 4 && met.values().all(|own| own * 10 > all), "{met:?}");
+}

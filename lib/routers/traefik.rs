@@ -454,7 +454,8 @@ impl Router for Traefik {
         // A split without any weight must still be steered; an API that does not answer ends it here.
         let now = match self.running() {
             Ok(live) => Some(live.green),
-            Err(fault) if self.ask("api/overview").is_err() => return Err(fault),
+            // A way back is written whether or not anybody can see that it is taken.
+            Err(fault) if !split.is_way_back() && self.ask("api/overview").is_err() => return Err(fault),
             Err(_) => None,
         };
         let text = self.text(green)?;

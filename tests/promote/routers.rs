@@ -451,3 +451,34 @@ fn a_restart_in_the_middle_of_a_promotion_ends_on_one_side_and_never_between() {
         figure(&told);
     });
 }
+
+#[test]
+fn a_way_back_that_cannot_be_confirmed_stays_on_disk_and_a_way_forward_does_not() {
+    every_kind(|case, router| {
+        // The others keep their split in memory.
+        if !["nginx", "envoy", "traefik"].contains(&std::thread::current().name().unwrap()) {
+            return;
+        }
+        router.set(split(0.5)).unwrap();
+        case.server.halt();
+        let path = case.folder.path().join("release.yaml");
+        let text = std::fs::read_to_string(&path).unwrap().replace("settle: 60s", "settle: 1s");
+        std::fs::write(&path, text.replace("timeout: 60s, kind", "timeout: 1s, kind")).unwrap();
+        let mut router = case.open();
+        router.set(split(0.9)).unwrap_err();
+        case.server.begin_again();
+        assert_eq!(percent(case, router.as_mut()), 50);
+        case.server.halt();
+        router.set(Split { green: 0.0, close_idle_side: true }).unwrap_err();
+        // Somebody starts it again, or reloads it for another reason.
+        case.server.begin_again();
+        assert_eq!((percent(case, router.as_mut()), case.met_green(20)), (0, 0));
+    });
+}
+
+/// Green's share as the router reads it back, in percent.
+fn percent(case: &Case, router: &mut dyn Router) -> u32 {
+    let live = crate::support::wait_for("the router", || router.read().ok());
+    let shown = format!("{:?} at {}", live, case.server.url());
+    (0..=100).find(|p| same_share(f64::from(*p) / 100.0, live.green)).expect(&shown)
+}

@@ -92,8 +92,11 @@ impl RealRouter for Caddy {
     }
 
     /// What came over the admin API is lost (without `--resume`).
-    fn restart(&mut self) {
+    fn halt(&mut self) {
         self.stop();
+    }
+
+    fn begin_again(&mut self) {
         self.process = spawn(&self.folder);
         self.wait();
     }

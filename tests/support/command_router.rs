@@ -24,6 +24,9 @@ case "$1" in
     green=$(weight green); blue=$(weight blue)
     if [ -z "$green" ] || [ -z "$blue" ]; then echo 'the router does not answer' >&2; exit 3; fi
     echo "{\"green\": $(awk "BEGIN { print $green / ($green + $blue) }")}" ;;
+  # The same for a release that goes the other way.
+  reversed) "$0" get | sed 's/.*: \(.*\)}/\1/' | awk '{ print "{\"green\": " 1 - $1 "}" }' ;;
+  other) if [ "$2" = blue ]; then "$0" retire green "$3"; else "$0" retire blue "$3"; fi ;;
   retire)
     until=$(($(date +%s) + ${3%%.*} + 1))
     # The fifth column of its row: sessions under way.
@@ -64,7 +67,11 @@ impl RealRouter for CommandRouter {
         self.haproxy.held()
     }
 
-    fn restart(&mut self) {
-        self.haproxy.restart();
+    fn halt(&mut self) {
+        self.haproxy.halt();
+    }
+
+    fn begin_again(&mut self) {
+        self.haproxy.begin_again();
     }
 }

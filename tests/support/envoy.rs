@@ -154,8 +154,11 @@ impl RealRouter for Envoy {
             + &std::fs::read_to_string(&self.routes).unwrap()
     }
 
-    fn restart(&mut self) {
+    fn halt(&mut self) {
         self.stop();
+    }
+
+    fn begin_again(&mut self) {
         self.process = spawn(&self.config);
         self.wait();
     }

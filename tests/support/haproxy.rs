@@ -131,8 +131,11 @@ impl RealRouter for Haproxy {
     }
 
     /// Runtime weights are lost.
-    fn restart(&mut self) {
+    fn halt(&mut self) {
         self.stop();
+    }
+
+    fn begin_again(&mut self) {
         self.process = Self::spawn(&self.config);
         self.wait();
     }

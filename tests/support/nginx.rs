@@ -108,8 +108,11 @@ impl RealRouter for Nginx {
         std::fs::read_to_string(&self.include).unwrap()
     }
 
-    fn restart(&mut self) {
+    fn halt(&mut self) {
         self.stop();
+    }
+
+    fn begin_again(&mut self) {
         self.spawn();
     }
 }

@@ -18,8 +18,15 @@ pub(crate) trait RealRouter {
     /// The split as the router itself holds it (a file, or what its control plane answers): it must
     /// not change when a split is set that is in force already.
     fn held(&self) -> String;
-    /// Ends it hard and starts it again on the configuration that lies on disk, as after a crash.
-    fn restart(&mut self);
+    /// Ends it hard, as a crash does.
+    fn halt(&mut self);
+    /// Starts it again on the configuration that lies on disk.
+    fn begin_again(&mut self);
+    /// One after the other.
+    fn restart(&mut self) {
+        self.halt();
+        self.begin_again();
+    }
 }
 
 /// Starts a router of a kind, all traffic on blue.

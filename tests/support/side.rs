@@ -2,8 +2,8 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// A running side; it stops with the test.
@@ -23,6 +23,8 @@ pub(crate) struct Answers {
     pub health: AtomicU16,
     /// Requests so far, health left out.
     pub served: AtomicU64,
+    /// The release that it names.
+    version: Mutex<String>,
     stop: AtomicBool,
 }
 
@@ -31,18 +33,24 @@ impl Side {
     pub(crate) fn start(version: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let answers = Arc::new(Answers { health: AtomicU16::new(200), ..Answers::default() });
-        let (shared, version) = (Arc::clone(&answers), version.to_owned());
+        let version = Mutex::new(version.to_owned());
+        let answers = Arc::new(Answers { health: AtomicU16::new(200), version, ..Answers::default() });
+        let shared = Arc::clone(&answers);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if shared.stop.load(Ordering::SeqCst) {
                     return;
                 }
-                let (shared, version) = (Arc::clone(&shared), version.clone());
-                std::thread::spawn(move || serve(&stream, &shared, &version));
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || serve(&stream, &shared));
             }
         });
         Self { port, answers }
+    }
+
+    /// From now on it names another release.
+    pub(crate) fn says(&self, version: &str) {
+        version.clone_into(&mut self.answers.version.lock().unwrap());
     }
 
     /// Its own address.
@@ -64,7 +72,7 @@ impl Drop for Side {
     }
 }
 
-fn serve(stream: &TcpStream, answers: &Answers, version: &str) {
+fn serve(stream: &TcpStream, answers: &Answers) {
     let _ = stream.set_nodelay(true);
     let mut reader = BufReader::new(stream);
     let mut writer = stream;
@@ -86,8 +94,10 @@ fn serve(stream: &TcpStream, answers: &Answers, version: &str) {
         }
         if first.contains(" /stream ") {
             answers.served.fetch_add(1, Ordering::SeqCst);
-            return long_answer(writer, version);
+            let version = answers.version.lock().unwrap().clone();
+            return long_answer(writer, &version);
         }
+        let version = answers.version.lock().unwrap().clone();
         let health = first.contains(" /health ");
         let status = if health { answers.health.load(Ordering::SeqCst) } else { status(answers) };
         std::thread::sleep(Duration::from_millis(answers.delay_ms.load(Ordering::SeqCst).into()));

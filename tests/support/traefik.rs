@@ -92,8 +92,11 @@ impl RealRouter for Traefik {
     }
 
     /// The split lies in the file, so it is there again.
-    fn restart(&mut self) {
+    fn halt(&mut self) {
         self.stop();
+    }
+
+    fn begin_again(&mut self) {
         self.process = spawn(&self.config);
         self.wait();
     }
