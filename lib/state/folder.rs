@@ -9,7 +9,7 @@
 //! | `change` | locked for the moment of a conditional write |
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -95,6 +95,33 @@ fn open_to_lock(path: &Path) -> io::Result<File> {
     made.or_else(|e| options.open(path).map_err(|_| e))
 }
 
+/// Whether the last line of a file is not whole.
+fn ends_in_the_middle(file: &mut File) -> io::Result<bool> {
+    if file.metadata()?.len() == 0 {
+        return Ok(false);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
+}
+
+/// Makes a folder that stays: each one that is new is on disk in the one above it.
+fn make_lasting(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+        make_lasting(above)?;
+    }
+    match fs::create_dir(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    files::sync_folder(above.unwrap_or(Path::new(".")))
+}
+
 fn tag(bytes: &[u8]) -> Tag {
     Tag(sha256_hex(bytes))
 }
@@ -110,7 +137,7 @@ impl Place for Folder {
 
     fn put(&self, name: &str, bytes: &[u8], condition: &Condition) -> Result<Put, Fault> {
         let path = self.file(name);
-        fs::create_dir_all(&self.path).map_err(|e| unwritable(&self.path, &e))?;
+        make_lasting(&self.path).map_err(|e| unwritable(&self.path, &e))?;
         let _alone = match condition {
             Condition::Any => None,
             _ => Some(self.alone()?),
@@ -161,9 +188,12 @@ impl Place for Folder {
         OpenOptions::new()
             .create(true)
             .append(true)
+            .read(true)
             .open(&path)
             .and_then(|mut file| {
-                file.write_all(format!("{line}\n").as_bytes()).and_then(|()| file.sync_data())
+                // A writer that was killed, or a full disk, leaves half a line: the next begins its own.
+                let begin = if ends_in_the_middle(&mut file)? { "\n" } else { "" };
+                file.write_all(format!("{begin}{line}\n").as_bytes()).and_then(|()| file.sync_data())
             })
             .map_err(|e| unwritable(&path, &e))
     }
@@ -184,7 +214,7 @@ impl Place for Folder {
     }
 
     fn guard(&self, fence: u64) -> Result<Option<Guard>, Fault> {
-        fs::create_dir_all(&self.path).map_err(|e| unwritable(&self.path, &e))?;
+        make_lasting(&self.path).map_err(|e| unwritable(&self.path, &e))?;
         let path = self.lock_file(fence);
         let file = open_to_lock(&path).map_err(|e| unwritable(&path, &e))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -363,6 +363,21 @@ fn a_request_is_taken_back_only_where_it_still_is_the_one_that_was_meant(spot: &
     assert_eq!(store.asked(Ask::Pause, 3), None);
 }
 
+#[test]
+fn half_a_line_of_the_journal_spoils_no_other() {
+    let root = tempfile::tempdir().unwrap();
+    let spot = Spot::Folder(root);
+    let mut lease = take(&spot.store(), "a").unwrap().lease;
+    lease.journal(&serde_json::json!({"first": 1})).unwrap();
+    let torn = spot.read("journal.jsonl") + "{\"at\": \"20";
+    spot.write("journal.jsonl", &torn);
+    lease.journal(&serde_json::json!({"second": 2})).unwrap();
+    let text = spot.read("journal.jsonl");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!((lines.len(), lines[1]), (3, "{\"at\": \"20"), "{text}");
+    assert!(lines[2].contains("\"second\":2") && text.ends_with('\n'), "{text}");
+}
+
 /// A place afar that reads nothing for now.
 #[derive(Debug)]
 struct Away;

@@ -14,7 +14,7 @@ use crate::evidence::{Interval, Judgement, SideInterval, Verdict};
 use crate::fault::Fault;
 use crate::judge::{Batch, Decision, Given, Judge, Requests, SideFigures, Sorter, bin_ms};
 use crate::metrics::SideOf;
-use crate::metrics::probe::{Sample, Sampler};
+use crate::metrics::probe::{Lag, Sample, Sampler};
 use crate::plan::{Loaded, Promote};
 use crate::redact::redact;
 use crate::routers::{Counters, MEAN_OF_LAST, Side, SideCount};
@@ -30,6 +30,7 @@ pub(super) struct Watch<'a> {
     /// Which step (from 0) and which counting of it.
     of: (usize, u64),
     bake_ms: i64,
+    pace: Pace,
     /// By how much the driver's clock is ahead of the one that the samples carry, in ms.
     ahead_ms: i64,
     /// A release that answered the probes in the place of the one that is judged: which side, and what it
@@ -59,7 +60,7 @@ const KEPT: (f64, f64) = (64.0, 20_000.0);
 /// How many latencies of a whole bake are kept for each side, about.
 const KEPT_OF_A_BAKE: f64 = 1_000_000.0;
 
-/// The greatest number of intervals that one step puts on record for each source.
+/// About so many intervals one step puts on record for each source.
 const INTERVALS_PER_STEP: i64 = 120;
 
 /// A probe that sends fewer of its requests than this did not measure what was asked.
@@ -116,6 +117,7 @@ impl<'a> Watch<'a> {
             readers,
             judge,
             frame,
+            pace: Pace::new(plan.probe.rate.0),
             of: (bake.step, record.counting),
             bake_ms,
             ahead_ms: now.as_millisecond() - crate::world::now().as_millisecond(),
@@ -191,7 +193,7 @@ impl<'a> Watch<'a> {
         for (side, ages) in sides.iter_mut().zip(self.sampler.overdue(OVERDUE)) {
             side.open = ages.into_iter().map(f64::round).collect();
         }
-        let kept_pace = self.sampler.lag().iter().all(|lag| lag.achieved() >= ACHIEVED);
+        let kept_pace = self.pace.kept(now_ms, &self.sampler.lag());
         let doubt = (!kept_pace)
             .then(|| "this machine could not send the probes at the rate that the plan asks for".into());
         Given { source: "probe".into(), requests: Some(sides), doubt, ..Given::default() }
@@ -203,6 +205,39 @@ impl<'a> Watch<'a> {
         let keep = (seconds * self.frame.keep_per_s).clamp(KEPT.0, KEPT.1) as usize;
         let sorter = || Sorter::new(self.frame.since_ms, self.frame.bin_ms, keep);
         [sorter(), sorter()]
+    }
+}
+
+/// Whether the probe sends what the plan asks for: by what it has sent lately, for one that has died was
+/// good for most of its life.
+#[derive(Debug)]
+struct Pace {
+    rate: f64,
+    /// When it was measured last, in ms, and what each side had been sent then.
+    mark: Option<(i64, Vec<u64>)>,
+    /// What came of that.
+    lately: Option<bool>,
+}
+
+/// So many requests make a measurement of the pace.
+const PACE_OF: f64 = 50.0;
+
+impl Pace {
+    fn new(rate: f64) -> Self {
+        Self { rate, mark: None, lately: None }
+    }
+
+    fn kept(&mut self, now_ms: i64, lags: &[Lag]) -> bool {
+        let sent = || lags.iter().map(|lag| lag.sent).collect::<Vec<u64>>();
+        let (since_ms, before) = self.mark.get_or_insert_with(|| (now_ms, sent()));
+        let seconds = (now_ms - *since_ms) as f64 / 1e3;
+        if seconds >= (PACE_OF / self.rate).max(1.0) {
+            let due = seconds * self.rate;
+            let fewest = sent().iter().zip(before.iter()).map(|(now, then)| now.saturating_sub(*then)).min();
+            self.lately = Some(fewest.unwrap_or(0) as f64 >= ACHIEVED * due);
+            self.mark = Some((now_ms, sent()));
+        }
+        self.lately.unwrap_or_else(|| lags.iter().all(|lag| lag.achieved() >= ACHIEVED))
     }
 }
 
@@ -356,7 +391,9 @@ fn put_on_record(watch: &mut Watch<'_>, record: &mut Record, scene: &Scene, batc
         }
     }
     let now = scene.now.as_millisecond();
-    let spacing = (watch.bake_ms / INTERVALS_PER_STEP).max(200);
+    // A step that is held for a week has hardly more of them than one that was not.
+    let lasted = (now - watch.frame.since_ms).max(watch.bake_ms);
+    let spacing = (lasted / INTERVALS_PER_STEP).max(200);
     if now - watch.recorded_at < spacing {
         return;
     }
@@ -403,6 +440,26 @@ fn interval(figures: &SideFigures) -> SideInterval {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_probe_that_died_is_noticed_by_what_it_sent_lately() {
+        let lags = |sent: u64| [Lag { due: sent, sent, ..Lag::default() }; 2];
+        let mut pace = Pace::new(20.0);
+        let mut sent = 0;
+        for second in 0..1000 {
+            assert!(pace.kept(second * 1000, &lags(sent)), "{second}");
+            sent += 20;
+        }
+        // Its clock has stopped: nothing is due any more either, and of all that was nearly all was sent.
+        let noticed = (1000..1010).find(|second| !pace.kept(second * 1000, &lags(sent)));
+        assert!(noticed.is_some());
+        // A machine that had no time for a moment is believed again.
+        let again = (1010..1020).find(|second| {
+            sent += 20;
+            pace.kept(second * 1000, &lags(sent))
+        });
+        assert!(again.is_some());
+    }
 
     #[test]
     fn counters_that_somebody_cleared_hide_no_error() {
