@@ -153,7 +153,7 @@ fn traefik_that_does_not_answer_gets_no_new_file() {
 fn traefik_takes_a_file_that_lay_there_unread_as_no_proof() {
     let users = Users::new();
     let traefik = Traefik::start(users.folder.path(), users.blue.port, users.green.port);
-    let block = traefik.router(0, 0).replacen("service: shop,", "service: shop, settle: 1s,", 1);
+    let block = traefik.router(0, 0).replacen("service: shop,", "service: shop, settle: 8s,", 1);
     let mut router = open(users.folder.path(), &traefik.router(0, 0));
     router.set(split(0.5)).unwrap();
     let half = traefik.held();
