@@ -197,10 +197,10 @@ fn of_two_runners_at_the_same_moment_exactly_one_wins() {
     let pairs = rounds(3);
     for _ in 0..pairs {
         // Whoever wins waits for the other one in its hook.
-        let hook = "  hooks: {deploy: [sh, -c, \"until [ -e GO ]; do sleep 0.05; done\"]}\n";
+        let hook = "  hooks: {deploy: [sh, -c, \"until [ -e {go-file} ]; do sleep 0.05; done\"]}\n";
         let fleet = Fleet::new("[{weight: 50%, bake: 500ms}, {weight: 100%}]", hook);
         let go = fleet.stage.path().join("go");
-        fleet.stage.edit("GO", &go.display().to_string());
+        fleet.stage.edit("{go-file}", &go.display().to_string());
         let runners = [fleet.runner(), fleet.runner()];
         let mut both = runners.each_ref().map(|runner| fleet.spawn(runner.path(), &["run"]));
         wait_until("one of them to be refused", || {

@@ -35,9 +35,14 @@ impl Mariadb {
 
     fn start_in(root: tempfile::TempDir) -> Self {
         let data = root.path().join("data");
+        // A server removes the temporary tables of others when it starts.
+        let temporary = root.path().join("tmp");
+        std::fs::create_dir(&temporary).unwrap();
+        let temporary = format!("--tmpdir={}", temporary.display());
         let made = run(Command::new("mariadb-install-db")
             .args(["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal"])
             .args(user())
+            .arg(&temporary)
             .arg(format!("--datadir={}", data.display())));
         assert_eq!(made.code, 0, "mariadb-install-db: {}", made.stderr);
         let port = free_port();
@@ -50,6 +55,7 @@ impl Mariadb {
             .args(["--bind-address=127.0.0.1", "--skip-networking=0", "--server-id=1"])
             .args(["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M", "--log-bin=log"])
             .arg("--log-bin-trust-function-creators=1")
+            .arg(&temporary)
             .arg(format!("--port={port}"))
             .arg(format!("--datadir={}", data.display()))
             .arg(format!("--socket={}", root.path().join("socket").display()))
