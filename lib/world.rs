@@ -73,7 +73,11 @@ pub fn boot() -> String {
 
 /// What tells this process from all others, for [`lives`].
 pub fn process() -> String {
-    let pid = std::process::id();
+    process_of(std::process::id())
+}
+
+/// The same of another process of this machine.
+pub fn process_of(pid: u32) -> String {
     format!("{} {} {pid} {}", boot(), pid_space(), started(pid).unwrap_or_default())
 }
 

@@ -11,6 +11,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
@@ -22,18 +23,21 @@ use crate::world::files::{self, unwritable, write_atomic};
 
 /// How long a conditional write waits for another one. It takes a few milliseconds, and on a busy disk the
 /// time of a sync.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE_MS: u64 = 30_000;
 
 /// One environment's folder.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
+    /// For how long a conditional write waits, in ms: never for a large part of a lease.
+    patience_ms: AtomicU64,
 }
 
 impl Folder {
     /// The state of `environment` below `root`. Touches nothing.
     pub(super) fn new(root: &Path, environment: &str) -> Self {
-        Self { path: root.join(super::plain_name(environment)) }
+        let patience_ms = AtomicU64::new(PATIENCE_MS);
+        Self { path: root.join(super::plain_name(environment)), patience_ms }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -58,7 +62,8 @@ impl Folder {
     fn alone(&self) -> Result<File, Fault> {
         let path = self.file("change");
         let file = open_to_lock(&path).map_err(|e| unwritable(&path, &e))?;
-        let until = Instant::now() + PATIENCE;
+        let patience = Duration::from_millis(self.patience_ms.load(Ordering::SeqCst));
+        let until = Instant::now() + patience;
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(file),
@@ -72,7 +77,7 @@ impl Folder {
                     .place(path.display().to_string())
                     .cause(format!(
                         "a change takes milliseconds, and this one has lasted for {} s",
-                        PATIENCE.as_secs()
+                        patience.as_secs()
                     ))
                     .help("is a stopped process (state T) of `promote` about? end it, and run this again"));
                 }
@@ -222,6 +227,11 @@ impl Place for Folder {
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(e) => Err(unwritable(&path, &e.into())),
         }
+    }
+
+    fn hurry(&self, lasts: Duration) {
+        let sixth = u64::try_from((lasts / 6).as_millis()).unwrap_or(PATIENCE_MS);
+        self.patience_ms.store(sixth.clamp(1_000, PATIENCE_MS), Ordering::SeqCst);
     }
 
     fn between_looks(&self) -> Duration {

@@ -168,7 +168,13 @@ impl Lease {
         };
         let saved = store.read::<T>()?;
         let before = found.as_ref().and_then(|(lease, _)| lease.as_ref()).map_or(0, |l| l.fence);
-        let fence = before.max(saved.as_ref().map_or(0, |(s, _)| s.fence)) + 1;
+        let fence =
+            before.max(saved.as_ref().map_or(0, |(s, _)| s.fence)).checked_add(1).ok_or_else(|| {
+                Fault::infrastructure("the lease on the promote state is damaged")
+                    .place(place.shown())
+                    .cause("its fencing number is the greatest that there can be")
+                    .help("nothing was touched; move `lease.json` away")
+            })?;
         let (own, gone) = match (place.guard(fence), gone) {
             (Ok(Some(own)), _) => (Some(own), None),
             (Ok(None), _) => return Err(held(store, fence)),
@@ -507,8 +513,17 @@ impl Inner {
             Stands::Own(_) => return Ok(()),
             Stands::Before(tag) => tag.clone(),
         };
-        match self.store.place.get(LEASE) {
-            Ok(found) if found.as_ref().map(|object| &object.tag) == before.as_ref() => Ok(()),
+        let own = |found: &Written| {
+            let kept = self.kept();
+            (found.fence, found.own) == (kept.written.fence, kept.written.own)
+        };
+        match read(self.store.place.as_ref()) {
+            Ok(found) if found.as_ref().map(|(_, tag)| tag) == before.as_ref() => Ok(()),
+            // It was written, and only the answer said otherwise.
+            Ok(Some((Some(found), tag))) if own(&found) => {
+                self.kept().stands = Stands::Own(tag);
+                Ok(())
+            }
             // Nothing can be read any more either, and the lock of the kernel's keeps others on this
             // machine away.
             Err(fault) if fault.exit == Exit::Infrastructure => Ok(()),

@@ -1,67 +1,46 @@
-//! Commands that outlived the process that started them: a job that was killed leaves its hook at work.
+//! A command that outlived the process that started it: a job that was killed leaves its hook at work.
 
-use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::clock::Clock;
 
-/// A command at the head of its process group, with the variable that tells whose it is.
+/// A command at the head of a process group of its own, as it was put on record when it was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftBehind {
-    /// The process at the head of the group.
+    process: String,
+    /// Its number.
     pub pid: u32,
-    /// When it began, in ticks since the machine was started: a number is given to others again.
-    started: String,
-}
-
-/// The commands of this machine that still run and were started with this variable. What they started
-/// themselves and moved into a session of its own, such as a server, is none of them.
-///
-/// Processes of other users, other containers and other machines are not seen.
-pub fn with_variable(name: &str, value: &str) -> Vec<LeftBehind> {
-    let wanted = format!("{name}={value}");
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| *pid != std::process::id())
-        .filter_map(|pid| {
-            let folder = Path::new("/proc").join(pid.to_string());
-            let variables = std::fs::read(folder.join("environ")).ok()?;
-            variables.split(|byte| *byte == 0).any(|one| one == wanted.as_bytes()).then_some(())?;
-            let started = head_of_a_group(pid)?;
-            Some(LeftBehind { pid, started })
-        })
-        .collect()
-}
-
-/// When a process began, where it is at the head of a group in the session of whoever started it, and
-/// has not ended.
-fn head_of_a_group(pid: u32) -> Option<String> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in brackets, with whatever is in it.
-    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
-    let (state, group, session) = (*fields.first()?, *fields.get(2)?, *fields.get(3)?);
-    let own = pid.to_string();
-    let alive = !matches!(state, "Z" | "X");
-    (alive && group == own && session != own).then(|| fields.get(19).map(|ticks| (*ticks).to_owned()))?
 }
 
 impl LeftBehind {
-    /// Whether it still runs.
+    /// The command that [`super::process_of`] has named; nothing where it does not run any more, or that
+    /// cannot be told from here.
+    pub fn find(process: &str) -> Option<Self> {
+        let pid = process.split(' ').nth(2)?.parse().ok()?;
+        let found = Self { process: process.to_owned(), pid };
+        found.runs().then_some(found)
+    }
+
+    /// Whether it still runs. One that has ended, and that nobody has waited for, does not.
     pub fn runs(&self) -> bool {
-        head_of_a_group(self.pid).as_ref() == Some(&self.started)
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        // The second field is the program's name in brackets, with whatever is in it.
+        let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        super::lives(&self.process) == Some(true) && !state.starts_with(['Z', 'X'])
     }
 
     /// How long it has run.
     pub fn age(&self, clock: &dyn Clock) -> Duration {
-        let ticks: u64 = self.started.parse().unwrap_or_default();
+        let ticks: u64 = self.process.rsplit(' ').next().and_then(|t| t.parse().ok()).unwrap_or_default();
         let began = Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64);
         clock.uptime().saturating_sub(began)
     }
 
-    /// Waits until it has ended, at most so long; then asks it to end, and kills it when the grace is
-    /// over. Whether it is gone: `go_on` is asked again and again, and where it says no nothing is ended.
+    /// Waits until it has ended, at most so long; then asks it and its group to end, and kills them when
+    /// the grace is over. Whether it is gone: `go_on` is asked again and again, and where it says no
+    /// nothing is ended.
     pub fn see_out(
         &self,
         clock: &dyn Clock,
@@ -96,42 +75,44 @@ mod tests {
 
     use super::*;
     use crate::world::clock::System;
+    use crate::world::process_of;
 
-    fn start(words: &[&str], value: &str) -> Child {
-        Command::new(words[0]).args(&words[1..]).env("TRAPKEY_TEST", value).process_group(0).spawn().unwrap()
+    fn start(words: &[&str]) -> (Child, String) {
+        let child = Command::new(words[0]).args(&words[1..]).process_group(0).spawn().unwrap();
+        let process = process_of(child.id());
+        (child, process)
     }
 
     #[test]
-    fn a_command_that_was_left_behind_is_found_by_its_variable_and_ends() {
-        let own = format!("{:x}", crate::world::unique());
-        let mut child = start(&["sleep", "600"], &own);
-        let found = with_variable("TRAPKEY_TEST", &own);
-        assert_eq!(found.iter().map(|one| one.pid).collect::<Vec<_>>(), [child.id()]);
-        assert!(with_variable("TRAPKEY_TEST", "another").is_empty());
-        assert!(found[0].age(&System) < Duration::from_secs(500));
+    fn a_command_that_was_left_behind_is_found_and_ends() {
+        let (mut child, process) = start(&["sleep", "600"]);
+        let found = LeftBehind::find(&process).unwrap();
+        assert_eq!(found.pid, child.id());
+        assert!(found.age(&System) < Duration::from_secs(500));
+        assert!(!found.see_out(&System, Duration::from_secs(60), Duration::ZERO, &|| false));
+        assert!(found.runs(), "who has no time to wait ends nothing");
         // Nobody waits for the ten minutes that it would take.
-        assert!(!found[0].see_out(&System, Duration::from_secs(60), Duration::ZERO, &|| false));
-        assert!(found[0].runs(), "who has no time to wait ends nothing");
-        assert!(found[0].see_out(&System, Duration::ZERO, Duration::from_secs(60), &|| true));
-        assert!(!found[0].runs());
+        assert!(found.see_out(&System, Duration::ZERO, Duration::from_secs(60), &|| true));
+        // This test has not waited for it yet: it counts as ended all the same.
+        assert_eq!(LeftBehind::find(&process), None);
         child.wait().unwrap();
+        // Another process of the same number is another one.
+        let (mut other, process) = start(&["sleep", "600"]);
+        let earlier = process.rsplit_once(' ').unwrap().0.to_owned() + " 1";
+        assert_eq!(LeftBehind::find(&earlier), None);
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 
     #[test]
-    fn one_that_ends_by_itself_is_waited_for_and_a_server_that_it_started_is_let_be() {
-        let (own, folder) = (format!("{:x}", crate::world::unique()), tempfile::tempdir().unwrap());
-        let mark = folder.path().join("done");
-        let script = "setsid sleep 600 & echo $! >server; while [ ! -e go ]; do sleep 0.05; done; touch done";
-        let script = format!("cd {}; {script}", folder.path().display());
-        let mut child = start(&["sh", "-c", &script], &own);
-        let found = with_variable("TRAPKEY_TEST", &own);
+    fn one_that_ends_by_itself_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = "while [ ! -e go ]; do sleep 0.05; done; touch done";
+        let (mut child, process) = start(&["sh", "-c", &format!("cd {}; {script}", folder.path().display())]);
+        let found = LeftBehind::find(&process).unwrap();
         std::fs::write(folder.path().join("go"), "").unwrap();
-        // The zombie counts as ended: this test has not waited for it yet.
-        assert!(found[0].see_out(&System, Duration::from_secs(600), Duration::ZERO, &|| true));
-        assert!(mark.exists(), "it came to its end by itself");
-        assert!(with_variable("TRAPKEY_TEST", &own).is_empty(), "the server is not taken for a hook");
+        assert!(found.see_out(&System, Duration::from_secs(600), Duration::ZERO, &|| true));
+        assert!(folder.path().join("done").exists(), "it came to its end by itself");
         child.wait().unwrap();
-        let server = std::fs::read_to_string(folder.path().join("server")).unwrap();
-        assert!(Command::new("kill").arg(server.trim()).status().unwrap().success(), "and it still runs");
     }
 }

@@ -97,7 +97,13 @@ impl Order {
     ///
     /// Errors: it could not be started.
     pub fn run(&self) -> io::Result<Ran> {
+        self.run_noting(&mut |_| ())
+    }
+
+    /// The same; `note` is told the number of its process as soon as it runs.
+    pub fn run_noting(&self, note: &mut dyn FnMut(u32)) -> io::Result<Ran> {
         let mut child = self.spawn(Stdio::null())?;
+        note(child.id());
         let stdout = gather(child.stdout.take(), self.keep);
         self.finish(child, |grace| gathered(&stdout, grace))
     }

@@ -212,3 +212,46 @@ fn a_router_that_is_away_for_a_while_is_waited_for_and_the_release_goes_on() {
     let decisions = stage.promotion()["decisions"].to_string();
     assert!(decisions.contains("put it back"), "the weight that the restart has lost: {decisions}");
 }
+
+#[test]
+fn a_server_that_the_deploy_hook_has_started_is_nobodys_hook() {
+    // With job control each command in the background leads a process group of its own, as a hook does.
+    let starts = "#!/bin/bash\nset -m\nsleep 600 >/dev/null 2>&1 &\necho $! >server\n";
+    let stage = hooked(SHORT, &[("deploy", starts), ("after", BRIEF)]);
+    stage.edit("hooks: {", "hooks: {timeout: 60s, ");
+    assert_eq!(code(stage.spawn(&["run"])), Some(0));
+    let server = std::fs::read_to_string(stage.path().join("server")).unwrap();
+    let ended = Command::new("kill").arg(server.trim()).status().unwrap();
+    assert!(ended.success(), "it still runs, until this test ends it");
+}
+
+#[test]
+fn an_abort_that_comes_while_a_hook_that_outlived_its_job_is_waited_for_wins() {
+    let stage = hooked(SHORT, &[("after", WAITS)]);
+    let mut killed = stage.spawn(&["run"]);
+    wait_until("the hook", || log(&stage) == ["after begins"]);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let next = talking(&stage, &["run"]);
+    wait_for_talk(&stage, "is still at work");
+    assert_eq!(stage.promote(&["abort"]).code, 1);
+    assert_eq!(code(next), Some(1));
+    stage.assert_all_blue();
+    assert_eq!(log(&stage), ["after begins"], "users went back without waiting for it");
+    std::fs::write(stage.path().join("go"), "").unwrap();
+    wait_until("the hook to end", || log(&stage).len() == 2);
+}
+
+#[test]
+fn what_the_router_adds_for_a_side_is_not_held_against_what_the_side_says() {
+    let stage = Stage::new(SHORT, "");
+    for (side, port) in [("blue", stage.blue.port), ("green", stage.green.port)] {
+        let url = format!("{side}: {{url: \"http://127.0.0.1:{port}\"");
+        let release = if side == "blue" { "1.0" } else { "1.1" };
+        stage.edit(&url, &format!("{url}, release: \"{release}\""));
+    }
+    let job = stage.spawn(&["run"]);
+    wait_until("the first looks", || stage.green.served() > 40);
+    assert_eq!(code(job), Some(0));
+    stage.assert_all_green();
+}

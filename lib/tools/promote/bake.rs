@@ -17,7 +17,7 @@ use crate::metrics::SideOf;
 use crate::metrics::probe::{Lag, Sample, Sampler};
 use crate::plan::{Loaded, Promote};
 use crate::redact::redact;
-use crate::routers::{Counters, MEAN_OF_LAST, Side, SideCount};
+use crate::routers::{Counters, MEAN_OF_LAST, SideCount};
 use crate::world::http::join;
 
 /// What is measured while a step is watched.
@@ -33,9 +33,8 @@ pub(super) struct Watch<'a> {
     pace: Pace,
     /// By how much the driver's clock is ahead of the one that the samples carry, in ms.
     ahead_ms: i64,
-    /// A release that answered the probes in the place of the one that is judged: which side, and what it
-    /// said.
-    stranger: Option<(Side, String)>,
+    /// What answered well in green's place: how often, and the last that it said of itself.
+    stranger: (u32, String),
     /// When the look before was, in ms.
     looked_ms: i64,
     /// Blue and green by source, since the last interval that was put on record.
@@ -121,7 +120,7 @@ impl<'a> Watch<'a> {
             of: (bake.step, record.counting),
             bake_ms,
             ahead_ms: now.as_millisecond() - crate::world::now().as_millisecond(),
-            stranger: None,
+            stranger: (0, String::new()),
             looked_ms: before.last().map_or(since_ms, |line| line.batch.at_ms),
             recent: BTreeMap::new(),
             recorded_at: recorded.max(since_ms),
@@ -152,13 +151,10 @@ impl<'a> Watch<'a> {
 
     /// Why what is judged is not what was deployed: another release has answered the probes in its place.
     pub(super) fn another_release(&self) -> Option<String> {
-        let (side, says) = self.stranger.as_ref()?;
-        let judged = self.frame.sides[usize::from(*side == Side::Green)].release.as_ref()?;
-        let side = side.word();
-        Some(format!(
-            "{side} answers as `{}`, and this release began with `{judged}` on {side}",
-            redact(says)
-        ))
+        let (times, says) = &self.stranger;
+        let judged = redact(self.frame.sides[1].release.as_ref()?);
+        (*times >= STRANGERS)
+            .then(|| format!("green answers as `{says}`, and this release began with `{judged}` on green"))
     }
 
     /// Requests of the probe so far, on the side with fewer.
@@ -177,14 +173,19 @@ impl<'a> Watch<'a> {
     /// What the probe has seen since the look before.
     fn probe(&mut self, now_ms: i64) -> Given {
         let mut sorters = self.sorters(now_ms);
-        let sides = [Side::Blue, Side::Green];
-        for ((samples, sorter), side) in self.sampler.take().into_iter().zip(&mut sorters).zip(sides) {
-            let release = &self.frame.sides[usize::from(side == Side::Green)].release;
+        // What the plan says of a side is what the router adds for it, and not what the side itself says.
+        let judged = match self.plan.sides.green.release {
+            None => self.frame.sides[1].release.as_deref().map(redact),
+            Some(_) => None,
+        };
+        for (number, (samples, sorter)) in self.sampler.take().into_iter().zip(&mut sorters).enumerate() {
             for Sample { at, latency_ms, ok, version, .. } in samples {
-                if let (Some(judged), Some(says)) = (release, version)
+                // The record holds it without secrets, so both are compared without.
+                if let (1, true, Some(judged), Some(says)) =
+                    (number, ok, &judged, version.as_deref().map(redact))
                     && *judged != says
                 {
-                    self.stranger.get_or_insert((side, says));
+                    self.stranger = (self.stranger.0 + 1, says);
                 }
                 sorter.add(at.as_millisecond().saturating_add(self.ahead_ms), Some(latency_ms), ok);
             }
@@ -207,6 +208,9 @@ impl<'a> Watch<'a> {
         [sorter(), sorter()]
     }
 }
+
+/// So many answers of another release in green's place end the release; fewer may be somebody's page.
+const STRANGERS: u32 = 3;
 
 /// Whether the probe sends what the plan asks for: by what it has sent lately, for one that has died was
 /// good for most of its life.

@@ -148,8 +148,9 @@ impl<'a> Driver<'a> {
             return Ok(());
         }
         match self.lost_hook() {
-            Some(lost) => self.apply(&lost),
-            None => Ok(()),
+            // An abort that came meanwhile wins over whatever came of the hook.
+            Some(lost) if self.abort_asked().is_none() => self.apply(&lost),
+            _ => Ok(()),
         }
     }
 

@@ -21,9 +21,10 @@ use crate::routers::{Live, Side, Split, same_share};
 use crate::state::{Ask, Asked, Saved};
 use crate::units::{Text, show_duration, show_share};
 use crate::world::clock::System;
+use crate::world::left_behind::LeftBehind;
 use crate::world::shell::Order;
 use crate::world::talk::Mark;
-use crate::world::{self, left_behind, signal};
+use crate::world::{self, signal};
 
 /// How often a forward shift is tried before the release goes back.
 const FORWARD_TRIES: u32 = 3;
@@ -35,8 +36,6 @@ const ROUTER_BACK_WITHIN: Duration = Duration::from_secs(30);
 const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 /// How long a hook may clean up after TERM, before it is killed.
 const HOOK_GRACE: Duration = Duration::from_secs(10);
-/// The variable by which a hook that outlived its job is found.
-const PROMOTION_OF_HOOK: &str = "TRAPKEY_PROMOTION";
 /// How many probes of a side every short call makes at least.
 const FRESH: u64 = 10;
 /// How many preview checks run at once.
@@ -91,28 +90,37 @@ impl<'a> Driver<'a> {
 
     /// A hook of a job that was killed is over now, and how it ended is not known.
     pub(super) fn lost_hook(&mut self) -> Option<Event> {
-        self.see_out_hooks().then_some(Event::HookLost)
+        self.see_out_hook().then_some(Event::HookLost)
     }
 
-    /// Waits for the hooks of this promotion that outlived their job: one hook at a time is at work. One
-    /// that takes longer than a hook may is ended. False where a signal came first.
-    fn see_out_hooks(&mut self) -> bool {
-        let Some(id) = &self.record.id else { return true };
-        let limit = self.hook_limit();
+    /// Waits for a hook of this promotion that outlived its job: one is at work at a time. One that takes
+    /// longer than a hook may is ended. False where a signal or an abort came first.
+    fn see_out_hook(&mut self) -> bool {
+        let Some(name) = self.hook_at_work() else { return true };
+        let Ok(Some(process)) = self.store().document::<String>(&name) else { return true };
+        let Some(hook) = LeftBehind::find(&process) else { return true };
+        let left = self.hook_limit().saturating_sub(hook.age(&System));
+        let what = format!(
+            "a hook of a job that was killed is still at work (process {}): it is waited for, at most {}",
+            hook.pid,
+            show_duration(left.as_secs_f64())
+        );
+        self.job.talk().line(Mark::Warn, &what);
+        self.ticker.set(&what);
         let back = going_back(&self.record.state);
-        let mut gone = true;
-        for hook in left_behind::with_variable(PROMOTION_OF_HOOK, id) {
-            let left = limit.saturating_sub(hook.age(&System));
-            let what = format!(
-                "a hook of a job that was killed is still at work (process {}): it is waited for, at most {}",
-                hook.pid,
-                show_duration(left.as_secs_f64())
-            );
-            self.job.talk().line(Mark::Warn, &what);
-            self.ticker.set(&what);
-            gone &= hook.see_out(&System, left, HOOK_GRACE, &|| back || !signal::stop_asked());
+        let go_on = || back || (!signal::stop_asked() && self.abort_asked().is_none());
+        if !hook.see_out(&System, left, HOOK_GRACE, &go_on) {
+            if !go_on() {
+                return false;
+            }
+            self.job.talk().line(Mark::Warn, &format!("process {} cannot be ended", hook.pid));
         }
-        gone
+        true
+    }
+
+    /// Where the process of the hook that is at work is noted, beside the state, until it has ended.
+    fn hook_at_work(&self) -> Option<String> {
+        self.record.id.as_ref().map(|id| format!("hook.{id}.json"))
     }
 
     /// How long a hook may take.
@@ -126,7 +134,7 @@ impl<'a> Driver<'a> {
         if self.record.state.hook_may_have_begun() {
             return Ok(self.lost_hook());
         }
-        if !self.see_out_hooks() {
+        if !self.see_out_hook() {
             return Ok(None);
         }
         if hook == Hook::Retire
@@ -159,11 +167,21 @@ impl<'a> Driver<'a> {
             ("TRAPKEY_VERSION", release.version.clone()),
             ("TRAPKEY_ENVIRONMENT", release.environment.clone()),
             ("TRAPKEY_REASON", reason),
-            (PROMOTION_OF_HOOK, self.record.id.clone().unwrap_or_default()),
         ]
         .map(|(k, v)| (k.to_owned(), v))
         .to_vec();
-        let (exit, took, how, output) = match order.run() {
+        let noted = self.hook_at_work();
+        let mut note = |pid| {
+            let process = serde_json::to_vec(&world::process_of(pid)).unwrap_or_default();
+            // Where that cannot be written nobody finds a hook that outlives this job; it runs all the same.
+            noted.iter().for_each(|name| drop(self.store().keep(name, &process)));
+        };
+        let ran = order.run_noting(&mut note);
+        if let Some(name) = &noted {
+            // One that stays names a process that is gone.
+            let _ = self.store().remove(name);
+        }
+        let (exit, took, how, output) = match ran {
             Ok(ran) => {
                 if ran.interrupted {
                     self.cut_off = Some(hook);
@@ -272,7 +290,7 @@ impl<'a> Driver<'a> {
         let split = Split { green: weight, close_idle_side: rollback };
         let tries = if rollback { BACK_TRIES } else { FORWARD_TRIES };
         let mut last = String::new();
-        let mut attempt = 0;
+        let (mut attempt, mut came_back) = (0, false);
         loop {
             attempt += 1;
             self.lease.still_mine()?;
@@ -299,9 +317,9 @@ impl<'a> Driver<'a> {
                         || (signal::stop_asked() && !rollback);
                     let away_before = self.away_since.is_some();
                     let restarts = !not.waited && self.may_come_back();
-                    if !restarts && away_before && self.away_since.is_none() {
+                    if !restarts && away_before && self.away_since.is_none() && !came_back {
                         // It is back just now, and takes what it is told.
-                        attempt = 0;
+                        (attempt, came_back) = (0, true);
                     }
                     if enough || (attempt >= tries && !restarts) {
                         last = why;
@@ -334,29 +352,34 @@ impl<'a> Driver<'a> {
         now.saturating_sub(since) < self.plan.router_back_within.map_or(ROUTER_BACK_WITHIN, |s| s.0)
     }
 
-    /// The split as the router holds it; none while it is away for no longer than a restart may take. A
-    /// short call waits that long, for no other look follows.
+    /// The split as the router holds it; none while it is away for no longer than a restart may take.
     ///
     /// Errors: the router is lost.
     fn read_router(&mut self) -> Result<Option<Live>, Fault> {
-        loop {
-            let fault = match self.router.read() {
-                Ok(live) => {
-                    self.away_since = None;
-                    return Ok(Some(live));
+        match self.router.read() {
+            Ok(live) => {
+                self.away_since = None;
+                Ok(Some(live))
+            }
+            Err(fault) => {
+                if self.away_since.is_none() {
+                    self.job.talk().line(Mark::Warn, &format!("{}; it may be restarting", fault.line()));
                 }
-                Err(fault) => fault,
-            };
-            if self.away_since.is_none() {
-                self.job.talk().line(Mark::Warn, &format!("{}; it may be restarting", fault.line()));
-            }
-            if !self.is_awaited() {
-                return Err(fault);
-            }
-            if self.mode == Mode::Hold || self.abort_asked().is_some() || !signal::sleep(BETWEEN_TRIES) {
-                return Ok(None);
+                if self.is_awaited() { Ok(None) } else { Err(fault) }
             }
         }
+    }
+
+    /// What comes of a look while the router is away: a short call waits for it, for no other look follows.
+    fn await_router(&mut self) -> Option<Event> {
+        while self.mode == Mode::Once && self.abort_asked().is_none() && signal::sleep(BETWEEN_TRIES) {
+            match self.read_router() {
+                Ok(None) => {}
+                Ok(Some(_)) => return None,
+                Err(fault) => return Some(Event::ShiftFailed { why: fault.line() }),
+            }
+        }
+        None
     }
 
     /// What is due is to be judged once more. A job that was killed may have put its weight in force
@@ -455,6 +478,12 @@ impl<'a> Driver<'a> {
         if let Some(why) = another {
             looked.look = Look::Bad;
             sentence = why;
+        }
+        if away
+            && looked.look != Look::Bad
+            && let Some(lost) = self.await_router()
+        {
+            return Ok(Some(lost));
         }
         if away && looked.look == Look::Good {
             looked.look = Look::Unknown;
