@@ -174,7 +174,9 @@ impl<'a> Driver<'a> {
         let mut note = |pid| {
             let process = serde_json::to_vec(&world::process_of(pid)).unwrap_or_default();
             // Where that cannot be written nobody finds a hook that outlives this job; it runs all the same.
-            noted.iter().for_each(|name| drop(self.store().keep(name, &process)));
+            if let Some(name) = &noted {
+                let _ = self.store().keep(name, &process);
+            }
         };
         let ran = order.run_noting(&mut note);
         if let Some(name) = &noted {
