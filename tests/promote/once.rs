@@ -42,6 +42,17 @@ fn wait_for_talk(stage: &Stage, words: &str) {
     wait_until(words, || std::fs::read_to_string(stage.path().join("talk")).unwrap().contains(words));
 }
 
+/// Waits until the process of the hook is noted: a job that is killed before that leaves one that nobody finds.
+fn wait_for_the_note(stage: &Stage) {
+    wait_until("the note of the hook", || {
+        let entries = std::fs::read_dir(stage.path().join(".trapkey/production")).unwrap();
+        entries.flatten().any(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            name.starts_with("hook.") && name.ends_with(".json")
+        })
+    });
+}
+
 fn code(mut child: Child) -> Option<i32> {
     wait_for("the job", || child.try_wait().unwrap()).code()
 }
@@ -51,6 +62,7 @@ fn a_hook_that_outlived_its_job_is_waited_for_before_the_next_one_begins() {
     let stage = hooked(SHORT, &[("deploy", WAITS), ("on_rollback", BRIEF)]);
     let mut killed = stage.spawn(&["run"]);
     wait_until("the hook", || log(&stage) == ["deploy begins"]);
+    wait_for_the_note(&stage);
     killed.kill().unwrap();
     killed.wait().unwrap();
     let next = talking(&stage, &["run"]);
@@ -68,6 +80,7 @@ fn a_hook_that_outlived_its_job_and_never_ends_is_ended_when_its_time_is_over() 
     stage.edit("hooks: {", "hooks: {timeout: \"${LIMIT:-10m}\", ");
     let mut killed = stage.spawn(&["run"]);
     wait_until("the hook", || log(&stage) == ["deploy begins"]);
+    wait_for_the_note(&stage);
     killed.kill().unwrap();
     killed.wait().unwrap();
     // The file `go` never comes.
@@ -230,6 +243,7 @@ fn an_abort_that_comes_while_a_hook_that_outlived_its_job_is_waited_for_wins() {
     let stage = hooked(SHORT, &[("after", WAITS)]);
     let mut killed = stage.spawn(&["run"]);
     wait_until("the hook", || log(&stage) == ["after begins"]);
+    wait_for_the_note(&stage);
     killed.kill().unwrap();
     killed.wait().unwrap();
     let next = talking(&stage, &["run"]);
