@@ -47,8 +47,9 @@ fn wait_for_the_note(stage: &Stage) {
     wait_until("the note of the hook", || {
         let entries = std::fs::read_dir(stage.path().join(".trapkey/production")).unwrap();
         entries.flatten().any(|entry| {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            name.starts_with("hook.") && name.ends_with(".json")
+            let path = entry.path();
+            path.extension().is_some_and(|ext| ext == "json")
+                && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("hook."))
         })
     });
 }
