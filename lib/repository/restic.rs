@@ -92,7 +92,8 @@ pub struct Snapshots {
 }
 
 impl Repository {
-    /// Makes a new repository of version 2. Trying a passphrase takes about `work` on this machine.
+    /// Makes a new repository of version 2. Trying a passphrase takes about `work` on this machine,
+    /// and next to nothing where that is zero: only for a passphrase that is no secret.
     ///
     /// Errors: refused (5) when there is one already; 4 when the store cannot be written.
     pub fn init(backend: Arc<dyn Backend>, passphrase: &Passphrase, work: Duration) -> Result<Self, Fault> {

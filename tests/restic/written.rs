@@ -69,6 +69,8 @@ fn several_sources_and_streams_make_one_snapshot_with_a_manifest() {
     let lab = Lab::new();
     lab.write("src/config/a.txt", b"a");
     lab.write("src/site/large", &noise(4_000_000, 9));
+    // A file that was written a moment before is read again, and this is about those that are not.
+    std::thread::sleep(Duration::from_millis(50));
     let repository = lab.init();
     let spec = Spec { manifest: Some("SHA256SUMS".into()), ..lab.spec() };
     let make = |spec: Spec| {

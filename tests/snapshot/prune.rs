@@ -284,7 +284,14 @@ fn the_way_back_of_a_release_stays_whoever_prunes() {
     let careful = prune(&["--dry-run"]);
     assert!(careful[&between][0].starts_with("the way back of shop 1.1"), "{careful:?}");
     std::fs::write(&state, record).unwrap();
-    assert_eq!(prune(&[]), seen);
+    // Only the newest one may have been too young a moment ago, and it stays anyway.
+    let grown = |mut fates: BTreeMap<String, Vec<String>>| {
+        if let Some(why) = fates.get_mut(&newest) {
+            why.retain(|why| why != "young enough for a promotion to begin with");
+        }
+        fates
+    };
+    assert_eq!(grown(prune(&[])), grown(seen));
 
     // The next release goes the other way, and is called off: what served before still serves.
     let router = format!(

@@ -15,6 +15,8 @@ use crate::world;
 
 /// 2^15 blocks of 8: 32 MiB of memory, as restic has it.
 const LOG_N: u8 = 15;
+/// Where no work is asked for: a passphrase that everybody knows is not protected by any.
+const LOG_N_OF_NONE: u8 = 4;
 const BLOCK: u32 = 8;
 const MAX_P: u32 = 16;
 /// The most lanes that are worked on at once, each with memory of its own.
@@ -96,7 +98,8 @@ struct MasterMac {
 }
 
 /// Writes the master key under a passphrase and returns the name of its file. The derivation of the
-/// key takes about `work` on this machine.
+/// key takes about `work` on this machine, and next to nothing where that is zero: only for a passphrase that is
+/// no secret.
 pub(super) fn add(
     backend: &dyn Backend,
     master: &Key,
@@ -110,8 +113,8 @@ pub(super) fn add(
     }
     let mut salt = [0; 64];
     crypto::random(&mut salt)?;
-    let p = calibrate(work)?;
-    let derived = derive(passphrase, &salt, LOG_N, BLOCK, p).map_err(Fault::infrastructure)?;
+    let (log_n, p) = calibrate(work)?;
+    let derived = derive(passphrase, &salt, log_n, BLOCK, p).map_err(Fault::infrastructure)?;
     let (encrypt, k, r) = master.parts();
     let plain = Master {
         mac: MasterMac { k: STANDARD.encode(k), r: STANDARD.encode(r) },
@@ -124,7 +127,7 @@ pub(super) fn add(
         username: super::people::own_name(),
         hostname: world::host_name(),
         kdf: "scrypt".into(),
-        n: 1 << LOG_N,
+        n: 1 << log_n,
         r: BLOCK,
         p,
         salt: STANDARD.encode(salt),
@@ -287,8 +290,11 @@ fn derive(passphrase: &Passphrase, salt: &[u8], log_n: u8, r: u32, p: u32) -> Re
     Ok(Key::from_bytes(&bytes))
 }
 
-/// How many rounds take about this long here.
-fn calibrate(work: Duration) -> Result<u32, Fault> {
+/// The cost (as a power of two) and the number of lanes that take about this long here.
+fn calibrate(work: Duration) -> Result<(u8, u32), Fault> {
+    if work.is_zero() {
+        return Ok((LOG_N_OF_NONE, 1));
+    }
     let probe = Passphrase("probe".into());
     let start = Instant::now();
     derive(&probe, b"salt", LOG_N, BLOCK, 1).map_err(Fault::infrastructure)?;
@@ -297,7 +303,7 @@ fn calibrate(work: Duration) -> Result<u32, Fault> {
     while p < MAX_P && f64::from(p + 1) * one <= work.as_secs_f64() {
         p += 1;
     }
-    Ok(p)
+    Ok((LOG_N, p))
 }
 
 fn json<T: Serialize>(value: &T) -> Result<Vec<u8>, Fault> {
@@ -324,6 +330,16 @@ mod tests {
         assert_eq!(wrong.exit, crate::fault::Exit::Refused);
         assert!(Passphrase::new("").is_err());
         assert!(!format!("{right:?}").contains("right"));
+    }
+
+    #[test]
+    fn a_passphrase_is_protected_by_work_wherever_any_is_asked_for() {
+        assert_eq!(calibrate(Duration::ZERO).unwrap(), (LOG_N_OF_NONE, 1));
+        for work in [Duration::from_nanos(1), Duration::from_secs(60)] {
+            let (log_n, p) = calibrate(work).unwrap();
+            assert_eq!(log_n, LOG_N);
+            assert!((1..=MAX_P).contains(&p), "{p}");
+        }
     }
 
     #[test]
