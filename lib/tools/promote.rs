@@ -1,12 +1,14 @@
 //! Performs the actions that the machine asks for: takes a release to all traffic, or back.
 //!
-//! [`machine`] decides, purely. `drive` acts. What lies between them is on disk before and after
-//! every action, so that a job that is killed at any moment is followed by one that goes on.
+//! [`machine`] decides what is due, [`conduct`] what is asked before and after it; both purely. `drive` acts.
+//! What lies between them is on disk before and after every action, so that a job that is killed at any
+//! moment is followed by one that goes on.
 
 pub mod approval;
 mod approve;
 mod bake;
 mod begin;
+pub mod conduct;
 mod drive;
 pub mod flags;
 mod foresee;
@@ -39,7 +41,7 @@ use drive::Driver;
 pub use drive::Mode;
 pub use foresee::foresee;
 pub use listen::listen;
-use machine::{Event, State};
+use machine::State;
 pub use orders::{abort, pause, plan, resume, status, undo};
 use record::Record;
 pub use replay::replay;
@@ -144,11 +146,7 @@ fn supersede(job: &Job, lease: Lease, record: Record) -> Result<(Lease, Option<R
     begin::evidence(job)?;
     let old = Job { release: record.release.clone(), ..job.clone() };
     let mut driver = Driver::new(&old, Mode::Hold, begin::router(job)?, lease, record)?;
-    driver.heed(&Event::Aborted {
-        reason: format!("superseded by {}, which {} began", name_release(&job.release), ci::actor()),
-    })?;
-    driver.come_back()?;
-    driver.drive()?;
+    driver.call_off(format!("superseded by {}, which {} began", name_release(&job.release), ci::actor()))?;
     let (lease, record) = driver.into_parts();
     if matches!(record.state, State::RolledBack { .. }) {
         return Ok((lease, Some(record)));

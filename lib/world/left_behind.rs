@@ -38,33 +38,27 @@ impl LeftBehind {
         clock.uptime().saturating_sub(began)
     }
 
-    /// Waits until it has ended, at most so long; then asks it and its group to end, and kills them when
-    /// the grace is over. Whether it is gone: `go_on` is asked again and again, and where it says no
-    /// nothing is ended.
-    pub fn see_out(
-        &self,
-        clock: &dyn Clock,
-        wait: Duration,
-        grace: Duration,
-        go_on: &dyn Fn() -> bool,
-    ) -> bool {
-        let gone_within = |time: Duration, go_on: &dyn Fn() -> bool| {
-            let until = clock.uptime() + time;
-            while self.runs() && clock.uptime() < until && go_on() {
-                std::thread::sleep(Duration::from_millis(50));
+    /// Whether it has ended, or ends within this time.
+    pub fn gone_within(&self, clock: &dyn Clock, time: Duration) -> bool {
+        let until = clock.uptime().saturating_add(time);
+        while self.runs() {
+            if clock.uptime() >= until {
+                return false;
             }
-            !self.runs()
-        };
-        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return false };
-        if gone_within(wait, go_on) || !go_on() {
-            return !self.runs();
+            std::thread::sleep(Duration::from_millis(20));
         }
+        true
+    }
+
+    /// Asks it and its group to end, and kills them when the grace is over. Whether it is gone.
+    pub fn end(&self, clock: &dyn Clock, grace: Duration) -> bool {
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return false };
         // It may have ended meanwhile, which is just as well.
         let _ = kill_process_group(pid, Signal::TERM);
-        if !gone_within(grace, &|| true) {
+        if !self.gone_within(clock, grace) {
             let _ = kill_process_group(pid, Signal::KILL);
         }
-        gone_within(Duration::from_secs(10), &|| true)
+        self.gone_within(clock, Duration::from_secs(10))
     }
 }
 
@@ -89,10 +83,10 @@ mod tests {
         let found = LeftBehind::find(&process).unwrap();
         assert_eq!(found.pid, child.id());
         assert!(found.age(&System) < Duration::from_secs(500));
-        assert!(!found.see_out(&System, Duration::from_secs(60), Duration::ZERO, &|| false));
-        assert!(found.runs(), "who has no time to wait ends nothing");
+        assert!(!found.gone_within(&System, Duration::from_millis(50)));
+        assert!(found.runs(), "who only waits ends nothing");
         // Nobody waits for the ten minutes that it would take.
-        assert!(found.see_out(&System, Duration::ZERO, Duration::from_secs(60), &|| true));
+        assert!(found.end(&System, Duration::from_secs(60)));
         // This test has not waited for it yet: it counts as ended all the same.
         assert_eq!(LeftBehind::find(&process), None);
         child.wait().unwrap();
@@ -111,7 +105,7 @@ mod tests {
         let (mut child, process) = start(&["sh", "-c", &format!("cd {}; {script}", folder.path().display())]);
         let found = LeftBehind::find(&process).unwrap();
         std::fs::write(folder.path().join("go"), "").unwrap();
-        assert!(found.see_out(&System, Duration::from_secs(600), Duration::ZERO, &|| true));
+        assert!(found.gone_within(&System, Duration::from_secs(600)));
         assert!(folder.path().join("done").exists(), "it came to its end by itself");
         child.wait().unwrap();
     }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::begin;
-use super::drive::{Driver, Mode};
-use super::machine::{Course, Event};
+use super::drive::{Driver, Mode, called_off};
+use super::machine::Course;
 use super::record::{Record, course_of, moment, phase, strategy_word};
 use super::{sight, store, take};
 use crate::evidence::{Outcome, name_release};
@@ -292,9 +292,7 @@ pub(super) fn call_off(job: &Job, record: &Record, asked: &Asked) -> Result<Exit
                 }
                 let router = begin::router(job)?;
                 let mut driver = Driver::new(job, Mode::Hold, router, lease, saved.record)?;
-                driver.call_off(asked)?;
-                driver.come_back()?;
-                driver.drive()?;
+                driver.call_off(called_off(asked))?;
                 return driver.conclude();
             }
             Err(held) if Instant::now() >= until || signal::stop_asked() => {
@@ -342,8 +340,7 @@ pub fn undo(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
         None => format!("undone by {}", asked.who),
     };
     let mut driver = Driver::new(job, Mode::Hold, begin::router(job)?, lease, record)?;
-    driver.heed(&Event::Undone { reason })?;
-    driver.drive()?;
+    driver.undo(reason)?;
     driver.conclude()
 }
 
