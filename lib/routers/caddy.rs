@@ -227,7 +227,21 @@ impl Caddy {
                 .cause(cause)
                 .help("is Caddy running, and is `admin` on at that address (the default is localhost:2019)?")
         };
-        let bytes = self.exchange(method, path, more, body).map_err(|e| match e.kind() {
+        let until = Instant::now() + self.timeout;
+        let answered = loop {
+            let answered = self.exchange(method, path, more, body);
+            // Caddy opens its admin API anew with every change: a connection of that moment is cut, and nothing
+            // was read of it. What only reads is asked again.
+            let cut = match &answered {
+                Ok(bytes) => bytes.is_empty(),
+                Err(e) => matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe),
+            };
+            if method != "GET" || !cut || Instant::now() >= until {
+                break answered;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        let bytes = answered.map_err(|e| match e.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
                 silent(format!("no answer within {}", show_duration(self.timeout.as_secs_f64())))
             }

@@ -244,12 +244,16 @@ fn a_sticky_user_of_traefik_leaves_the_bad_side_with_the_next_request() {
 fn overtaking(admin: u16, other: String) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let send = move |request: &str| -> Vec<u8> {
-        let mut stream = TcpStream::connect(("127.0.0.1", admin)).unwrap();
-        stream.write_all(request.replace(&format!(":{port}"), &format!(":{admin}")).as_bytes()).unwrap();
+    let ask = move |request: &str| -> std::io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect(("127.0.0.1", admin))?;
+        stream.write_all(request.replace(&format!(":{port}"), &format!(":{admin}")).as_bytes())?;
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        answer
+        stream.read_to_end(&mut answer)?;
+        Ok(answer)
+    };
+    // Caddy opens its admin API anew with every change: a connection of that moment is reset.
+    let send = move |request: &str| -> Vec<u8> {
+        wait_for("an answer of Caddy", || ask(request).ok().filter(|answer| !answer.is_empty()))
     };
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
