@@ -167,8 +167,11 @@ pub struct Saved<T> {
 /// Something that was asked of a running promotion.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Asked {
-    /// The promotion that it is about.
+    /// The number of the promotion that it is about.
     pub epoch: u64,
+    /// Its id: where the state was lost, numbers begin anew. One without is meant by its number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promotion: Option<String>,
     /// Who asked.
     pub who: String,
     /// When.
@@ -257,20 +260,20 @@ impl Store {
         done
     }
 
-    /// The request that is open for an epoch. An unreadable one counts as asked: an abort is never
+    /// The request that is open for a promotion, by its number and its id. An unreadable one counts as asked: an abort is never
     /// lost to a damaged file. One that could not be fetched from afar is looked for again.
-    pub fn asked(&self, ask: Ask, epoch: u64) -> Option<Asked> {
-        self.look(ask, epoch).ok().flatten()
+    pub fn asked(&self, ask: Ask, epoch: u64, id: Option<&str>) -> Option<Asked> {
+        self.look(ask, epoch, id).ok().flatten()
     }
 
-    /// Whether an epoch is paused, as a gate asks: one that cannot see is not open.
+    /// Whether a promotion is paused, as a gate asks: one that cannot see is not open.
     ///
     /// Errors (4): it could not be looked for.
-    pub fn paused(&self, epoch: u64) -> Result<Option<Asked>, Fault> {
-        self.look(Ask::Pause, epoch)
+    pub fn paused(&self, epoch: u64, id: Option<&str>) -> Result<Option<Asked>, Fault> {
+        self.look(Ask::Pause, epoch, id)
     }
 
-    fn look(&self, ask: Ask, epoch: u64) -> Result<Option<Asked>, Fault> {
+    fn look(&self, ask: Ask, epoch: u64, id: Option<&str>) -> Result<Option<Asked>, Fault> {
         let between = self.place.between_looks();
         let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let slot = &mut seen[usize::from(ask == Ask::Pause)];
@@ -283,12 +286,14 @@ impl Store {
             *slot = Some((self.clock.uptime(), found.clone()));
             found
         };
-        found.map(|found| found.filter(|asked| asked.epoch == epoch))
+        let other = |asked: &Asked| asked.promotion.as_deref().zip(id).is_some_and(|(meant, id)| meant != id);
+        found.map(|found| found.filter(|asked| asked.epoch == epoch && !other(asked)))
     }
 
     fn look_for(&self, ask: Ask, epoch: u64) -> Result<Option<Asked>, Fault> {
         let unreadable = Asked {
             epoch,
+            promotion: None,
             who: "unknown".into(),
             at: String::new(),
             why: Some("the request is not readable".into()),

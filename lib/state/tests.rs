@@ -243,14 +243,16 @@ fn a_state_cut_short_is_named_and_left_alone(spot: &Spot) {
 
 fn an_abort_counts_for_its_own_epoch_only(spot: &Spot) {
     let store = spot.store();
-    let asked = Asked { epoch: 3, who: "ann".into(), at: "t".into(), why: None };
+    let asked = Asked { epoch: 3, promotion: Some("a".into()), who: "ann".into(), at: "t".into(), why: None };
     store.ask(Ask::Abort, &asked).unwrap();
-    assert_eq!(store.asked(Ask::Abort, 3), Some(asked));
-    assert_eq!(store.asked(Ask::Abort, 4), None);
+    assert_eq!(store.asked(Ask::Abort, 3, None), Some(asked.clone()));
+    assert_eq!(store.asked(Ask::Abort, 3, Some("a")), Some(asked));
+    assert_eq!(store.asked(Ask::Abort, 3, Some("b")), None, "another one of the same number");
+    assert_eq!(store.asked(Ask::Abort, 4, None), None);
     store.forget(Ask::Abort).unwrap();
-    assert_eq!(store.asked(Ask::Abort, 3), None);
+    assert_eq!(store.asked(Ask::Abort, 3, None), None);
     spot.write("abort.json", "{");
-    assert!(spot.store().asked(Ask::Abort, 4).is_some());
+    assert!(spot.store().asked(Ask::Abort, 4, None).is_some());
 }
 
 fn of_racing_writers_one_wins(spot: &Spot) {
@@ -351,16 +353,17 @@ fn a_damaged_small_document_is_named_and_left_alone(spot: &Spot) {
 
 fn a_request_is_taken_back_only_where_it_still_is_the_one_that_was_meant(spot: &Spot) {
     let store = spot.store();
-    let asked = |epoch, who: &str| Asked { epoch, who: who.into(), at: String::new(), why: None };
+    let asked =
+        |epoch, who: &str| Asked { epoch, promotion: None, who: who.into(), at: String::new(), why: None };
     let withdraw = |who: &str| {
         let is_mine = |found: &Option<Asked>| found.as_ref().is_some_and(|f| f.who == who);
         store.revise_asked(Ask::Pause, |found| is_mine(&found).then(|| asked(0, who))).unwrap();
     };
     store.ask(Ask::Pause, &asked(3, "alice")).unwrap();
     withdraw("an alert");
-    assert_eq!(store.asked(Ask::Pause, 3).unwrap().who, "alice");
+    assert_eq!(store.asked(Ask::Pause, 3, None).unwrap().who, "alice");
     withdraw("alice");
-    assert_eq!(store.asked(Ask::Pause, 3), None);
+    assert_eq!(store.asked(Ask::Pause, 3, None), None);
 }
 
 #[test]
@@ -409,9 +412,13 @@ impl Place for Away {
 #[test]
 fn a_pause_that_cannot_be_looked_for_keeps_a_gate_shut_and_an_abort_is_looked_for_again() {
     let store = Store::at(Box::new(Away));
-    assert_eq!(store.paused(3).unwrap_err().what, "503");
-    assert_eq!(store.asked(Ask::Pause, 3), None, "who only looks is not told of a pause that nobody saw");
-    assert_eq!(store.asked(Ask::Abort, 3), None);
+    assert_eq!(store.paused(3, None).unwrap_err().what, "503");
+    assert_eq!(
+        store.asked(Ask::Pause, 3, None),
+        None,
+        "who only looks is not told of a pause that nobody saw"
+    );
+    assert_eq!(store.asked(Ask::Abort, 3, None), None);
 }
 
 /// A folder on a disk that can be full.

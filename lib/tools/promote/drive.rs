@@ -100,6 +100,11 @@ impl<'a> Driver<'a> {
         self.lease.store()
     }
 
+    /// What somebody has asked of this promotion.
+    fn asked(&self, ask: Ask) -> Option<Asked> {
+        self.store().asked(ask, self.record.promotion.epoch, self.record.id.as_deref())
+    }
+
     /// Whether green serves everything for good.
     pub(super) fn serves(&self) -> bool {
         self.record.state.serves()

@@ -131,8 +131,9 @@ struct Asks {
 }
 
 impl Asks {
-    fn about(&self, epoch: u64) -> Asked {
-        Asked { epoch, who: self.who.clone(), at: world::now().to_string(), why: self.why.clone() }
+    fn about(&self, record: &Record) -> Asked {
+        let (epoch, promotion) = (record.promotion.epoch, record.id.clone());
+        Asked { epoch, promotion, who: self.who.clone(), at: world::now().to_string(), why: self.why.clone() }
     }
 }
 
@@ -156,7 +157,7 @@ impl Counter {
     fn status(&self) -> Result<Answer, Fault> {
         let job = self.job();
         let Some(record) = newest(&job)? else { return Ok(Answer::new(200, json!({"release": null}))) };
-        let paused = store(&job)?.asked(Ask::Pause, record.promotion.epoch);
+        let paused = store(&job)?.asked(Ask::Pause, record.promotion.epoch, record.id.as_deref());
         Ok(Answer::new(
             200,
             json!({
@@ -179,7 +180,7 @@ impl Counter {
         let job = self.job();
         let record = under_way(&job)?;
         let place = store(&job)?;
-        let asked = asks.about(record.promotion.epoch);
+        let asked = asks.about(&record);
         place.revise_asked(Ask::Pause, |found| unless_asked(found.as_ref(), &asked))?;
         let what = with_reason("pause", &record, asks.why.as_deref());
         ledger::note(&job, &place, &asks.who, &what, None)?;
@@ -219,9 +220,9 @@ impl Counter {
     /// Leaves the request for whoever works, and carries it out where nobody does.
     fn call_off(&self, job: &Job, record: Record, asks: &Asks) -> Result<Answer, Fault> {
         let place = store(job)?;
-        let asked = match place.asked(Ask::Abort, record.promotion.epoch) {
+        let asked = match place.asked(Ask::Abort, record.promotion.epoch, record.id.as_deref()) {
             Some(before) => before,
-            None => asks.about(record.promotion.epoch),
+            None => asks.about(&record),
         };
         // On a full disk the traffic goes back all the same; then the carrying out tells of it.
         if let Err(fault) = place.ask(Ask::Abort, &asked) {
@@ -317,7 +318,7 @@ fn hold_or_let_go(
         said.push(json!({"alert": alert.name(), "did": did}));
         let asks = asks(alert);
         if did == "pause" {
-            let asked = asks.about(epoch);
+            let asked = asks.about(record);
             place.revise_asked(Ask::Pause, |found| unless_asked(found.as_ref(), &asked))?;
         }
         if did != "nothing" {
@@ -362,7 +363,7 @@ fn ignored(job: &Job, alert: &Alert, why: &str) -> Value {
 
 /// A request, unless the same was asked of this promotion before.
 fn unless_asked(found: Option<&Asked>, asked: &Asked) -> Option<Asked> {
-    found.is_none_or(|f| f.epoch != asked.epoch).then(|| asked.clone())
+    found.is_none_or(|f| (f.epoch, &f.promotion) != (asked.epoch, &asked.promotion)).then(|| asked.clone())
 }
 
 /// Does what `promote abort` does, and puts an error on record as it does.

@@ -79,7 +79,7 @@ pub fn status(job: &Job) -> Result<Exit, Fault> {
     if record.state.can_be_undone() {
         text.push_str("  `promote undo` goes back to blue\n");
     }
-    if store(job)?.asked(Ask::Pause, record.promotion.epoch).is_some() {
+    if store(job)?.asked(Ask::Pause, record.promotion.epoch, record.id.as_deref()).is_some() {
         text.push_str("  paused: no further step until `promote resume`\n");
     }
     for decision in record.promotion.decisions.iter().rev().take(5).rev() {
@@ -228,7 +228,7 @@ pub fn pause(job: &Job) -> Result<Exit, Fault> {
     if record.state.finished() || record.state.serves() {
         return Err(finished(&record));
     }
-    store(job)?.ask(Ask::Pause, &asked(record.promotion.epoch, None))?;
+    store(job)?.ask(Ask::Pause, &asked(&record, None))?;
     job.talk().line(
         Mark::Good,
         &format!("{} is paused: no further step until `promote resume`", name_release(&record.release)),
@@ -249,7 +249,7 @@ pub fn resume(job: &Job) -> Result<Exit, Fault> {
 /// to do it, or does it itself.
 pub fn abort(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
     let record = running(job)?.record;
-    let asked = asked(record.promotion.epoch, why);
+    let asked = asked(&record, why);
     call_off(job, &record, &asked)
 }
 
@@ -283,7 +283,9 @@ pub(super) fn call_off(job: &Job, record: &Record, asked: &Asked) -> Result<Exit
     loop {
         match take(job, &store) {
             Ok(Held { lease, saved }) => {
-                let Some(saved) = saved.filter(|s| s.record.promotion.epoch == epoch) else {
+                let Some(saved) =
+                    saved.filter(|s| s.record.promotion.epoch == epoch && s.record.id == record.id)
+                else {
                     return Err(Fault::refused("another promotion has begun meanwhile")
                         .help("look at `promote status`"));
                 };
@@ -334,7 +336,7 @@ pub fn undo(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
     }
     same_router(job, &record)?;
     let job = &Job { release: record.release.clone(), ..job.clone() };
-    let asked = asked(record.promotion.epoch, why);
+    let asked = asked(&record, why);
     let reason = match &asked.why {
         Some(why) => format!("undone by {}: {why}", asked.who),
         None => format!("undone by {}", asked.who),
@@ -395,8 +397,9 @@ fn left_for(working: &str) -> String {
     )
 }
 
-fn asked(epoch: u64, why: Option<String>) -> Asked {
-    Asked { epoch, who: ci::actor(), at: world::now().to_string(), why }
+fn asked(record: &Record, why: Option<String>) -> Asked {
+    let (epoch, promotion) = (record.promotion.epoch, record.id.clone());
+    Asked { epoch, promotion, who: ci::actor(), at: world::now().to_string(), why }
 }
 
 pub(super) fn finished(record: &Record) -> Fault {

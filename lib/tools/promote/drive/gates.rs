@@ -29,7 +29,7 @@ impl Driver<'_> {
         let weight = self.record.course.steps.get(step).map(|s| s.weight)?;
         let next = format!("step {} ({} on green)", step + 1, show_share(weight));
         let shut = |why: String, opens_at| Gate { why, opens_at, missing: Vec::new() };
-        match self.store().paused(self.record.promotion.epoch) {
+        match self.store().paused(self.record.promotion.epoch, self.record.id.as_deref()) {
             Ok(None) => {}
             Ok(Some(asked)) => return Some(shut(format!("{} has paused it before {next}", asked.who), None)),
             Err(fault) => {

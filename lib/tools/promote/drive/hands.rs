@@ -85,7 +85,7 @@ impl Hands for Driver<'_> {
     }
 
     fn abort_request(&mut self) -> Result<Option<String>, Fault> {
-        Ok(self.store().asked(Ask::Abort, self.record.promotion.epoch).as_ref().map(called_off))
+        Ok(self.asked(Ask::Abort).as_ref().map(called_off))
     }
 
     fn must_stop(&mut self) -> Result<bool, Fault> {
@@ -676,10 +676,12 @@ impl<'a> Driver<'a> {
             Undecided::Wait => {}
             Undecided::Freeze => {
                 let epoch = self.record.promotion.epoch;
-                if self.store().asked(Ask::Pause, epoch).is_none() {
-                    let at = now.to_string();
-                    self.store()
-                        .ask(Ask::Pause, &Asked { epoch, who: "trapkey".into(), at, why: Some(why) })?;
+                if self.asked(Ask::Pause).is_none() {
+                    let (at, promotion) = (now.to_string(), self.record.id.clone());
+                    self.store().ask(
+                        Ask::Pause,
+                        &Asked { epoch, promotion, who: "trapkey".into(), at, why: Some(why) },
+                    )?;
                 }
             }
         }
@@ -721,7 +723,7 @@ impl<'a> Driver<'a> {
             }
             if !signal::sleep(left.min(Duration::from_millis(100)))
                 || self.lease.renewed().is_err()
-                || self.store().asked(Ask::Abort, self.record.promotion.epoch).is_some()
+                || self.asked(Ask::Abort).is_some()
             {
                 return false;
             }
