@@ -1,0 +1,82 @@
+//! What is wrong on purpose, one at a time: each is found, by the rule that it breaks.
+
+use stateright::{Checker, Model};
+
+use super::world::Rule;
+use super::{ALL_HOOKS, Kinds, NO_FAULTS, Promotion, figure};
+
+/// What is wrong on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Defect {
+    None,
+    /// The router is touched without a look at the lease.
+    TouchesWithoutLooking,
+    /// A step is put on record after the router was told.
+    SavesAfterTheSet,
+    /// A rollback that an abort has begun turns round.
+    AbortIsNotTheEnd,
+    /// A hook whose job was killed is begun again.
+    LostHookRunsAgain,
+    /// A hook that has begun is begun again where something came between.
+    BegunHookRunsAgain,
+    /// A hook that outlived its job is not waited for.
+    OrphanIsNotSeen,
+    /// The router is never held against the record.
+    NeverReconciles,
+    /// A lease that is renewed is taken.
+    TakesWithoutWatching,
+    /// Who comes late leaves what it has done.
+    LeavesALateSet,
+    /// Who comes late puts the newest record in force, whosever it is.
+    PutsRightWhatIsNotItsOwn,
+    /// A step is looked at again with the weight of the next one in force.
+    LooksAgainWithTheWeightOn,
+    /// A shift is done and not put on record.
+    ForgetsTheShift,
+    /// A lease that could not be written counts as held.
+    UnwrittenIsHeld,
+    /// A way back that is not confirmed is taken off the router's disk.
+    WayBackIsTakenBack,
+    /// An abort names a number that another promotion can have as well.
+    AbortByNumber,
+}
+
+#[test]
+fn the_model_finds_every_defect_that_is_put_in() {
+    let jobs = Kinds { jobs: true, ..NO_FAULTS };
+    let disks = Kinds { disks: true, ..NO_FAULTS };
+    let routers = Kinds { routers: true, ..NO_FAULTS };
+    let losses = Kinds { losses: true, ..NO_FAULTS };
+    let rule = Rule::word;
+    let no_more = "green never has more than the record allows";
+    let as_recorded = "when all have left, the router is as the record says";
+    let cases = [
+        (Defect::TouchesWithoutLooking, 1, jobs, &[][..], 1, rule(Rule::Rogue)),
+        (Defect::SavesAfterTheSet, 0, NO_FAULTS, &[], 1, no_more),
+        (Defect::AbortIsNotTheEnd, 0, NO_FAULTS, &[], 1, "an abort is the end of its promotion"),
+        (Defect::LostHookRunsAgain, 1, jobs, ALL_HOOKS, 1, rule(Rule::HookTwice)),
+        (Defect::BegunHookRunsAgain, 1, jobs, ALL_HOOKS, 1, rule(Rule::HookTwice)),
+        (Defect::OrphanIsNotSeen, 1, jobs, ALL_HOOKS, 1, rule(Rule::TwoHooks)),
+        (Defect::NeverReconciles, 1, routers, &[], 1, as_recorded),
+        (Defect::TakesWithoutWatching, 0, NO_FAULTS, &[], 1, rule(Rule::Robbed)),
+        (Defect::LeavesALateSet, 1, jobs, &[], 1, as_recorded),
+        (Defect::PutsRightWhatIsNotItsOwn, 1, jobs, &[], 2, rule(Rule::NotItsOwn)),
+        (Defect::LooksAgainWithTheWeightOn, 1, jobs, ALL_HOOKS, 1, no_more),
+        (Defect::ForgetsTheShift, 0, NO_FAULTS, &[], 1, rule(Rule::StepTwice)),
+        (Defect::UnwrittenIsHeld, 1, disks, &[], 1, rule(Rule::Rogue)),
+        (Defect::WayBackIsTakenBack, 1, routers, &[], 1, rule(Rule::WayBackLost)),
+        (Defect::AbortByNumber, 1, losses, &[], 2, rule(Rule::AbortOfAnother)),
+    ];
+    for (defect, faults, kinds, hooks, promotions, rule) in cases {
+        let model = Promotion { promotions, kinds, defect, ..Promotion::new(hooks, faults) };
+        let wanted = stateright::HasDiscoveries::AnyOf([rule].into());
+        let checker = model.checker().threads(2).finish_when(wanted).spawn_bfs().join();
+        let states = checker.unique_state_count();
+        let path = checker.discovery(rule);
+        let path = path.unwrap_or_else(|| panic!("{defect:?} is not found in {states} states"));
+        figure(&format!(
+            "model: {defect:?} is found by `{rule}` in {} moves ({states} states)",
+            path.into_actions().len()
+        ));
+    }
+}
