@@ -233,15 +233,61 @@ fn more(usual: u8) -> u8 {
     usual + u8::from(super::rounds(1) > 1)
 }
 
-#[test]
-fn every_order_of_two_jobs_keeps_the_rules() {
-    let explored = Promotion { kinds: NO_FAULTS, ..Promotion::new(&[], 0) }.explore("no fault");
-    assert!(explored.states > 1000);
+const KILLS: Kinds = Kinds { jobs: true, ..NO_FAULTS };
+const WRITES: Kinds = Kinds { disks: true, ..NO_FAULTS };
+const ROUTERS: Kinds = Kinds { routers: true, ..NO_FAULTS };
+const LOSSES: Kinds = Kinds { losses: true, ..NO_FAULTS };
+
+/// Explores to its end what jobs and people may do; in a soak with one more fault of every kind.
+fn explore(name: &str, hooks: &[Hook], faults: u8, kinds: Kinds, promotions: u8) {
+    let explored = Promotion { promotions, kinds, ..Promotion::new(hooks, faults) }.explore(name);
+    assert!(explored.states > 1000, "{name}: {}", explored.states);
+}
+
+/// The same with jobs alone; in a soak people ask as well.
+fn explore_jobs(name: &str, hooks: &[Hook], faults: u8, kinds: Kinds, promotions: u8) {
+    let people = super::rounds(1) > 1;
+    let explored = Promotion { promotions, people, kinds, ..Promotion::new(hooks, faults) }.explore(name);
+    assert!(explored.states > 1000, "{name}: {}", explored.states);
 }
 
 #[test]
-fn every_order_of_two_jobs_and_a_kill_or_a_suspension_keeps_the_rules() {
-    let kinds = Kinds { jobs: true, ..NO_FAULTS };
-    let explored = Promotion { kinds, ..Promotion::new(&[], more(1)) }.explore("kills and suspensions");
-    assert!(explored.states > 1000);
+fn every_order_of_two_jobs_keeps_the_rules() {
+    explore("two jobs", &[], 0, NO_FAULTS, 1);
+    explore("two jobs and hooks", ALL_HOOKS, 0, NO_FAULTS, 1);
+}
+
+#[test]
+fn every_order_of_two_promotions_on_changed_sides_keeps_the_rules() {
+    explore("two promotions", &[], 0, NO_FAULTS, 2);
+}
+
+#[test]
+fn every_order_with_a_kill_or_a_suspension_keeps_the_rules() {
+    explore("kills and suspensions", &[], 1, KILLS, 1);
+}
+
+#[test]
+fn every_order_with_a_write_that_fails_keeps_the_rules() {
+    explore("writes that fail", &[], 1, WRITES, 1);
+}
+
+#[test]
+fn every_order_with_a_router_that_fails_keeps_the_rules() {
+    explore("routers that fail", &[], more(1), ROUTERS, 1);
+}
+
+#[test]
+fn every_order_with_hooks_and_a_kill_keeps_the_rules() {
+    explore_jobs("hooks and kills", ALL_HOOKS, 1, KILLS, 1);
+}
+
+#[test]
+fn every_order_with_a_lost_state_keeps_the_rules() {
+    explore_jobs("lost states", &[], 1, LOSSES, 2);
+}
+
+#[test]
+fn every_order_of_two_promotions_and_a_kill_keeps_the_rules() {
+    explore_jobs("two promotions and kills", &[], 1, KILLS, 2);
 }

@@ -30,6 +30,7 @@ pub(super) enum Call {
     Clock,
     TooLong,
     Gate,
+    WaitAtTheGate,
     Renewed,
     StillMine,
     Journal,
@@ -194,15 +195,13 @@ impl Hands for Run<'_> {
             {
                 State::Shifting { step: 1 }
             }
-            (Defect::LostHookRunsAgain, Event::HookLost) => before.clone(),
             (Defect::ForgetsTheShift, Event::Shifted { .. }) if !going_back(before) => before.clone(),
             _ => next(before, event, self.course),
         }
     }
 
     fn hook_may_have_begun(&self) -> bool {
-        let begun = self.record.state.hook_may_have_begun();
-        begun && self.defect != Defect::LostHookRunsAgain && self.defect != Defect::BegunHookRunsAgain
+        self.record.state.hook_may_have_begun() && self.defect != Defect::BegunHookRunsAgain
     }
 
     fn turn(&mut self) -> Result<(), Halt> {
@@ -256,7 +255,7 @@ impl Hands for Run<'_> {
     }
 
     fn wait_at_the_gate(&mut self) -> Result<(), Halt> {
-        Ok(())
+        self.done(Call::WaitAtTheGate)
     }
 
     fn renewed(&mut self) -> Result<(), Halt> {

@@ -179,8 +179,11 @@ impl Promotion {
             (job.record, job.unwritten) = (record, unwritten);
             job.pc = Pc::Runs(Entry::Turn, Vec::new());
         }
-        let call = run.call.clone();
-        let Some(answers) = call.and_then(|call| Self::quiet(&call, &run)) else { return add(w) };
+        let Some(call) = run.call.clone() else { return add(w) };
+        if only_looks(&call) {
+            return self.answers(&w, j, &mut |_, to| add(to));
+        }
+        let Some(answers) = Self::quiet(&call, &run) else { return add(w) };
         for answer in answers {
             let mut w = w.clone();
             answered(&mut w, j, answer);
@@ -196,7 +199,7 @@ impl Promotion {
             Call::Now if matches!(state, State::KeepingBlue { until_ms: Some(_) }) => {
                 vec![Answer::Ms(10), Answer::Ms(0)]
             }
-            Call::Now => vec![Answer::Ms(if matches!(state, State::Shifting { .. }) { 0 } else { 10 })],
+            Call::Now => vec![Answer::Ms(0)],
             Call::Clock if matches!(state, State::Shifting { step: 1.. }) => {
                 vec![Answer::Is(false), Answer::Is(true)]
             }
@@ -363,19 +366,29 @@ impl Promotion {
                 let answer = theirs
                     .filter(|stored| decides(stored))
                     .map(|stored| (job.wrote, same(stored), stored.state.clone()));
-                to("reads the record of the other", Answer::Theirs(answer), &nothing);
+                let another = theirs.is_some_and(|stored| stored.about() != record.about());
+                to("reads the record of the other", Answer::Theirs(answer.clone()), &|w| {
+                    if another && answer.as_ref().is_some_and(|(_, same, _)| *same) {
+                        w.break_rule(Rule::NotItsOwn);
+                    }
+                });
             }
             Call::PutRight(share) => to("puts it right", Answer::Is(true), &|w| {
-                let own = w.stored.as_ref().is_some_and(|stored| stored.swapped == record.swapped);
-                if !own {
-                    w.break_rule(Rule::NotItsOwn);
-                }
+                // It may have been stopped since it read, for as long as another promotion takes: what no router
+                // can refuse it is as late as a first touch can be.
+                let own = w.stored.as_ref().is_some_and(|stored| stored.about() == record.about());
                 w.router.tell(record, share, true);
                 let due = w.stored.as_ref().and_then(|stored| stored.state.due(&self.course));
                 let rightly = own && due.map(percent) == Some(share);
-                w.late &= !rightly;
-                w.jobs[j].touched_late &= !rightly;
+                // The record may have gone on since it was read; it is read once more.
+                (w.late, w.jobs[j].touched_late) = (!rightly, !rightly);
             }),
+            // It waits until the gate opens, or somebody aborts.
+            Call::WaitAtTheGate => {
+                if !w.told.paused || w.told.abort == Some(record.about()) {
+                    to("has waited at the gate", Answer::Done, &nothing);
+                }
+            }
             Call::WaitForTheirs => {
                 let state = w.stored.as_ref().map(|record| &record.state);
                 let waits = state.is_some_and(|state| {
@@ -383,7 +396,12 @@ impl Promotion {
                 });
                 // It waits until the other job has decided, or is gone.
                 if !waits || w.jobs[1 - j].pc == Pc::Idle {
-                    to("has waited", Answer::Done, &nothing);
+                    // It asks for the same again: how often it has asked makes no difference.
+                    let mut w = w.clone();
+                    if let Pc::Runs(_, script) = &mut w.jobs[j].pc {
+                        script.pop();
+                    }
+                    self.settle(w, j, &mut |to| add("has waited", to));
                 }
             }
             Call::LooksOnce | Call::Now | Call::Clock | Call::TooLong | Call::Health | Call::Look => {
@@ -420,7 +438,7 @@ impl Promotion {
         if w.router.told != w.router.live {
             to(2, "the router follows", &|w| w.router.follow());
         }
-        if w.told.back && !w.out_of_hand() && w.told_green() != Some(0) {
+        if w.told.back && !w.out_of_hand() && w.told_green().is_some_and(|green| green > 0) {
             to(2, "the way back is found to be lost", &|w| w.break_rule(Rule::WayBackLost));
         }
         if w.faults == 0 {
@@ -436,7 +454,7 @@ impl Promotion {
                 if self.call(w, &w.jobs[j]) == Some(Call::EndHook) {
                     w.told.hook = w.told.hook.map(|hook| Process { owned: false, ..hook });
                 }
-                w.end(j);
+                w.die(j);
             });
             if job.has_it() {
                 to(j, "is stopped for longer than its lease", &|w| {
@@ -529,6 +547,15 @@ fn take(w: &mut World, j: usize, lease: Lease) {
     }
     let job = &mut w.jobs[j];
     (job.lease, job.pc) = (lease, Pc::Claim);
+}
+
+/// Calls that change nothing that others see. They are answered as early as they can be: what comes after them is
+/// what the job does not know of when it acts, and what would have come before them it would only have heeded.
+fn only_looks(call: &Call) -> bool {
+    matches!(
+        call,
+        Call::Abort | Call::Gate | Call::Renewed | Call::StillMine | Call::Journal | Call::BeganAnew
+    )
 }
 
 fn answered(w: &mut World, j: usize, answer: Answer) {

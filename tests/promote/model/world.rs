@@ -182,7 +182,7 @@ impl Rule {
             Self::TwoHooks => "no two hooks are at work",
             Self::StepTwice => "no step is recorded twice",
             Self::AbortOfAnother => "an abort meets the promotion that was meant",
-            Self::NotItsOwn => "a late job puts nothing right that is not its own",
+            Self::NotItsOwn => "a late job puts nothing right that it can see is not its own",
             Self::WayBackLost => "a way back that was ordered stays ordered",
         }
     }
@@ -304,8 +304,17 @@ impl World {
         }
     }
 
-    /// A job has left, or died.
+    /// A job has left. What is of another promotion it must leave as it is.
     pub(super) fn end(&mut self, j: usize) {
+        let own = |stored: &Record| stored.about() == self.jobs[j].record.about();
+        if !self.stored.as_ref().is_some_and(own) {
+            self.orphaned |= self.late && self.jobs[j].touched_late;
+        }
+        self.jobs[j] = Job::idle();
+    }
+
+    /// A job has died.
+    pub(super) fn die(&mut self, j: usize) {
         self.orphaned |= self.late && self.jobs[j].touched_late;
         self.jobs[j] = Job::idle();
     }
@@ -351,7 +360,7 @@ impl World {
         let Some(record) = self.stored.as_ref().filter(|record| quiet && record.state.finished()) else {
             return true;
         };
-        self.out_of_hand()
+        self.orphaned
             || record.base != Some(self.router.instance)
             || record.state.due(course).map(percent) == Some(self.green())
     }
@@ -413,7 +422,8 @@ impl World {
             self.break_rule(Rule::MoreAfterAnAbort);
         }
         self.router.tell(record, share, at_once);
-        if matches!(record.state, State::RollingBack { .. }) {
+        let on_record = self.stored.as_ref().is_some_and(|r| matches!(r.state, State::RollingBack { .. }));
+        if on_record && matches!(record.state, State::RollingBack { .. }) {
             self.told.back |= !self.late;
         }
     }
