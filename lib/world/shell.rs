@@ -28,6 +28,46 @@ pub struct Order {
     pub grace: Option<Duration>,
 }
 
+/// A command whose process is there and has not begun.
+#[derive(Debug)]
+pub struct Ready {
+    order: Order,
+    child: Option<Child>,
+}
+
+impl Ready {
+    /// The number of its process; it keeps it when it begins.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
+    /// Lets it begin, and runs it to its end as [`Order::run`] does.
+    ///
+    /// Errors: it ended before it could begin.
+    pub fn run(mut self) -> io::Result<Ran> {
+        let Some(mut child) = self.child.take() else { return Err(io::ErrorKind::NotFound.into()) };
+        let begun = child.stdin.take().map_or(Ok(()), |mut gate| gate.write_all(b"go\n"));
+        if let Err(error) = begun {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(error);
+        }
+        let stdout = gather(child.stdout.take(), self.order.keep);
+        self.order.finish(child, |grace| gathered(&stdout, grace))
+    }
+}
+
+impl Drop for Ready {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It has not begun, and never will.
+            drop(child.stdin.take());
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 /// How a command ended.
 #[derive(Clone, Debug)]
 pub struct Ran {
@@ -74,7 +114,11 @@ impl Order {
     }
 
     fn spawn(&self, stdin: Stdio) -> io::Result<Child> {
-        let Some((program, arguments)) = self.argv.split_first() else {
+        self.spawn_as(&self.argv, stdin)
+    }
+
+    fn spawn_as(&self, argv: &[String], stdin: Stdio) -> io::Result<Child> {
+        let Some((program, arguments)) = argv.split_first() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"));
         };
         let mut command = Command::new(program);
@@ -97,15 +141,40 @@ impl Order {
     ///
     /// Errors: it could not be started.
     pub fn run(&self) -> io::Result<Ran> {
-        self.run_noting(&mut |_| ())
-    }
-
-    /// The same; `note` is told the number of its process as soon as it runs.
-    pub fn run_noting(&self, note: &mut dyn FnMut(u32)) -> io::Result<Ran> {
         let mut child = self.spawn(Stdio::null())?;
-        note(child.id());
         let stdout = gather(child.stdout.take(), self.keep);
         self.finish(child, |grace| gathered(&stdout, grace))
+    }
+
+    /// Starts the process that is to be the command, which waits for the word to begin: what is noted of it holds
+    /// before it does anything. It ends without having begun when this process ends, however that comes.
+    ///
+    /// Errors: there is no such program, or it could not be started.
+    pub fn ready(&self) -> io::Result<Ready> {
+        self.must_be_there()?;
+        let gate =
+            ["/bin/sh", "-c", "read -r TRAPKEY_GATE && exec \"$@\" </dev/null", "sh"].map(String::from);
+        let argv: Vec<String> = gate.into_iter().chain(self.argv.iter().cloned()).collect();
+        let child = self.spawn_as(&argv, Stdio::piped())?;
+        Ok(Ready { order: self.clone(), child: Some(child) })
+    }
+
+    /// The error that starting it would give, where there is no such program.
+    fn must_be_there(&self) -> io::Result<()> {
+        let program = self.argv.first().map_or_else(|| Path::new(""), Path::new);
+        let given = self.env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, path)| path.into());
+        let path = given.or_else(|| std::env::var_os("PATH")).unwrap_or_default();
+        let places: Vec<PathBuf> = if program.components().count() > 1 || program.is_absolute() {
+            vec![self.folder.join(program)]
+        } else {
+            std::env::split_paths(&path).map(|folder| self.folder.join(folder).join(program)).collect()
+        };
+        let mut found = places.iter().filter(|place| place.is_file()).peekable();
+        if found.peek().is_none() {
+            return Err(rustix::io::Errno::NOENT.into());
+        }
+        let may_run = |place: &PathBuf| rustix::fs::access(place, rustix::fs::Access::EXEC_OK).is_ok();
+        if found.any(may_run) { Ok(()) } else { Err(rustix::io::Errno::ACCESS.into()) }
     }
 
     /// Runs it to its end and writes its standard output into `sink` as it comes.

@@ -171,7 +171,7 @@ impl Promotion {
         });
         goal(faults && jobs, "a job that lost its lease has touched the router", |_, w| w.late);
         goal(faults && jobs && hooks, "a job waits for a hook that outlived another", |m, w| {
-            w.told.hook.is_some_and(|hook| !hook.owned) && w.jobs.iter().any(|job| m.waits_for_a_hook(job))
+            w.told.orphan.is_some() && w.jobs.iter().any(|job| m.waits_for_a_hook(job))
         });
         goal(faults && jobs && more, "a job of an earlier promotion is late", |_, w| {
             let now = w.stored.as_ref().map(|r| r.id);

@@ -200,9 +200,13 @@ pub trait Hands {
     /// Looks at a step; nothing where it must be looked at once more.
     fn look(&mut self, step: usize, until_ms: i64) -> Result<Option<Event>, Self::Fault>;
 
-    /// Looks after a hook that outlived its job, for a moment; one that takes too long is ended.
+    /// Looks after a hook of another job of this promotion, for a moment; one that takes too long is ended.
     fn hook_left_behind(&mut self) -> Result<LeftHook, Self::Fault>;
-    /// Runs a hook to its end.
+    /// Brings up the process that is to be a hook, and lets others see it. It does not begin.
+    fn ready_hook(&mut self, hook: Hook) -> Result<(), Self::Fault>;
+    /// Ends that process before it has begun.
+    fn drop_hook(&mut self);
+    /// Lets it begin, and runs it to its end.
     fn run_hook(&mut self, hook: Hook) -> Result<Event, Self::Fault>;
 
     /// The record as it stands there now; none where it cannot be read, or this job has waited for long enough.
@@ -507,6 +511,13 @@ fn run_hook<H: Hands>(hands: &mut H, hook: Hook) -> Done<H, Option<Event>> {
         return Ok(Some(event));
     }
     apply(hands, &Event::HookBegins)?;
+    // This job may have been stopped since it looked, and another one may be at work. From the next line on that
+    // one sees the hook and waits for it; if it was there before, this job has lost its lease.
+    hands.ready_hook(hook)?;
+    if let Err(lost) = hands.still_mine() {
+        hands.drop_hook();
+        return Err(lost);
+    }
     hands.run_hook(hook).map(Some)
 }
 

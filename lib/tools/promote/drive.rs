@@ -21,6 +21,7 @@ use crate::routers::Router;
 use crate::state::{Ask, Asked, Lease, Store};
 use crate::units::show_share;
 use crate::world::files::{unwritable, write_atomic};
+use crate::world::shell::Ready;
 use crate::world::talk::{Mark, Ticker};
 use crate::world::{self, ci};
 
@@ -57,6 +58,8 @@ pub(super) struct Driver<'a> {
     clock: Clock,
     /// Since when the router does not answer, by [`Clock::passed`].
     away_since: Option<Duration>,
+    /// The hook of this job that is about to begin.
+    ready: Option<std::io::Result<Ready>>,
     /// A hook that outlived its job, while it is waited for.
     waiting: Option<Waiting>,
     /// Until when a job that came late looks what it must put right.
@@ -89,6 +92,7 @@ impl<'a> Driver<'a> {
             ticker: job.talk().ticker(),
             clock: Clock::start(),
             away_since: None,
+            ready: None,
             waiting: None,
             late_until: None,
             cut_off: None,

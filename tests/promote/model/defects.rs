@@ -17,6 +17,8 @@ pub(super) enum Defect {
     AbortIsNotTheEnd,
     /// A hook that has begun is begun again, where its job was killed or an abort came between.
     BegunHookRunsAgain,
+    /// A hook begins before others can see that it may.
+    HookBeginsUnseen,
     /// A hook that outlived its job is not waited for.
     OrphanIsNotSeen,
     /// The router is never held against the record.
@@ -49,6 +51,7 @@ fn the_model_finds_every_defect_that_is_put_in() {
         (Defect::SavesAfterTheSet, 0, NO_FAULTS, &[], 1, no_more),
         (Defect::AbortIsNotTheEnd, 0, NO_FAULTS, &[], 1, "an abort is the end of its promotion"),
         (Defect::BegunHookRunsAgain, 1, KILLS, ALL_HOOKS, 1, rule(Rule::HookTwice)),
+        (Defect::HookBeginsUnseen, 1, KILLS, ALL_HOOKS, 1, rule(Rule::TwoHooks)),
         (Defect::OrphanIsNotSeen, 1, KILLS, ALL_HOOKS, 1, rule(Rule::TwoHooks)),
         (Defect::NeverReconciles, 1, ROUTERS, &[], 1, "users always have a side"),
         (Defect::TakesWithoutWatching, 0, NO_FAULTS, &[], 1, rule(Rule::Robbed)),

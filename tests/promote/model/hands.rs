@@ -43,6 +43,7 @@ pub(super) enum Call {
     Health,
     Look,
     LeftHook,
+    ReadyHook,
     StartHook(Hook),
     EndHook,
     Theirs,
@@ -371,6 +372,14 @@ impl Hands for Run<'_> {
     fn hook_left_behind(&mut self) -> Result<LeftHook, Halt> {
         let at_work = self.is(Call::LeftHook)?;
         Ok(if at_work { LeftHook::AtWork } else { LeftHook::Gone })
+    }
+
+    fn ready_hook(&mut self, _: Hook) -> Result<(), Halt> {
+        if self.defect == Defect::HookBeginsUnseen { Ok(()) } else { self.done(Call::ReadyHook) }
+    }
+
+    fn drop_hook(&mut self) {
+        // Nothing comes after it: what the job has ends with it.
     }
 
     fn run_hook(&mut self, hook: Hook) -> Result<Event, Halt> {

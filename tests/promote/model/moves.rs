@@ -333,24 +333,22 @@ impl Promotion {
                 }
             }
             Call::LeftHook => {
-                let other = w.told.hook.filter(|hook| hook.id == record.id);
+                let other = w.other_hook(j, record.id);
                 let aborted = w.told.abort == Some(record.about()) && !went_back(&record.state);
-                match other {
-                    Some(_) if self.defect == Defect::OrphanIsNotSeen => {
-                        to("sees no hook", Answer::Is(false), &nothing);
-                    }
-                    // It waits until the hook has ended.
-                    Some(_) if !aborted => {}
-                    Some(_) => to("sees that a hook is at work", Answer::Is(true), &nothing),
-                    None => to("sees no hook", Answer::Is(false), &nothing),
+                if !other || self.defect == Defect::OrphanIsNotSeen {
+                    to("sees no hook", Answer::Is(false), &nothing);
+                } else if aborted {
+                    to("sees that a hook is at work", Answer::Is(true), &nothing);
                 }
+                // Else it waits until the hook has ended.
             }
+            Call::ReadyHook => to("has a hook ready", Answer::Done, &|w| w.jobs[j].hook = Process::Ready),
             Call::StartHook(hook) => {
-                to("starts a hook", Answer::Done, &|w| w.start_hook(record.id, hook));
+                to("starts a hook", Answer::Done, &|w| w.start_hook(j, record.id, hook));
             }
             Call::EndHook => {
                 for ok in [true, false] {
-                    to("its hook ends", Answer::Is(ok), &|w| w.told.hook = None);
+                    to("its hook ends", Answer::Is(ok), &|w| w.jobs[j].hook = Process::None);
                 }
             }
             Call::Theirs => {
@@ -432,8 +430,8 @@ impl Promotion {
                 to(2, "somebody pauses or resumes", &|w| w.told.paused = !w.told.paused);
             }
         }
-        if w.told.hook.is_some_and(|hook| !hook.owned) {
-            to(2, "a hook that outlived its job ends", &|w| w.told.hook = None);
+        if w.told.orphan.is_some() {
+            to(2, "a hook that outlived its job ends", &|w| w.told.orphan = None);
         }
         if w.router.told != w.router.live {
             to(2, "the router follows", &|w| w.router.follow());
@@ -451,9 +449,6 @@ impl Promotion {
             }
             to(j, "is killed", &|w| {
                 w.faults -= 1;
-                if self.call(w, &w.jobs[j]) == Some(Call::EndHook) {
-                    w.told.hook = w.told.hook.map(|hook| Process { owned: false, ..hook });
-                }
                 w.die(j);
             });
             if job.has_it() {
@@ -497,7 +492,7 @@ impl Promotion {
             return true;
         }
         let mut w = world.clone();
-        (w.faults, w.told.paused, w.told.asking, w.told.hook, w.broken) = (0, false, None, None, None);
+        (w.faults, w.told.paused, w.told.asking, w.told.orphan, w.broken) = (0, false, None, None, None);
         w.jobs = [Job::idle(), Job::idle()];
         w.router.follow();
         for _ in 0..600 {

@@ -86,8 +86,9 @@ pub(super) struct Job {
     pub wrote: bool,
     /// It has seen that the lease is its own, and has not touched the router since.
     pub looked: bool,
-    /// It is told to stop at the next gate or look.
+    /// It has touched the router after its lease was over, and has not put that right.
     pub touched_late: bool,
+    pub hook: Process,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,13 +103,14 @@ pub(super) struct Router {
     pub instance: u8,
 }
 
-/// A hook at work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Process {
-    /// Of which promotion.
-    pub id: u8,
-    /// Its job lives.
-    pub owned: bool,
+/// The hook of a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Process {
+    #[default]
+    None,
+    /// Its process is there, and waits for the word to begin.
+    Ready,
+    Runs,
 }
 
 /// What people have asked, and what has been done in this promotion.
@@ -118,7 +120,8 @@ pub(super) struct Told {
     /// Somebody has read which promotion stands there, and is about to ask.
     pub asking: Option<About>,
     pub paused: bool,
-    pub hook: Option<Process>,
+    /// A hook of this promotion that outlived its job.
+    pub orphan: Option<u8>,
     /// An abort is on record.
     pub aborted: bool,
     /// The router was told to take everybody back.
@@ -240,6 +243,7 @@ impl Job {
             wrote: false,
             looked: false,
             touched_late: false,
+            hook: Process::None,
         }
     }
 
@@ -313,8 +317,11 @@ impl World {
         self.jobs[j] = Job::idle();
     }
 
-    /// A job has died.
+    /// A job has died. A hook that waits for its word ends with it.
     pub(super) fn die(&mut self, j: usize) {
+        if self.jobs[j].hook == Process::Runs {
+            self.told.orphan = Some(self.jobs[j].record.id);
+        }
         self.orphaned |= self.late && self.jobs[j].touched_late;
         self.jobs[j] = Job::idle();
     }
@@ -395,8 +402,8 @@ impl World {
 
     /// A new promotion is on record.
     pub(super) fn begin(&mut self, j: usize, record: Record) {
-        let Told { asking, hook, .. } = self.told.clone();
-        self.told = Told { asking, hook, ..Told::default() };
+        let Told { asking, orphan, .. } = self.told.clone();
+        self.told = Told { asking, orphan, ..Told::default() };
         self.ids = record.id;
         self.write(j, record, None);
     }
@@ -437,15 +444,22 @@ impl World {
         self.router.out[if blue { 1 - green } else { green }] = true;
     }
 
-    pub(super) fn start_hook(&mut self, id: u8, hook: Hook) {
+    /// Whether another job of the promotion has a hook, or had one that outlived it.
+    pub(super) fn other_hook(&self, j: usize, id: u8) -> bool {
+        let other = &self.jobs[1 - j];
+        self.told.orphan == Some(id) || (other.hook != Process::None && other.record.id == id)
+    }
+
+    pub(super) fn start_hook(&mut self, j: usize, id: u8, hook: Hook) {
         let count = &mut self.told.hooks[hook_number(hook)];
         *count = (*count + 1).min(2);
         if *count > 1 {
             self.break_rule(Rule::HookTwice);
         }
-        if self.told.hook.is_some_and(|other| other.id == id) {
+        let other = &self.jobs[1 - j];
+        if self.told.orphan == Some(id) || (other.hook == Process::Runs && other.record.id == id) {
             self.break_rule(Rule::TwoHooks);
         }
-        self.told.hook = Some(Process { id, owned: true });
+        self.jobs[j].hook = Process::Runs;
     }
 }

@@ -23,7 +23,7 @@ use crate::state::{Ask, Asked, Saved};
 use crate::units::{Text, show_duration, show_share};
 use crate::world::clock::System;
 use crate::world::left_behind::LeftBehind;
-use crate::world::shell::Order;
+use crate::world::shell::{Order, Ready};
 use crate::world::talk::Mark;
 use crate::world::{self, signal};
 
@@ -388,47 +388,31 @@ impl Hands for Driver<'_> {
         Ok(LeftHook::Gone)
     }
 
-    fn run_hook(&mut self, hook: Hook) -> Result<Event, Fault> {
-        let hooks = &self.plan.hooks;
-        let words: &[Text] = match hook {
-            Hook::Deploy => &hooks.deploy,
-            Hook::After => &hooks.after,
-            Hook::OnRollback => &hooks.on_rollback,
-            Hook::Retire => &hooks.retire,
-        };
-        let command = words.iter().map(|w| w.shown.as_str()).collect::<Vec<_>>().join(" ");
-        let mut order =
-            Order::new(words.iter().map(|w| w.value.clone()).collect(), begin::hook_folder(self.job));
-        order.timeout = self.hook_limit();
-        order.grace = Some(HOOK_GRACE);
-        order.through_signals = hook == Hook::OnRollback;
-        let reason = match &self.record.state {
-            State::RunningOnRollback { reason, .. } => reason.clone(),
-            _ => String::new(),
-        };
-        let release = &self.record.release;
-        order.env = [
-            ("TRAPKEY_HOOK", hook.word().to_owned()),
-            ("TRAPKEY_SERVICE", release.service.clone()),
-            ("TRAPKEY_VERSION", release.version.clone()),
-            ("TRAPKEY_ENVIRONMENT", release.environment.clone()),
-            ("TRAPKEY_REASON", reason),
-        ]
-        .map(|(k, v)| (k.to_owned(), v))
-        .to_vec();
-        let noted = self.hook_at_work();
-        let mut note = |pid| {
-            let process = serde_json::to_vec(&world::process_of(pid)).unwrap_or_default();
+    fn ready_hook(&mut self, hook: Hook) -> Result<(), Fault> {
+        let ready = self.order_of(hook).ready();
+        if let Ok(ready) = &ready
+            && let Some(name) = self.own_hook()
+        {
+            let process = serde_json::to_vec(&world::process_of(ready.pid())).unwrap_or_default();
             // Where that cannot be written nobody finds a hook that outlives this job; it runs all the same.
-            if let Some(name) = &noted {
-                let _ = self.store().keep(name, &process);
-            }
-        };
-        let ran = order.run_noting(&mut note);
-        if let Some(name) = &noted {
-            // One that stays names a process that is gone.
-            let _ = self.store().remove(name);
+            let _ = self.store().keep(&name, &process);
         }
+        self.ready = Some(ready);
+        Ok(())
+    }
+
+    fn drop_hook(&mut self) {
+        self.ready = None;
+        self.forget_hook();
+    }
+
+    fn run_hook(&mut self, hook: Hook) -> Result<Event, Fault> {
+        let ran = match self.ready.take() {
+            Some(ready) => ready.and_then(Ready::run),
+            None => self.order_of(hook).run(),
+        };
+        self.forget_hook();
+        let command = self.words_of(hook).iter().map(|w| w.shown.as_str()).collect::<Vec<_>>().join(" ");
         let (exit, took, how, output) = match ran {
             Ok(ran) => {
                 if ran.interrupted {
@@ -488,8 +472,10 @@ impl<'a> Driver<'a> {
     /// A hook of this promotion that outlived its job. It is told, and waited for until it is as old as a hook
     /// may get.
     fn find_hook(&mut self) -> Option<Waiting> {
-        let process = self.store().document::<String>(&self.hook_at_work()?).ok().flatten()?;
-        let hook = LeftBehind::find(&process)?;
+        let noted = self.store().kept(&self.hooks_at_work()?).unwrap_or_default();
+        let hook = noted
+            .iter()
+            .find_map(|(_, process)| LeftBehind::find(&serde_json::from_slice::<String>(process).ok()?))?;
         let left = self.hook_limit().saturating_sub(hook.age(&System));
         let what = format!(
             "a hook of a job that was killed is still at work (process {}): it is waited for, at most {}",
@@ -501,9 +487,56 @@ impl<'a> Driver<'a> {
         Some(Waiting { hook, until: Instant::now() + left })
     }
 
-    /// Where the process of the hook that is at work is noted, beside the state, until it has ended.
-    fn hook_at_work(&self) -> Option<String> {
-        self.record.id.as_ref().map(|id| format!("hook.{id}.json"))
+    /// What the names begin with under which the processes of hooks are noted, beside the state, until they
+    /// have ended.
+    fn hooks_at_work(&self) -> Option<String> {
+        self.record.id.as_ref().map(|id| format!("hook.{id}."))
+    }
+
+    /// The name of the hook of this job; each has one of its own, for it may come late.
+    fn own_hook(&self) -> Option<String> {
+        Some(format!("{}{}.json", self.hooks_at_work()?, self.lease.fence()))
+    }
+
+    fn forget_hook(&self) {
+        if let Some(name) = self.own_hook() {
+            // One that stays names a process that is gone.
+            let _ = self.store().remove(&name);
+        }
+    }
+
+    fn words_of(&self, hook: Hook) -> &'a [Text] {
+        let hooks = &self.plan.hooks;
+        match hook {
+            Hook::Deploy => &hooks.deploy,
+            Hook::After => &hooks.after,
+            Hook::OnRollback => &hooks.on_rollback,
+            Hook::Retire => &hooks.retire,
+        }
+    }
+
+    fn order_of(&self, hook: Hook) -> Order {
+        let words = self.words_of(hook);
+        let mut order =
+            Order::new(words.iter().map(|w| w.value.clone()).collect(), begin::hook_folder(self.job));
+        order.timeout = self.hook_limit();
+        order.grace = Some(HOOK_GRACE);
+        order.through_signals = hook == Hook::OnRollback;
+        let reason = match &self.record.state {
+            State::RunningOnRollback { reason, .. } => reason.clone(),
+            _ => String::new(),
+        };
+        let release = &self.record.release;
+        order.env = [
+            ("TRAPKEY_HOOK", hook.word().to_owned()),
+            ("TRAPKEY_SERVICE", release.service.clone()),
+            ("TRAPKEY_VERSION", release.version.clone()),
+            ("TRAPKEY_ENVIRONMENT", release.environment.clone()),
+            ("TRAPKEY_REASON", reason),
+        ]
+        .map(|(k, v)| (k.to_owned(), v))
+        .to_vec();
+        order
     }
 
     /// How long a hook may take.
