@@ -458,6 +458,54 @@ mod tests {
     }
 
     #[test]
+    fn what_is_ready_has_not_begun_keeps_its_number_and_begins_at_the_word() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut order = order("echo $$; cat; touch begun; echo \"${TRAPKEY_GATE-unset}\"");
+        order.folder = folder.path().to_path_buf();
+        let ready = order.ready().unwrap();
+        let pid = ready.pid();
+        assert!(!folder.path().join("begun").exists());
+        let ran = ready.run().unwrap();
+        // Nothing comes from its standard input, and the gate leaves nothing in its environment.
+        assert_eq!((ran.exit, String::from_utf8(ran.stdout).unwrap()), (Some(0), format!("{pid}\nunset\n")));
+        assert!(folder.path().join("begun").exists());
+    }
+
+    #[test]
+    fn what_is_ready_and_never_gets_the_word_ends_without_having_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut order = order("touch begun");
+        order.folder = folder.path().to_path_buf();
+        let ready = order.ready().unwrap();
+        let pid = ready.pid().to_string();
+        drop(ready);
+        assert!(gone(&pid));
+        // As when this process is killed: nothing but the end of the pipe.
+        let mut ready = order.ready().unwrap();
+        let mut child = ready.child.take().unwrap();
+        drop(child.stdin.take());
+        assert_ne!(child.wait().unwrap().code(), Some(0));
+        assert!(!folder.path().join("begun").exists());
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_or_may_not_run_is_never_ready() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("text"), "no program").unwrap();
+        for (program, kind) in [
+            ("./missing", io::ErrorKind::NotFound),
+            ("surely-not-a-program", io::ErrorKind::NotFound),
+            ("./text", io::ErrorKind::PermissionDenied),
+            ("", io::ErrorKind::NotFound),
+        ] {
+            let order = Order::new(vec![program.into()], folder.path());
+            assert_eq!(order.ready().unwrap_err().kind(), kind, "{program}");
+        }
+        assert!(Order::new(Vec::new(), folder.path()).ready().is_err());
+        assert!(Order::new(vec!["true".into()], folder.path()).ready().is_ok());
+    }
+
+    #[test]
     fn ends_grandchildren_at_the_time_limit() {
         // Longer than any test: that it ends is the proof.
         let mut order = order("sleep 600 & echo $!; sleep 600");
