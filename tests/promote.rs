@@ -31,6 +31,7 @@ mod model;
 mod once;
 mod routers;
 mod routers_http;
+mod soak;
 mod way_back;
 
 /// Two sides behind a router, a plan, and a folder for all of it.

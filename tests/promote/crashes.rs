@@ -57,10 +57,10 @@ fn killed_in_the_middle_of_a_rollback_the_next_call_goes_back() {
 }
 
 /// Moments by chance, the same ones for the same seed.
-struct Chance(u64);
+pub(super) struct Chance(pub(super) u64);
 
 impl Chance {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
