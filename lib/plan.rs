@@ -644,6 +644,9 @@ pub struct ProbeSpec {
     /// The response header that names the version which answered.
     #[serde(default = "release_header")]
     pub header: String,
+    /// The response header that names the server which answered, where several stand behind a side's address.
+    #[serde(default)]
+    pub server_header: Option<String>,
     /// How many requests through the router prove a shift; 40 when absent.
     #[serde(default)]
     pub requests: Option<u32>,
@@ -656,6 +659,7 @@ impl Default for ProbeSpec {
             rate: probe_rate(),
             timeout: None,
             header: release_header(),
+            server_header: None,
             requests: None,
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use trapkey::evidence::{BaselineBody, Body, Document, VerifyBody, sha256_hex};
-use trapkey::metrics::probe::{Connection, MAX_WORKERS, Sampler, once};
+use trapkey::metrics::probe::{Connection, Headers, MAX_WORKERS, Sampler, once};
 use trapkey::world::http::Client;
 
 use crate::support::{self, Ended};
@@ -506,11 +506,13 @@ fn probes_meet_every_server_behind_one_address() {
             });
         }
     });
-    let sampler = Sampler::start(&[url], 100.0, Duration::from_secs(60), "x-release");
+    let headers = Headers { release: "x-release".into(), server: Some("x-release".into()) };
+    let sampler = Sampler::start(&[url], 100.0, Duration::from_secs(60), headers);
     let mut met = std::collections::BTreeMap::<String, u32>::new();
     support::wait_until("two hundred answers", || {
         for sample in sampler.take().remove(0) {
-            *met.entry(sample.version.unwrap_or_default()).or_default() += 1;
+            assert_eq!(sample.server, sample.version);
+            *met.entry(sample.server.unwrap_or_default()).or_default() += 1;
         }
         met.values().sum::<u32>() >= 200
     });

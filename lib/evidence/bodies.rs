@@ -469,6 +469,18 @@ pub struct Judgement {
     /// The weighted score in 0..=100, where the plan asks for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
+    /// How many servers of each side the probes have met, where the plan names the header that tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub servers: Option<Servers>,
+}
+
+/// How many different servers answered for each side, as far as the job that looked has met them.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+pub struct Servers {
+    /// Of the old side.
+    pub blue: u64,
+    /// Of the new side.
+    pub green: u64,
 }
 
 /// The samples behind all judgements, kept beside the document.

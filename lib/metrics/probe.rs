@@ -45,6 +45,23 @@ pub struct Sample {
     pub status: Option<u16>,
     /// The value of the release header, where the answer had one.
     pub version: Option<String>,
+    /// The value of the header that names the server, where there is such a header.
+    pub server: Option<String>,
+}
+
+/// The response headers that a probe reads.
+#[derive(Clone, Debug, Default)]
+pub struct Headers {
+    /// The one that names the release.
+    pub release: String,
+    /// The one that names the server which answered, of several behind one address.
+    pub server: Option<String>,
+}
+
+impl From<&str> for Headers {
+    fn from(release: &str) -> Self {
+        Self { release: release.to_ascii_lowercase(), server: None }
+    }
 }
 
 /// How far one side's requests kept to their timetable.
@@ -90,7 +107,7 @@ pub struct Sampler {
 #[derive(Debug)]
 struct Side {
     url: String,
-    header: String,
+    headers: Headers,
     timeout: Duration,
     state: Mutex<State>,
     due: Condvar,
@@ -162,15 +179,21 @@ struct Stop {
 
 impl Sampler {
     /// Begins to ask: `rate_per_side` requests per second to each URL, each with `timeout` to be
-    /// answered. `header` names the response header with the version that answered.
-    pub fn start(urls: &[String], rate_per_side: f64, timeout: Duration, header: &str) -> Self {
+    /// answered. `headers` names the response header with the version that answered.
+    pub fn start(
+        urls: &[String],
+        rate_per_side: f64,
+        timeout: Duration,
+        headers: impl Into<Headers>,
+    ) -> Self {
+        let headers = headers.into();
         let stop = Arc::new(Stop::default());
         let sides: Vec<Arc<Side>> = urls
             .iter()
             .map(|url| {
                 Arc::new(Side {
                     url: url.clone(),
-                    header: header.to_ascii_lowercase(),
+                    headers: headers.clone(),
                     timeout,
                     state: Mutex::default(),
                     due: Condvar::new(),
@@ -327,7 +350,7 @@ impl Side {
             lock(&self.state).under_way.push(due);
             let connection = asker.next();
             let sample =
-                send(&asker.client, Request::get(&self.url), &self.header, connection, due, self.timeout);
+                send(&asker.client, Request::get(&self.url), &self.headers, connection, due, self.timeout);
             let mut state = lock(&self.state);
             state.under_way.retain(|other| other.moment != due.moment);
             state.done.push(sample);
@@ -379,13 +402,13 @@ pub fn once_as(
     let due = Due { at: now(), moment: Instant::now() };
     let mut request = Request::get(url);
     request.headers.extend(sent.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    send(client, request, &header.to_ascii_lowercase(), connection, due, Duration::MAX)
+    send(client, request, &header.into(), connection, due, Duration::MAX)
 }
 
 fn send(
     client: &Client,
     mut request: Request,
-    header: &str,
+    headers: &Headers,
     connection: Connection,
     due: Due,
     limit: Duration,
@@ -396,16 +419,18 @@ fn send(
     }
     let answer = client.send(&request);
     let latency = due.moment.elapsed();
-    let (good, status, version) = match &answer {
-        Ok(answer) => (answer.good(), Some(answer.status), answer.header(header).map(str::to_owned)),
-        Err(_) => (false, None, None),
+    let said = |name: &str| answer.as_ref().ok().and_then(|answer| answer.header(name)).map(str::to_owned);
+    let (good, status) = match &answer {
+        Ok(answer) => (answer.good(), Some(answer.status)),
+        Err(_) => (false, None),
     };
     Sample {
         at: due.at,
         latency_ms: latency.as_secs_f64() * 1e3,
         ok: good && latency <= limit,
         status,
-        version,
+        version: said(&headers.release),
+        server: headers.server.as_deref().and_then(said),
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::chart::{Chart, Key, Layer, MarkLine, Picture, value_ticks};
 use super::words::{Mark, clock, count, figure, lasted, metric, ms, seconds};
-use crate::evidence::{Interval, MetricRecord, Promotion, SideInterval, Verdict};
+use crate::evidence::{Interval, Judgement, MetricRecord, Promotion, SideInterval, Verdict};
 use crate::severity::Severity;
 use crate::units::{parse_duration, parse_share, show_duration, show_number, show_share};
 
@@ -199,9 +199,21 @@ pub(super) fn judgements(promotion: &Promotion) -> Vec<JudgementRow> {
             step: j.step,
             mark: Mark::of(j.verdict, Severity::Critical),
             summary: j.summary.clone(),
-            metrics: j.metrics.iter().map(metric_row).collect(),
+            metrics: j.metrics.iter().map(|m| with_servers(metric_row(m), j)).collect(),
         })
         .collect()
+}
+
+/// The samples of a probe say how many servers of green they come from, where that is known.
+fn with_servers(mut row: MetricRow, judgement: &Judgement) -> MetricRow {
+    if let Some(servers) = judgement.servers.filter(|_| row.source == "probe") {
+        row.samples = format!("{} from {}", row.samples, of_servers(servers.green));
+    }
+    row
+}
+
+fn of_servers(number: u64) -> String {
+    if number == 1 { "1 server".into() } else { format!("{} servers", count(number)) }
 }
 
 /// One metric as a row.

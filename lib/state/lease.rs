@@ -138,6 +138,9 @@ impl Stands {
     }
 }
 
+/// No lease lasts longer, whatever a plan or a damaged file says: after that time somebody must be able to act.
+const LONGEST: Duration = Duration::from_secs(3600);
+
 impl Lease {
     /// Takes the lease, and the record under it.
     ///
@@ -148,6 +151,7 @@ impl Lease {
         holder: &Holder,
         lasts: Duration,
     ) -> Result<Held<T>, Fault> {
+        let lasts = lasts.min(LONGEST);
         let place = store.place.as_ref();
         let clock = store.clock.as_ref();
         place.hurry(lasts);
@@ -566,14 +570,14 @@ fn put(place: &dyn Place, written: &Written, condition: &Condition) -> Result<Pu
 fn watch(store: &Store, lease: &Written, tag: &Tag) -> Result<(), Fault> {
     let clock = store.clock.as_ref();
     let left = lease.until_ms.saturating_sub(clock.now().as_millisecond());
-    let lasts = Duration::from_millis(lease.lasts_ms);
+    let lasts = Duration::from_millis(lease.lasts_ms).min(LONGEST);
     // A lease that ends far in the future was written by a clock that is wrong, or ours is.
-    if left > 0 && left <= i64::try_from(lease.lasts_ms).unwrap_or(i64::MAX).saturating_mul(2) {
+    if left > 0 && left <= i64::try_from(millis(lasts)).unwrap_or(i64::MAX).saturating_mul(2) {
         return Err(held(store, lease.fence));
     }
     let Some(until) = clock.uptime().checked_add(lasts) else { return Err(held(store, lease.fence)) };
     while clock.uptime() < until {
-        if !clock.sleep((lasts / 20).clamp(Duration::from_millis(5), Duration::from_millis(500))) {
+        if !clock.sleep((lasts / 60).clamp(Duration::from_millis(5), Duration::from_secs(60))) {
             return Err(held(store, lease.fence));
         }
         if store.place.get(LEASE)?.is_none_or(|object| object.tag != *tag) {

@@ -162,6 +162,28 @@ fn a_holder_that_was_stopped_can_do_nothing_when_it_wakes_up_late(spot: &Spot) {
     assert!(take(&store, "third").is_err(), "the late one must not give back what is not its own");
 }
 
+#[test]
+fn a_lease_that_says_that_it_lasts_for_ever_is_over_after_an_hour() {
+    // In a folder the lock of the kernel's tells that its holder is gone.
+    let spot = Spot::Bucket(server::Bucket::new());
+    let time = Time::default();
+    let machine = time.machine();
+    drop(take(&spot.store_on(&machine), "old").unwrap());
+    let mut lease: serde_json::Value = serde_json::from_str(&spot.read("lease.json")).unwrap();
+    (lease["lasts_ms"], lease["released"]) = (u64::MAX.into(), false.into());
+    lease["process"] = "another machine 1 1".into();
+    for until_ms in [0, i64::MAX] {
+        lease["until_ms"] = until_ms.into();
+        spot.write("lease.json", &lease.to_string());
+        let began = machine.uptime();
+        let taken = take(&spot.store_on(&machine), "new").unwrap();
+        let watched = machine.uptime().saturating_sub(began);
+        let hour = Duration::from_secs(3600);
+        assert!((hour..=hour + LASTS).contains(&watched), "{until_ms}: {watched:?}");
+        drop(taken);
+    }
+}
+
 /// A machine whose clock is an hour ahead: by it, every lease was over long ago.
 fn ahead(time: &Time) -> Machine {
     time.machine_ahead(SignedDuration::from_hours(1))

@@ -270,3 +270,17 @@ fn what_the_router_adds_for_a_side_is_not_held_against_what_the_side_says() {
     assert_eq!(code(job), Some(0));
     stage.assert_all_green();
 }
+
+#[test]
+fn every_judgement_says_how_many_servers_the_probes_have_met() {
+    let stage = Stage::new(SHORT, "");
+    assert_eq!(stage.promote(&["run"]).code, 0);
+    assert_eq!(stage.promotion()["judgements"][0]["servers"], Value::Null, "no header tells them apart");
+    let stage = Stage::new(SHORT, "");
+    stage.edit("probe: {path: /,", "probe: {path: /, server_header: X-Release,");
+    let ended = stage.promote(&["run"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let judgements = stage.promotion()["judgements"].clone();
+    let last = judgements.as_array().unwrap().last().unwrap()["servers"].clone();
+    assert_eq!((&last["blue"], &last["green"]), (&1.into(), &1.into()), "{judgements}");
+}

@@ -556,6 +556,7 @@ impl Sample {
             summary: summary.into(),
             metrics,
             score: None,
+            servers: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Watching a step: what both sides did, what the router counted and what the plan's sources say,
 //! judged over the whole window since the step began.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,11 +10,11 @@ use super::machine::Look;
 use super::readers::{self, Frame, Reader};
 use super::record::Record;
 use super::samples::{Line, Log};
-use crate::evidence::{Interval, Judgement, SideInterval, Verdict};
+use crate::evidence::{Interval, Judgement, Servers, SideInterval, Verdict};
 use crate::fault::Fault;
 use crate::judge::{Batch, Decision, Given, Judge, Requests, SideFigures, Sorter, bin_ms};
 use crate::metrics::SideOf;
-use crate::metrics::probe::{Lag, Sample, Sampler};
+use crate::metrics::probe::{Headers, Lag, Sample, Sampler};
 use crate::plan::{Loaded, Promote};
 use crate::redact::redact;
 use crate::routers::{Counters, MEAN_OF_LAST, SideCount};
@@ -35,6 +35,8 @@ pub(super) struct Watch<'a> {
     ahead_ms: i64,
     /// What answered well in green's place: how often, and the last that it said of itself.
     stranger: (u32, String),
+    /// The servers that have answered for each side.
+    servers: [BTreeSet<String>; 2],
     /// When the look before was, in ms.
     looked_ms: i64,
     /// Blue and green by source, since the last interval that was put on record.
@@ -109,10 +111,15 @@ impl<'a> Watch<'a> {
             bin_ms: bin_ms(plan, bake_ms),
             keep_per_s: KEPT_OF_A_BAKE / (bake_ms.max(1) as f64 / 1e3),
         };
+        let lower = |name: &String| name.to_ascii_lowercase();
+        let headers = Headers {
+            release: lower(&plan.probe.header),
+            server: plan.probe.server_header.as_ref().map(lower),
+        };
         let recorded = record.promotion.series.last().map_or(since_ms, |i| i.at.as_millisecond());
         Ok(Self {
             plan,
-            sampler: Sampler::start(&urls, plan.probe.rate.0, timeout, &plan.probe.header),
+            sampler: Sampler::start(&urls, plan.probe.rate.0, timeout, headers),
             readers,
             judge,
             frame,
@@ -121,6 +128,7 @@ impl<'a> Watch<'a> {
             bake_ms,
             ahead_ms: now.as_millisecond() - crate::world::now().as_millisecond(),
             stranger: (0, String::new()),
+            servers: Default::default(),
             looked_ms: before.last().map_or(since_ms, |line| line.batch.at_ms),
             recent: BTreeMap::new(),
             recorded_at: recorded.max(since_ms),
@@ -157,6 +165,13 @@ impl<'a> Watch<'a> {
             .then(|| format!("green answers as `{says}`, and this release began with `{judged}` on green"))
     }
 
+    /// How many servers of each side have answered, where the plan names the header that tells.
+    fn servers_met(&self) -> Option<Servers> {
+        self.plan.probe.server_header.as_ref()?;
+        let [blue, green] = [0, 1].map(|side| self.servers[side].len() as u64);
+        Some(Servers { blue, green })
+    }
+
     /// Requests of the probe so far, on the side with fewer.
     pub(super) fn probed(&self) -> u64 {
         let [blue, green] = self.judge.requests("probe");
@@ -179,7 +194,10 @@ impl<'a> Watch<'a> {
             Some(_) => None,
         };
         for (number, (samples, sorter)) in self.sampler.take().into_iter().zip(&mut sorters).enumerate() {
-            for Sample { at, latency_ms, ok, version, .. } in samples {
+            for Sample { at, latency_ms, ok, version, server, .. } in samples {
+                if let Some(server) = server.filter(|_| self.servers[number].len() < MOST_SERVERS) {
+                    self.servers[number].insert(server.chars().take(200).collect());
+                }
                 // The record holds it without secrets, so both are compared without.
                 if let (1, true, Some(judged), Some(says)) =
                     (number, ok, &judged, version.as_deref().map(redact))
@@ -208,6 +226,9 @@ impl<'a> Watch<'a> {
         [sorter(), sorter()]
     }
 }
+
+/// More servers than this are not counted.
+const MOST_SERVERS: usize = 10_000;
 
 /// So many answers of another release in green's place end the release; fewer may be somebody's page.
 const STRANGERS: u32 = 3;
@@ -296,6 +317,7 @@ pub(super) fn look(watch: &mut Watch<'_>, record: &mut Record, log: &mut Log, sc
         summary: looked.summary,
         metrics: looked.metrics,
         score: looked.score,
+        servers: watch.servers_met(),
     };
     let look = match looked.decision {
         Decision::Pass => Look::Good,
