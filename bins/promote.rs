@@ -169,6 +169,10 @@ impl Begin {
 }
 
 fn main() -> ExitCode {
+    // The gate of a hook, which becomes the hook.
+    if let Some(done) = promote::gate_if_asked() {
+        return done;
+    }
     cli::run(|Arguments { shared, command }| match command {
         Command::Run(begin) => {
             cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::run(job, begin.call(), Mode::Hold))

@@ -252,11 +252,24 @@ pub trait Router: Send {
     /// Reads what is in force from the running router, never from a file.
     fn read(&mut self) -> Result<Live, Fault>;
 
-    /// Takes a side that has no share out of service: its open requests may end within `limit`, what
-    /// is left then is cut. Returns how many were cut.
-    fn retire(&mut self, side: Side, limit: Duration) -> Result<u64, Fault>;
+    /// Lets the open requests of a side that has no share end, within `limit`. Returns how many are left.
+    fn drain(&mut self, side: Side, limit: Duration) -> Result<u64, Fault>;
 
-    /// Whether [`Self::retire`] sees the open requests of a side; otherwise it can only give them time.
+    /// Takes a side that was drained out of service, and cuts the requests that are `left`.
+    ///
+    /// Errors: it has users again.
+    fn close(&mut self, _side: Side, _left: u64, _limit: Duration) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    /// Both. Returns how many requests were cut.
+    fn retire(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {
+        let left = self.drain(side, limit)?;
+        self.close(side, left, limit)?;
+        Ok(left)
+    }
+
+    /// Whether [`Self::drain`] sees the open requests of a side; otherwise it can only give them time.
     fn sees_open_requests(&self) -> bool {
         true
     }
@@ -295,6 +308,15 @@ pub fn open(spec: &RouterSpec, loaded: &Loaded) -> Result<Box<dyn Router>, Fault
 pub fn same_share(a: f64, b: f64) -> bool {
     let small = a.max(b).min(1.0 - a.min(b)).max(0.0);
     (a - b).abs() <= (small / 4.0).clamp(1e-9, 0.000_5)
+}
+
+/// Puts a file of the router's back as it was, where it still is as this job has written it: one that comes late
+/// must not undo what another has written since.
+fn take_back(file: &Path, ours: &str, swap: impl FnOnce() -> Result<(), Fault>) -> Result<(), Fault> {
+    match std::fs::read_to_string(file) {
+        Ok(there) if there != ours => Ok(()),
+        _ => swap(),
+    }
 }
 
 /// Refuses (2) a share that the router cannot represent to within a tenth of it.

@@ -100,6 +100,11 @@ impl Guard {
         Self { file: Some(file), remove }
     }
 
+    /// Leaves what it shows as it is: it is not there any more, and another one takes its place.
+    fn forget(mut self) {
+        self.remove = None;
+    }
+
     /// Whether it holds a lock of the kernel's.
     fn locks(&self) -> bool {
         self.file.is_some()
@@ -160,6 +165,9 @@ pub struct Saved<T> {
     /// The fencing number of the job that wrote it.
     #[serde(default)]
     pub fence: u64,
+    /// Which holder of that number it was: where a state was lost, numbers begin anew.
+    #[serde(default)]
+    pub own: u64,
     /// The record.
     pub record: T,
 }

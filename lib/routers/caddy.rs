@@ -418,7 +418,7 @@ impl Router for Caddy {
         Ok(Live { green, effective: None, raw })
     }
 
-    fn retire(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {
+    fn drain(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {
         let handler = self.handler()?;
         let left = if side == Side::Blue { handler.blue } else { handler.green };
         if left > 0 {

@@ -217,15 +217,22 @@ impl Router for Command {
         self.get()
     }
 
-    fn retire(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {
+    fn drain(&mut self, _: Side, limit: Duration) -> Result<u64, Fault> {
         if self.retire.is_empty() {
             // Nothing shows its open requests: they are given the time.
             std::thread::sleep(limit);
-            return Ok(0);
+        }
+        Ok(0)
+    }
+
+    /// The command that takes a side out drains it as well.
+    fn close(&mut self, side: Side, _: u64, limit: Duration) -> Result<(), Fault> {
+        if self.retire.is_empty() {
+            return Ok(());
         }
         let green = if side == Side::Green { 0.0 } else { 1.0 };
         let words = filled(&self.retire, Split { green, close_idle_side: true }, side, limit);
-        self.run("takes a side out", words, limit + self.timeout, false).map(|_| 0)
+        self.run("takes a side out", words, limit + self.timeout, false).map(drop)
     }
 
     fn sees_open_requests(&self) -> bool {

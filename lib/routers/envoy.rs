@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{By, Counters, Key, Kind, Live, Order, Router, Side, SideCount, Split, same_share};
+use super::{By, Counters, Key, Kind, Live, Order, Router, Side, SideCount, Split, same_share, take_back};
 use crate::fault::Fault;
 use crate::units::show_duration;
 use crate::world::http::{Client, Request, join};
@@ -607,7 +607,7 @@ impl Router for Envoy {
         let is_refused = || refused.zip(self.refusals().ok()).is_some_and(|(before, now)| now > before);
         if done.is_err() && (!split.is_way_back() || is_refused()) {
             // What lies on disk must be what runs, or the next start would switch traffic.
-            self.swap(&before)?;
+            take_back(&self.file, &after, || self.swap(&before))?;
         }
         done
     }
@@ -617,7 +617,7 @@ impl Router for Envoy {
         Ok(Live { green: says.green, effective: None, raw: says.raw })
     }
 
-    fn retire(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {
+    fn drain(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {
         let until = Instant::now() + limit;
         loop {
             let counters = self.count()?;

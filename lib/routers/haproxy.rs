@@ -341,6 +341,17 @@ impl Haproxy {
         }
     }
 
+    /// One command for each server of a side.
+    fn each(&self, side: Side, what: &str) -> Vec<String> {
+        let names = self.names(side).iter();
+        names.map(|name| what.replace("{}", &format!("{}/{name}", self.backend))).collect()
+    }
+
+    /// Whether all servers of a side are so.
+    fn all_are(&self, side: Side, what: impl Fn(&Server) -> bool) -> Result<bool, Fault> {
+        Ok(self.states()?.iter().filter(|s| self.names(side).contains(&s.name)).all(what))
+    }
+
     /// The weights of a single server of each side that come nearest to a share.
     fn weights(&self, green: f64) -> (u32, u32) {
         let (blues, greens) = (self.blue.len() as f64, self.green.len() as f64);
@@ -670,40 +681,37 @@ impl Router for Haproxy {
         Ok(Live { green, effective: share(sum(Side::Green, true), sum(Side::Blue, true)), raw })
     }
 
-    fn retire(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {
-        let each = |what: &str| -> Vec<String> {
-            self.names(side)
-                .iter()
-                .map(|name| what.replace("{}", &format!("{}/{name}", self.backend)))
-                .collect()
-        };
-        let closed = self
-            .states()?
-            .iter()
-            .filter(|s| self.names(side).contains(&s.name))
-            .all(|s| !s.admitted && s.weight == 0);
-        if !closed {
-            self.order(&each("set server {} state drain"), &format!("drain {}", side.word()))?;
+    fn drain(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {
+        if !self.all_are(side, |s| !s.admitted && s.weight == 0)? {
+            let drain = self.each(side, "set server {} state drain");
+            self.order(&drain, &format!("drain {}", side.word()))?;
         }
         let until = Instant::now() + limit;
-        let current = |counters: &Counters| match side {
-            Side::Blue => counters.blue.current,
-            Side::Green => counters.green.current,
-        };
-        let left = loop {
-            let left = self.count()?;
-            let left = current(&left);
+        loop {
+            let counters = self.count()?;
+            let left = match side {
+                Side::Blue => counters.blue.current,
+                Side::Green => counters.green.current,
+            };
             if left == 0 || Instant::now() >= until {
-                break left;
+                return Ok(left);
             }
             std::thread::sleep(Duration::from_millis(20));
-        };
-        let mut last = each("set server {} state maint");
-        if left > 0 {
-            last.extend(each("shutdown sessions server {}"));
         }
-        self.order(&last, &format!("close {}", side.word()))?;
-        Ok(left)
+    }
+
+    fn close(&mut self, side: Side, left: u64, _: Duration) -> Result<(), Fault> {
+        if !self.all_are(side, |s| s.share_weight() == 0)? {
+            return Err(Fault::infrastructure(format!("{} has users again", side.word()))
+                .place(&self.backend)
+                .cause("somebody gave it traffic while it was drained")
+                .help("look at `promote status`; it stays as it is"));
+        }
+        let mut last = self.each(side, "set server {} state maint");
+        if left > 0 {
+            last.extend(self.each(side, "shutdown sessions server {}"));
+        }
+        self.order(&last, &format!("close {}", side.word()))
     }
 
     fn counters(&mut self) -> Result<Option<Counters>, Fault> {

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{By, Counters, Key, Kind, Live, Order, Router, Side, Split};
+use super::{By, Counters, Key, Kind, Live, Order, Router, Side, Split, take_back};
 use crate::fault::Fault;
 use crate::units::{show_duration, show_share};
 use crate::world::http::{Client, Request};
@@ -375,13 +375,18 @@ impl Router for Nginx {
         self.swap(&text)?;
         if let Err(refused) = self.run("accept the new configuration", &self.settings.test) {
             // nginx would not start on it.
-            self.swap(&before)?;
+            take_back(&self.file, &text, || self.swap(&before))?;
+            let by_others = || self.run("test its configuration", &self.settings.test).is_err();
+            if split.is_way_back() && by_others() {
+                // It starts on nothing for a reason of somebody else's: when that is mended, users go back.
+                take_back(&self.file, &before, || self.swap(&text))?;
+            }
             return Err(refused);
         }
         let done = self.run("reload", &self.settings.reload).and_then(|()| self.wait_for(&id));
         if done.is_err() && !split.is_way_back() {
             // What lies on disk must be what runs, or the next reload by anybody would switch traffic.
-            self.swap(&before)?;
+            take_back(&self.file, &text, || self.swap(&before))?;
         }
         done
     }
@@ -420,7 +425,7 @@ impl Router for Nginx {
         }
     }
 
-    fn retire(&mut self, _: Side, limit: Duration) -> Result<u64, Fault> {
+    fn drain(&mut self, _: Side, limit: Duration) -> Result<u64, Fault> {
         // A side without share is `down` in the running configuration. What is left are requests of
         // workers that are shutting down; nginx ends them by `worker_shutdown_timeout`.
         let until = Instant::now() + limit.min(self.settle());

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{By, Counters, Key, Kind, Live, Order, Router, Side, Split, same_share, weights};
+use super::{By, Counters, Key, Kind, Live, Order, Router, Side, Split, same_share, take_back, weights};
 use crate::fault::Fault;
 use crate::units::{show_duration, show_share};
 use crate::world::files;
@@ -472,7 +472,7 @@ impl Router for Traefik {
         let done = self.wait_for(green);
         if done.is_err() && !split.is_way_back() {
             // What lies on disk must be what runs, or Traefik would switch traffic later, unwatched.
-            self.swap(&before)?;
+            take_back(&self.file, &text, || self.swap(&before))?;
         }
         done
     }
@@ -490,7 +490,7 @@ impl Router for Traefik {
         }
     }
 
-    fn retire(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {
+    fn drain(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {
         let live = self.running()?;
         let left = if side == Side::Green { live.green } else { 1.0 - live.green };
         if !same_share(left, 0.0) {

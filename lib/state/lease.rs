@@ -274,7 +274,7 @@ impl Lease {
     /// Writes the record; false where something else stands there than this holder knows.
     fn write<T: Serialize>(&mut self, record: &T) -> Result<bool, Fault> {
         let store = &self.inner.store;
-        let saved = Saved { version: self.version + 1, fence: self.fence(), record };
+        let saved = Saved { version: self.version + 1, fence: self.fence(), own: self.inner.own(), record };
         let mut value = serde_json::to_value(&saved).map_err(|e| store.unwritten(STATE, e))?;
         crate::redact::redact_json(&mut value);
         let bytes = serde_json::to_vec(&value).map_err(|e| store.unwritten(STATE, e))?;
@@ -285,11 +285,22 @@ impl Lease {
         Ok(true)
     }
 
+    /// Whether this holder has written a record.
+    pub fn wrote<T>(&self, saved: &Saved<T>) -> bool {
+        (saved.fence, saved.own) == (self.fence(), self.inner.own())
+    }
+
     /// Whether what stands there is a write of this holder that was given up without an answer, and
-    /// was done all the same. Then the next one goes on top of it.
+    /// was done all the same, or nothing any more. Then the next one goes on top of it.
     fn find_own_write(&mut self) -> Result<bool, Fault> {
-        let Some((saved, tag)) = self.inner.store.read::<Value>()? else { return Ok(false) };
-        if saved.fence != self.fence() || self.state.as_ref() == Some(&tag) {
+        let Some((saved, tag)) = self.inner.store.read::<Value>()? else {
+            // It was removed, by nobody who has the lease: that is renewed, and there again where it was removed too.
+            self.inner.renew(Duration::ZERO)?;
+            self.inner.in_time()?;
+            self.state = None;
+            return Ok(true);
+        };
+        if !self.wrote(&saved) || self.state.as_ref() == Some(&tag) {
             return Ok(false);
         }
         (self.version, self.state) = (saved.version, Some(tag));
@@ -372,6 +383,17 @@ impl Drop for Lease {
 }
 
 impl Inner {
+    /// What tells this holder from another one with the same fencing number.
+    fn own(&self) -> u64 {
+        self.kept().written.own
+    }
+
+    /// Whether a lease is this holder's.
+    fn is_this(&self, found: &Written) -> bool {
+        let kept = self.kept();
+        (found.fence, found.own) == (kept.written.fence, kept.written.own)
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -414,7 +436,19 @@ impl Inner {
         next.renewed += 1;
         next.until_ms = until(self.store.clock.as_ref(), self.lasts);
         let asked = self.store.clock.uptime();
-        let done = self.rewrite(&next, &stands.condition())?;
+        let mut done = self.rewrite(&next, &stands.condition())?;
+        if done == Put::Conflict && stands.is_own() && read(self.store.place.as_ref())?.is_none() {
+            // Somebody has removed it, and nobody has taken it: it is written anew, with what shows that this
+            // holder lives. Whoever was faster has it.
+            if let Some(guard) = shown.take() {
+                guard.forget();
+            }
+            *shown = self.store.place.guard(next.fence)?;
+            done = match &*shown {
+                Some(_) => put(self.store.place.as_ref(), &next, &Condition::New)?,
+                None => Put::Conflict,
+            };
+        }
         let mut kept = self.kept();
         match done {
             Put::Done(tag) => {
@@ -444,9 +478,9 @@ impl Inner {
     /// nothing, even before its renewal has failed.
     fn not_overtaken(&self) -> Result<(), Fault> {
         self.in_time()?;
-        let (fence, at, unwritten) = {
+        let (at, unwritten) = {
             let kept = self.kept();
-            (kept.written.fence, kept.at, !kept.stands.is_own())
+            (kept.at, !kept.stands.is_own())
         };
         if unwritten {
             return self.write_at_last();
@@ -455,7 +489,7 @@ impl Inner {
             return Ok(());
         }
         match read(self.store.place.as_ref()) {
-            Ok(Some((Some(lease), _))) if lease.fence != fence => {
+            Ok(Some((Some(lease), _))) if !self.is_this(&lease) => {
                 self.kept().lost = true;
                 Err(self.lost())
             }
@@ -467,21 +501,22 @@ impl Inner {
         let fault = Fault::refused("this job has lost its lease on the environment");
         let fault = fault.place(self.store.shown());
         match read(self.store.place.as_ref()) {
-            Ok(Some((Some(lease), _))) if lease.fence != self.kept().written.fence => {
+            Ok(Some((Some(lease), _))) if !self.is_this(&lease) => {
                 fault.cause(format!("{} has taken over", name(&lease.holder)))
             }
-            _ => {
-                fault.cause("it was stopped for longer than the lease lasts, and others may have taken over")
-            }
+            _ => fault.cause(
+                "it was stopped for longer than the lease lasts, or its state was moved away, and others may \
+                     have taken over",
+            ),
         }
         .help("nothing more was touched; look at `promote status`")
     }
 
     fn still_mine(&self) -> Result<(), Fault> {
         self.in_time()?;
-        let (fence, seen, unwritten) = {
+        let (seen, unwritten) = {
             let kept = self.kept();
-            (kept.written.fence, kept.seen, !kept.stands.is_own())
+            (kept.seen, !kept.stands.is_own())
         };
         if unwritten {
             return self.write_at_last();
@@ -492,7 +527,9 @@ impl Inner {
             return Ok(());
         }
         match read(self.store.place.as_ref()) {
-            Ok(Some((Some(lease), _))) if lease.fence == fence => self.kept().seen = now,
+            Ok(Some((Some(lease), _))) if self.is_this(&lease) => self.kept().seen = now,
+            // It was removed: traffic must still be brought back by somebody.
+            Ok(None) => self.renew(Duration::ZERO)?,
             // It cannot be looked up, but by the clock it may be ours.
             Err(fault) if fault.exit == Exit::Infrastructure => {}
             _ => {
@@ -517,14 +554,10 @@ impl Inner {
             Stands::Own(_) => return Ok(()),
             Stands::Before(tag) => tag.clone(),
         };
-        let own = |found: &Written| {
-            let kept = self.kept();
-            (found.fence, found.own) == (kept.written.fence, kept.written.own)
-        };
         match read(self.store.place.as_ref()) {
             Ok(found) if found.as_ref().map(|(_, tag)| tag) == before.as_ref() => Ok(()),
             // It was written, and only the answer said otherwise.
-            Ok(Some((Some(found), tag))) if own(&found) => {
+            Ok(Some((Some(found), tag))) if self.is_this(&found) => {
                 self.kept().stands = Stands::Own(tag);
                 Ok(())
             }

@@ -77,6 +77,7 @@ over_all! {
     a_write_on_an_old_version_is_refused_and_changes_nothing
     a_holder_that_was_stopped_can_do_nothing_when_it_wakes_up_late
     a_lease_that_is_renewed_is_not_taken_by_a_clock_that_runs_ahead
+    a_state_that_was_lost_is_written_anew_by_its_holder_or_taken_and_never_both
     a_holder_renews_by_itself_where_its_heartbeat_is_starved
     however_long_a_holder_stalls_two_never_have_it
     a_state_cut_short_is_named_and_left_alone
@@ -202,6 +203,37 @@ fn a_lease_that_is_renewed_is_not_taken_by_a_clock_that_runs_ahead(spot: &Spot) 
     first.lease.renewed().unwrap();
 }
 
+fn a_state_that_was_lost_is_written_anew_by_its_holder_or_taken_and_never_both(spot: &Spot) {
+    let time = Time::default();
+    let lose = |spot: &Spot| {
+        let store = spot.store();
+        for name in ["lease.json", STATE, "journal.jsonl", "lock.1", "lock.2"] {
+            store.place.remove(name).unwrap();
+        }
+    };
+    let mut first = take(&spot.store_on(&time.machine()), "first").unwrap().lease;
+    first.swap(&"first").unwrap();
+    lose(spot);
+    // Nobody else has come: it goes on, and is there for all to see.
+    first.still_mine().unwrap();
+    first.swap(&"again").unwrap();
+    assert!(take(&spot.store_on(&time.machine()), "second").is_err());
+    assert_eq!(spot.store().load::<String>().unwrap().unwrap().record, "again");
+    lose(spot);
+    // Somebody has come, with the same number: that one has it.
+    let mut second = take(&spot.store_on(&time.machine()), "second").unwrap().lease;
+    assert_eq!(first.fence(), second.fence());
+    second.swap(&"second").unwrap();
+    time.pass(LASTS / 2);
+    assert_eq!(first.still_mine().unwrap_err().exit, Exit::Refused);
+    assert_eq!(first.swap(&"late").unwrap_err().exit, Exit::Refused);
+    assert!(first.journal(&serde_json::json!({})).is_err());
+    drop(first);
+    second.still_mine().unwrap();
+    second.swap(&"still").unwrap();
+    assert_eq!(spot.store().load::<String>().unwrap().unwrap().record, "still");
+}
+
 fn a_holder_renews_by_itself_where_its_heartbeat_is_starved(spot: &Spot) {
     let time = Time::default();
     let (busy, other) = (time.machine(), ahead(&time));
@@ -307,7 +339,9 @@ fn an_own_write_whose_answer_was_lost_is_built_upon(spot: &Spot) {
     let mut lease = take(&store, "a").unwrap().lease;
     lease.swap(&"first").unwrap();
     // What this holder wrote, and was never told that it was done.
-    spot.write("state.json", "{\"version\": 2, \"fence\": 1, \"record\": \"unanswered\"}");
+    let own = store.load::<String>().unwrap().unwrap().own;
+    let unanswered = Saved { version: 2, fence: 1, own, record: "unanswered" };
+    spot.write("state.json", &serde_json::to_string(&unanswered).unwrap());
     lease.swap(&"next").unwrap();
     assert_eq!(store.load::<String>().unwrap().map(|s| (s.version, s.record)), Some((3, "next".into())));
     // The same for a renewal: the lease is given back on top of it.

@@ -32,6 +32,7 @@ use crate::job::Job;
 use crate::routers::{Router, same_share};
 use crate::state::{Held, Holder, Lease, Store};
 use crate::units::show_share;
+pub use crate::world::shell::gate_if_asked;
 use crate::world::talk::Mark;
 use crate::world::{self, ci};
 

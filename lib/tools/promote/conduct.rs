@@ -184,8 +184,10 @@ pub trait Hands {
     fn set(&mut self, share: f64, why: Why) -> Result<Result<(), NotInForce>, Self::Fault>;
     /// Waits a moment before the router is told again; `not` was said for the first time where it is `new`.
     fn wait_for_the_router(&mut self, not: &NotInForce, new: bool) -> Result<(), Self::Fault>;
-    /// Lets a side's open requests end and takes it out of service.
-    fn take_out(&mut self, side: Side) -> Result<Result<(), Self::Fault>, Self::Fault>;
+    /// Lets a side's open requests end.
+    fn drain(&mut self, side: Side) -> Result<Result<(), Self::Fault>, Self::Fault>;
+    /// Takes a side that was drained out of service.
+    fn close(&mut self, side: Side) -> Result<Result<(), Self::Fault>, Self::Fault>;
     /// What was seen holds no more: counting begins anew.
     fn judge_anew(&mut self) -> Result<(), Self::Fault>;
     /// Notes what was found on the router, and that it is put back.
@@ -228,6 +230,11 @@ pub fn going_back(state: &State) -> bool {
             | State::RetiringGreen { .. }
             | State::RunningOnRollback { .. }
     )
+}
+
+/// Whether a promotion is on its way back, and all users are on blue.
+fn is_back(state: &State) -> bool {
+    matches!(state, State::RetiringGreen { .. } | State::RunningOnRollback { .. })
 }
 
 /// Whether a promotion is on its way back, or at the end of it.
@@ -294,6 +301,11 @@ pub fn drive<H: Hands>(hands: &mut H) -> Done<H> {
             hands.note_unwritten(fault);
             apply(hands, &Event::Aborted { reason })?;
             turns(hands)
+        }
+        // Users are back, and what is left waits until it can be put on record.
+        Err(fault) if fault.is_infrastructure() && hands.has_unwritten() && is_back(hands.state()) => {
+            hands.note_unwritten(fault);
+            Ok(())
         }
         other => other,
     }
@@ -510,7 +522,15 @@ fn run_hook<H: Hands>(hands: &mut H, hook: Hook) -> Done<H, Option<Event>> {
     {
         return Ok(Some(event));
     }
+    // What has not begun need not: nobody will have to wonder what it has left undone.
+    if !going_back(hands.state()) && hands.must_stop()? {
+        return Ok(None);
+    }
     apply(hands, &Event::HookBegins)?;
+    if hands.has_unwritten() {
+        // Traffic is back by now. A hook whose beginning is not on record would be begun again by the next job.
+        hands.save()?;
+    }
     // This job may have been stopped since it looked, and another one may be at work. From the next line on that
     // one sees the hook and waits for it; if it was there before, this job has lost its lease.
     hands.ready_hook(hook)?;
@@ -673,9 +693,16 @@ fn retire<H: Hands>(hands: &mut H, side: Side) -> Done<H, Event> {
             Err(fault) => return Err(fault),
         }
     }
-    let retired = hands.take_out(side);
+    let drained = hands.drain(side);
     not_late(hands)?;
-    Ok(match retired? {
+    if let Err(fault) = drained? {
+        return Ok(Event::RetireFailed { why: fault.line() });
+    }
+    // The drain may have taken long enough for another job to give this side users again: what looked at the lease
+    // just now is what closes it.
+    let closed = hands.close(side);
+    not_late(hands)?;
+    Ok(match closed? {
         Ok(()) => Event::Retired,
         Err(fault) => Event::RetireFailed { why: fault.line() },
     })

@@ -58,6 +58,8 @@ pub(super) struct Driver<'a> {
     clock: Clock,
     /// Since when the router does not answer, by [`Clock::passed`].
     away_since: Option<Duration>,
+    /// How many requests a side that was drained has left, and how long that took.
+    drained: Option<(u64, Duration)>,
     /// The hook of this job that is about to begin.
     ready: Option<std::io::Result<Ready>>,
     /// A hook that outlived its job, while it is waited for.
@@ -92,6 +94,7 @@ impl<'a> Driver<'a> {
             ticker: job.talk().ticker(),
             clock: Clock::start(),
             away_since: None,
+            drained: None,
             ready: None,
             waiting: None,
             late_until: None,

@@ -225,7 +225,7 @@ impl Counter {
             None => asks.about(&record),
         };
         // On a full disk the traffic goes back all the same; then the carrying out tells of it.
-        if let Err(fault) = place.ask(Ask::Abort, &asked) {
+        if let Err(fault) = orders::leave(&place, Ask::Abort, &asked, &record) {
             job.talk().line(Mark::Warn, &fault.line());
         }
         let answer = did("abort", &record, "all traffic goes back to the old side");

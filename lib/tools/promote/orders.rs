@@ -12,7 +12,7 @@ use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::judge;
 use crate::routers::{self, Side};
-use crate::state::{Ask, Asked, Held, Saved};
+use crate::state::{Ask, Asked, Held, Saved, Store};
 use crate::units::{show_duration, show_share};
 use crate::world::talk::Mark;
 use crate::world::{self, ci, signal, talk};
@@ -228,7 +228,7 @@ pub fn pause(job: &Job) -> Result<Exit, Fault> {
     if record.state.finished() || record.state.serves() {
         return Err(finished(&record));
     }
-    store(job)?.ask(Ask::Pause, &asked(&record, None))?;
+    leave(&*store(job)?, Ask::Pause, &asked(&record, None), &record)?;
     job.talk().line(
         Mark::Good,
         &format!("{} is paused: no further step until `promote resume`", name_release(&record.release)),
@@ -266,14 +266,14 @@ pub(super) fn may_be_called_off(job: &Job, record: &Record) -> Result<(), Fault>
 /// Calls a promotion off in the name of whoever asked.
 pub(super) fn call_off(job: &Job, record: &Record, asked: &Asked) -> Result<Exit, Fault> {
     may_be_called_off(job, record)?;
-    let epoch = asked.epoch;
     let store = store(job)?;
     // It is left for the job that works now, and for every later one. Where it cannot be written, the
     // abort is carried out all the same as soon as nobody else works.
     let mut left = false;
     if !record.state.finished() {
-        match store.ask(Ask::Abort, asked) {
+        match leave(&store, Ask::Abort, asked, record) {
             Ok(()) => left = true,
+            Err(fault) if fault.exit == Exit::Refused => return Err(fault),
             Err(fault) => job.talk().line(Mark::Warn, &fault.line()),
         }
     }
@@ -283,11 +283,8 @@ pub(super) fn call_off(job: &Job, record: &Record, asked: &Asked) -> Result<Exit
     loop {
         match take(job, &store) {
             Ok(Held { lease, saved }) => {
-                let Some(saved) =
-                    saved.filter(|s| s.record.promotion.epoch == epoch && s.record.id == record.id)
-                else {
-                    return Err(Fault::refused("another promotion has begun meanwhile")
-                        .help("look at `promote status`"));
+                let Some(saved) = saved.filter(|s| is_the_same(&s.record, record)) else {
+                    return Err(another_has_begun());
                 };
                 if saved.record.state.serves() && !saved.record.state.can_be_undone() {
                     return Err(finished(&saved.record));
@@ -303,9 +300,44 @@ pub(super) fn call_off(job: &Job, record: &Record, asked: &Asked) -> Result<Exit
                 job.talk().line(Mark::Step, &left_for(&working));
                 return Ok(Exit::Undecided);
             }
-            Err(held) if held.exit == Exit::Refused => std::thread::sleep(store.patience()),
+            Err(held) if held.exit == Exit::Refused => {
+                if store
+                    .load::<Record>()
+                    .is_ok_and(|now| now.is_some_and(|n| !is_the_same(&n.record, record)))
+                {
+                    return Err(another_has_begun());
+                }
+                std::thread::sleep(store.patience());
+            }
             Err(fault) => return Err(fault),
         }
+    }
+}
+
+fn is_the_same(one: &Record, other: &Record) -> bool {
+    (one.promotion.epoch, &one.id) == (other.promotion.epoch, &other.id)
+}
+
+fn another_has_begun() -> Fault {
+    Fault::refused("another promotion has begun meanwhile").help("look at `promote status`")
+}
+
+/// Leaves a request for a promotion, as long as it is the one on record: who comes late must not put it in the
+/// place of what was asked of another one since.
+///
+/// Errors: another promotion has begun (5); it cannot be written (4).
+pub(super) fn leave(store: &Store, ask: Ask, asked: &Asked, record: &Record) -> Result<(), Fault> {
+    let mut over = false;
+    let left = store.revise_asked(ask, |_| {
+        let now = store.load::<Record>().ok().flatten();
+        over = now.is_some_and(|now| !is_the_same(&now.record, record));
+        (!over).then(|| asked.clone())
+    });
+    match left {
+        Ok(()) if over => Err(another_has_begun()),
+        Ok(()) => Ok(()),
+        // What stands there is damaged.
+        Err(_) => store.ask(ask, asked),
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) enum Defect {
     HookBeginsUnseen,
     /// A hook that outlived its job is not waited for.
     OrphanIsNotSeen,
-    /// The router is never held against the record.
+    /// The router is never held against the record, nor a side looked at before it is closed.
     NeverReconciles,
     /// A lease that is renewed is taken.
     TakesWithoutWatching,

@@ -39,7 +39,8 @@ pub(super) enum Call {
     BeganAnew,
     Tell { share: u8, why: Why },
     ReadBack(u8),
-    TakeOut { blue: bool },
+    Drain { blue: bool },
+    Close { blue: bool },
     Health,
     Look,
     LeftHook,
@@ -157,6 +158,14 @@ impl<'a> Run<'a> {
 
     fn done(&mut self, call: Call) -> Result<(), Halt> {
         self.ask(call).map(drop)
+    }
+
+    fn of_a_side(&mut self, call: Call) -> Result<Result<(), Halt>, Halt> {
+        match self.ask(call) {
+            Ok(_) => Ok(Ok(())),
+            Err(Halt::Away) => Ok(Err(Halt::Away)),
+            Err(halt) => Err(halt),
+        }
     }
 
     fn is(&mut self, call: Call) -> Result<bool, Halt> {
@@ -332,12 +341,12 @@ impl Hands for Run<'_> {
         Ok(())
     }
 
-    fn take_out(&mut self, side: Half) -> Result<Result<(), Halt>, Halt> {
-        match self.ask(Call::TakeOut { blue: side == Half::Blue }) {
-            Ok(_) => Ok(Ok(())),
-            Err(Halt::Away) => Ok(Err(Halt::Away)),
-            Err(halt) => Err(halt),
-        }
+    fn drain(&mut self, side: Half) -> Result<Result<(), Halt>, Halt> {
+        self.of_a_side(Call::Drain { blue: side == Half::Blue })
+    }
+
+    fn close(&mut self, side: Half) -> Result<Result<(), Halt>, Halt> {
+        self.of_a_side(Call::Close { blue: side == Half::Blue })
     }
 
     fn judge_anew(&mut self) -> Result<(), Halt> {

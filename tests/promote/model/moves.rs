@@ -32,11 +32,6 @@ impl Promotion {
         Run::of(self, job, w.told.aborted)
     }
 
-    /// What a job that runs asks next.
-    fn call(&self, w: &World, job: &Job) -> Option<Call> {
-        if job.runs() { self.run(w, job).0.call } else { None }
-    }
-
     pub(super) fn waits_for_a_hook(&self, job: &Job) -> bool {
         job.runs() && Run::of(self, job, false).0.call == Some(Call::LeftHook)
     }
@@ -51,6 +46,8 @@ impl Promotion {
         };
         match &job.pc {
             Pc::Idle => self.starts(w, j, add),
+            // Nothing can be written: another one may not take it.
+            Pc::Take if w.full => to("cannot take the lease", &|w| w.end(j)),
             Pc::Take => {
                 to("takes the lease", &|w| take(w, j, Lease::Written));
                 if w.faults > 0 && self.kinds.disks {
@@ -68,7 +65,7 @@ impl Promotion {
     }
 
     fn starts(&self, w: &World, j: usize, add: &mut dyn FnMut(&'static str, World)) {
-        let taken = w.jobs[1 - j].has_it();
+        let taken = w.jobs[1 - j].has_it() && !w.unlocked;
         if taken && self.defect != Defect::TakesWithoutWatching {
             return;
         }
@@ -107,9 +104,10 @@ impl Promotion {
     /// Under the lease the record is written anew, and what was called for begins.
     fn claim(w: &mut World, j: usize) {
         let job = &mut w.jobs[j];
-        if !job.fresh || !job.may() {
+        if !job.fresh || !job.may() || w.full {
             return w.end(j);
         }
+        let job = &mut w.jobs[j];
         (job.wrote, w.jobs[1 - j].fresh, w.jobs[1 - j].wrote) = (true, false, false);
         let job = &mut w.jobs[j];
         let state = job.record.state.clone();
@@ -145,7 +143,7 @@ impl Promotion {
 
     fn begin(&self, w: &mut World, j: usize, swapped: bool) {
         let job = &w.jobs[j];
-        if !job.fresh || !job.may() {
+        if !job.fresh || !job.may() || w.full {
             return w.end(j);
         }
         let epoch = w.stored.as_ref().map_or(0, |record| record.epoch) + 1;
@@ -262,20 +260,35 @@ impl Promotion {
             },
             Call::StillMine if still => to("still has the lease", Answer::Done, &|w| {
                 w.jobs[j].looked = w.jobs[j].may();
+                if w.jobs[j].has_it() {
+                    restored(w, j);
+                }
             }),
             Call::StillMine => to("finds that its lease is over", Answer::Lost, &nothing),
             Call::Journal if !job.may() => to("may not write the journal", Answer::Lost, &nothing),
+            Call::Journal if w.full => to("cannot write the journal", Answer::Away, &nothing),
             Call::Journal => {
                 to("writes the journal", Answer::Done, &nothing);
+                // In a folder there is no place for it where the state was lost; in a bucket there is.
+                if w.unlocked {
+                    to("has no place for the journal", Answer::Away, &nothing);
+                }
                 if disks {
                     to("cannot write the journal", Answer::Away, &|w| w.faults -= 1);
                 }
             }
-            Call::Save(_) if !job.may() || !job.fresh => {
+            Call::Save(_) if w.full => to("cannot write the record", Answer::Away, &nothing),
+            // A record that was removed is written anew, under the lease.
+            Call::Save(_) if !job.may() || !(job.fresh || w.stored.is_none()) => {
                 to("may not write the record", Answer::Lost, &nothing);
             }
             Call::Save(event) => {
-                to("writes the record", Answer::Done, &|w| w.write(j, record.clone(), event.as_ref()));
+                to("writes the record", Answer::Done, &|w| {
+                    if w.stored.is_none() {
+                        restored(w, j);
+                    }
+                    w.write(j, record.clone(), event.as_ref());
+                });
                 if disks {
                     to("cannot write the record", Answer::Away, &|w| w.faults -= 1);
                     to("loses the reply to its record", Answer::Away, &|w| {
@@ -326,7 +339,19 @@ impl Promotion {
                 to("reads back another share", Answer::NotInForce(false), &nothing);
                 to("waits, and reads back another share", Answer::NotInForce(true), &nothing);
             }
-            Call::TakeOut { blue } => {
+            Call::Drain { .. } => {
+                to("drains a side", Answer::Done, &|w| w.drains(j));
+                if routers {
+                    to("cannot drain a side", Answer::Away, &|w| w.faults -= 1);
+                }
+            }
+            // It looks at the side first: one that has users again is left as it is.
+            Call::Close { blue }
+                if w.router.has_users(record, blue) && self.defect != Defect::NeverReconciles =>
+            {
+                to("finds users on the side again", Answer::Away, &|w| w.jobs[j].looked = false);
+            }
+            Call::Close { blue } => {
                 to("takes a side out of service", Answer::Done, &|w| w.take_out(j, record, blue));
                 if routers {
                     to("cannot take a side out of service", Answer::Away, &|w| w.faults -= 1);
@@ -439,6 +464,9 @@ impl Promotion {
         if w.told.back && !w.out_of_hand() && w.told_green().is_some_and(|green| green > 0) {
             to(2, "the way back is found to be lost", &|w| w.break_rule(Rule::WayBackLost));
         }
+        if w.full {
+            to(2, "there is room on the disk again", &|w| w.full = false);
+        }
         if w.faults == 0 {
             return;
         }
@@ -464,19 +492,19 @@ impl Promotion {
                 w.router.instance += 1;
                 let blue_alone = if w.stored.as_ref().is_some_and(|record| record.swapped) { 100 } else { 0 };
                 (w.router.live, w.router.told, w.router.out) = (blue_alone, blue_alone, [false; 2]);
-                // In the moment between the look and the order to retire nobody can know of it.
-                let retires = |job: &Job| self.call(w, job) == Some(Call::TakeOut { blue: true });
-                w.late |= w.jobs.iter().any(retires);
+            });
+        }
+        if self.kinds.full && !w.full {
+            to(2, "the disk is full", &|w| {
+                w.faults -= 1;
+                w.full = true;
             });
         }
         if self.kinds.losses && w.stored.is_some() {
             to(2, "the state is lost", &|w| {
                 w.faults -= 1;
-                (w.stored, w.told.abort, w.told.paused) = (None, None, false);
+                (w.stored, w.told.abort, w.told.paused, w.unlocked) = (None, None, false, true);
                 for job in &mut w.jobs {
-                    if job.lease != Lease::None {
-                        job.lease = Lease::Unfenced;
-                    }
                     (job.fresh, job.lease_fresh, job.wrote) = (false, false, false);
                 }
             });
@@ -493,6 +521,7 @@ impl Promotion {
         }
         let mut w = world.clone();
         (w.faults, w.told.paused, w.told.asking, w.told.orphan, w.broken) = (0, false, None, None, None);
+        (w.full, w.unlocked) = (false, false);
         w.jobs = [Job::idle(), Job::idle()];
         w.router.follow();
         for _ in 0..600 {
@@ -529,7 +558,8 @@ fn take(w: &mut World, j: usize, lease: Lease) {
         return w.end(j);
     }
     let other = &mut w.jobs[1 - j];
-    let robbed = other.has_it();
+    let robbed = other.has_it() && !w.unlocked;
+    w.unlocked = false;
     if lease == Lease::Written {
         other.lease = match other.lease {
             Lease::Unwritten | Lease::Unfenced => Lease::Unfenced,
@@ -551,6 +581,13 @@ fn only_looks(call: &Call) -> bool {
         call,
         Call::Abort | Call::Gate | Call::Renewed | Call::StillMine | Call::Journal | Call::BeganAnew
     )
+}
+
+/// A lease that was removed is written anew by its holder: whoever has seen that there was none takes it no more.
+fn restored(w: &mut World, j: usize) {
+    if std::mem::take(&mut w.unlocked) {
+        w.jobs[1 - j].lease_fresh = false;
+    }
 }
 
 fn answered(w: &mut World, j: usize, answer: Answer) {

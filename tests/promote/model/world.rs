@@ -132,12 +132,17 @@ pub(super) struct Told {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct World {
     pub stored: Option<Record>,
     pub ids: u8,
     pub router: Router,
     pub told: Told,
     pub faults: u8,
+    /// Nothing can be written.
+    pub full: bool,
+    /// The lease was removed with the state: its holder does not know, and anybody may take it.
+    pub unlocked: bool,
     pub jobs: [Job; 2],
     /// What the router does comes from a job that had lost its lease meanwhile.
     pub late: bool,
@@ -278,6 +283,12 @@ impl Router {
         Some(if record.swapped { 100 - live } else { live })
     }
 
+    /// Whether a side has users.
+    pub(super) fn has_users(self, record: &Record, blue: bool) -> bool {
+        let green = self.green(record);
+        if blue { green < 100 } else { green > 0 }
+    }
+
     /// Tells it green's share; it follows at once, or later.
     pub(super) fn tell(&mut self, record: &Record, share: u8, at_once: bool) {
         self.told = if record.swapped { 100 - share } else { share };
@@ -301,6 +312,8 @@ impl World {
             router: Router { live: 0, told: 0, out: [false; 2], instance: 0 },
             told: Told::default(),
             faults: model.faults,
+            full: false,
+            unlocked: false,
             jobs: [Job::idle(), Job::idle()],
             late: false,
             orphaned: false,
@@ -435,12 +448,17 @@ impl World {
         }
     }
 
+    /// A drain touches no side that has users.
+    pub(super) fn drains(&mut self, j: usize) {
+        if !self.jobs[j].looked {
+            self.break_rule(Rule::Rogue);
+        }
+        self.jobs[j].looked = false;
+    }
+
     pub(super) fn take_out(&mut self, j: usize, record: &Record, blue: bool) {
         self.touches(j, true);
         let green = record.green();
-        if !blue {
-            self.router.tell(record, 0, true);
-        }
         self.router.out[if blue { 1 - green } else { green }] = true;
     }
 

@@ -19,7 +19,7 @@ use crate::evidence::HookRecord;
 use crate::fault::Fault;
 use crate::plan::Undecided;
 use crate::routers::{self, Side, Split};
-use crate::state::{Ask, Asked, Saved};
+use crate::state::{Ask, Asked};
 use crate::units::{Text, show_duration, show_share};
 use crate::world::clock::System;
 use crate::world::left_behind::LeftBehind;
@@ -254,17 +254,25 @@ impl Hands for Driver<'_> {
         Ok(())
     }
 
-    fn take_out(&mut self, side: Side) -> Result<Result<(), Fault>, Fault> {
-        let limit = self.plan.drain.map_or(Duration::from_secs(10), |s| s.0);
+    fn drain(&mut self, side: Side) -> Result<Result<(), Fault>, Fault> {
         // Nobody is watched any more.
         self.watch = None;
         let started = Instant::now();
-        let cut = match self.router.retire(side, limit) {
-            Ok(cut) => cut,
+        let left = match self.router.drain(side, self.drain_limit()) {
+            Ok(left) => left,
             Err(fault) => return Ok(Err(fault)),
         };
-        let took = show_duration(started.elapsed().as_secs_f64());
-        let what = match cut {
+        self.drained = Some((left, started.elapsed()));
+        Ok(Ok(()))
+    }
+
+    fn close(&mut self, side: Side) -> Result<Result<(), Fault>, Fault> {
+        let (left, took) = self.drained.take().unwrap_or_default();
+        if let Err(fault) = self.router.close(side, left, self.drain_limit()) {
+            return Ok(Err(fault));
+        }
+        let took = show_duration(took.as_secs_f64());
+        let what = match left {
             _ if !self.router.sees_open_requests() => {
                 format!("{} had {took} to drain; this router does not show open requests", side.word())
             }
@@ -382,10 +390,12 @@ impl Hands for Driver<'_> {
             if !waiting.hook.end(&System, HOOK_GRACE) {
                 let what = format!("process {} cannot be ended", waiting.hook.pid);
                 self.job.talk().line(Mark::Warn, &what);
+                return Ok(LeftHook::Gone);
             }
         }
+        // There may be another one.
         self.waiting = None;
-        Ok(LeftHook::Gone)
+        Ok(LeftHook::AtWork)
     }
 
     fn ready_hook(&mut self, hook: Hook) -> Result<(), Fault> {
@@ -450,11 +460,11 @@ impl Hands for Driver<'_> {
             return Ok(None);
         }
         let found = self.store().load::<Record>().ok().flatten();
-        Ok(found.map(|Saved { version, fence, record }| Theirs {
-            version,
-            own: fence == self.lease.fence(),
-            same: record.steers_the_same(&self.record),
-            state: record.state,
+        Ok(found.map(|saved| Theirs {
+            own: self.lease.wrote(&saved),
+            version: saved.version,
+            same: saved.record.steers_the_same(&self.record),
+            state: saved.record.state,
         }))
     }
 
@@ -537,6 +547,11 @@ impl<'a> Driver<'a> {
         .map(|(k, v)| (k.to_owned(), v))
         .to_vec();
         order
+    }
+
+    /// How long the open requests of a side may take to end.
+    fn drain_limit(&self) -> Duration {
+        self.plan.drain.map_or(Duration::from_secs(10), |s| s.0)
     }
 
     /// How long a hook may take.
