@@ -3,7 +3,7 @@
 use stateright::{Checker, Model};
 
 use super::world::Rule;
-use super::{ALL_HOOKS, KILLS, LOSSES, NO_FAULTS, Promotion, ROUTERS, WRITES, figure};
+use super::{ALL_HOOKS, FULL, KILLS, LOSSES, NO_FAULTS, Promotion, ROUTERS, WRITES, figure};
 
 /// What is wrong on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,10 @@ pub(super) enum Defect {
     BegunHookRunsAgain,
     /// A hook begins before others can see that it may.
     HookBeginsUnseen,
+    /// A hook begins whose beginning could not be put on record.
+    HookBeginsUnwritten,
+    /// A side is closed after its drain without another look at the lease.
+    ClosesWithoutLooking,
     /// A hook that outlived its job is not waited for.
     OrphanIsNotSeen,
     /// The router is never held against the record, nor a side looked at before it is closed.
@@ -52,6 +56,8 @@ fn the_model_finds_every_defect_that_is_put_in() {
         (Defect::AbortIsNotTheEnd, 0, NO_FAULTS, &[], 1, "an abort is the end of its promotion"),
         (Defect::BegunHookRunsAgain, 1, KILLS, ALL_HOOKS, 1, rule(Rule::HookTwice)),
         (Defect::HookBeginsUnseen, 1, KILLS, ALL_HOOKS, 1, rule(Rule::TwoHooks)),
+        (Defect::HookBeginsUnwritten, 1, FULL, ALL_HOOKS, 1, rule(Rule::HookTwice)),
+        (Defect::ClosesWithoutLooking, 1, KILLS, &[], 1, rule(Rule::Rogue)),
         (Defect::OrphanIsNotSeen, 1, KILLS, ALL_HOOKS, 1, rule(Rule::TwoHooks)),
         (Defect::NeverReconciles, 1, ROUTERS, &[], 1, "users always have a side"),
         (Defect::TakesWithoutWatching, 0, NO_FAULTS, &[], 1, rule(Rule::Robbed)),

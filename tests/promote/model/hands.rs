@@ -107,6 +107,8 @@ pub(super) struct Run<'a> {
     pub unwritten: bool,
     aborted: bool,
     event: Option<Event>,
+    /// It has just drained a side.
+    drained: bool,
     /// What it asks next.
     pub call: Option<Call>,
     /// A turn began after all answers were used: what was before it is over.
@@ -126,6 +128,7 @@ impl<'a> Run<'a> {
             unwritten: job.unwritten,
             aborted,
             event: None,
+            drained: false,
             call: None,
             turned: None,
         };
@@ -273,6 +276,9 @@ impl Hands for Run<'_> {
     }
 
     fn still_mine(&mut self) -> Result<(), Halt> {
+        if std::mem::take(&mut self.drained) && self.defect == Defect::ClosesWithoutLooking {
+            return Ok(());
+        }
         self.done(Call::StillMine)
     }
 
@@ -287,6 +293,10 @@ impl Hands for Run<'_> {
     fn save(&mut self) -> Result<(), Halt> {
         let event = self.event.take();
         if self.defect == Defect::SavesAfterTheSet && matches!(self.record.state, State::Shifting { .. }) {
+            return Ok(());
+        }
+        let begins = matches!(self.record.state, State::RunningOnRollback { begun: true, .. });
+        if self.defect == Defect::HookBeginsUnwritten && self.unwritten && begins {
             return Ok(());
         }
         self.done(Call::Save(event))
@@ -342,6 +352,7 @@ impl Hands for Run<'_> {
     }
 
     fn drain(&mut self, side: Half) -> Result<Result<(), Halt>, Halt> {
+        self.drained = true;
         self.of_a_side(Call::Drain { blue: side == Half::Blue })
     }
 
