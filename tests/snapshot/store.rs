@@ -289,3 +289,25 @@ fn the_document_fits_its_published_schema() {
     }
     assert!(!validator.is_valid(&json!({"schema": "trapkey/snapshot/v1"})));
 }
+
+#[test]
+fn a_store_whose_making_was_killed_is_made_by_the_next_call() {
+    let place = Place::new("{name: config, kind: files, target: deploy}");
+    place.write("deploy/a", b"a");
+    // Killed while it wrote its last file: everything but that one is there.
+    place.create();
+    let config = place.path("store/config");
+    std::fs::rename(&config, place.path("store/config-tmp-e404d0206224de2f")).unwrap();
+    for folder in ["snapshots", "index", "data"] {
+        std::fs::remove_dir_all(place.path("store").join(folder)).unwrap();
+    }
+    place.create();
+    assert_eq!(place.listed(), 1);
+    // Anything else is somebody's, and stays.
+    let place = Place::new("{name: config, kind: files, target: deploy}");
+    place.write("deploy/a", b"a");
+    place.write("store/config-tmp", b"somebody's");
+    let ended = place.call(&["create"]);
+    assert_eq!(ended.code, 5, "{}", ended.stderr);
+    assert!(ended.stderr.contains("holds something else"), "{}", ended.stderr);
+}

@@ -14,7 +14,7 @@ mod local;
 mod s3;
 
 pub use cached::{Cached, cache_from};
-pub use local::Local;
+pub use local::{Local, is_unfinished};
 pub use s3::S3;
 
 /// The kinds of files that are named by their SHA-256.

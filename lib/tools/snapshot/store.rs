@@ -138,7 +138,8 @@ impl Place {
         let known = ["keys", "locks", "snapshots", "index", "data"];
         let other = entries.find_map(|entry| {
             let name = entry.ok()?.file_name();
-            (!known.iter().any(|known| *known == name)).then_some(name)
+            let ours = known.iter().any(|known| *known == name) || backend::is_unfinished(&name);
+            (!ours).then_some(name)
         });
         match other {
             None => Ok(()),

@@ -18,6 +18,12 @@ use crate::world::{self, files};
 /// What stands in the name of a file that is not whole yet; restic's has it too.
 const TEMPORARY: &str = "-tmp-";
 
+/// Whether a file of this name is one of a store that was not written to its end: its writer was killed.
+pub fn is_unfinished(name: &std::ffi::OsStr) -> bool {
+    let whole = name.to_str().and_then(|name| name.split_once(TEMPORARY));
+    whole.is_some_and(|(name, _)| name == "config" || Id::parse(name).is_some())
+}
+
 /// A local folder.
 ///
 /// Folders are made with mode 0700 and files with 0400, as restic makes them. A file is written beside
@@ -195,8 +201,7 @@ impl Backend for Local {
         for folder in folders {
             for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
                 let name = entry.file_name();
-                let unfinished = name.to_str().and_then(|name| name.split_once(TEMPORARY));
-                if unfinished.is_some_and(|(name, _)| name == "config" || Id::parse(name).is_some()) {
+                if is_unfinished(&name) {
                     fs::remove_file(entry.path()).map_err(|e| files::unwritable(&entry.path(), &e))?;
                 }
             }
