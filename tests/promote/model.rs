@@ -242,16 +242,16 @@ const WRITES: Kinds = Kinds { disks: true, ..NO_FAULTS };
 const ROUTERS: Kinds = Kinds { routers: true, ..NO_FAULTS };
 const LOSSES: Kinds = Kinds { losses: true, ..NO_FAULTS };
 
-/// Explores to its end what jobs and people may do; in a soak with one more fault of every kind.
+/// Explores to its end what jobs and people may do.
 fn explore(name: &str, hooks: &[Hook], faults: u8, kinds: Kinds, promotions: u8) {
     let explored = Promotion { promotions, kinds, ..Promotion::new(hooks, faults) }.explore(name);
     assert!(explored.states > 1000, "{name}: {}", explored.states);
 }
 
-/// The same with jobs alone; in a soak people ask as well.
+/// The same with jobs alone: with people as well there are too many orders to come to an end.
 fn explore_jobs(name: &str, hooks: &[Hook], faults: u8, kinds: Kinds, promotions: u8) {
-    let people = super::rounds(1) > 1;
-    let explored = Promotion { promotions, people, kinds, ..Promotion::new(hooks, faults) }.explore(name);
+    let model = Promotion { promotions, people: false, kinds, ..Promotion::new(hooks, faults) };
+    let explored = model.explore(name);
     assert!(explored.states > 1000, "{name}: {}", explored.states);
 }
 
@@ -299,6 +299,9 @@ fn every_order_with_hooks_and_a_write_that_fails_keeps_the_rules() {
 #[test]
 fn every_order_with_a_lost_state_keeps_the_rules() {
     explore_jobs("lost states", &[], 1, LOSSES, 2);
+    if more(0) > 0 {
+        explore("lost states and people", &[], 1, LOSSES, 2);
+    }
 }
 
 #[test]
