@@ -335,6 +335,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_is_put_back_only_where_it_still_is_ones_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("split.conf");
+        let swaps = |there: &str| {
+            std::fs::write(&file, there).unwrap();
+            let mut swapped = false;
+            take_back(&file, "ours", || {
+                swapped = true;
+                Ok(())
+            })
+            .unwrap();
+            swapped
+        };
+        assert!(swaps("ours"));
+        assert!(!swaps("a later release's"));
+    }
+
+    #[test]
     fn a_small_share_is_not_none_and_a_large_one_not_all() {
         for share in [0.0, 0.0001, 0.0004, 0.05, 0.5, 0.9996, 1.0] {
             assert!(same_share(share, share) && same_share(share, share + 1e-12), "{share}");

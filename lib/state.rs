@@ -268,6 +268,21 @@ impl Store {
         done
     }
 
+    /// Asks for something as long as `still` says that it is about what stands there: who comes late puts nothing in
+    /// the place of what was asked of another promotion since. Whether it was asked.
+    pub fn ask_while(&self, ask: Ask, asked: &Asked, mut still: impl FnMut() -> bool) -> Result<bool, Fault> {
+        let mut holds = true;
+        let left = self.revise_asked(ask, |_| {
+            holds = still();
+            holds.then(|| asked.clone())
+        });
+        match left {
+            Ok(()) => Ok(holds),
+            // What stands there is damaged.
+            Err(_) => self.ask(ask, asked).map(|()| true),
+        }
+    }
+
     /// The request that is open for a promotion, by its number and its id. An unreadable one counts as asked: an abort is never
     /// lost to a damaged file. One that could not be fetched from afar is looked for again.
     pub fn asked(&self, ask: Ask, epoch: u64, id: Option<&str>) -> Option<Asked> {

@@ -509,7 +509,7 @@ impl Inner {
                      have taken over",
             ),
         }
-        .help("nothing more was touched; look at `promote status`")
+        .help("this job touches nothing more; look at `promote status`")
     }
 
     fn still_mine(&self) -> Result<(), Fault> {

@@ -88,6 +88,7 @@ over_all! {
     changes_of_a_small_document_from_many_sides_are_all_there_in_the_end
     a_damaged_small_document_is_named_and_left_alone
     a_request_is_taken_back_only_where_it_still_is_the_one_that_was_meant
+    a_request_that_comes_late_is_not_put_in_the_place_of_a_newer_one
 }
 
 /// By clocks that jump: a sixth of it is what the store may take to answer, by the real one.
@@ -420,6 +421,28 @@ fn a_request_is_taken_back_only_where_it_still_is_the_one_that_was_meant(spot: &
     assert_eq!(store.asked(Ask::Pause, 3, None).unwrap().who, "alice");
     withdraw("alice");
     assert_eq!(store.asked(Ask::Pause, 3, None), None);
+}
+
+fn a_request_that_comes_late_is_not_put_in_the_place_of_a_newer_one(spot: &Spot) {
+    let store = spot.store();
+    let asked = |epoch| Asked { epoch, promotion: None, who: "ann".into(), at: String::new(), why: None };
+    assert!(store.ask_while(Ask::Abort, &asked(1), || true).unwrap());
+    assert_eq!(store.asked(Ask::Abort, 1, None), Some(asked(1)));
+    // It was about to write when another promotion began and was called off.
+    let mut looks = 0;
+    let done = store.ask_while(Ask::Abort, &asked(1), || {
+        looks += 1;
+        if looks == 1 {
+            spot.store().ask(Ask::Abort, &asked(2)).unwrap();
+        }
+        looks == 1
+    });
+    assert!(!done.unwrap());
+    assert_eq!((looks, store.asked(Ask::Abort, 2, None)), (2, Some(asked(2))));
+    // A damaged one is in nobody's way.
+    spot.write("abort.json", "{");
+    assert!(store.ask_while(Ask::Abort, &asked(3), || true).unwrap());
+    assert_eq!(store.asked(Ask::Abort, 3, None), Some(asked(3)));
 }
 
 #[test]

@@ -327,18 +327,11 @@ fn another_has_begun() -> Fault {
 ///
 /// Errors: another promotion has begun (5); it cannot be written (4).
 pub(super) fn leave(store: &Store, ask: Ask, asked: &Asked, record: &Record) -> Result<(), Fault> {
-    let mut over = false;
-    let left = store.revise_asked(ask, |_| {
+    let still = || {
         let now = store.load::<Record>().ok().flatten();
-        over = now.is_some_and(|now| !is_the_same(&now.record, record));
-        (!over).then(|| asked.clone())
-    });
-    match left {
-        Ok(()) if over => Err(another_has_begun()),
-        Ok(()) => Ok(()),
-        // What stands there is damaged.
-        Err(_) => store.ask(ask, asked),
-    }
+        now.is_none_or(|now| is_the_same(&now.record, record))
+    };
+    if store.ask_while(ask, asked, still)? { Ok(()) } else { Err(another_has_begun()) }
 }
 
 /// Goes back after a promotion, while the old side is kept: all traffic to the old side.
