@@ -512,6 +512,17 @@ pub struct Promote {
     /// absent. Nothing moves meanwhile.
     #[serde(default)]
     pub router_back_within: Option<Span>,
+    /// The least share of a side's servers that the router itself must hold for up; 50% when absent.
+    #[serde(default)]
+    pub min_up: Option<Share>,
+    /// By how much the split that users get may differ from the weight, as a part of the smaller side's share;
+    /// 20% when absent: at a weight of 5 %, 4 % to 6 %.
+    #[serde(default)]
+    pub split_tolerance: Option<Share>,
+    /// Whether the retire hook runs although a reload of the router would send users to the old side again; then
+    /// that is only a warning.
+    #[serde(default)]
+    pub retire_anyway: bool,
     /// Checks of the idle side by its own address, after its health and before it gets any traffic.
     #[serde(default)]
     pub preview: Vec<CheckSpec>,

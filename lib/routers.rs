@@ -4,6 +4,7 @@
 //! agrees; setting twice is setting once; an unreachable, hanging or babbling router is a fault
 //! within the time limit; a split that the router cannot represent is refused before anything moves.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -200,10 +201,74 @@ pub struct Live {
     /// Green's share by the weights in force.
     pub green: f64,
     /// Green's share when servers that the router itself holds for down are left out; null when
-    /// nothing is left.
+    /// nothing is left, or the router has no view of its own.
     pub effective: Option<f64>,
+    /// What the router itself says of blue and of green; null where it looks after nobody.
+    pub sides: Option<[SideView; 2]>,
+    /// What gets users and is on neither side, each in words.
+    pub strangers: Vec<String>,
     /// The numbers behind it, for the record.
     pub raw: serde_json::Value,
+}
+
+impl Live {
+    /// A share, of a router that has no view of its own.
+    pub fn of(green: f64, raw: serde_json::Value) -> Self {
+        Self { green, effective: None, sides: None, strangers: Vec::new(), raw }
+    }
+
+    /// What the router itself says of a side.
+    pub fn side(&self, side: Side) -> Option<&SideView> {
+        let [blue, green] = self.sides.as_ref()?;
+        Some(if side == Side::Blue { blue } else { green })
+    }
+}
+
+/// What a router itself says of one side: its own health checks, and what people have taken out of service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct SideView {
+    /// How many servers would be given users.
+    pub serving: u32,
+    /// How many are meant to: all of the side but those that people had taken out before the promotion.
+    pub of: u32,
+    /// Those that the router holds for down, each with its reason: `green2: DOWN (L4CON)`.
+    pub down: Vec<String>,
+    /// Those that people have taken out of service while others of the side are in it, by name.
+    pub taken_out: Vec<String>,
+    /// Nothing of the side is in service, so the router does not look after it: Trapkey has closed it, or
+    /// somebody else.
+    pub closed: bool,
+}
+
+impl SideView {
+    /// Why the side cannot take users, by the router's own view; none where it can, or where the router does not
+    /// look because the side is closed. `min_up` is the least share of its servers, in 0..=1.
+    pub fn cannot_serve(&self, min_up: f64) -> Option<String> {
+        let enough = self.serving > 0 && f64::from(self.serving) >= min_up * f64::from(self.of) - 1e-9;
+        if self.closed || enough {
+            return None;
+        }
+        let why = if self.down.is_empty() { "it says no more".into() } else { self.down.join(", ") };
+        Some(format!("the router itself has {} of {} servers up: {why}", self.serving, self.of))
+    }
+}
+
+/// What was found on a router when a promotion began: left to people, or given back at its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    /// The weights of servers that share a side unequally, by name.
+    pub weights: BTreeMap<String, u32>,
+    /// Servers that people have taken out of service, by name: they stay so.
+    pub taken_out: BTreeSet<String>,
+}
+
+/// What a router would do once it is reloaded or restarted with the configuration that it has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AfterReload {
+    /// Green's share then.
+    pub green: f64,
+    /// The lines that have to change so that it stays as it is now.
+    pub change: Vec<String>,
 }
 
 /// How many of the last requests stand behind [`SideCount::mean_ms`].
@@ -212,9 +277,10 @@ pub const MEAN_OF_LAST: u64 = 1024;
 /// What the router counted for one side since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SideCount {
-    /// Requests.
+    /// Requests, those that never reached it among them.
     pub requests: u64,
-    /// Answers 5xx and broken answers.
+    /// Every failure: answers 5xx, broken answers, connections that failed, requests that were tried again or
+    /// moved to another server.
     pub errors: u64,
     /// Mean time of the last requests (HAProxy: 1024) in ms; null when nothing was served.
     pub mean_ms: Option<f64>,
@@ -231,6 +297,13 @@ pub struct Counters {
     pub blue: SideCount,
     /// Green.
     pub green: SideCount,
+    /// Errors that the router made itself and that belong to no side: nobody was there to answer.
+    #[serde(default)]
+    pub nobody: u64,
+    /// Whether users stay where they are for a reason of their own (a cookie of the router's): then their
+    /// requests do not follow the weight.
+    #[serde(default)]
+    pub sticky: bool,
     /// What tells one start of the router from the next; counters begin anew with it.
     pub instance: String,
 }
@@ -242,6 +315,21 @@ pub trait Router: Send {
     /// Errors: unreachable (4); a server, a backend or a status address is missing, or the router
     /// cannot be steered (2).
     fn check(&mut self) -> Result<(), Fault>;
+
+    /// What is there now that a promotion leaves to people or gives back. `known` is what the promotion before has
+    /// found: a server that it had closed says nothing of its own weight.
+    fn before(&mut self, _known: &Before) -> Result<Before, Fault> {
+        Ok(Before::default())
+    }
+
+    /// Takes over what was found when the promotion began, or what has been seen since. Touches nothing.
+    fn remember(&mut self, _before: &Before) {}
+
+    /// What a reload or a restart of the router would make of the split; null where the split lies in its
+    /// configuration, or where that cannot be known.
+    fn after_reload(&mut self) -> Result<Option<AfterReload>, Fault> {
+        Ok(None)
+    }
 
     /// The share nearest to `green` that the router can represent.
     fn nearest(&self, green: f64) -> f64;

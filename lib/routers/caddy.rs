@@ -415,7 +415,7 @@ impl Router for Caddy {
                 .help("somebody took both sides out: put one back by hand"));
         };
         let raw = json!({"blue": handler.blue, "green": handler.green, "etag": handler.etag});
-        Ok(Live { green, effective: None, raw })
+        Ok(Live::of(green, raw))
     }
 
     fn drain(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {

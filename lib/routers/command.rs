@@ -188,7 +188,7 @@ impl Command {
             .place(self.get.join(" "))
             .cause(why)
         })?;
-        Ok(Live { green, effective: None, raw: json!({"said": redact(text.trim())}) })
+        Ok(Live::of(green, json!({"said": redact(text.trim())})))
     }
 }
 

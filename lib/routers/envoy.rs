@@ -555,7 +555,7 @@ impl Envoy {
         let started = list(&dump, "configs").iter().find(bootstrap);
         let instance = started.and_then(|s| field(s, "last_updated")).and_then(Value::as_str);
         let instance = instance.unwrap_or_default().to_owned();
-        Ok(Counters { blue: side(Side::Blue), green: side(Side::Green), instance })
+        Ok(Counters { blue: side(Side::Blue), green: side(Side::Green), instance, ..Counters::default() })
     }
 }
 
@@ -614,7 +614,7 @@ impl Router for Envoy {
 
     fn read(&mut self) -> Result<Live, Fault> {
         let says = self.live()?;
-        Ok(Live { green: says.green, effective: None, raw: says.raw })
+        Ok(Live::of(says.green, says.raw))
     }
 
     fn drain(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {

@@ -331,7 +331,7 @@ impl Haproxy {
             (false, true) => (green > 0.0).then_some(1.0),
             (false, false) => None,
         };
-        Ok(Live { green, effective, raw })
+        Ok(Live { effective, ..Live::of(green, raw) })
     }
 
     fn names(&self, side: Side) -> &[String] {
@@ -678,7 +678,7 @@ impl Router for Haproxy {
                 .cause(raw)
                 .help("somebody closed both sides: open one by hand"));
         };
-        Ok(Live { green, effective: share(sum(Side::Green, true), sum(Side::Blue, true)), raw })
+        Ok(Live { effective: share(sum(Side::Green, true), sum(Side::Blue, true)), ..Live::of(green, raw) })
     }
 
     fn drain(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {
@@ -758,7 +758,7 @@ impl Haproxy {
             let rows = stat.iter().filter(|row| row.get("svname").is_some_and(|n| names.contains(n)));
             rows.map(SideCount::of_row).fold(SideCount::default(), SideCount::plus)
         };
-        Ok(Counters { blue: side(&self.blue), green: side(&self.green), instance })
+        Ok(Counters { blue: side(&self.blue), green: side(&self.green), instance, ..Counters::default() })
     }
 }
 

@@ -326,7 +326,7 @@ impl Nginx {
         let over = Settings { blue: green.clone(), green: blue.clone(), ..self.settings.clone() };
         let wrote = |settings: &Settings| text == render(settings, &self.by, stamp.green, &stamp.id);
         let share = if wrote(&over) && !wrote(&self.settings) { 1.0 - stamp.green } else { stamp.green };
-        Live { green: share, effective: None, raw: json!({"stamp": stamp.id, "green": share}) }
+        Live::of(share, json!({"stamp": stamp.id, "green": share}))
     }
 
     fn swap(&self, text: &str) -> Result<(), Fault> {

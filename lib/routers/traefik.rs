@@ -251,11 +251,7 @@ impl Traefik {
             return Err(odd("no side has any weight".into()));
         };
         let matched = if greens == 0 { self.matched_share(&green)? } else { None };
-        Ok(Live {
-            green: matched.unwrap_or(share),
-            effective: None,
-            raw: json!({"weighted": parts, "matched": matched}),
-        })
+        Ok(Live::of(matched.unwrap_or(share), json!({"weighted": parts, "matched": matched})))
     }
 
     /// Green's share by its own router; it is told by the router's name.
