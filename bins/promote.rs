@@ -45,6 +45,18 @@ enum Command {
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
     },
+    /// Close it as it stands: everything to green, whatever became of blue
+    Accept {
+        /// Why; goes on record
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// End the bake that is under way; the next step's approval is still needed
+    Skip {
+        /// Why; goes on record
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
     /// Sign the approval that a step waits for
     Approve {
         /// The role that approves
@@ -185,6 +197,12 @@ fn main() -> ExitCode {
         }
         Command::Abort { reason } => {
             cli::recall::<PromoteBody>(&shared, TOOL, |job| promote::abort(job, reason))
+        }
+        Command::Accept { reason } => {
+            cli::recall::<PromoteBody>(&shared, TOOL, |job| promote::accept(job, reason))
+        }
+        Command::Skip { reason } => {
+            cli::recall::<PromoteBody>(&shared, TOOL, |job| promote::skip(job, reason))
         }
         Command::Approve { role, key, step, reason, expires_in } => cli::order(&shared, TOOL, |job| {
             let asked =

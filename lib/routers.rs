@@ -233,6 +233,8 @@ pub struct SideView {
     pub of: u32,
     /// Those that the router holds for down, each with its reason: `green2: DOWN (L4CON)`.
     pub down: Vec<String>,
+    /// Those that serve, and whose weight is still rising, by name.
+    pub warming: Vec<String>,
     /// Those that people have taken out of service while others of the side are in it, by name.
     pub taken_out: Vec<String>,
     /// Nothing of the side is in service, so the router does not look after it: Trapkey has closed it, or

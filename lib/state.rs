@@ -36,7 +36,7 @@ pub struct Store {
     place: Box<dyn Place>,
     clock: Arc<dyn Clock>,
     /// What was asked for, as it was seen last: a place that is far away is not asked all the time.
-    seen: Mutex<[Option<Seen>; 2]>,
+    seen: Mutex<[Option<Seen>; 4]>,
 }
 
 /// A request as it was seen, and when by the clock that goes on while this process is stopped.
@@ -196,13 +196,22 @@ pub enum Ask {
     Abort,
     /// Hold before the next step.
     Pause,
+    /// End the bake that is under way.
+    Skip,
+    /// Close it as it stands, with everything on the new side.
+    Accept,
 }
 
 impl Ask {
+    /// All that can be asked.
+    pub const ALL: [Self; 4] = [Self::Abort, Self::Pause, Self::Skip, Self::Accept];
+
     fn object(self) -> &'static str {
         match self {
             Self::Abort => "abort.json",
             Self::Pause => "pause.json",
+            Self::Skip => "skip.json",
+            Self::Accept => "accept.json",
         }
     }
 }
@@ -299,7 +308,7 @@ impl Store {
     fn look(&self, ask: Ask, epoch: u64, id: Option<&str>) -> Result<Option<Asked>, Fault> {
         let between = self.place.between_looks();
         let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let slot = &mut seen[usize::from(ask == Ask::Pause)];
+        let slot = &mut seen[ask as usize];
         let now = self.clock.uptime();
         let fresh = slot.as_ref().filter(|(at, _)| !between.is_zero() && now.saturating_sub(*at) < between);
         let found = if let Some((_, found)) = fresh {
@@ -339,7 +348,7 @@ impl Store {
 
     fn look_anew(&self, ask: Ask) {
         let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        seen[usize::from(ask == Ask::Pause)] = None;
+        seen[ask as usize] = None;
     }
 
     /// Keeps a document beside the state, for jobs on other machines.

@@ -472,6 +472,28 @@ pub struct Judgement {
     /// How many servers of each side the probes have met, where the plan names the header that tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub servers: Option<Servers>,
+    /// What requests through the front door met since the counting of the step began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub front_door: Option<FrontDoor>,
+}
+
+/// What requests through the front door met, and how many users were on green.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+pub struct FrontDoor {
+    /// How many were asked.
+    pub requests: u64,
+    /// Answered by blue.
+    pub blue: u64,
+    /// Answered by green.
+    pub green: u64,
+    /// Answered by neither, or not at all.
+    pub nobody: u64,
+    /// What the last of these was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsigned: Option<String>,
+    /// Users' requests on green by the router's counters; null where it does not count them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users_on_green: Option<u64>,
 }
 
 /// How many different servers answered for each side, as far as the job that looked has met them.

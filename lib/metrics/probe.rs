@@ -47,6 +47,8 @@ pub struct Sample {
     pub version: Option<String>,
     /// The value of the header that names the server, where there is such a header.
     pub server: Option<String>,
+    /// Why there was no answer.
+    pub why: Option<String>,
 }
 
 /// The response headers that a probe reads.
@@ -103,12 +105,26 @@ pub struct Sampler {
     clock: Option<JoinHandle<()>>,
 }
 
+/// How a sampler asks.
+#[derive(Clone, Debug)]
+pub struct Manner {
+    /// Requests per second to each URL.
+    pub rate: f64,
+    /// Time for one answer.
+    pub timeout: Duration,
+    /// The response headers that are read.
+    pub headers: Headers,
+    /// What becomes of a connection.
+    pub connection: Connection,
+}
+
 /// What one side's workers share.
 #[derive(Debug)]
 struct Side {
     url: String,
     headers: Headers,
     timeout: Duration,
+    connection: Connection,
     state: Mutex<State>,
     due: Condvar,
     counts: Counts,
@@ -187,14 +203,20 @@ impl Sampler {
         headers: impl Into<Headers>,
     ) -> Self {
         let headers = headers.into();
+        Self::begin(urls, &Manner { rate: rate_per_side, timeout, headers, connection: Connection::Kept })
+    }
+
+    /// The same in a manner of one's own.
+    pub fn begin(urls: &[String], manner: &Manner) -> Self {
         let stop = Arc::new(Stop::default());
         let sides: Vec<Arc<Side>> = urls
             .iter()
             .map(|url| {
                 Arc::new(Side {
                     url: url.clone(),
-                    headers: headers.clone(),
-                    timeout,
+                    headers: manner.headers.clone(),
+                    timeout: manner.timeout,
+                    connection: manner.connection,
                     state: Mutex::default(),
                     due: Condvar::new(),
                     counts: Counts::default(),
@@ -204,7 +226,7 @@ impl Sampler {
             .collect();
         let clock = {
             let (sides, stop) = (sides.clone(), Arc::clone(&stop));
-            let rate = if rate_per_side.is_finite() && rate_per_side > 0.0 { rate_per_side } else { 1.0 };
+            let rate = if manner.rate.is_finite() && manner.rate > 0.0 { manner.rate } else { 1.0 };
             let every = (1.0 / rate).clamp(1e-6, 86_400.0);
             std::thread::Builder::new()
                 .name("probe clock".into())
@@ -348,7 +370,7 @@ impl Side {
             }
             self.counts.sent.fetch_add(1, Ordering::SeqCst);
             lock(&self.state).under_way.push(due);
-            let connection = asker.next();
+            let connection = if self.connection == Connection::New { Connection::New } else { asker.next() };
             let sample =
                 send(&asker.client, Request::get(&self.url), &self.headers, connection, due, self.timeout);
             let mut state = lock(&self.state);
@@ -429,6 +451,7 @@ fn send(
         latency_ms: latency.as_secs_f64() * 1e3,
         ok: good && latency <= limit,
         status,
+        why: answer.as_ref().err().map(|none| none.why.clone()),
         version: said(&headers.release),
         server: headers.server.as_deref().and_then(said),
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::chart::{Chart, Key, Layer, MarkLine, Picture, value_ticks};
 use super::words::{Mark, clock, count, figure, lasted, metric, ms, seconds};
-use crate::evidence::{Interval, Judgement, MetricRecord, Promotion, SideInterval, Verdict};
+use crate::evidence::{FrontDoor, Interval, Judgement, MetricRecord, Promotion, SideInterval, Verdict};
 use crate::severity::Severity;
 use crate::units::{parse_duration, parse_share, show_duration, show_number, show_share};
 
@@ -199,9 +199,37 @@ pub(super) fn judgements(promotion: &Promotion) -> Vec<JudgementRow> {
             step: j.step,
             mark: Mark::of(j.verdict, Severity::Critical),
             summary: j.summary.clone(),
-            metrics: j.metrics.iter().map(|m| with_servers(metric_row(m), j)).collect(),
+            metrics: j
+                .metrics
+                .iter()
+                .map(|m| with_servers(metric_row(m), j))
+                .chain(j.front_door.as_ref().map(|door| at_the_door(door, j.verdict)))
+                .collect(),
         })
         .collect()
+}
+
+/// What requests through the front door met, as a row among the metrics.
+fn at_the_door(door: &FrontDoor, verdict: Verdict) -> MetricRow {
+    let users = door.users_on_green.map(|n| format!(", users on green: {}", count(n)));
+    let unsigned = door.unsigned.as_ref().map(|said| format!(" ({said})"));
+    MetricRow {
+        name: "front door".into(),
+        source: "our requests".into(),
+        mark: Mark::of(verdict, Severity::Critical),
+        green: Some(count(door.green)),
+        blue: Some(count(door.blue)),
+        threshold: format!("answered by neither: {}{}", count(door.nobody), unsigned.unwrap_or_default()),
+        samples: count(door.requests),
+        message: format!(
+            "{} requests at the front door: green answered {}, blue {}, neither {}{}",
+            count(door.requests),
+            count(door.green),
+            count(door.blue),
+            count(door.nobody),
+            users.unwrap_or_default()
+        ),
+    }
 }
 
 /// The samples of a probe say how many servers of green they come from, where that is known.

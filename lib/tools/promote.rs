@@ -12,6 +12,8 @@ pub mod conduct;
 mod drive;
 pub mod flags;
 mod foresee;
+mod forward;
+mod front;
 mod listen;
 pub mod machine;
 mod orders;
@@ -29,7 +31,7 @@ use std::time::Duration;
 use crate::evidence::{Need, PromoteBody, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
-use crate::routers::{Router, same_share};
+use crate::routers::{Router, Side, same_share};
 use crate::state::{Held, Holder, Lease, Store};
 use crate::units::show_share;
 pub use crate::world::shell::gate_if_asked;
@@ -41,6 +43,7 @@ pub(super) use begin::judged;
 use drive::Driver;
 pub use drive::Mode;
 pub use foresee::foresee;
+pub use forward::{accept, skip};
 pub use listen::listen;
 use machine::State;
 pub use orders::{abort, pause, plan, resume, status, undo};
@@ -100,6 +103,7 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
     };
     let epoch = record.as_ref().map_or(0, |r| r.promotion.epoch);
     let served_before = record.as_ref().and_then(way_back::serving);
+    let known = record.as_ref().map(|r| r.before.clone()).unwrap_or_default();
     let mut driver = match record {
         Some(record) if record.state.finished() && goes_on(job, &record, call)? => {
             still_holds(job, &record, router.as_mut())?;
@@ -121,7 +125,7 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
         None if call == Call::GoOn => return Err(nothing_begun(job)),
         _ => {
             let needs = begin::evidence(job)?;
-            let mut record = begin::record(job, needs, router.as_mut(), epoch + 1)?;
+            let mut record = begin::record(job, needs, router.as_mut(), epoch + 1, &known)?;
             record.served_before = served_before;
             let mut driver = Driver::new(job, mode, router, lease, record)?;
             driver.begun()?;
@@ -141,7 +145,11 @@ fn in_the_way(job: &Job, record: &Record) -> bool {
 ///
 /// Errors: it steers another router, or the new one's evidence does not hold (5); it could not be
 /// rolled back (1).
-fn supersede(job: &Job, lease: Lease, record: Record) -> Result<(Lease, Option<Record>), Fault> {
+fn supersede(job: &Job, mut lease: Lease, record: Record) -> Result<(Lease, Option<Record>), Fault> {
+    if let Some(closed) = stands_as_blue(job, &record)? {
+        lease.swap(&closed)?;
+        return Ok((lease, Some(closed)));
+    }
     orders::same_router(job, &record)?;
     // What could not begin must not cost the one that is under way its place.
     begin::evidence(job)?;
@@ -156,6 +164,37 @@ fn supersede(job: &Job, lease: Lease, record: Record) -> Result<(Lease, Option<R
         .place(job.state_place().display().to_string())
         .cause(record::phase(&record.state, &record.course))
         .help(format!("{} was not begun; people must act first", name_release(&job.release))))
+}
+
+/// A frozen release whose green side is what the new plan calls blue, and has everything: it is closed as it stands,
+/// for there is nothing to go back to and nothing to move.
+fn stands_as_blue(job: &Job, record: &Record) -> Result<Option<Record>, Fault> {
+    if !matches!(record.state, State::Frozen { .. }) {
+        return Ok(None);
+    }
+    let plan = begin::section(job)?;
+    let mut router = begin::router(job)?;
+    router.remember(&record.before);
+    let (then, now) = (&record.promotion.router, &plan.router);
+    let swapped = then.kind == now.kind
+        && then.target == now.target.shown
+        && orders::same_commands(&router.by_hand(Side::Green), &then.by_hand);
+    if !swapped || !same_share(router.read()?.green, 0.0) {
+        return Ok(None);
+    }
+    if let Err(seen) = begin::look_at(&plan.sides.blue, plan, Duration::ZERO, false) {
+        return Err(Fault::closed("blue, the side that serves now, is not healthy").cause(seen));
+    }
+    let mut closed = record.clone();
+    let what = format!(
+        "closed as it stands, for the router gives it everything, and {} begins with it as its blue side",
+        name_release(&job.release)
+    );
+    closed.decided(world::now(), &ci::actor(), what.clone());
+    closed.state = State::Promoted;
+    closed.accepted = Some(what);
+    closed.promotion.weight = 1.0;
+    Ok(Some(closed))
 }
 
 /// A release that serves everything already: what is left is how long the old side is kept.
@@ -208,6 +247,7 @@ fn still_holds(job: &Job, record: &Record, router: &mut dyn Router) -> Result<()
     if record.state != State::Promoted {
         return Ok(());
     }
+    router.remember(&record.before);
     let live = router.read()?;
     if same_share(live.green, 1.0) {
         return Ok(());

@@ -557,6 +557,7 @@ impl Sample {
             metrics,
             score: None,
             servers: None,
+            front_door: None,
         }
     }
 

@@ -6,24 +6,32 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::front::{self, Asked, Finding, Front};
 use super::machine::Look;
 use super::readers::{self, Frame, Reader};
-use super::record::Record;
+use super::record::{Markers, Record};
 use super::samples::{Line, Log};
+use super::shift::{Entry, nobodys};
 use crate::evidence::{Interval, Judgement, Servers, SideInterval, Verdict};
 use crate::fault::Fault;
 use crate::judge::{Batch, Decision, Given, Judge, Requests, SideFigures, Sorter, bin_ms};
 use crate::metrics::SideOf;
-use crate::metrics::probe::{Headers, Lag, Sample, Sampler};
+use crate::metrics::probe::{Connection, Headers, Lag, Manner, Sample, Sampler};
 use crate::plan::{Loaded, Promote};
 use crate::redact::redact;
-use crate::routers::{Counters, MEAN_OF_LAST, SideCount};
+use crate::routers::{By, Counters, MEAN_OF_LAST, Side, SideCount};
 use crate::world::http::join;
 
 /// What is measured while a step is watched.
 pub(super) struct Watch<'a> {
     plan: &'a Promote,
+    by: By,
+    markers: Markers,
     sampler: Sampler,
+    /// Asks where users come in.
+    door: Sampler,
+    /// What that has seen since the counting began.
+    front: Front,
     readers: Vec<Reader>,
     judge: Judge<'a>,
     frame: Frame,
@@ -67,6 +75,9 @@ const INTERVALS_PER_STEP: i64 = 120;
 /// A probe that sends fewer of its requests than this did not measure what was asked.
 const ACHIEVED: f64 = 0.9;
 
+/// So many requests per second are made at the front door at most.
+const MOST_AT_THE_DOOR: f64 = 20.0;
+
 /// Requests without an answer after this long count with their age: their true latency is greater.
 const OVERDUE: Duration = Duration::from_secs(1);
 
@@ -77,6 +88,7 @@ impl<'a> Watch<'a> {
     pub(super) fn begin(
         plan: &'a Promote,
         loaded: &Loaded,
+        entry: &Entry,
         record: &Record,
         bake: Bake,
         before: &[Line],
@@ -116,9 +128,23 @@ impl<'a> Watch<'a> {
             release: lower(&plan.probe.header),
             server: plan.probe.server_header.as_ref().map(lower),
         };
+        let door = Manner {
+            rate: plan.probe.rate.0.min(MOST_AT_THE_DOOR),
+            timeout,
+            headers: Headers { server: None, ..headers.clone() },
+            connection: Connection::New,
+        };
+        let mut front = Front::default();
+        for line in before.iter().filter_map(|line| line.front.as_ref()) {
+            front.add(line);
+        }
         let recorded = record.promotion.series.last().map_or(since_ms, |i| i.at.as_millisecond());
         Ok(Self {
             plan,
+            by: By::of(&plan.router.split).unwrap_or(By::Requests),
+            markers: record.markers.clone(),
+            door: Sampler::begin(std::slice::from_ref(&entry.url), &door),
+            front,
             sampler: Sampler::start(&urls, plan.probe.rate.0, timeout, headers),
             readers,
             judge,
@@ -218,6 +244,29 @@ impl<'a> Watch<'a> {
         Given { source: "probe".into(), requests: Some(sides), doubt, ..Given::default() }
     }
 
+    /// What requests at the front door met since the look before.
+    fn at_the_door(&self) -> Front {
+        let mut seen = Front::default();
+        for sample in self.door.take().into_iter().flatten() {
+            let failed = u64::from(sample.status.is_some_and(|status| status >= 500));
+            match self.markers.signed(&sample) {
+                Some(Side::Blue) => {
+                    seen.blue += 1;
+                    seen.failed[0] += failed;
+                }
+                Some(Side::Green) => {
+                    seen.green += 1;
+                    seen.failed[1] += failed;
+                }
+                None => {
+                    seen.nobody += 1;
+                    seen.unsigned = Some(nobodys(&sample));
+                }
+            }
+        }
+        seen
+    }
+
     fn sorters(&self, now_ms: i64) -> [Sorter; 2] {
         let seconds = (now_ms - self.looked_ms).max(0) as f64 / 1e3;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within bounds")]
@@ -282,6 +331,8 @@ pub(super) struct Scene {
     pub(super) weight: f64,
     /// The moment.
     pub(super) now: Timestamp,
+    /// Green's share by the router's own view.
+    pub(super) share: f64,
     /// What the router counts now, where it counts.
     pub(super) counters: Option<Counters>,
     /// Why it did not say what it counted, where it should have.
@@ -292,7 +343,16 @@ pub(super) struct Scene {
 pub(super) fn look(watch: &mut Watch<'_>, record: &mut Record, log: &mut Log, scene: &Scene) -> Looked {
     let now_ms = scene.now.as_millisecond();
     let mut given = vec![watch.probe(now_ms)];
-    given.extend(counted(watch, record, scene, now_ms));
+    let mut newest = Front { share: [scene.share, scene.share], ..watch.at_the_door() };
+    if let Some((counted, made)) = counted(watch, record, scene, now_ms) {
+        let follows = scene.counters.as_ref().is_some_and(|counters| !counters.sticky);
+        let sum = |side: &Requests| side.bins.iter().map(|bin| bin.requests).sum::<u64>();
+        newest.counted =
+            counted.requests.as_ref().filter(|_| follows).map(|sides| [sum(&sides[0]), sum(&sides[1])]);
+        newest.made = made;
+        given.push(counted);
+    }
+    watch.front.add(&newest);
     given.extend(watch.readers.iter_mut().map(Reader::take));
     let batch = Batch { at_ms: now_ms, given };
     let (step, counting) = watch.of;
@@ -303,9 +363,11 @@ pub(super) fn look(watch: &mut Watch<'_>, record: &mut Record, log: &mut Log, sc
         bake_ms: watch.bake_ms,
         bin_ms: watch.frame.bin_ms,
         counted: record.counted.clone(),
+        front: Some(newest.clone()),
         batch: batch.clone(),
     });
-    let looked = watch.judge.look(&batch);
+    let asked = Asked::of(watch.plan, &watch.by, scene.weight);
+    let looked = with_front(watch.judge.look(&batch), &watch.front, &newest, asked);
     watch.looked_ms = now_ms;
     put_on_record(watch, record, scene, &batch);
     let verdict = verdict_of(&looked);
@@ -318,6 +380,7 @@ pub(super) fn look(watch: &mut Watch<'_>, record: &mut Record, log: &mut Log, sc
         metrics: looked.metrics,
         score: looked.score,
         servers: watch.servers_met(),
+        front_door: Some(watch.front.for_record()),
     };
     let look = match looked.decision {
         Decision::Pass => Look::Good,
@@ -325,6 +388,31 @@ pub(super) fn look(watch: &mut Watch<'_>, record: &mut Record, log: &mut Log, sc
         Decision::Undecided => Look::Unknown,
     };
     Looked { look, blind_since_ms: looked.blind_since_ms, judgement }
+}
+
+/// What a look says, with what users got.
+pub(super) fn with_front(
+    mut looked: crate::judge::Looked,
+    all: &Front,
+    newest: &Front,
+    asked: Asked<'_>,
+) -> crate::judge::Looked {
+    match front::judge(all, newest, asked) {
+        Finding::Doubt(why) if looked.decision == Decision::Pass => {
+            looked.decision = Decision::Undecided;
+            looked.summary = why;
+        }
+        Finding::Fine | Finding::Doubt(_) => {}
+        Finding::Bad(why) => {
+            looked.summary =
+                if looked.decision == Decision::Fail { format!("{}; {why}", looked.summary) } else { why };
+            looked.decision = Decision::Fail;
+        }
+    }
+    if let Some(note) = front::no_user(all, asked).filter(|_| looked.decision == Decision::Pass) {
+        looked.summary = format!("{}; {note}", looked.summary);
+    }
+    looked
 }
 
 /// The one word for a whole look.
@@ -354,11 +442,11 @@ pub(super) fn count_on(record: &mut Record, before: &[Line]) {
     record.base.get_or_insert_with(|| first.clone());
 }
 
-/// What the router counted since the look before.
-fn counted(watch: &Watch<'_>, record: &mut Record, scene: &Scene, now_ms: i64) -> Option<Given> {
+/// What the router counted since the look before, and the errors among it that it made itself.
+fn counted(watch: &Watch<'_>, record: &mut Record, scene: &Scene, now_ms: i64) -> Option<(Given, u64)> {
     let source = watch.plan.router.kind.clone();
     let trouble =
-        |why: String| Some(Given { source: source.clone(), trouble: Some(why), ..Given::default() });
+        |why: String| Some((Given { source: source.clone(), trouble: Some(why), ..Given::default() }, 0));
     if let Some(why) = &scene.lost {
         return trouble(format!("the router does not say what it counted: {why}"));
     }
@@ -390,7 +478,8 @@ fn counted(watch: &Watch<'_>, record: &mut Record, scene: &Scene, now_ms: i64) -
     };
     let sides = [side(base.blue, before.blue, counters.blue), side(base.green, before.green, counters.green)];
     record.counted = Some(counters.clone());
-    Some(Given { source, requests: Some(sides), ..Given::default() })
+    let made = counters.nobody.saturating_sub(before.nobody);
+    Some((Given { source, requests: Some(sides), ..Given::default() }, made))
 }
 
 /// A mean counts only where all of the requests behind it belong to the step: the router remembers

@@ -16,7 +16,7 @@ use crate::metrics::probe::{Connection, once};
 use crate::metrics::{self, Gives};
 use crate::plan::{JudgeKind, Loaded, MetricSpec, Promote, Side as SidePlan, Trigger};
 use crate::redact::redact;
-use crate::routers::{self, By, Router, Side, same_share};
+use crate::routers::{self, Before, By, Router, Side, same_share};
 use crate::units::{Share, Span, show_share};
 use crate::world::http::{Client, join};
 use crate::{world, yaml};
@@ -252,10 +252,13 @@ pub(super) fn record(
     needs: Vec<Need>,
     router: &mut dyn Router,
     epoch: u64,
+    known: &Before,
 ) -> Result<Record, Fault> {
     let plan = section(job)?;
     let course = course_of(plan);
     router.check()?;
+    let before = router.before(known)?;
+    router.remember(&before);
     for step in &course.steps {
         routers::representable(router, step.weight)?;
     }
@@ -292,6 +295,10 @@ pub(super) fn record(
         began_at: world::now(),
         clocks: None,
         counting: 0,
+        before,
+        closed: None,
+        put_back: 0,
+        accepted: None,
         base: None,
         counted: None,
         promotion: Promotion {

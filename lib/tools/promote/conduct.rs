@@ -59,6 +59,11 @@ pub enum Clock {
 pub enum Live<F> {
     /// It gives green this share.
     Green(f64),
+    /// The same, after people have taken servers out of service or brought some back: what it gives now is no wish
+    /// of anybody.
+    Rearranged(f64),
+    /// It gives users to somebody who is on neither side, in words.
+    Astray(String),
     /// It does not answer, and may be restarting.
     Awaited,
     /// It does not answer.
@@ -72,6 +77,8 @@ pub enum Why {
     Step(usize),
     /// Everybody goes back.
     Rollback,
+    /// Somebody has accepted it as it stands.
+    Accept,
     /// Another share was found than the one that is in force.
     Repair,
 }
@@ -142,6 +149,11 @@ pub trait Hands {
     fn turn(&mut self) -> Result<(), Self::Fault>;
     /// Whether somebody has asked to call this promotion off, and the reason in words.
     fn abort_request(&mut self) -> Result<Option<String>, Self::Fault>;
+    /// What somebody has asked of a promotion that goes forward, where that may be: to end a bake early, or to close
+    /// it as it stands.
+    fn wish(&mut self) -> Result<Option<Event>, Self::Fault>;
+    /// Why requests through the front door do not all meet green, looked at once more.
+    fn last_look(&mut self) -> Result<Option<String>, Self::Fault>;
     /// Whether this job was asked to stop.
     fn must_stop(&mut self) -> Result<bool, Self::Fault>;
     /// Whether this job looks once and leaves.
@@ -254,6 +266,12 @@ pub fn call_off<H: Hands>(hands: &mut H, reason: String) -> Done<H> {
     go_on(hands)
 }
 
+/// Goes on with what somebody has asked: a bake is over, or the promotion is closed as it stands.
+pub fn grant<H: Hands>(hands: &mut H, wish: &Event) -> Done<H> {
+    apply(hands, wish)?;
+    drive(hands)
+}
+
 /// Goes back after a promotion, while the old side is kept.
 pub fn undo<H: Hands>(hands: &mut H, reason: String) -> Done<H> {
     apply(hands, &Event::Undone { reason })?;
@@ -328,6 +346,11 @@ fn turn<H: Hands>(hands: &mut H) -> Done<H, bool> {
     if !going_back(hands.state()) {
         hands.renewed()?;
         heed_the_limit(hands)?;
+    }
+    if matches!(hands.state(), State::Baking { .. })
+        && let Some(wish) = hands.wish()?
+    {
+        apply(hands, &wish)?;
     }
     let Some(action) = due(hands) else { return Ok(false) };
     if may_leave(hands, action)? {
@@ -554,7 +577,11 @@ fn shift<H: Hands>(hands: &mut H, weight: f64, rollback: bool) -> Done<H, Event>
         let at_ms = hands.now_ms()?;
         return back_to_look(hands, at_ms);
     }
-    let why = step.map_or(Why::Rollback, Why::Step);
+    let why = match step {
+        Some(step) => Why::Step(step),
+        None if rollback => Why::Rollback,
+        None => Why::Accept,
+    };
     let tries = if rollback { BACK_TRIES } else { FORWARD_TRIES };
     let (mut attempt, mut came_back, mut last) = (0, false, String::new());
     loop {
@@ -640,22 +667,26 @@ fn reconcile<H: Hands>(hands: &mut H) -> Done<H, Option<Event>> {
 fn reconcile_with<H: Hands>(hands: &mut H, state: &State) -> Done<H, Option<Event>> {
     let Some(weight) = state.settled(hands.course()) else { return Ok(None) };
     let baking = matches!(state, State::Baking { .. });
-    let found = match hands.live(baking)? {
+    let live = hands.live(baking)?;
+    let found = match live {
         Live::Awaited => return Ok(None),
-        Live::Green(share) => {
+        Live::Green(share) | Live::Rearranged(share) => {
             let nearest = hands.nearest(weight);
             if same_share(share, nearest) {
                 return Ok(None);
             }
             let (has, had) = (hands.say_share(share), hands.say_share(weight));
             let found = format!("found {has} on green where {had} was in force");
-            if share < nearest && !hands.router_began_anew()? {
+            let taken = share < nearest && matches!(live, Live::Green(_));
+            if taken && !hands.router_began_anew()? {
                 // Somebody took users off green, by the printed way back perhaps: they had a reason.
                 let why = format!("{found}: somebody has taken it off green");
                 return Ok(Some(Event::ShiftFailed { why }));
             }
             found
         }
+        // Nobody judges what they get. Behind the end of the way, or on the way back, that is for people.
+        Live::Astray(why) => return Ok(is_forward(state).then_some(Event::ShiftFailed { why })),
         Live::Lost(fault) if baking => return Ok(Some(Event::ShiftFailed { why: fault.line() })),
         // Both sides may be closed. Users went back, so there must be somewhere for them to be.
         Live::Lost(fault)
@@ -673,10 +704,23 @@ fn reconcile_with<H: Hands>(hands: &mut H, state: &State) -> Done<H, Option<Even
         Ok(()) => {
             hands.note_repair(&found, true)?;
             put_on_record(hands)?;
-            Ok(None)
+            // Without its weight no time was a bake, however long nobody looked.
+            if baking { Ok(Some(Event::PutBack { at_ms: hands.now_ms()? })) } else { Ok(None) }
         }
         Err(not) => Ok(Some(Event::ShiftFailed { why: not.why })),
     }
+}
+
+/// Whether a promotion is on its way to green.
+fn is_forward(state: &State) -> bool {
+    matches!(
+        state,
+        State::Deploying { .. }
+            | State::Holding
+            | State::CheckingGreen
+            | State::Baking { .. }
+            | State::RetiringBlue
+    )
 }
 
 fn retire<H: Hands>(hands: &mut H, side: Side) -> Done<H, Event> {
@@ -691,6 +735,10 @@ fn retire<H: Hands>(hands: &mut H, side: Side) -> Done<H, Event> {
                 return Ok(Event::RetireFailed { why: fault.line() });
             }
             Err(fault) => return Err(fault),
+        }
+        // Once more, before anybody says that green serves everything.
+        if let Some(why) = hands.last_look()? {
+            return Ok(Event::ShiftFailed { why });
         }
     }
     let drained = hands.drain(side);

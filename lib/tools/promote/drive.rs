@@ -29,10 +29,13 @@ mod clock;
 mod gates;
 mod hands;
 mod notes;
+mod own_view;
+mod wishes;
 
 use clock::Clock;
 use gates::Gate;
 use hands::Waiting;
+pub(super) use wishes::word as word_of_wish;
 
 /// Whether the job stays while a step is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,10 @@ pub(super) struct Driver<'a> {
     log: Log,
     ticker: Ticker,
     clock: Clock,
+    /// What the router said at the last look.
+    live: Option<crate::routers::Live>,
+    /// All of blue was taken out by people at the last look.
+    blue_was_out: bool,
     /// Since when the router does not answer, by [`Clock::passed`].
     away_since: Option<Duration>,
     /// How many requests a side that was drained has left, and how long that took.
@@ -77,10 +84,11 @@ impl<'a> Driver<'a> {
     pub(super) fn new(
         job: &'a Job,
         mode: Mode,
-        router: Box<dyn Router>,
+        mut router: Box<dyn Router>,
         lease: Lease,
         record: Record,
     ) -> Result<Self, Fault> {
+        router.remember(&record.before);
         Ok(Self {
             job,
             plan: begin::section(job)?,
@@ -93,6 +101,8 @@ impl<'a> Driver<'a> {
             log: Log::new(),
             ticker: job.talk().ticker(),
             clock: Clock::start(),
+            live: None,
+            blue_was_out: false,
             away_since: None,
             drained: None,
             ready: None,
@@ -134,7 +144,7 @@ impl<'a> Driver<'a> {
             &ci::actor(),
             format!("began with {} steps", self.record.course.steps.len()),
         );
-        for ask in [Ask::Abort, Ask::Pause] {
+        for ask in Ask::ALL {
             self.store().forget(ask)?;
         }
         samples::forget_others(self.store(), &Of::record(&self.record))?;
@@ -159,6 +169,15 @@ impl<'a> Driver<'a> {
     /// request could be left on disk.
     pub(super) fn call_off(&mut self, reason: String) -> Result<(), Fault> {
         conduct::call_off(self, reason)
+    }
+
+    /// Grants what somebody asks of a promotion that nobody works on, where it may be.
+    pub(super) fn grant(&mut self, ask: Ask, asked: &Asked) -> Result<Result<(), String>, Fault> {
+        if let Err(why) = self.may(ask) {
+            return Ok(Err(why));
+        }
+        let event = self.granted(ask, asked);
+        conduct::grant(self, &event).map(Ok)
     }
 
     /// Goes back after a promotion, while the old side is kept.

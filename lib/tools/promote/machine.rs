@@ -120,6 +120,11 @@ pub enum State {
         /// Why.
         reason: String,
     },
+    /// Somebody has accepted it as it stands: all traffic to the new side is due.
+    Accepting {
+        /// Who, and why.
+        reason: String,
+    },
     /// All traffic to the old side is due.
     RollingBack {
         /// Why.
@@ -266,6 +271,21 @@ pub enum Event {
         /// Who, and why.
         reason: String,
     },
+    /// Somebody ends the bake of a step early.
+    Skipped {
+        /// Who, and why.
+        reason: String,
+    },
+    /// Somebody closes it as it stands: the new side serves, whatever became of the old one.
+    Accepted {
+        /// Who, and why.
+        reason: String,
+    },
+    /// The weight of a step was not in force since some moment, and is again: only time with it is a bake.
+    PutBack {
+        /// Since when it is, in ms.
+        at_ms: i64,
+    },
     /// The way has taken longer than the plan allows.
     TooLong {
         /// How long, in words.
@@ -354,6 +374,7 @@ impl State {
             Self::RunningAfter { .. } => Action::Run(Hook::After),
             Self::KeepingBlue { until_ms } => Action::Keep { until_ms: *until_ms },
             Self::RunningRetire { .. } => Action::Run(Hook::Retire),
+            Self::Accepting { .. } => Action::Shift { weight: 1.0, rollback: false },
             Self::CheckingBlue { .. } => Action::CheckHealth(Side::Blue),
             Self::RollingBack { .. } => Action::Shift { weight: 0.0, rollback: true },
             Self::RetiringGreen { .. } => Action::Retire(Side::Green),
@@ -373,6 +394,7 @@ impl State {
             | Self::RolledBack { .. } => 0.0,
             Self::Shifting { step } | Self::Baking { step, .. } => course.weight(*step),
             Self::CheckingBlue { .. }
+            | Self::Accepting { .. }
             | Self::RollingBack { .. }
             | Self::Frozen { .. }
             | Self::RetiringBlue
@@ -476,6 +498,18 @@ pub fn next(state: &State, event: &Event, course: &Course) -> State {
         }
         (S::Baking { step, .. }, Event::ShiftFailed { why }) => {
             back(format!("the weight of step {} did not stay in force: {why}", step + 1))
+        }
+        (S::Baking { step, .. }, Event::Skipped { .. }) => after_bake(*step, course),
+        (S::Baking { step, .. }, Event::PutBack { at_ms }) => S::Baking { step: *step, since_ms: *at_ms },
+        (S::Shifting { step: step @ 1.. }, Event::PutBack { at_ms }) => {
+            S::Baking { step: step - 1, since_ms: *at_ms }
+        }
+        (S::Baking { .. } | S::Shifting { .. } | S::Frozen { .. }, Event::Accepted { reason }) => {
+            S::Accepting { reason: reason.clone() }
+        }
+        (S::Accepting { .. }, Event::Shifted { .. }) => S::RetiringBlue,
+        (S::Accepting { reason }, Event::ShiftFailed { why }) => {
+            back(format!("{reason}, and green could not be given everything: {why}"))
         }
         // How long it was watched is not known any more, so it is watched anew.
         (S::Baking { step, since_ms }, Event::ClockWentBack { at_ms }) if at_ms < since_ms => {
@@ -647,9 +681,12 @@ mod tests {
                     }
                 }
                 events.push(Event::ClockWentBack { at_ms: -5 });
+                events.push(Event::PutBack { at_ms: 3 });
+                events.push(Event::Skipped { reason: text() });
+                events.push(Event::Accepted { reason: text() });
             }
             Some(Action::Retire(_)) => events.extend([Event::Retired, Event::RetireFailed { why: text() }]),
-            None => events.push(Event::Woken),
+            None => events.extend([Event::Woken, Event::Accepted { reason: text() }]),
         }
         if state.settled(course).is_some() {
             events.push(Event::ShiftFailed { why: text() });
@@ -720,6 +757,10 @@ mod tests {
             };
             assert_eq!(*after, step + 1);
             let bake_ms = course.steps[*step].bake_ms;
+            // A person may end it early; that is on record.
+            if matches!(event, Event::Skipped { .. }) {
+                continue;
+            }
             assert!(
                 matches!(event, Event::Looked { look: Look::Good, at_ms, held: false, .. } if at_ms - since_ms >= bake_ms),
                 "{event:?}"

@@ -314,11 +314,11 @@ pub(super) fn call_off(job: &Job, record: &Record, asked: &Asked) -> Result<Exit
     }
 }
 
-fn is_the_same(one: &Record, other: &Record) -> bool {
+pub(super) fn is_the_same(one: &Record, other: &Record) -> bool {
     (one.promotion.epoch, &one.id) == (other.promotion.epoch, &other.id)
 }
 
-fn another_has_begun() -> Fault {
+pub(super) fn another_has_begun() -> Fault {
     Fault::refused("another promotion has begun meanwhile").help("look at `promote status`")
 }
 
@@ -395,7 +395,9 @@ pub(super) fn same_router(job: &Job, record: &Record) -> Result<(), Fault> {
     same_service(job, record)?;
     let (now, then) = (&begin::section(job)?.router, &record.promotion.router);
     let same_place = now.kind == then.kind && now.target.shown == then.target;
-    if same_place && same_commands(&begin::router(job)?.by_hand(Side::Blue), &then.by_hand) {
+    let mut router = begin::router(job)?;
+    router.remember(&record.before);
+    if same_place && same_commands(&router.by_hand(Side::Blue), &then.by_hand) {
         return Ok(());
     }
     Err(Fault::refused("the plan names another router, or other sides of it, than this promotion steers")
@@ -409,7 +411,7 @@ pub(super) fn same_router(job: &Job, record: &Record) -> Result<(), Fault> {
 
 /// Whether two ways back by hand lead to the same place. What was left out of the record for being
 /// secret cannot be compared.
-fn same_commands(now: &[String], then: &[String]) -> bool {
+pub(super) fn same_commands(now: &[String], then: &[String]) -> bool {
     let same = |(now, then): (&String, &String)| then.contains("***") || crate::redact::redact(now) == *then;
     now.len() == then.len() && now.iter().zip(then).all(same)
 }
@@ -422,7 +424,7 @@ fn left_for(working: &str) -> String {
     )
 }
 
-fn asked(record: &Record, why: Option<String>) -> Asked {
+pub(super) fn asked(record: &Record, why: Option<String>) -> Asked {
     let (epoch, promotion) = (record.promotion.epoch, record.id.clone());
     Asked { epoch, promotion, who: ci::actor(), at: world::now().to_string(), why }
 }

@@ -10,7 +10,7 @@ use crate::evidence::{
     name_release,
 };
 use crate::plan::{Promote, Strategy, Undecided};
-use crate::routers::Counters;
+use crate::routers::{Before, Counters, Side};
 use crate::units::{show_duration, show_share};
 use crate::world;
 
@@ -51,6 +51,18 @@ pub(super) struct Record {
     /// Which counting the watched step is in: it begins anew with each change of weight.
     #[serde(default)]
     pub counting: u64,
+    /// What people had set on the router when it began, and since: it is left, or given back.
+    #[serde(default)]
+    pub before: Before,
+    /// The side that this promotion has closed on the router.
+    #[serde(default)]
+    pub closed: Option<Side>,
+    /// How often the weight of the watched step was put back.
+    #[serde(default)]
+    pub put_back: u32,
+    /// Who has accepted it as it stands, and why.
+    #[serde(default)]
+    pub accepted: Option<String>,
     /// The evidence so far.
     pub promotion: Promotion,
 }
@@ -206,10 +218,18 @@ impl Record {
                     }
                     _ => String::new(),
                 };
+                if let Some(accepted) = &self.accepted {
+                    let said = format!("{release}: green serves everything, {accepted}{kept}");
+                    return (DocumentVerdict::Pass, said);
+                }
+                let unseen = match self.steps_without_users().as_slice() {
+                    [] => String::new(),
+                    steps => format!("; no user's request was on green in step {}", steps.join(", ")),
+                };
                 (
                     DocumentVerdict::Pass,
                     format!(
-                        "{release}: green serves everything after {} steps and {looks} judgements{kept}",
+                        "{release}: green serves everything after {} steps and {looks} judgements{unseen}{kept}",
                         self.course.steps.len()
                     ),
                 )
@@ -232,6 +252,16 @@ impl Record {
                 )
             }
         }
+    }
+
+    /// The steps, from 1, in which the router counted no user's request on green.
+    fn steps_without_users(&self) -> Vec<String> {
+        let judged = |step: usize| self.promotion.judgements.iter().rev().find(|j| j.step == step);
+        let seen = |step: usize| judged(step)?.front_door.as_ref()?.users_on_green;
+        (1..=self.course.steps.len())
+            .filter(|step| seen(*step) == Some(0))
+            .map(|step| step.to_string())
+            .collect()
     }
 
     /// One finding for each preview check, each step that was reached, and one for the end.
@@ -307,6 +337,7 @@ pub(super) fn phase(state: &State, course: &Course) -> String {
             format!("green serves everything, blue is kept{}", until.unwrap_or_default())
         }
         State::RunningRetire { .. } => "green serves everything, the retire hook runs".into(),
+        State::Accepting { reason } => format!("{reason}: all traffic to green"),
         State::CheckingBlue { reason } => format!("going back ({reason}): blue's health is looked at"),
         State::RollingBack { reason } => format!("going back ({reason}): all traffic to blue"),
         State::RetiringGreen { reason } => format!("went back ({reason}): green is drained"),

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::bake::verdict_of;
+use super::bake::{verdict_of, with_front};
+use super::front::{Asked, Front};
+use super::record::course_of;
 use super::samples;
 use super::{begin, orders};
 use crate::evidence::{
@@ -14,6 +16,7 @@ use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::judge::{Judge, Looked};
 use crate::plan::Promote;
+use crate::routers::By;
 use crate::world::files::read_bounded;
 
 /// The largest file of samples in bytes that is read.
@@ -150,15 +153,24 @@ fn recorded(job: &Job, promotion: &Promotion) -> Result<Vec<u8>, Fault> {
 /// Every look by step and moment, judged anew.
 fn look_again(plan: &Promote, bytes: &[u8]) -> Result<BTreeMap<(usize, i64), Looked>, String> {
     let mut looks = BTreeMap::new();
-    let mut judge: Option<((usize, u64), Judge<'_>)> = None;
+    let by = By::of(&plan.router.split).unwrap_or(By::Requests);
+    let weights = course_of(plan);
+    let mut judge: Option<((usize, u64), Judge<'_>, Front)> = None;
     samples::for_each_line(bytes, |line| {
         let of = (line.step, line.counting);
-        let mut own = match judge.take().filter(|(known, _)| *known == of) {
-            Some((_, judge)) => judge,
-            None => Judge::begin(plan, line.since_ms, line.bake_ms),
+        let (mut own, mut front) = match judge.take().filter(|(known, ..)| *known == of) {
+            Some((_, judge, front)) => (judge, front),
+            None => (Judge::begin(plan, line.since_ms, line.bake_ms), Front::default()),
         };
-        looks.insert((line.step, line.batch.at_ms), own.look(&line.batch));
-        judge = Some((of, own));
+        let mut looked = own.look(&line.batch);
+        if let Some(newest) = &line.front {
+            front.add(newest);
+            let weight =
+                line.step.checked_sub(1).and_then(|step| weights.steps.get(step)).map_or(0.0, |s| s.weight);
+            looked = with_front(looked, &front, newest, Asked::of(plan, &by, weight));
+        }
+        looks.insert((line.step, line.batch.at_ms), looked);
+        judge = Some((of, own, front));
         Ok(())
     })?;
     Ok(looks)

@@ -12,6 +12,7 @@ use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
 
+use super::front::Front;
 use super::record::Record;
 use crate::evidence::{SamplesRecord, sha256_hex};
 use crate::fault::Fault;
@@ -44,6 +45,9 @@ pub(super) struct Line {
     /// What the router had counted at this look, where it counts: the next one goes on from there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) counted: Option<Counters>,
+    /// What requests through the front door met, and what the router counted of users.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) front: Option<Front>,
     /// What was seen.
     #[serde(flatten)]
     pub(super) batch: Batch,

@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 use super::record::Markers;
 use crate::evidence::{Probed, Shift};
 use crate::fault::Fault;
-use crate::metrics::probe::{Connection, once_as};
+use crate::metrics::probe::{Connection, Sample, once_as};
 use crate::plan::ProbeSpec;
+use crate::redact::redact;
 use crate::routers::{By, Key, Live, Router, Side, Split, same_share};
 use crate::units::show_share;
 use crate::world::http::{Client, join};
 use crate::world::{self, signal};
 
 /// How requests through the router are made.
+#[derive(Clone)]
 pub(super) struct Entry {
     /// Where users' requests enter, with the probe's path.
     pub url: String,
@@ -54,11 +56,18 @@ impl Entry {
         self.meet(markers, until).figures
     }
 
+    /// Sends requests as a user would who goes nowhere but to `side`, and says why not all of them met it.
+    pub(super) fn all_meet(&self, markers: &Markers, side: Side, until: Instant) -> Option<String> {
+        let green = if side == Side::Green { 1.0 } else { 0.0 };
+        prove(self, markers, green, until, true).err().map(|fault| fault.line())
+    }
+
     /// The same, told apart by what the requests carried.
     fn meet(&self, markers: &Markers, until: Instant) -> Met {
         let started = Instant::now();
         let asks = Arc::new(asks(&self.by, self.requests as usize));
-        let answers = self.send(&asks, markers, until);
+        let Came { answers, unsigned, back } = self.send(&asks, markers, until);
+        let cut = back < answers.len();
         let tally = |what: &dyn Fn(&Ask) -> bool| {
             let mut probed = Probed { requests: 0, green: 0, blue: 0, unknown: 0, took_ms: 0.0 };
             for (_, side) in asks.iter().zip(&answers).filter(|(ask, _)| what(ask)) {
@@ -78,11 +87,14 @@ impl Entry {
             split: tally(&|ask| ask.group == Group::Split),
             rest: tally(&|ask| ask.group == Group::Rest),
             torn: torn(&asks, &answers),
+            unsigned,
+            cut,
         }
     }
 
-    /// Sends the requests; gives for each the side that answered, where one did in time.
-    fn send(&self, asks: &Arc<Vec<Ask>>, markers: &Markers, until: Instant) -> Vec<Option<Side>> {
+    /// Sends the requests; gives for each the side that answered, where one did in time, and what the last answer
+    /// was that no side signed.
+    fn send(&self, asks: &Arc<Vec<Ask>>, markers: &Markers, until: Instant) -> Came {
         let (tell, told) = mpsc::channel();
         let next = Arc::new(AtomicUsize::new(0));
         for _ in 0..PROBERS.min(asks.len()) {
@@ -95,7 +107,7 @@ impl Entry {
                     let sent = ask.header.as_ref().map(|(name, value)| (name.as_str(), value.as_str()));
                     // A connection of its own for each: an open one may belong to the split of before.
                     let sample = once_as(&client, &url, &header, Connection::New, sent);
-                    if tell.send((number, sample.version)).is_err() {
+                    if tell.send((number, sample)).is_err() {
                         return;
                     }
                 }
@@ -104,15 +116,50 @@ impl Entry {
             let _ = std::thread::Builder::new().name("entry probe".into()).spawn(work);
         }
         drop(tell);
-        let mut answers = vec![None; asks.len()];
-        while let Ok((number, version)) = told.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            answers[number] = match version {
-                Some(version) if markers.green.as_ref() == Some(&version) => Some(Side::Green),
-                Some(version) if markers.blue.as_ref() == Some(&version) => Some(Side::Blue),
-                _ => None,
-            };
+        let mut came = Came { answers: vec![None; asks.len()], unsigned: None, back: 0 };
+        while let Ok((number, sample)) = told.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            let side = markers.signed(&sample);
+            if side.is_none() {
+                came.unsigned = Some(nobodys(&sample));
+            }
+            came.answers[number] = side;
+            came.back += 1;
         }
-        answers
+        came
+    }
+}
+
+/// What came back of requests that were sent.
+struct Came {
+    /// For each the side that answered, where one did in time.
+    answers: Vec<Option<Side>>,
+    /// What the last answer was that no side signed.
+    unsigned: Option<String>,
+    /// How many came back in time, whatever they were.
+    back: usize,
+}
+
+impl Markers {
+    /// The side that signed an answer.
+    pub(super) fn signed(&self, sample: &Sample) -> Option<Side> {
+        let version = sample.version.as_ref()?;
+        [(&self.green, Side::Green), (&self.blue, Side::Blue)]
+            .into_iter()
+            .find(|(marker, _)| marker.as_ref() == Some(version))
+            .map(|(_, side)| side)
+    }
+}
+
+/// What an answer was that no side signed.
+pub(super) fn nobodys(sample: &Sample) -> String {
+    match (&sample.version, sample.status, &sample.why) {
+        (Some(version), ..) => format!("it says that it is `{}`", redact(version)),
+        (None, Some(status), _) if (300..400).contains(&status) => {
+            format!("{status}, a redirect without the release header")
+        }
+        (None, Some(status), _) => format!("{status} without the release header"),
+        (None, None, Some(why)) => redact(why),
+        (None, None, None) => "no answer".into(),
     }
 }
 
@@ -143,6 +190,10 @@ struct Met {
     rest: Probed,
     /// A user who met both sides.
     torn: Option<String>,
+    /// What the last answer was that no side signed.
+    unsigned: Option<String>,
+    /// Time was over before all had come back.
+    cut: bool,
 }
 
 /// How many users are asked again.
@@ -205,34 +256,97 @@ pub(super) struct NotInForce {
 /// How many requests through the router are under way at once.
 const PROBERS: usize = 8;
 
+/// What a shift is held against besides the weight.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// The least share of a side's servers that the router itself must hold for up.
+    pub min_up: f64,
+    /// How long servers whose weight is still rising are waited for.
+    pub warm_within: Duration,
+}
+
 /// Puts a split into force and proves it.
 ///
-/// Fails when: the router refused or cannot be reached; what it reads back differs; its own health
-/// checks hold a side for down; requests through it meet another split.
+/// Fails when: the router holds the side that is to get users for down, and then nothing was touched; it refused or
+/// cannot be reached; what it reads back differs; requests through it meet another split.
 pub(super) fn shift(
     router: &mut dyn Router,
     entry: &Entry,
     markers: &Markers,
     split: Split,
+    terms: Terms,
     why: &str,
 ) -> Result<Shift, NotInForce> {
     let (at, started) = (world::now(), Instant::now());
     let steered = |fault| NotInForce { fault, waited: false };
-    // Weights are absolute: setting what is in force already changes nothing. It is not read first,
-    // for a router that has nothing left to say (both sides closed by hand) must still be steered.
+    // Weights are absolute: setting what is in force already changes nothing. A router that has nothing left to
+    // say (both sides closed by hand) must still be steered.
+    if let Ok(live) = router.read() {
+        can_take(&live, split, terms).map_err(steered)?;
+    }
     router.set(split).map_err(steered)?;
-    let live = router.read().map_err(steered)?;
-    confirm(router, split, &live).map_err(steered)?;
+    let live = settled(router, split, terms).map_err(steered)?;
     let set_ms = started.elapsed().as_secs_f64() * 1e3;
     // The way back is not cut short by a signal.
     let patient = split.green <= 0.0;
-    let probed =
-        prove(entry, markers, split.green, patient).map_err(|fault| NotInForce { fault, waited: true })?;
+    let probed = prove(entry, markers, split.green, Instant::now() + DATA_PLANE_LAG, patient)
+        .map_err(|fault| NotInForce { fault, waited: true })?;
     Ok(Shift { why: why.into(), at, asked: split.green, read_back: live.green, set_ms, probed: Some(probed) })
 }
 
+/// Whether the router itself could give users to the side that is to get more of them.
+fn can_take(live: &Live, split: Split, terms: Terms) -> Result<(), Fault> {
+    let side = if split.is_way_back() { Side::Blue } else { Side::Green };
+    match takes(live, side, terms.min_up) {
+        Ok(()) => Ok(()),
+        Err(why) => Err(Fault::infrastructure(format!("{} is given no users", side.word()))
+            .cause(why)
+            .help("look at the router's health checks and at that side; nothing was moved")),
+    }
+}
+
+/// Whether a side may be given users by the router's own view. On the way back few servers are better than a side
+/// that the router holds for down as well.
+pub(super) fn takes(live: &Live, side: Side, min_up: f64) -> Result<(), String> {
+    let cannot = |side: Side, min_up: f64| live.side(side).and_then(|view| view.cannot_serve(min_up));
+    match cannot(side, min_up) {
+        Some(_)
+            if side == Side::Blue && cannot(side, 0.0).is_none() && cannot(Side::Green, min_up).is_some() =>
+        {
+            Ok(())
+        }
+        Some(why) => Err(why),
+        None => Ok(()),
+    }
+}
+
+/// Reads back until servers have warmed up.
+fn settled(router: &mut dyn Router, split: Split, terms: Terms) -> Result<Live, Fault> {
+    let until = Instant::now() + terms.warm_within;
+    loop {
+        let live = router.read()?;
+        confirm(router, split, &live, terms)?;
+        // On the way back blue has everything anyway.
+        let warming = live.sides.iter().flatten().flat_map(|side| &side.warming).next();
+        let Some(name) = warming.filter(|_| !split.is_way_back() && split.green < 1.0) else {
+            return Ok(live);
+        };
+        if Instant::now() >= until || signal::stop_asked() {
+            return Err(Fault::infrastructure(format!("`{name}` still gets less than its weight"))
+                .cause("the router lets its weight rise slowly (`slowstart`)")
+                .help(
+                    "give `healthy_within` more time than `slowstart`, or take `slowstart` off the servers",
+                ));
+        }
+        std::thread::sleep(WARMING);
+    }
+}
+
+/// How often servers that warm up are looked at.
+const WARMING: Duration = Duration::from_millis(200);
+
 /// Whether what was read back is what was asked.
-fn confirm(router: &dyn Router, split: Split, live: &Live) -> Result<(), Fault> {
+fn confirm(router: &dyn Router, split: Split, live: &Live, terms: Terms) -> Result<(), Fault> {
     let nearest = router.nearest(split.green);
     if !same_share(live.green, nearest) {
         return Err(Fault::infrastructure(format!(
@@ -243,24 +357,51 @@ fn confirm(router: &dyn Router, split: Split, live: &Live) -> Result<(), Fault> 
         .cause(&live.raw)
         .help("does something else steer this router as well?"));
     }
+    if !live.strangers.is_empty() && !split.is_way_back() {
+        return Err(Fault::infrastructure("the router gives users to somebody who is on neither side")
+            .cause(live.strangers.join(", "))
+            .help("take that out, or name it on one of the sides"));
+    }
+    let with_share = [(Side::Blue, split.green < 1.0), (Side::Green, split.green > 0.0)];
+    for (side, _) in with_share.into_iter().filter(|(_, has)| *has) {
+        if let Err(why) = takes(live, side, terms.min_up) {
+            return Err(Fault::infrastructure(format!("the router itself sends nobody to {}", side.word()))
+                .cause(why)
+                .help("look at the router's health checks and at that side"));
+        }
+    }
     match live.effective {
-        Some(effective) if !same_share(effective, nearest) => Err(Fault::infrastructure(format!(
-            "the router itself sends green {} instead of {}",
-            show_share(effective),
-            show_share(nearest)
-        ))
-        .cause(format!("its own health checks hold a side for down: {}", live.raw))
-        .help("look at the router's health checks and at that side")),
+        // Routers without a view of single servers.
+        Some(effective) if live.sides.is_none() && !same_share(effective, nearest) => {
+            Err(Fault::infrastructure(format!(
+                "the router itself sends green {} instead of {}",
+                show_share(effective),
+                show_share(nearest)
+            ))
+            .cause(format!("its own health checks hold a side for down: {}", live.raw))
+            .help("look at the router's health checks and at that side"))
+        }
         _ => Ok(()),
     }
 }
 
 /// Probes until the data plane agrees, for a few seconds at most.
-fn prove(entry: &Entry, markers: &Markers, green: f64, patient: bool) -> Result<Probed, Fault> {
-    let until = Instant::now() + DATA_PLANE_LAG;
+fn prove(
+    entry: &Entry,
+    markers: &Markers,
+    green: f64,
+    until: Instant,
+    patient: bool,
+) -> Result<Probed, Fault> {
+    let mut whole = None;
     loop {
         let met = entry.meet(markers, until);
-        let Err(cause) = fits(&met, &entry.by, green) else { return Ok(met.figures) };
+        let Err(mut cause) = fits(&met, &entry.by, green) else { return Ok(met.figures) };
+        // A round that was cut off says less than the one before it.
+        if met.cut {
+            cause = whole.take().unwrap_or(cause);
+        }
+        whole = Some(cause.clone());
         if Instant::now() >= until || (signal::stop_asked() && !patient) {
             return Err(Fault::infrastructure(format!(
                 "requests do not meet the split of {} on green",
@@ -280,6 +421,10 @@ fn prove(entry: &Entry, markers: &Markers, green: f64, patient: bool) -> Result<
 fn fits(met: &Met, by: &By, green: f64) -> Result<(), String> {
     let all_or_none = |all: bool| f64::from(u8::from(all));
     let of = |what: &str, why: String| format!("{what}: {why}");
+    let agrees = |probed: &Probed, green: f64| {
+        let unsigned = met.unsigned.as_ref().filter(|_| probed.unknown > 0);
+        agrees(probed, green).map_err(|why| unsigned.map_or(why.clone(), |said| format!("{why}: {said}")))
+    };
     match by {
         By::Requests => return agrees(&met.split, green),
         By::User(_) => agrees(&met.split, green).map_err(|why| of("requests of users", why))?,
@@ -291,6 +436,9 @@ fn fits(met: &Met, by: &By, green: f64) -> Result<(), String> {
     met.torn.clone().map_or(Ok(()), Err)
 }
 
+/// What is too improbable to be believed of a side that has a share.
+const IMPROBABLE: f64 = 1e-4;
+
 /// Whether what requests met can come from a split.
 fn agrees(probed: &Probed, green: f64) -> Result<(), String> {
     let known = probed.green + probed.blue;
@@ -298,7 +446,13 @@ fn agrees(probed: &Probed, green: f64) -> Result<(), String> {
         "of {} requests green answered {}, blue {}, nobody known {}",
         probed.requests, probed.green, probed.blue, probed.unknown
     );
-    if known * 2 < probed.requests {
+    // Users get those answers too.
+    if probed.unknown > 0 || known == 0 {
+        return Err(met);
+    }
+    // That none of so many meets a side is no accident.
+    let nobody = |count: u64, share: f64| count == 0 && (1.0 - share).powf(known as f64) < IMPROBABLE;
+    if nobody(probed.green, green) || nobody(probed.blue, 1.0 - green) {
         return Err(met);
     }
     let wrong = if green <= 0.0 {
@@ -351,6 +505,8 @@ mod tests {
             split,
             rest,
             torn: torn.map(str::to_owned),
+            unsigned: None,
+            cut: false,
         };
         assert!(fits(&all(met(3, 37, 0), met(0, 4, 0), None), &user, 0.05).is_ok());
         let without_key = fits(&all(met(3, 37, 0), met(1, 3, 0), None), &user, 0.05).unwrap_err();
@@ -396,6 +552,9 @@ mod tests {
         assert!(agrees(&met(40, 0, 0), 0.5).is_err());
         assert!(agrees(&met(19, 21, 0), 0.5).is_ok());
         assert!(agrees(&met(0, 0, 40), 0.0).is_err(), "silence proves nothing");
+        assert!(agrees(&met(0, 30, 10), 0.25).is_err(), "a quarter of them met nobody");
+        assert!(agrees(&met(9, 30, 1), 0.25).is_err(), "that one was a user's as well");
+        assert!(agrees(&met(0, 40, 0), 0.25).is_err(), "none of 40 is improbable");
         assert!((binomial_extreme(10, 0, 0.5) - 1.0 / 1024.0).abs() < 1e-12);
     }
 }

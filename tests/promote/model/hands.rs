@@ -239,6 +239,15 @@ impl Hands for Run<'_> {
         Ok(false)
     }
 
+    /// What people ask forward is not in the model: it is what a good look leads to as well.
+    fn wish(&mut self) -> Result<Option<Event>, Halt> {
+        Ok(None)
+    }
+
+    fn last_look(&mut self) -> Result<Option<String>, Halt> {
+        Ok(None)
+    }
+
     fn looks_once(&mut self) -> Result<bool, Halt> {
         self.is(Call::LooksOnce)
     }

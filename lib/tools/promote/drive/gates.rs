@@ -110,7 +110,7 @@ impl Driver<'_> {
     }
 
     /// The roles that a step still waits for.
-    fn not_approved(&mut self, step: usize) -> Vec<String> {
+    pub(super) fn not_approved(&mut self, step: usize) -> Vec<String> {
         let roles = self.plan.steps.get(step).map_or(&[][..], |s| s.approve.as_slice());
         let open = |driver: &Self| -> Vec<String> {
             let (given, now) = (&driver.record.promotion.approvals, driver.clock.now());

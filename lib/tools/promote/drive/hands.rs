@@ -11,7 +11,7 @@ use super::super::conduct::{Clock, Hands, LeftHook, Live, NotInForce, Theirs, Wh
 use super::super::machine::{Action, Course, Event, Hook, Look, State};
 use super::super::record::{Clocks, Record, millis, phase};
 use super::super::samples::{self, Of};
-use super::super::shift::shift;
+use super::super::shift::{DATA_PLANE_LAG, Terms, shift};
 use super::notes::{note, note_rollback};
 use super::{Driver, Mode, called_off};
 use crate::checks;
@@ -29,8 +29,12 @@ use crate::world::{self, signal};
 
 /// How long the router may be away in a restart, where the plan does not say.
 const ROUTER_BACK_WITHIN: Duration = Duration::from_secs(30);
+/// The least share of a side's servers that the router must hold for up, where the plan does not say.
+const MIN_UP: f64 = 0.5;
+/// So often a weight is put back in one step; then something else steers the router.
+const MOST_PUT_BACK: u32 = 3;
 /// How long to wait before the router is asked again.
-const BETWEEN_TRIES: Duration = Duration::from_millis(200);
+pub(super) const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 /// How long a hook may clean up after TERM, before it is killed.
 const HOOK_GRACE: Duration = Duration::from_secs(10);
 /// How many probes of a side every short call makes at least.
@@ -191,12 +195,47 @@ impl Hands for Driver<'_> {
     }
 
     fn live(&mut self, awaited: bool) -> Result<Live<Fault>, Fault> {
-        let read = if awaited { self.read_router() } else { self.router.read().map(Some) };
-        Ok(match read {
-            Ok(Some(live)) => Live::Green(live.green),
+        let read = |driver: &mut Self| {
+            if awaited { driver.read_router() } else { driver.router.read().map(Some) }
+        };
+        let mut found = read(self);
+        let rearranged = match &found {
+            Ok(Some(live)) => self.heed_people(&live.clone()),
+            _ => false,
+        };
+        if rearranged {
+            found = read(self);
+        }
+        Ok(match found {
+            Ok(Some(live)) => {
+                let (share, strangers) = (live.green, live.strangers.join(", "));
+                let blue_is_out = self.is_taken_out(Side::Blue, &live);
+                self.live = Some(live);
+                match () {
+                    () if !strangers.is_empty() => {
+                        Live::Astray(format!("the router gives users to {strangers}, on neither side"))
+                    }
+                    // Nothing is to be put back onto a side that people have taken out.
+                    () if blue_is_out => Live::Awaited,
+                    () if rearranged => Live::Rearranged(share),
+                    () => Live::Green(share),
+                }
+            }
             Ok(None) => Live::Awaited,
             Err(fault) => Live::Lost(fault),
         })
+    }
+
+    fn wish(&mut self) -> Result<Option<Event>, Fault> {
+        self.wish_of_people()
+    }
+
+    fn last_look(&mut self) -> Result<Option<String>, Fault> {
+        if self.record.accepted.is_some() && self.record.markers.green.is_none() {
+            return Ok(None);
+        }
+        let until = Instant::now() + DATA_PLANE_LAG;
+        Ok(self.entry.all_meet(&self.record.markers, Side::Green, until))
     }
 
     fn nearest(&self, share: f64) -> f64 {
@@ -212,24 +251,44 @@ impl Hands for Driver<'_> {
 
     fn set(&mut self, share: f64, why: Why) -> Result<Result<(), NotInForce>, Fault> {
         let close_idle_side = match why {
-            Why::Step(_) => false,
+            Why::Step(_) | Why::Accept => false,
             Why::Rollback => true,
             Why::Repair => share == 0.0,
         };
+        if why == Why::Repair && self.record.put_back >= MOST_PUT_BACK {
+            let why = format!(
+                "the weight was put back {MOST_PUT_BACK} times in this step, and something else sets it again and again"
+            );
+            return Ok(Err(NotInForce { why, waited: true, restarting: false, back: false }));
+        }
+        if let Why::Step(_) = why
+            && share < 1.0
+            && self.router.read().is_ok_and(|live| self.is_taken_out(Side::Blue, &live))
+        {
+            let why = "somebody has taken all of blue out of service".to_owned();
+            return Ok(Err(NotInForce { why, waited: true, restarting: false, back: false }));
+        }
         let split = Split { green: share, close_idle_side };
         let word = match why {
             Why::Step(step) => format!("step {}", step + 1),
             Why::Rollback => "rollback".into(),
+            Why::Accept => "accept".into(),
             Why::Repair => "reconcile".into(),
         };
-        match shift(self.router.as_mut(), &self.entry, &self.record.markers, split, &word) {
+        let terms = Terms { min_up: self.min_up(), warm_within: self.healthy_within() };
+        match shift(self.router.as_mut(), &self.entry, &self.record.markers, split, terms, &word) {
             Ok(done) => {
+                // Green has everything: blue stays as it is, closed or not.
+                if share < 1.0 {
+                    self.record.closed = if split.close_idle_side { Some(Side::Green) } else { None };
+                }
+                self.record.put_back = if why == Why::Repair { self.record.put_back + 1 } else { 0 };
                 match why {
                     Why::Rollback => {
                         note_rollback(&mut self.record, &done);
                         self.record.promotion.weight = share;
                     }
-                    Why::Step(_) => self.record.promotion.weight = share,
+                    Why::Step(_) | Why::Accept => self.record.promotion.weight = share,
                     Why::Repair => {}
                 }
                 self.record.promotion.shifts.push(done);
@@ -257,6 +316,7 @@ impl Hands for Driver<'_> {
     fn drain(&mut self, side: Side) -> Result<Result<(), Fault>, Fault> {
         // Nobody is watched any more.
         self.watch = None;
+        self.record.closed = Some(side);
         let started = Instant::now();
         let left = match self.router.drain(side, self.drain_limit()) {
             Ok(left) => left,
@@ -327,7 +387,8 @@ impl Hands for Driver<'_> {
         let blind = counters.is_none() && lost.is_none() && !watch.reads_requests();
         let weight = self.record.course.steps.get(step).map_or(0.0, |s| s.weight);
         let now = self.clock.now();
-        let scene = Scene { weight, now, counters, lost };
+        let share = self.live.as_ref().and_then(|live| live.effective).unwrap_or(weight);
+        let scene = Scene { weight, now, share, counters, lost };
         let mut looked = look(watch, &mut self.record, &mut self.log, &scene);
         // A short call does not leave before its sources have answered. What is bad without them does
         // not wait.
@@ -352,6 +413,21 @@ impl Hands for Driver<'_> {
         if let Some(why) = another {
             looked.look = Look::Bad;
             sentence = why;
+        }
+        match self.held_down(weight) {
+            Some((Side::Green, why)) if looked.look != Look::Bad => {
+                looked.look = Look::Bad;
+                sentence = format!("green cannot take its users: {why}");
+            }
+            Some((Side::Blue, why)) if looked.look == Look::Good => {
+                looked.look = Look::Unknown;
+                sentence = format!("blue cannot take its users: {why}");
+            }
+            None if self.blue_was_out && looked.look == Look::Good => {
+                looked.look = Look::Unknown;
+                sentence = "somebody has taken all of blue out of service: there is no way back".into();
+            }
+            _ => {}
         }
         if away
             && looked.look != Look::Bad
@@ -563,9 +639,12 @@ impl<'a> Driver<'a> {
         let plan = self.plan;
         let (spec, patience) = match side {
             Side::Blue => (&plan.sides.blue, BLUE_PATIENCE),
-            Side::Green => (&plan.sides.green, plan.healthy_within.map_or(Duration::from_secs(60), |s| s.0)),
+            Side::Green => (&plan.sides.green, self.healthy_within()),
         };
+        let began = Instant::now();
         let seen = look_at(spec, plan, patience, side == Side::Blue);
+        let left = patience.saturating_sub(began.elapsed());
+        let seen = seen.and_then(|seen| self.router_lets(side, left).map(|()| seen));
         if side == Side::Blue {
             return Ok(health(seen.and_then(|seen| self.is_the_blue_of_before().map(|()| seen))));
         }
@@ -586,6 +665,16 @@ impl<'a> Driver<'a> {
         self.record.markers.green = Some(marker.clone());
         self.preview()
             .map(|seen_too| health(seen_too.map(|seen_too| format!("{seen}, it is {marker}{seen_too}"))))
+    }
+
+    /// How long green may take to become healthy.
+    fn healthy_within(&self) -> Duration {
+        self.plan.healthy_within.map_or(Duration::from_secs(60), |s| s.0)
+    }
+
+    /// The least share of a side's servers that the router must hold for up.
+    pub(super) fn min_up(&self) -> f64 {
+        self.plan.min_up.map_or(MIN_UP, |share| share.0)
     }
 
     /// Users go back to what served them before, and to nothing else that answers in its place.
@@ -697,7 +786,8 @@ impl<'a> Driver<'a> {
             Vec::new()
         });
         count_on(&mut self.record, &before);
-        let watch = Watch::begin(self.plan, &self.job.loaded, &self.record, bake, &before, self.clock.now())?;
+        let now = self.clock.now();
+        let watch = Watch::begin(self.plan, &self.job.loaded, &self.entry, &self.record, bake, &before, now)?;
         Ok(self.watch.insert(watch))
     }
 
@@ -771,7 +861,7 @@ impl<'a> Driver<'a> {
             }
             if !signal::sleep(left.min(Duration::from_millis(100)))
                 || self.lease.renewed().is_err()
-                || self.asked(Ask::Abort).is_some()
+                || [Ask::Abort, Ask::Skip, Ask::Accept].into_iter().any(|ask| self.asked(ask).is_some())
             {
                 return false;
             }

@@ -1,0 +1,112 @@
+//! Whether a backend can be split at all: looked at before anything moves, and nothing is touched.
+
+use super::socket::Row;
+use super::{Haproxy, Side};
+use crate::fault::Fault;
+
+/// The algorithms that give each server its weight's share of requests. HAProxy 2.6 calls `random` `unknown`.
+const FAIR: [&str; 3] = ["roundrobin", "random", "unknown"];
+
+impl Haproxy {
+    fn unfit(&self, what: String, cause: String, help: impl Into<String>) -> Fault {
+        Fault::usage(what).place(self.socket.shown()).cause(cause).help(help.into())
+    }
+
+    /// Whether the socket may steer. Versions before 1.8 do not say; they show it at the first weight.
+    pub(super) fn may_steer(&self) -> Result<(), Fault> {
+        let said = self.socket.ask("show cli level")?;
+        match said.trim() {
+            level @ ("user" | "operator") => Err(self.unfit(
+                "the socket of HAProxy may look, but not steer".into(),
+                format!("its level is `{level}`"),
+                "set it to `stats socket … level admin` in the section `global`",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the balancing follows weights.
+    pub(super) fn balances_by_weight(&self, backend: &Row) -> Result<(), Fault> {
+        let algorithm = backend.get("algo").map_or("", String::as_str);
+        // A socket that may not see it has not the rights to steer either; very old versions have no such column.
+        if algorithm.is_empty() || FAIR.contains(&algorithm) {
+            return Ok(());
+        }
+        let cause = match algorithm {
+            "leastconn" => "it sends users where connections are few, whatever the weights are",
+            "first" => "it fills one server before the next, whatever the weights are",
+            "static-rr" => "its weights cannot be changed while it runs",
+            _ => "it goes by something of the request, and its weights cannot be changed while it runs",
+        };
+        Err(self.unfit(
+            format!("the backend `{}` balances by `{algorithm}`", self.backend),
+            cause.into(),
+            "use `balance roundrobin` (or `balance random`) in that backend",
+        ))
+    }
+
+    /// Whether no table holds users where they are.
+    pub(super) fn keeps_nobody(&self) -> Result<(), Fault> {
+        let sticks = |table: &str, how: &str| {
+            self.unfit(
+                format!("the backend `{}` keeps users on their server by the table `{table}`", self.backend),
+                how.to_owned(),
+                "take the `stick` lines out of the backend for the split to be true, or split by user (`split: {by: user, …}`)",
+            )
+        };
+        let tables = self.socket.ask("show table")?;
+        let names = tables.lines().filter_map(|line| line.strip_prefix("# table: ")?.split(',').next());
+        for table in
+            names.filter(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.:".contains(c)))
+        {
+            // Only a table that some `stick` rule writes has this column.
+            let rows = self.socket.ask(&format!("show table {table} data.server_id gt 0"))?;
+            if !rows.starts_with("# table:") {
+                continue;
+            }
+            if table == self.backend {
+                return Err(sticks(table, "a rule of its own writes down who uses which server"));
+            }
+            // The table of another backend: it is ours only where it names one of our servers.
+            let ours = |name: &str| self.blue.iter().chain(&self.green).any(|n| n == name);
+            let named = rows.split_whitespace().filter_map(|word| {
+                word.strip_prefix("server_key=").or_else(|| word.strip_prefix("server_name="))
+            });
+            if let Some(name) = named.into_iter().find(|name| ours(name)) {
+                return Err(sticks(table, &format!("it names the server `{name}`")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether no agent sets the weights of our servers.
+    pub(super) fn no_agent_weighs(&self, rows: &[Row]) -> Result<(), Fault> {
+        let said = |row: &Row, column: &str| row.get(column).cloned().unwrap_or_default();
+        for name in self.blue.iter().chain(&self.green) {
+            let Some(row) = rows.iter().find(|row| row.get("svname") == Some(name)) else { continue };
+            let out = said(row, "status");
+            let out = ["MAINT", "DRAIN", "DOWN"].iter().any(|word| out.starts_with(word));
+            // `CHECKED` is the answer of an agent that says no state: a weight, then.
+            if said(row, "agent_status") == "CHECKED" && !out {
+                return Err(self.unfit(
+                    format!("an agent sets the weight of `{name}` in `{}`", self.backend),
+                    format!("its `agent-check` answers with a weight, now {}", said(row, "weight")),
+                    "let the agent answer with `up`, `down`, `maint` or `drain` only, or take `agent-check` off these servers",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether blue is in service at all.
+    pub(super) fn blue_is_open(&self) -> Result<(), Fault> {
+        let servers = self.states()?;
+        if servers.iter().any(|s| self.names(Side::Blue).contains(&s.name) && s.admitted()) {
+            return Ok(());
+        }
+        Err(Fault::refused("no server of blue is in service")
+            .place(self.socket.shown())
+            .cause(format!("people have taken {} out", self.blue.join(", ")))
+            .help("bring them back with `set server … state ready`, or correct the sides of the plan"))
+    }
+}

@@ -1,0 +1,143 @@
+//! What the router itself says of the sides, and what people have set on it: both count beside what was recorded.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::super::machine::State;
+use super::super::shift::takes;
+use super::Driver;
+use super::hands::BETWEEN_TRIES;
+use crate::routers::{self, Side};
+use crate::state::{Ask, Asked};
+use crate::world::talk::Mark;
+use crate::world::{self, signal};
+
+impl Driver<'_> {
+    /// Whether the router's own view lets a side take users; looked at until it does, for `patience` at most. The
+    /// router may need longer than we do to see that a side is well.
+    pub(super) fn router_lets(&mut self, side: Side, patience: Duration) -> Result<(), String> {
+        let until = Instant::now() + patience;
+        loop {
+            let why = match self.router.read() {
+                Ok(live) if self.is_taken_out(side, &live) => {
+                    format!("somebody has taken {} out of service on the router", side.word())
+                }
+                Ok(live) => match takes(&live, side, self.min_up()) {
+                    Ok(()) => return Ok(()),
+                    Err(why) => why,
+                },
+                // That it cannot be steered is found out by whoever steers it.
+                Err(_) => return Ok(()),
+            };
+            let stop = side == Side::Green && (signal::stop_asked() || self.asked(Ask::Abort).is_some());
+            if Instant::now() >= until || stop {
+                return Err(why);
+            }
+            self.ticker.set(&why);
+            std::thread::sleep(BETWEEN_TRIES);
+        }
+    }
+
+    /// Whether people have taken a whole side out: it is closed, and not by this promotion. A green side that has
+    /// had no users yet may be closed by the release before, or by the configuration.
+    pub(super) fn is_taken_out(&self, side: Side, live: &routers::Live) -> bool {
+        let closed = live.side(side).is_some_and(|view| view.closed);
+        let fresh = side == Side::Green && self.record.promotion.shifts.is_empty();
+        closed && self.record.closed != Some(side) && !fresh
+    }
+
+    /// The side with a share that the router holds for down, and why.
+    pub(super) fn held_down(&self, weight: f64) -> Option<(Side, String)> {
+        let live = self.live.as_ref()?;
+        let why = |side: Side| takes(live, side, self.min_up()).err().map(|why| (side, why));
+        let green = if weight > 0.0 { why(Side::Green) } else { None };
+        green.or_else(|| if weight < 1.0 { why(Side::Blue) } else { None })
+    }
+
+    /// What people have done on the router since the last look: servers that they have taken out stay out, and the
+    /// release is held; those that they have brought back count again. Whether there was any.
+    pub(super) fn heed_people(&mut self, live: &routers::Live) -> bool {
+        let Some(sides) = &live.sides else { return false };
+        let any = sides.iter().any(|side| !side.taken_out.is_empty()) || self.is_taken_out(Side::Blue, live);
+        if !any && self.record.before.taken_out.is_empty() {
+            self.blue_was_out = false;
+            return false;
+        }
+        let out: BTreeSet<String> = sides.iter().flat_map(|side| side.taken_out.iter().cloned()).collect();
+        let blue_out = self.is_taken_out(Side::Blue, live);
+        let mut before = self.record.before.clone();
+        before.taken_out.extend(out.iter().cloned());
+        // Whoever was known to be out and is not any more: the router shows those that are ours only once we
+        // forget them.
+        let mut all = before.clone();
+        all.taken_out.clear();
+        self.router.remember(&all);
+        let back: Vec<String> = match self.router.read().ok().and_then(|live| live.sides) {
+            Some(now) => {
+                let still =
+                    |name: &String| now.iter().any(|side| side.closed || side.taken_out.contains(name));
+                self.record.before.taken_out.iter().filter(|name| !still(name)).cloned().collect()
+            }
+            None => Vec::new(),
+        };
+        before.taken_out.retain(|name| !back.contains(name));
+        self.router.remember(&before);
+        let mut what = Vec::new();
+        if !out.is_empty() {
+            what.push(format!(
+                "somebody has taken {} out of service on the router: it stays so",
+                words(&out)
+            ));
+        }
+        if blue_out && !self.blue_was_out {
+            what.push("somebody has taken all of blue out of service on the router: it stays so".into());
+        }
+        self.blue_was_out = blue_out;
+        if !what.is_empty() {
+            self.hold(&what.join("; "));
+        }
+        if !back.is_empty() {
+            what.push(format!("{} is in service again", words(&back.iter().cloned().collect())));
+        }
+        for what in &what {
+            self.job.talk().line(Mark::Warn, what);
+            self.record.decided(world::now(), "trapkey", what.clone());
+        }
+        let changed = before != self.record.before;
+        self.record.before = before;
+        if changed {
+            self.record.promotion.router.by_hand = self.router.by_hand(Side::Blue);
+        }
+        changed
+    }
+
+    /// Holds the promotion before its next step, until people let it go on.
+    fn hold(&mut self, why: &str) {
+        let on_its_way = matches!(
+            self.record.state,
+            State::Deploying { .. }
+                | State::Holding
+                | State::CheckingGreen
+                | State::Shifting { .. }
+                | State::Baking { .. }
+        );
+        if !on_its_way || self.asked(Ask::Pause).is_some() {
+            return;
+        }
+        let (at, promotion) = (self.clock.now().to_string(), self.record.id.clone());
+        let asked = Asked {
+            epoch: self.record.promotion.epoch,
+            promotion,
+            who: "trapkey".into(),
+            at,
+            why: Some(why.to_owned()),
+        };
+        if let Err(fault) = self.store().ask(Ask::Pause, &asked) {
+            self.job.talk().line(Mark::Warn, &fault.line());
+        }
+    }
+}
+
+fn words(names: &BTreeSet<String>) -> String {
+    names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,96 @@
+//! What people ask of a promotion that goes forward: to end a bake early, or to close it as it stands.
+
+use std::time::Duration;
+
+use super::super::begin::look_at;
+use super::super::machine::{Event, State};
+use super::Driver;
+use crate::fault::Fault;
+use crate::routers::Side;
+use crate::state::{Ask, Asked};
+use crate::world;
+use crate::world::talk::Mark;
+
+/// How long green may take to show that it is well.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Driver<'_> {
+    /// A wish that was left for the job that works. It is heeded once, and where it may not be, that is told.
+    pub(super) fn wish_of_people(&mut self) -> Result<Option<Event>, Fault> {
+        for ask in [Ask::Accept, Ask::Skip] {
+            let Some(asked) = self.asked(ask) else { continue };
+            self.store().forget(ask)?;
+            match self.may(ask) {
+                Ok(()) => return Ok(Some(self.granted(ask, &asked))),
+                Err(why) => {
+                    let what = format!("`promote {}` of {} is not heeded: {why}", word(ask), asked.who);
+                    self.job.talk().line(Mark::Warn, &what);
+                    self.record.decided(world::now(), "trapkey", what);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The event that a wish leads to; who wished is on record.
+    pub(super) fn granted(&mut self, ask: Ask, asked: &Asked) -> Event {
+        let why = asked.why.as_ref().map(|w| format!(": {w}")).unwrap_or_default();
+        let who = &asked.who;
+        let (what, event) = if ask == Ask::Skip {
+            let step = match &self.record.state {
+                State::Baking { step, .. } => step + 1,
+                _ => 0,
+            };
+            let reason = format!("the bake of step {step} was ended early by {who}{why}");
+            (format!("ends the bake of step {step} early{why}"), Event::Skipped { reason })
+        } else {
+            let reason = format!("accepted as it stands by {who}{why}");
+            self.record.accepted = Some(reason.clone());
+            (format!("accepts it as it stands{why}"), Event::Accepted { reason })
+        };
+        self.record.decided(world::now(), who, what);
+        event
+    }
+
+    /// Whether a wish may be granted.
+    ///
+    /// Errors, in words: there is nothing to skip or to accept, green is not well, or an approval is missing.
+    pub(super) fn may(&mut self, ask: Ask) -> Result<(), String> {
+        let (first, last) = match (&self.record.state, ask) {
+            (State::Baking { step, .. }, Ask::Skip) => (step + 1, step + 1),
+            (State::Baking { step, .. } | State::Shifting { step: step @ 1.. }, Ask::Accept) => {
+                (step + 1, self.record.course.steps.len())
+            }
+            (State::Frozen { .. }, Ask::Accept) => (self.reached(), self.record.course.steps.len()),
+            (_, Ask::Skip) => return Err("no step is watched now".into()),
+            (State::Accepting { .. } | State::CheckingBlue { .. } | State::RollingBack { .. }, _) => {
+                return Err("it is on its way already".into());
+            }
+            _ => return Err("green has no users yet".into()),
+        };
+        for step in first..=last {
+            let missing = self.not_approved(step);
+            if !missing.is_empty() {
+                return Err(format!("step {} waits for the approval of {}", step + 1, missing.join(" and ")));
+            }
+        }
+        let seen = look_at(&self.plan.sides.green, self.plan, PATIENCE, false);
+        seen.and_then(|_| self.router_lets(Side::Green, Duration::ZERO))
+            .map_err(|why| format!("green is not well: {why}"))
+    }
+
+    /// The first step (from 0) that was never in force.
+    fn reached(&self) -> usize {
+        self.record.promotion.steps.iter().take_while(|step| step.began_at.is_some()).count()
+    }
+}
+
+/// The command of a wish.
+pub(in super::super) fn word(ask: Ask) -> &'static str {
+    match ask {
+        Ask::Skip => "skip",
+        Ask::Accept => "accept",
+        Ask::Abort => "abort",
+        Ask::Pause => "pause",
+    }
+}
