@@ -523,6 +523,9 @@ pub struct Promote {
     /// that is only a warning.
     #[serde(default)]
     pub retire_anyway: bool,
+    /// The old side is retired only once it has had so few requests for so long, by the router's counters.
+    #[serde(default)]
+    pub retire_when: Option<RetireWhen>,
     /// Checks of the idle side by its own address, after its health and before it gets any traffic.
     #[serde(default)]
     pub preview: Vec<CheckSpec>,
@@ -543,6 +546,17 @@ pub struct Promote {
     /// absent. A job that died on another machine holds the environment for up to twice as long.
     #[serde(default)]
     pub lease: Option<Span>,
+}
+
+/// When nobody needs the old side any more.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetireWhen {
+    /// Requests that it may still have had in that time.
+    pub requests: u64,
+    /// For how long.
+    #[serde(rename = "for")]
+    pub lasting: Span,
 }
 
 /// In steps, or at once.

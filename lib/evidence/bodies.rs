@@ -348,6 +348,18 @@ pub struct Promotion {
     #[schemars(with = "Option<String>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_at: Option<Timestamp>,
+    /// What a reload or a restart of the router would make of the split, where that is not what is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_reload: Option<AfterReloadRecord>,
+}
+
+/// What a reload of the router would make of the split.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq)]
+pub struct AfterReloadRecord {
+    /// Green's share then.
+    pub green: f64,
+    /// The lines of its configuration that have to change, each with what it says now.
+    pub change: Vec<String>,
 }
 
 /// An approval that opened a gate.

@@ -38,6 +38,7 @@ pub struct Story {
     pub(super) approvals: Vec<ApprovalRow>,
     pub(super) hooks: Vec<HookRow>,
     pub(super) back: Option<WayBack>,
+    pub(super) after_reload: Option<Reload>,
     pub(super) contingency: Vec<Scenario>,
     pub(super) contacts: Vec<ContactRow>,
     pub(super) chain: Vec<Link>,
@@ -162,6 +163,23 @@ pub(super) struct HookRow {
     output: String,
 }
 
+/// What a reload of the router would undo, and the lines that prevent it.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Reload {
+    router: String,
+    green: String,
+    change: Vec<String>,
+}
+
+fn reload(promotion: &Promotion) -> Option<Reload> {
+    let after = promotion.after_reload.as_ref()?;
+    Some(Reload {
+        router: one_line(&promotion.router.kind),
+        green: show_share(after.green),
+        change: after.change.iter().map(|line| one_line(line)).collect(),
+    })
+}
+
 /// How to go back: sentences and exact commands.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct WayBack {
@@ -226,6 +244,7 @@ impl Story {
             approvals: moved.map(|p| approvals(&documents, p)).unwrap_or_default(),
             hooks: moved.map(hooks).unwrap_or_default(),
             back: way_back(&documents),
+            after_reload: moved.and_then(reload),
             contingency: contingency(&documents),
             contacts: contacts(&documents),
             chain: chain(&documents),

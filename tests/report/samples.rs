@@ -450,6 +450,7 @@ impl Sample {
             preview: Vec::new(),
             approvals: Vec::new(),
             next_at: None,
+            after_reload: None,
         }
     }
 

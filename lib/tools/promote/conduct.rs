@@ -152,6 +152,8 @@ pub trait Hands {
     /// What somebody has asked of a promotion that goes forward, where that may be: to end a bake early, or to close
     /// it as it stands.
     fn wish(&mut self) -> Result<Option<Event>, Self::Fault>;
+    /// Whether the old side must not be taken down yet.
+    fn retire_waits(&mut self) -> Result<bool, Self::Fault>;
     /// Why requests through the front door do not all meet green, looked at once more.
     fn last_look(&mut self) -> Result<Option<String>, Self::Fault>;
     /// Whether this job was asked to stop.
@@ -388,6 +390,7 @@ fn cut_short(event: &Event) -> bool {
 fn may_leave<H: Hands>(hands: &mut H, action: Action) -> Done<H, bool> {
     match action {
         Action::Keep { until_ms: Some(until) } => Ok(hands.now_ms()? < until),
+        Action::Run(Hook::Retire) if !hands.hook_may_have_begun() => hands.retire_waits(),
         Action::Wait => Ok(hands.looks_once()? && hands.gate_is_shut(0)?),
         _ => Ok(false),
     }

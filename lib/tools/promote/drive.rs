@@ -30,12 +30,16 @@ mod gates;
 mod hands;
 mod notes;
 mod own_view;
+mod retire;
 mod wishes;
 
 use clock::Clock;
 use gates::Gate;
 use hands::Waiting;
 pub(super) use wishes::word as word_of_wish;
+
+/// How soon it is looked again whether blue may be taken down, in ms.
+const RETIRE_AGAIN_MS: i64 = 60_000;
 
 /// Whether the job stays while a step is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +65,8 @@ pub(super) struct Driver<'a> {
     clock: Clock,
     /// What the router said at the last look.
     live: Option<crate::routers::Live>,
+    /// Why blue is not taken down yet.
+    blue_stays: Option<String>,
     /// All of blue was taken out by people at the last look.
     blue_was_out: bool,
     /// Since when the router does not answer, by [`Clock::passed`].
@@ -102,6 +108,7 @@ impl<'a> Driver<'a> {
             ticker: job.talk().ticker(),
             clock: Clock::start(),
             live: None,
+            blue_stays: None,
             blue_was_out: false,
             away_since: None,
             drained: None,
@@ -193,6 +200,7 @@ impl<'a> Driver<'a> {
         let at = |gate: &Gate| gate.opens_at.map_or(soon, |at| at.as_millisecond().max(soon));
         match self.record.state.action(&self.record.course)? {
             Action::Keep { until_ms: Some(until) } => Some((until, None)),
+            Action::Run(Hook::Retire) => Some((self.clock.ms().saturating_add(RETIRE_AGAIN_MS), None)),
             _ if self.mode == Mode::Hold => None,
             Action::Wait => self.gate(0).map(|gate| (at(&gate), Some(gate))),
             Action::Bake { step, until_ms, .. } if until_ms <= self.clock.ms() => {
@@ -211,7 +219,9 @@ impl<'a> Driver<'a> {
         self.record.promotion.next_at =
             waits.as_ref().and_then(|(ms, _)| Timestamp::from_millisecond(*ms).ok());
         let gate = waits.and_then(|(_, gate)| gate);
-        self.record.promotion.waits_for = gate.as_ref().map(|gate| gate.why.clone());
+        self.record.promotion.waits_for =
+            gate.as_ref().map(|gate| gate.why.clone()).or_else(|| self.blue_stays.clone());
+        self.note_after_reload();
         let mut conclusion = self.conclusion();
         let state = match &self.record.state {
             _ if waiting => "waiting",

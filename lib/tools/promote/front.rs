@@ -299,7 +299,7 @@ mod tests {
         // One of blue's two servers was down for a while: green had more of those that serve.
         let range = Front { share: [0.25, 0.4], ..front(640, 360, 0) };
         assert_eq!(found(&range, 0.25), Finding::Fine);
-        assert!(matches!(found(&front(640, 360, 0), 0.25), Finding::Bad(_)));
+        assert!(matches!(found(&front(600, 400, 0), 0.25), Finding::Bad(_)));
     }
 
     #[test]

@@ -60,11 +60,25 @@ pub(super) struct Record {
     /// How often the weight of the watched step was put back.
     #[serde(default)]
     pub put_back: u32,
+    /// Since when the old side had no more requests than it may, while it waits to be retired.
+    #[serde(default)]
+    pub quiet: Option<Quiet>,
     /// Who has accepted it as it stands, and why.
     #[serde(default)]
     pub accepted: Option<String>,
     /// The evidence so far.
     pub promotion: Promotion,
+}
+
+/// Since when the old side is quiet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Quiet {
+    /// Since when, in ms.
+    pub since_ms: i64,
+    /// What it had counted then.
+    pub requests: u64,
+    /// The start of the router that counted it.
+    pub instance: String,
 }
 
 /// What the release header says on each side.

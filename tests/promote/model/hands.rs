@@ -244,6 +244,10 @@ impl Hands for Run<'_> {
         Ok(None)
     }
 
+    fn retire_waits(&mut self) -> Result<bool, Halt> {
+        Ok(false)
+    }
+
     fn last_look(&mut self) -> Result<Option<String>, Halt> {
         Ok(None)
     }

@@ -230,6 +230,10 @@ impl Hands for Driver<'_> {
         self.wish_of_people()
     }
 
+    fn retire_waits(&mut self) -> Result<bool, Fault> {
+        self.blue_must_stay()
+    }
+
     fn last_look(&mut self) -> Result<Option<String>, Fault> {
         if self.record.accepted.is_some() && self.record.markers.green.is_none() {
             return Ok(None);
