@@ -512,7 +512,8 @@ pub struct Promote {
     /// absent. Nothing moves meanwhile.
     #[serde(default)]
     pub router_back_within: Option<Span>,
-    /// The least share of a side's servers that the router itself must hold for up; 50% when absent.
+    /// The least share of green's servers that the router itself must hold for up; 60% when absent. Of blue one is
+    /// enough.
     #[serde(default)]
     pub min_up: Option<Share>,
     /// By how much the split that users get may differ from the weight, as a part of the smaller side's share;

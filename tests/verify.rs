@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use trapkey::evidence::{BaselineBody, Body, Document, VerifyBody, sha256_hex};
-use trapkey::metrics::probe::{Connection, Headers, MAX_WORKERS, Sampler, once};
+use trapkey::metrics::probe::{Connection, Headers, MAX_WORKERS, REQUESTS_PER_CONNECTION, Sampler, once};
 use trapkey::world::http::Client;
 
 use crate::support::{self, Ended};
@@ -157,7 +157,8 @@ impl Release {
     fn measured(&self, arguments: &[&str], document: &str) -> Ended {
         support::wait_for("a machine with time to measure", || {
             let ended = self.call(arguments);
-            (ended.code != 3 || !machine_was_busy(&self.path(document))).then_some(ended)
+            let measured = ![1, 3].contains(&ended.code) || !machine_was_busy(&self.path(document));
+            measured.then_some(ended)
         })
     }
 
@@ -471,7 +472,9 @@ fn probes_keep_their_connections_and_single_ones_open_new_ones() {
     sampler.finish();
     drop(sampler);
     let (asked, opened) = (requests.load(Ordering::SeqCst), connections.load(Ordering::SeqCst));
-    assert!(opened <= MAX_WORKERS as u64, "{opened} connections for {asked} requests");
+    // Each worker may be in the middle of its connection when it is over.
+    let most = asked / u64::from(REQUESTS_PER_CONNECTION) + MAX_WORKERS as u64;
+    assert!(opened <= most && opened < asked, "{opened} connections for {asked} requests");
     let client = Client::new(NEVER, 0);
     for _ in 0..10 {
         assert!(once(&client, &shop.url(), "X-Release", Connection::New).version.is_some());

@@ -269,7 +269,11 @@ fn a_server_that_the_router_holds_for_down_stops_the_step() {
         "{{kind: haproxy, target: haproxy.sock, entry: \"{}\", with: {{backend: shop, blue: blue, green: [green, green2]}}}}",
         haproxy.url()
     );
-    std::fs::write(folder.path().join("release.yaml"), plan(&router, &blue, &green, SHORT, "")).unwrap();
+    std::fs::write(
+        folder.path().join("release.yaml"),
+        plan(&router, &blue, &green, SHORT, "  healthy_within: 1s\n"),
+    )
+    .unwrap();
     wait_until("HAProxy to see it", || {
         haproxy
             .ask("show servers state shop")
@@ -280,7 +284,7 @@ fn a_server_that_the_router_holds_for_down_stops_the_step() {
     assert_eq!(ended.code, 1, "{}", ended.stderr);
     let promotion = json(&folder.path().join("evidence/promote.json"))["promotion"].clone();
     let reason = promotion["reason"].as_str().unwrap();
-    assert!(reason.contains("the router itself sends green"), "{reason}");
+    assert!(reason.contains("the router itself has 1 of 2 servers up: green2: DOWN"), "{reason}");
     assert_eq!(haproxy.server("green").0, 0);
 }
 

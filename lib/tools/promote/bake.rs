@@ -343,7 +343,11 @@ pub(super) struct Scene {
 pub(super) fn look(watch: &mut Watch<'_>, record: &mut Record, log: &mut Log, scene: &Scene) -> Looked {
     let now_ms = scene.now.as_millisecond();
     let mut given = vec![watch.probe(now_ms)];
-    let mut newest = Front { share: [scene.share, scene.share], ..watch.at_the_door() };
+    let direct = given[0].requests.as_ref().map_or([0, 0], |[_, green]| {
+        let sum = |what: fn(&crate::judge::Bin) -> u64| green.bins.iter().map(what).sum::<u64>();
+        [sum(|bin| bin.requests), sum(|bin| bin.errors)]
+    });
+    let mut newest = Front { share: [scene.share, scene.share], direct, ..watch.at_the_door() };
     if let Some((counted, made)) = counted(watch, record, scene, now_ms) {
         let follows = scene.counters.as_ref().is_some_and(|counters| !counters.sticky);
         let sum = |side: &Requests| side.bins.iter().map(|bin| bin.requests).sum::<u64>();

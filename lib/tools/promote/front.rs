@@ -30,6 +30,9 @@ pub(super) struct Front {
     pub(super) green: u64,
     /// Those with a status 5xx among blue's and among green's.
     pub(super) failed: [u64; 2],
+    /// What green answered to requests by its own address meanwhile: all, and the failures among them.
+    #[serde(default)]
+    pub(super) direct: [u64; 2],
     /// Answers that no side signed, and requests without any answer.
     pub(super) nobody: u64,
     /// What the last of these was.
@@ -54,6 +57,8 @@ impl Front {
         self.green += more.green;
         self.failed[0] += more.failed[0];
         self.failed[1] += more.failed[1];
+        self.direct[0] += more.direct[0];
+        self.direct[1] += more.direct[1];
         self.nobody += more.nobody;
         self.made += more.made;
         if more.unsigned.is_some() {
@@ -146,10 +151,14 @@ pub(super) fn judge(all: &Front, newest: &Front, asked: Asked<'_>) -> Finding {
     if too_many(all.nobody, all.nobody + all.green, unsigned) {
         return Finding::Bad(format!("{} were answered by neither side{said}", what(all.nobody)));
     }
-    let as_blue = error_rate_upper(all.failed[0], all.blue, 1.0 - SURE).unwrap_or(0.0);
-    let signed = asked.allowed.unwrap_or(if all.failed[0] == 0 { ALLOWED } else { as_blue.max(ALLOWED) });
-    if too_many(all.failed[1], all.green, signed) {
-        return Finding::Bad(format!("{} got an error of green's", what(all.failed[1])));
+    // Errors that green has by its own address as well are the judge's, and those that blue has no news.
+    let upper = |failed: u64, of: u64| {
+        if failed == 0 { 0.0 } else { error_rate_upper(failed, of, 1.0 - SURE).unwrap_or(1.0) }
+    };
+    let elsewhere = upper(all.failed[0], all.blue).max(upper(all.direct[1], all.direct[0]));
+    if too_many(all.failed[1], all.green, asked.allowed.unwrap_or(ALLOWED).max(elsewhere)) {
+        let what = what(all.failed[1]);
+        return Finding::Bad(format!("{what} got an error of green's that it has not by its own address"));
     }
     if let Some([_, green]) = all.counted
         && too_many(all.made, all.made + green, unsigned)
@@ -321,6 +330,9 @@ mod tests {
         assert!(matches!(found(&failed, 0.25), Finding::Bad(why) if why.contains("error of green's")));
         // Blue is no better, or the plan bears it.
         assert_eq!(found(&Front { failed: [60, 20], ..failed.clone() }, 0.25), Finding::Fine);
+        // It fails by its own address as well: that is for the plan's triggers.
+        assert_eq!(found(&Front { direct: [100, 80], ..failed.clone() }, 0.25), Finding::Fine);
+        assert!(matches!(found(&Front { direct: [100, 0], ..failed.clone() }, 0.25), Finding::Bad(_)));
         let bears = Asked { allowed: Some(0.9), ..at(0.25) };
         assert_eq!(judge(&failed, &Front::default(), bears), Finding::Fine);
     }

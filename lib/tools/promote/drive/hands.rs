@@ -30,7 +30,7 @@ use crate::world::{self, signal};
 /// How long the router may be away in a restart, where the plan does not say.
 const ROUTER_BACK_WITHIN: Duration = Duration::from_secs(30);
 /// The least share of a side's servers that the router must hold for up, where the plan does not say.
-const MIN_UP: f64 = 0.5;
+const MIN_UP: f64 = 0.6;
 /// So often a weight is put back in one step; then something else steers the router.
 const MOST_PUT_BACK: u32 = 3;
 /// How long to wait before the router is asked again.
