@@ -29,6 +29,7 @@ mod load;
 mod loopholes;
 mod model;
 mod once;
+mod own_hand;
 mod routers;
 mod routers_http;
 mod soak;
@@ -73,10 +74,11 @@ fn patient(router: &str) -> String {
 /// A plan with short bakes, in which nothing fails because a machine is busy: what decides is far from
 /// what starved processes give. `more` goes into its promote section.
 pub(crate) fn plan(router: &str, blue: &Side, green: &Side, steps: &str, more: &str) -> String {
+    let healthy = if more.contains("healthy_within:") { "" } else { "  healthy_within: 60s\n" };
     format!(
         "version: 1\nservice: shop\nenvironments: {{production: {{}}}}\nrelease: {{version: \"${{VERSION:-1.1}}\"}}\n\
          promote:\n  router: {}\n  sides:\n    blue: {{url: \"{}\"}}\n    green: {{url: \"{}\"}}\n  \
-         probe: {{path: /, rate: 100/s, requests: 20, timeout: 60s}}\n  interval: 100ms\n  min_samples: 20\n  drain: 1s\n  undecided_for: 60s\n  healthy_within: 60s\n  router_back_within: 180s\n  \
+         probe: {{path: /, rate: 100/s, requests: 20, timeout: 60s}}\n  interval: 100ms\n  min_samples: 20\n  drain: 1s\n  undecided_for: 60s\n{healthy}  router_back_within: 180s\n  \
          rollback_when: [{{metric: error_rate, is: \"> 5%\"}}, {{metric: latency_p95, is: \"> 20s\"}}]\n  steps: {steps}\n{more}",
         patient(router),
         blue.url(),

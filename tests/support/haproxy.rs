@@ -19,15 +19,23 @@ pub(crate) struct Haproxy {
 impl Haproxy {
     /// Starts one in front of two sides, all traffic on blue. `more` are further lines of the backend.
     pub(crate) fn start(folder: &Path, blue: u16, green: u16, more: &str) -> Self {
+        let balance = if more.contains("balance ") { "" } else { "  balance roundrobin\n" };
+        let backend = format!(
+            "  option redispatch\n{balance}{more}\n  server blue 127.0.0.1:{blue} weight 100 cookie b\n  server green 127.0.0.1:{green} weight 0 cookie g\n"
+        );
+        Self::with_backend(folder, "in", "admin", &backend)
+    }
+
+    /// Starts one with these lines of the backend `shop`, behind a frontend of that name, and a socket of that level.
+    pub(crate) fn with_backend(folder: &Path, frontend: &str, level: &str, backend: &str) -> Self {
         let port = free_port();
         let socket = folder.join("haproxy.sock");
         let config = folder.join("haproxy.cfg");
-        let balance = if more.contains("balance ") { "" } else { "balance roundrobin" };
         let text = format!(
-            "global\n  stats socket {} mode 600 level admin\n  maxconn 2000\n\
-             defaults\n  mode http\n  timeout connect 60s\n  timeout client 10s\n  timeout server 10s\n  option redispatch\n\
-             frontend in\n  bind 127.0.0.1:{port}\n  default_backend shop\n\
-             backend shop\n  {balance}\n{more}\n  server blue 127.0.0.1:{blue} weight 100 cookie b\n  server green 127.0.0.1:{green} weight 0 cookie g\n",
+            "global\n  stats socket {} mode 600 level {level}\n  maxconn 2000\n\
+             defaults\n  mode http\n  timeout connect 60s\n  timeout client 10s\n  timeout server 10s\n\
+             frontend {frontend}\n  bind 127.0.0.1:{port}\n  default_backend shop\n\
+             backend shop\n{backend}\n",
             socket.display()
         );
         std::fs::write(&config, text).unwrap();
@@ -80,6 +88,13 @@ impl Haproxy {
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
                 && std::os::unix::net::UnixStream::connect(&self.socket).is_ok()
         });
+    }
+
+    /// Puts another text in the place of one in its configuration; it takes effect at the next start.
+    pub(crate) fn edit(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(&self.config).unwrap();
+        assert!(text.contains(from), "{from} in {text}");
+        std::fs::write(&self.config, text.replace(from, to)).unwrap();
     }
 
     /// Asks the runtime API.

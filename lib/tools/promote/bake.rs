@@ -76,7 +76,7 @@ const INTERVALS_PER_STEP: i64 = 120;
 const ACHIEVED: f64 = 0.9;
 
 /// So many requests per second are made at the front door at most.
-const MOST_AT_THE_DOOR: f64 = 20.0;
+pub(super) const MOST_AT_THE_DOOR: f64 = 20.0;
 
 /// Requests without an answer after this long count with their age: their true latency is greater.
 const OVERDUE: Duration = Duration::from_secs(1);
@@ -242,6 +242,11 @@ impl<'a> Watch<'a> {
         let doubt = (!kept_pace)
             .then(|| "this machine could not send the probes at the rate that the plan asks for".into());
         Given { source: "probe".into(), requests: Some(sides), doubt, ..Given::default() }
+    }
+
+    /// Waits for what is under way at the front door, for a short call that looks once.
+    pub(super) fn await_the_door(&self) {
+        self.door.finish();
     }
 
     /// What requests at the front door met since the look before.

@@ -183,7 +183,7 @@ impl<'a> Driver<'a> {
         if let Err(why) = self.may(ask) {
             return Ok(Err(why));
         }
-        let event = self.granted(ask, asked);
+        let event = self.granted(ask, asked)?;
         conduct::grant(self, &event).map(Ok)
     }
 

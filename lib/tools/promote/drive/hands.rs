@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use super::super::bake::{Bake, Looked, Scene, Watch, count_on, look};
+use super::super::bake::{Bake, Looked, MOST_AT_THE_DOOR, Scene, Watch, count_on, look};
 use super::super::begin::{self, Says, look_at};
 use super::super::conduct::{Clock, Hands, LeftHook, Live, NotInForce, Theirs, Why, abort_asked, going_back};
 use super::super::machine::{Action, Course, Event, Hook, Look, State};
@@ -387,6 +387,9 @@ impl Hands for Driver<'_> {
             Err(fault) => (None, Some(fault.line())),
         };
         let most = 3 * self.interval();
+        if let Some(watch) = self.watch.as_ref().filter(|_| self.mode == Mode::Once) {
+            watch.await_the_door();
+        }
         let Some(watch) = self.watch.as_mut() else { return Ok(None) };
         let blind = counters.is_none() && lost.is_none() && !watch.reads_requests();
         let weight = self.record.course.steps.get(step).map_or(0.0, |s| s.weight);
@@ -853,7 +856,9 @@ impl<'a> Driver<'a> {
                 // What earlier calls have seen counts as well; some fresh ones are needed in any case.
                 let seen = self.watch.as_ref().map_or(0, Watch::probed);
                 let missing = self.plan.min_samples.unwrap_or(50).max(1).saturating_sub(seen).max(FRESH);
-                let needed = missing as f64 / self.plan.probe.rate.0 * 1.1 + 0.02;
+                let rate = self.plan.probe.rate.0;
+                let needed =
+                    (missing as f64 / rate).max(FRESH as f64 / rate.min(MOST_AT_THE_DOOR)) * 1.1 + 0.02;
                 Duration::from_secs_f64(needed.clamp(0.02, 86_400.0))
             }
         };

@@ -21,7 +21,7 @@ impl Driver<'_> {
             let Some(asked) = self.asked(ask) else { continue };
             self.store().forget(ask)?;
             match self.may(ask) {
-                Ok(()) => return Ok(Some(self.granted(ask, &asked))),
+                Ok(()) => return self.granted(ask, &asked).map(Some),
                 Err(why) => {
                     let what = format!("`promote {}` of {} is not heeded: {why}", word(ask), asked.who);
                     self.job.talk().line(Mark::Warn, &what);
@@ -33,7 +33,9 @@ impl Driver<'_> {
     }
 
     /// The event that a wish leads to; who wished is on record.
-    pub(super) fn granted(&mut self, ask: Ask, asked: &Asked) -> Event {
+    ///
+    /// Errors (4): an abort of before cannot be taken back.
+    pub(super) fn granted(&mut self, ask: Ask, asked: &Asked) -> Result<Event, Fault> {
         let why = asked.why.as_ref().map(|w| format!(": {w}")).unwrap_or_default();
         let who = &asked.who;
         let (what, event) = if ask == Ask::Skip {
@@ -45,11 +47,13 @@ impl Driver<'_> {
             (format!("ends the bake of step {step} early{why}"), Event::Skipped { reason })
         } else {
             let reason = format!("accepted as it stands by {who}{why}");
+            // Whoever accepts knows that the way back was tried; an abort that comes from now on still wins.
+            self.store().forget(Ask::Abort)?;
             self.record.accepted = Some(reason.clone());
             (format!("accepts it as it stands{why}"), Event::Accepted { reason })
         };
         self.record.decided(world::now(), who, what);
-        event
+        Ok(event)
     }
 
     /// Whether a wish may be granted.
