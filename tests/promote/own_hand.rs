@@ -55,8 +55,11 @@ impl Row {
     }
 
     fn open(&self) -> Box<dyn trapkey::routers::Router> {
-        let loaded =
-            trapkey::plan::Loaded::read(&self.path().join("release.yaml"), Default::default()).unwrap();
+        let loaded = trapkey::plan::Loaded::read(
+            &self.path().join("release.yaml"),
+            std::collections::BTreeMap::default(),
+        )
+        .unwrap();
         trapkey::routers::open(&loaded.plan.promote.as_ref().unwrap().router, &loaded).unwrap()
     }
 
