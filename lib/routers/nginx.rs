@@ -372,7 +372,8 @@ impl Nginx {
         take_back(&self.file, text, || self.swap(before))?;
         let Err(by_others) = self.test("test its configuration") else { return Err(refused) };
         // It starts on nothing, for a reason of somebody else's.
-        let mut help = "the include file is not the reason: mend what the cause names".to_owned();
+        let own = by_others.help.clone().unwrap_or_default();
+        let mut help = format!("the include file is not the reason: {own}");
         if split.is_way_back() {
             // When that is mended, users go back.
             take_back(&self.file, before, || self.swap(text))?;

@@ -99,7 +99,9 @@ impl Configuration {
             let variables = Variables::of(&main, question.passes_to);
             let mut seen = Seen::default();
             let caches = Caches::default().within(inside.iter().copied());
-            inside.iter().for_each(|placed| visit(placed, &caches, &variables, question, &mut seen));
+            for placed in inside {
+                visit(placed, &caches, &variables, question, &mut seen);
+            }
             seen.misfit(question)
         })
     }
@@ -379,5 +381,11 @@ fn visit(
         }
     }
     let inner = caches.within(placed.block.iter());
-    placed.block.iter().for_each(|child| visit(child, &inner, variables, question, seen));
+    for child in &placed.block {
+        visit(child, &inner, variables, question, seen);
+    }
 }
+
+#[cfg(test)]
+#[path = "fit_tests.rs"]
+mod tests;

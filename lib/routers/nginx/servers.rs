@@ -181,10 +181,15 @@ impl Sides {
         }
         let (all_blue, all_green): (u64, u64) = (blue.iter().sum(), green.iter().sum());
         // At most 1000 servers of weight 1000 and 10000 parts: these products stay below 2^44.
-        blue.iter_mut().for_each(|weight| *weight *= u64::from(parts.0) * all_green);
-        green.iter_mut().for_each(|weight| *weight *= u64::from(parts.1) * all_blue);
+        for (side, part) in
+            [(&mut blue, u64::from(parts.0) * all_green), (&mut green, u64::from(parts.1) * all_blue)]
+        {
+            side.iter_mut().for_each(|weight| *weight *= part);
+        }
         let divisor = blue.iter().chain(&green).copied().fold(0, gcd).max(1);
-        blue.iter_mut().chain(&mut green).for_each(|weight| *weight /= divisor);
+        for side in [&mut blue, &mut green] {
+            side.iter_mut().for_each(|weight| *weight /= divisor);
+        }
         (blue, green)
     }
 
