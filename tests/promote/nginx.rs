@@ -17,6 +17,7 @@ use trapkey::world::http::Client;
 use super::*;
 use crate::support::nginx::REQUESTS;
 
+mod field;
 mod refused;
 mod written;
 

@@ -60,6 +60,19 @@ impl Nginx {
         Self { port, include, config, split: split.to_owned(), process }
     }
 
+    /// Starts one on a configuration that is there.
+    pub(crate) fn foreign(config: &Path, include: &Path, port: u16) -> Self {
+        let process = spawn(config);
+        wait(port);
+        Self {
+            port,
+            include: include.to_owned(),
+            config: config.to_owned(),
+            split: REQUESTS.to_owned(),
+            process,
+        }
+    }
+
     /// The `router:` block of a plan with these sides, and `more` among its settings.
     pub(crate) fn block(&self, blue: &str, green: &str, more: &str) -> String {
         let (config, port) = (self.config.display(), self.port);
