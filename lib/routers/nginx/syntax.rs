@@ -336,4 +336,71 @@ mod tests {
         assert_eq!(words(text), [vec!["a_by_lua_block"], vec!["b", "c"]]);
         assert!(parse("a_by_lua_block { { }").is_err());
     }
+    /// Numbers that look like chance and are the same at every run.
+    fn dice() -> impl FnMut(usize) -> usize {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        move |sides| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from((state >> 33) % sides as u64).unwrap()
+        }
+    }
+
+    #[test]
+    fn any_word_that_is_quoted_is_read_as_it_was() {
+        let mut dice = dice();
+        let letters =
+            ["a", "B", ";", "{", "}", "#", "$", "\"", "'", "\\", " ", "\n", "\t", "\r", "\u{e9}", "t", "n"];
+        for _ in 0..20_000 {
+            let words: Vec<String> =
+                (0..=dice(3)).map(|_| (0..dice(6)).map(|_| letters[dice(letters.len())]).collect()).collect();
+            let quoted = |word: &String| {
+                let quote = ["\"", "'"][usize::from(word.len() % 2 == 0)];
+                format!(
+                    "{quote}{}{quote}",
+                    word.replace('\\', "\\\\").replace('"', "\\\"").replace('\'', "\\'")
+                )
+            };
+            let text: Vec<String> = words.iter().map(quoted).collect();
+            let text = format!("# ;\n{}; {} {{ }}", text.join(" # {\n"), text.join("\t"));
+            let found = parse(&text).unwrap();
+            assert!(
+                found.len() == 2 && found.iter().all(|directive| directive.words == words),
+                "{text}: {found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_text_makes_it_panic_or_tells_a_line_that_is_not_there() {
+        let mut dice = dice();
+        let pieces = [
+            "a",
+            ";",
+            "{",
+            "}",
+            "#",
+            "$",
+            "\"",
+            "'",
+            "\\",
+            " ",
+            "\n",
+            "[",
+            "]",
+            "=",
+            "--",
+            "x_by_lua_block {",
+            "server",
+        ];
+        for _ in 0..50_000 {
+            let text: String = (0..dice(30)).map(|_| pieces[dice(pieces.len())]).collect();
+            let lines = text.matches('\n').count() + 1;
+            match parse(&text) {
+                Ok(found) => {
+                    assert!(found.iter().all(|directive| (1..=lines).contains(&directive.line)), "{text:?}")
+                }
+                Err(broken) => assert!((1..=lines).contains(&broken.line), "{text:?}"),
+            }
+        }
+    }
 }
