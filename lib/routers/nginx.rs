@@ -66,6 +66,10 @@ struct Settings {
     /// again on its own side alone. Then `proxy_pass` takes the upstream from `$trapkey_upstream`.
     #[serde(default)]
     apart: bool,
+    /// How the names of the include file's variables begin: `trapkey` when absent, hence `$trapkey_split`. nginx has one
+    /// variable of a name for all, so of several services behind one nginx each needs its own.
+    #[serde(default = "variables")]
+    variables: String,
     /// Whether a cache of nginx may answer in front of both sides: `refused` when absent.
     #[serde(default)]
     cache: Cache,
@@ -83,6 +87,10 @@ enum Cache {
     Refused,
     /// The split holds for what the cache does not answer.
     Allowed,
+}
+
+fn variables() -> String {
+    "trapkey".to_owned()
 }
 
 fn test_command() -> Vec<String> {
@@ -119,6 +127,12 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
     if !servers::is_address(&settings.upstream) {
         return Err(problem(format!("`{}` is no name for an nginx upstream", settings.upstream)));
     }
+    let name = &settings.variables;
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.chars().all(plain) || name.len() > 20 {
+        let why = "is no beginning of a variable's name: up to 20 of `a-z`, `0-9` and `_`, a letter first";
+        return Err(problem(format!("`{name}` {why}")));
+    }
     let sides = Sides::of(&settings.blue, &settings.green).map_err(problem)?;
     let weighed = servers::weighed(order.split, settings.apart);
     let lines = servers::lines(&settings.lines, weighed).map_err(problem)?;
@@ -131,6 +145,7 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
             lines: settings.lines.clone(),
             by: order.split.clone(),
             apart: settings.apart,
+            variables: settings.variables.clone(),
         },
         lines,
         client: Client::new(order.timeout, 0),
@@ -163,7 +178,10 @@ impl Nginx {
             Fault::infrastructure("nginx does not say which split it runs")
                 .place(&self.settings.status)
                 .cause(cause)
-                .help("add `location = /trapkey-split { return 200 $trapkey_split; }` to a server and name its URL in `with.status`")
+                .help(format!(
+                    "add `location = /trapkey-split {{ return 200 {}; }}` to a server and name its URL in `with.status`",
+                    self.shape.variable("split")
+                ))
         };
         let answer = self.client.send(&request).map_err(|e| odd(e.why))?;
         let text = String::from_utf8_lossy(&answer.body);
@@ -219,13 +237,13 @@ impl Nginx {
                 .upstream(&self.shape.upstream)
                 .is_none()
                 .then(|| format!("upstream {}", self.shape.upstream))
-        } else if !named || include.defines("$trapkey_upstream").is_none() {
-            Some("$trapkey_upstream".to_owned())
+        } else if !named || include.defines(&self.shape.variable("upstream")).is_none() {
+            Some(self.shape.variable("upstream"))
         } else {
             None
         };
-        let missing = missing
-            .or_else(|| include.defines("$trapkey_split").is_none().then(|| "$trapkey_split".to_owned()));
+        let split = self.shape.variable("split");
+        let missing = missing.or_else(|| include.defines(&split).is_none().then_some(split));
         let Some(missing) = missing else { return Ok(()) };
         let to = self.passes_to();
         Err(Fault::usage("nginx's configuration does not fit the `split`")
@@ -260,8 +278,8 @@ impl Nginx {
     }
 
     /// What a `*_pass` must name.
-    fn passes_to(&self) -> &str {
-        if self.shape.weighed() { &self.shape.upstream } else { "$trapkey_upstream" }
+    fn passes_to(&self) -> String {
+        if self.shape.weighed() { self.shape.upstream.clone() } else { self.shape.variable("upstream") }
     }
 
     /// The configuration on disk, every file of it.
@@ -292,7 +310,8 @@ impl Nginx {
             include: &include,
             text,
             upstreams: &upstreams,
-            passes_to: self.passes_to(),
+            passes_to: &self.passes_to(),
+            variables: &self.shape.all_variables(),
             cache_allowed: self.settings.cache == Cache::Allowed,
         };
         match configuration.misfit(&question) {
@@ -350,7 +369,7 @@ impl Nginx {
 
     /// What a stamp says of the split, in the light of the file that carries it.
     fn live(&self, stamp: &Stamp, include: &Include) -> Live {
-        let in_file = include.carries(stamp);
+        let in_file = include.carries(&self.shape, stamp);
         let green = if in_file { include.green(&self.shape, stamp.green) } else { stamp.green };
         let mut raw = json!({"stamp": stamp.id, "green": green});
         if let Some(why) = &self.unseen {
@@ -496,7 +515,7 @@ impl Router for Nginx {
             let next = self.stamp()?;
             agreeing = if next.id == last.id { agreeing + 1 } else { 0 };
             last = next;
-            let in_file = include.carries(&last);
+            let in_file = include.carries(&self.shape, &last);
             if in_file && agreeing == 0 {
                 // Old workers are still answering: wait until they do not.
                 self.wait_for(&last.id, &log_time())?;

@@ -45,6 +45,8 @@ pub(super) struct Question<'a> {
     pub(super) upstreams: &'a [String],
     /// What a `*_pass` must name: an upstream, or a variable.
     pub(super) passes_to: &'a str,
+    /// The variables that it may define.
+    pub(super) variables: &'a [String],
     /// Whether a cache may answer in the place of both sides.
     pub(super) cache_allowed: bool,
 }
@@ -209,7 +211,20 @@ fn defined_elsewhere(inside: &[&Placed<'_>], question: &Question<'_>) -> Option<
             help: format!("add `include {};` inside `http {{ … }}`, and reload nginx", question.include),
         });
     }
-    None
+    // nginx has one variable of a name, and the last definition of it counts.
+    let variable = |placed: &&&Placed<'_>| {
+        let directive = placed.directive;
+        let defines = matches!(directive.name(), "map" | "split_clients" | "geo");
+        defines && directive.words.last().is_some_and(|name| question.variables.contains(name))
+    };
+    let other = inside.iter().filter(variable).find(|placed| !ours(placed.file))?;
+    let name = other.directive.words.last().map_or("", String::as_str);
+    Some(Misfit {
+        place: Some(other.place()),
+        why: format!("the variable `{name}` is defined here too, and nginx takes the last definition for every service"),
+        help: "give each service variables of its own with `with.variables`, in its include file and in its locations"
+            .into(),
+    })
 }
 
 /// The upstream that a `*_pass` or a value names: what stands between the scheme and the path.
@@ -346,7 +361,7 @@ impl Seen {
         Some(Misfit {
             place: Some(place),
             why: format!("a cache answers requests in front of `{to}`, in the place of both sides: users of one side are given answers of the other"),
-            help: "turn it off for this location, put `$trapkey_upstream` into its key (with `apart: true` or a `split` by user or match), or say `cache: allowed` in `with`: then the split holds for what the cache does not answer".into(),
+            help: "turn it off for this location, put the variable that names the side into its key (with `apart: true` or a `split` by user or match), or say `cache: allowed` in `with`: then the split holds for what the cache does not answer".into(),
         })
     }
 }

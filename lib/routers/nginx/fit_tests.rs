@@ -18,6 +18,7 @@ fn asked(files: &[(&str, &str)], passes_to: &str, cache_allowed: bool) -> Option
         text: SHOP,
         upstreams: &upstreams,
         passes_to,
+        variables: &["$trapkey_split".to_owned()],
         cache_allowed,
     };
     Configuration::parse(&printed(files)).unwrap().misfit(&question)
@@ -132,6 +133,20 @@ fn an_upstream_in_another_file_is_told_with_its_line() {
             .unwrap();
     assert_eq!(misfit.place.as_deref(), Some("/etc/nginx/conf.d/shop.conf:3"));
     assert!(misfit.why.contains("is defined here"), "{}", misfit.why);
+}
+
+#[test]
+fn a_variable_that_another_service_defines_too_is_told() {
+    let other = "map \"\" $shop_split { default a; }\nmap \"\" $trapkey_split { default a; }";
+    let main = "http { include trapkey/*.conf; server { location / { proxy_pass http://shop; } } }";
+    let files = [
+        ("/etc/nginx/nginx.conf", main),
+        ("/etc/nginx/trapkey/cart.conf", other),
+        ("/etc/nginx/trapkey/shop.conf", SHOP),
+    ];
+    let misfit = asked(&files, "shop", false).unwrap();
+    assert_eq!(misfit.place.as_deref(), Some("/etc/nginx/trapkey/cart.conf:2"));
+    assert!(misfit.help.contains("with.variables"), "{}", misfit.help);
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub(super) struct Shape {
     pub(super) by: By,
     /// Whether each side has an upstream of its own, also where requests are split each by itself.
     pub(super) apart: bool,
+    /// How the names of its variables begin; nginx has one of each name for all services.
+    pub(super) variables: String,
 }
 
 /// What the status location answers: `trapkey STAMP SHARE`.
@@ -47,6 +49,16 @@ impl Stamp {
 const OURS: &str = "# Written by Trapkey";
 
 impl Shape {
+    /// A variable of the include file: of `split`, `$trapkey_split`.
+    pub(super) fn variable(&self, what: &str) -> String {
+        format!("${}_{what}", self.variables)
+    }
+
+    /// All of them.
+    pub(super) fn all_variables(&self) -> [String; 4] {
+        ["split", "upstream", "key", "bucket"].map(|what| self.variable(what))
+    }
+
     /// Whether the weights of one upstream are the split; otherwise `$trapkey_upstream` names one of two.
     pub(super) fn weighed(&self) -> bool {
         weighed(&self.by, self.apart)
@@ -72,7 +84,8 @@ impl Shape {
 
     fn with_head(&self, green: f64, stamp: &str, head: &str) -> String {
         let body = if self.weighed() { self.weighed_upstream(green) } else { self.named_upstreams(green) };
-        format!("{head}\n{body}map \"\" $trapkey_split {{ default \"trapkey {stamp} {green}\"; }}\n")
+        let split = self.variable("split");
+        format!("{head}\n{body}map \"\" {split} {{ default \"trapkey {stamp} {green}\"; }}\n")
     }
 
     fn block(&self, name: &str, servers: &[String]) -> String {
@@ -108,29 +121,29 @@ impl Shape {
         let others = if green >= 1.0 { &green_name } else { &blue };
         let between = green > 0.0 && green < 1.0;
         let own = if between { format!("{} {green_name}; ", bucket(green)) } else { String::new() };
+        let (upstream, told_by) = (self.variable("upstream"), self.variable("key"));
         let (By::User(key) | By::Match(key, _)) = &self.by else {
-            return format!("split_clients $request_id $trapkey_upstream {{ {own}* {others}; }}\n");
+            return format!("split_clients $request_id {upstream} {{ {own}* {others}; }}\n");
         };
         let mut text = match key {
             Key::Header(name) => {
-                format!("map $http_{} $trapkey_key {{ default $http_{0}; }}\n", name.replace('-', "_"))
+                let header = format!("$http_{}", name.replace('-', "_"));
+                format!("map {header} {told_by} {{ default {header}; }}\n")
             }
             // `$cookie_…` would take a name in any case, and none with a dash.
             Key::Cookie(name) => format!(
-                "map $http_cookie $trapkey_key {{ default \"\"; \"~(?:^|; ?){name}=(?<trapkey_cookie>[^;]+)\" $trapkey_cookie; }}\n"
+                "map $http_cookie {told_by} {{ default \"\"; \"~(?:^|; ?){name}=(?<{0}_cookie>[^;]+)\" ${0}_cookie; }}\n",
+                self.variables
             ),
         };
         if let By::Match(_, value) = &self.by {
             let matching = if green > 0.0 { &green_name } else { &blue };
             // A regular expression, because plain words are compared in any case.
-            text += &format!(
-                "map $trapkey_key $trapkey_upstream {{ default {others}; \"~^{value}$\" {matching}; }}\n"
-            );
+            text += &format!("map {told_by} {upstream} {{ default {others}; \"~^{value}$\" {matching}; }}\n");
         } else {
-            text += &format!("split_clients $trapkey_key $trapkey_bucket {{ {own}* {others}; }}\n");
-            text += &format!(
-                "map $trapkey_key $trapkey_upstream {{ default $trapkey_bucket; \"\" {others}; }}\n"
-            );
+            let bucket = self.variable("bucket");
+            text += &format!("split_clients {told_by} {bucket} {{ {own}* {others}; }}\n");
+            text += &format!("map {told_by} {upstream} {{ default {bucket}; \"\" {others}; }}\n");
         }
         text
     }
@@ -177,10 +190,10 @@ impl Include {
     }
 
     /// Whether it carries a stamp.
-    pub(super) fn carries(&self, stamp: &Stamp) -> bool {
+    pub(super) fn carries(&self, shape: &Shape, stamp: &Stamp) -> bool {
         let of =
             |directive: &Directive| Stamp::parse(directive.argument()).is_some_and(|own| own.id == stamp.id);
-        self.defines("$trapkey_split").is_some_and(|map| map.children().iter().any(of))
+        self.defines(&shape.variable("split")).is_some_and(|map| map.children().iter().any(of))
     }
 
     /// What gives a variable its value.
@@ -250,7 +263,7 @@ impl Include {
                 sides.iter().chain([&shape.upstream]).any(|own| own.eq_ignore_ascii_case(name))
             }
             "map" | "split_clients" => {
-                directive.words.last().is_some_and(|variable| variable.starts_with("$trapkey_"))
+                directive.words.last().is_some_and(|variable| shape.all_variables().contains(variable))
             }
             _ => false,
         };

@@ -12,6 +12,7 @@ fn shape(blue: &[&str], green: &[&str]) -> Shape {
         lines: Vec::new(),
         by: By::Requests,
         apart: false,
+        variables: "trapkey".into(),
     }
 }
 
@@ -80,8 +81,8 @@ fn what_is_written_is_read_back_for_either_side() {
         let over = Shape { sides, ..shape.clone() };
         for green in [0.0, 0.000_1, 0.05, 0.5, 0.9999, 1.0] {
             let include = read(&shape.render(green, "s"));
-            assert!(include.carries(&Stamp { id: "s".into(), green }));
-            assert!(!include.carries(&Stamp { id: "t".into(), green }));
+            assert!(include.carries(&shape, &Stamp { id: "s".into(), green }));
+            assert!(!include.carries(&shape, &Stamp { id: "t".into(), green }));
             assert!((include.green(&shape, green) - green).abs() < 1e-12, "{green}");
             assert!((include.green(&over, green) - (1.0 - green)).abs() < 1e-12, "{green}");
             assert_eq!(include.strangers(&shape, "f"), Vec::<String>::new());

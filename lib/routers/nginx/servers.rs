@@ -184,11 +184,15 @@ impl Sides {
         for (side, part) in
             [(&mut blue, u64::from(parts.0) * all_green), (&mut green, u64::from(parts.1) * all_blue)]
         {
-            side.iter_mut().for_each(|weight| *weight *= part);
+            for weight in side.iter_mut() {
+                *weight *= part;
+            }
         }
         let divisor = blue.iter().chain(&green).copied().fold(0, gcd).max(1);
         for side in [&mut blue, &mut green] {
-            side.iter_mut().for_each(|weight| *weight /= divisor);
+            for weight in side.iter_mut() {
+                *weight /= divisor;
+            }
         }
         (blue, green)
     }

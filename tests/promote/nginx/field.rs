@@ -69,3 +69,19 @@ fn configurations_that_cannot_be_split_are_refused_with_the_line_that_is_why() {
         assert!(fault.to_string().contains(place) && fault.to_string().contains(why), "{shape}: {fault}");
     }
 }
+
+#[test]
+fn the_first_include_file_of_the_documentation_outlives_a_moment_of_failure() {
+    let (blue, green) = (Server::start("blue"), Server::start("green"));
+    for page in ["docs/plan.md", "docs/routers.md"] {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
+        let (_, first) = text.split_once("/shop.conf, the first time written by you\n").expect(page);
+        let lines: Vec<&str> = first.lines().map_while(|line| line.strip_prefix("    ")).collect();
+        let (upstream, stamp) = lines.split_at(lines.len() - 1);
+        assert!(stamp[0].starts_with("map \"\" $trapkey_split {"), "{page}: {stamp:?}");
+        let own = upstream.join("\n").replace("10.0.0.11:8080", &format!("127.0.0.1:{}", blue.port));
+        let behind = Behind::new(&format!("{own}\n"), "shop");
+        behind.between(&blue, &green).check().unwrap_or_else(|fault| panic!("{page}: {fault}"));
+        survives(&behind, &blue, page);
+    }
+}

@@ -268,3 +268,49 @@ fn a_test_command_that_cannot_print_is_no_reason_to_refuse_and_is_told() {
     let told = router.read().unwrap().raw.to_string();
     assert!(told.contains("has no `-t`"), "{told}");
 }
+
+#[test]
+fn two_services_behind_one_nginx_need_variables_of_their_own() {
+    let mut asked = Asked::new(UPSTREAM, "shop");
+    let cart = asked.behind.folder.path().join("cart.conf");
+    let of_cart = |name: &str| {
+        format!(
+            "upstream cart {{ server 127.0.0.1:1; }}\nmap \"\" ${name}_split {{ default \"trapkey cart 0.5\"; }}\n"
+        )
+    };
+    std::fs::write(&cart, of_cart("trapkey")).unwrap();
+    asked.configure("access_log off;", &format!("access_log off; include {};", cart.display()));
+    asked.configure("location / {", "location /cart { proxy_pass http://cart; } location / {");
+    asked.refuses(
+        "",
+        &["cart.conf:2", "the variable `$trapkey_split` is defined here too", "`with.variables`"],
+    );
+    // Those of the other service have another name; its split is nobody's business here.
+    std::fs::write(&cart, of_cart("cart")).unwrap();
+    asked.behind.nginx.restart();
+    asked.passes("");
+    let held = asked.behind.nginx.held();
+    assert!(held.contains("$trapkey_split") && asked.behind.nginx.names_only(asked.green.port), "{held}");
+    // And so may those of this one.
+    let renamed = held.replace("$trapkey_split", "$shop_split");
+    std::fs::write(&asked.behind.nginx.include, renamed).unwrap();
+    asked.configure("200 $trapkey_split", "200 $shop_split");
+    let block = asked.behind.nginx.block(
+        &format!("\"127.0.0.1:{}\"", asked.green.port),
+        &format!("\"127.0.0.1:{}\"", asked.blue.port),
+        ", variables: shop",
+    );
+    let mut router = asked.behind.open(&block);
+    router.check().unwrap();
+    router.set(forward(0.5)).unwrap();
+    assert!(same_share(router.read().unwrap().green, 0.5));
+    assert!(asked.behind.nginx.held().contains("map \"\" $shop_split"), "{}", asked.behind.nginx.held());
+    for name in ["Shop", "9shop", "shop;", "", "$shop"] {
+        let ended = asked.run(&format!(", variables: '{name}'"));
+        assert!(
+            ended.code == 2 && ended.stderr.contains("beginning of a variable's name"),
+            "{}",
+            ended.stderr
+        );
+    }
+}

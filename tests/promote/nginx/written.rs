@@ -163,3 +163,24 @@ fn a_broken_include_file_does_not_stop_a_way_back() {
     router.set(BACK).unwrap();
     assert_eq!(behind.met(40), only(&blue, 40));
 }
+
+#[test]
+fn the_commands_for_use_by_hand_give_users_of_a_key_to_either_side() {
+    let [blue, green] = ["blue", "green"].map(Server::start);
+    for split in
+        ["{by: user, cookie: uid}", "{by: user, header: x-user}", "{by: match, cookie: uid, value: beta}"]
+    {
+        let folder = folder();
+        let nginx = Nginx::splitting(folder.path(), blue.port, green.port, split);
+        let behind = Behind { folder, nginx };
+        let mut router = behind.between(&blue, &green);
+        router.check().unwrap();
+        router.set(forward(0.5)).unwrap();
+        for (side, server, share) in [(Half::Green, &green, 1.0), (Half::Blue, &blue, 0.0)] {
+            behind.by_hand(&router.by_hand(side));
+            wait_until("the other side", || behind.met(40) == only(server, 40));
+            assert!(same_share(router.read().unwrap().green, share), "{split}");
+            router.check().unwrap();
+        }
+    }
+}
