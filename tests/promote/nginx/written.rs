@@ -150,7 +150,7 @@ fn weights_that_people_edited_by_hand_are_read_although_their_stamp_is_the_old_o
 }
 
 #[test]
-fn a_broken_include_file_does_not_stop_a_way_back() {
+fn an_include_file_that_is_broken_or_gone_does_not_stop_a_way_back() {
     let (blue, green) = (Server::start("blue"), Server::start("green"));
     let behind = Behind::pair(&blue);
     let mut router = behind.between(&blue, &green);
@@ -160,6 +160,14 @@ fn a_broken_include_file_does_not_stop_a_way_back() {
     let told = router.check().unwrap_err();
     assert_eq!(told.exit, trapkey::fault::Exit::Usage);
     assert!(told.to_string().contains("split.conf:2"), "{told}");
+    router.set(BACK).unwrap();
+    assert_eq!(behind.met(40), only(&blue, 40));
+    // Nor does one that is gone; a way forward does.
+    router.set(forward(0.5)).unwrap();
+    std::fs::remove_file(&behind.nginx.include).unwrap();
+    assert!(same_share(router.read().unwrap().green, 0.5));
+    refused(router.as_mut(), forward(0.9));
+    assert!(!behind.nginx.include.exists());
     router.set(BACK).unwrap();
     assert_eq!(behind.met(40), only(&blue, 40));
 }
