@@ -46,9 +46,14 @@ impl Server {
 
     /// It fails for so many users, and is well again.
     fn hiccups(servers: &[&Server], users: impl FnOnce()) {
-        servers.iter().for_each(|server| server.cuts.store(true, Ordering::SeqCst));
+        let all_cut = |cut| {
+            for server in servers {
+                server.cuts.store(cut, Ordering::SeqCst);
+            }
+        };
+        all_cut(true);
         users();
-        servers.iter().for_each(|server| server.cuts.store(false, Ordering::SeqCst));
+        all_cut(false);
     }
 }
 
@@ -124,13 +129,13 @@ impl Behind {
         }
         met
     }
+}
 
-    /// Runs commands as they are printed.
-    fn by_hand(&self, commands: &[String]) {
-        for command in commands {
-            let ended = Command::new("sh").args(["-c", command]).output().unwrap();
-            assert!(ended.status.success(), "{command}: {}", String::from_utf8_lossy(&ended.stderr));
-        }
+/// Runs commands as they are printed.
+fn by_hand(commands: &[String]) {
+    for command in commands {
+        let ended = Command::new("sh").args(["-c", command]).output().unwrap();
+        assert!(ended.status.success(), "{command}: {}", String::from_utf8_lossy(&ended.stderr));
     }
 }
 
@@ -175,7 +180,7 @@ fn a_moment_of_failure_of_the_side_that_serves_costs_no_later_request() {
     router.set(forward(0.5)).unwrap();
     router.set(BACK).unwrap();
     survives(&behind, &blue, "after a rollback");
-    behind.by_hand(&router.by_hand(Half::Green));
+    by_hand(&router.by_hand(Half::Green));
     wait_until("green", || behind.met(40) == only(&green, 40));
     survives(&behind, &green, "after the commands for use by hand");
 }
@@ -207,7 +212,7 @@ fn a_file_of_an_earlier_version_is_read_taken_over_and_repaired() {
     for (side, server) in [(Half::Green, &green), (Half::Blue, &blue)] {
         let stamp = "map \"\" $trapkey_split { default \"trapkey old 0\"; }\n";
         std::fs::write(&behind.nginx.include, old(b, g) + stamp).unwrap();
-        behind.by_hand(&router.by_hand(side));
+        by_hand(&router.by_hand(side));
         wait_until("the other side", || behind.met(40) == only(server, 40));
         assert!(behind.nginx.names_only(server.port), "{}", behind.nginx.held());
     }
@@ -281,7 +286,7 @@ fn several_servers_with_unequal_weights_share_what_their_side_has_at_every_step(
     );
     assert!(held.contains(&inside), "{held}");
     for (side, servers) in [(Half::Green, [(&g1, 10), (&g2, 30)]), (Half::Blue, [(&b2, 10), (&b1, 20)])] {
-        behind.by_hand(&router.by_hand(side));
+        by_hand(&router.by_hand(side));
         let requests = servers.iter().map(|(_, met)| met).sum();
         wait_until("the other side", || behind.met(requests) == counts(&servers));
         let share = if side == Half::Green { 1.0 } else { 0.0 };
@@ -325,10 +330,10 @@ fn sides_apart_keep_the_split_and_the_failures_to_themselves() {
     });
     router.set(forward(1.0)).unwrap();
     assert_eq!(behind.met(50), only(&green, 50));
-    behind.by_hand(&router.by_hand(Half::Blue));
+    by_hand(&router.by_hand(Half::Blue));
     wait_until("blue", || !behind.met(50).contains_key("green"));
     assert!(same_share(router.read().unwrap().green, 0.0));
-    behind.by_hand(&router.by_hand(Half::Green));
+    by_hand(&router.by_hand(Half::Green));
     wait_until("green", || behind.met(50) == only(&green, 50));
     router.set(BACK).unwrap();
     assert!(!behind.met(50).contains_key("green"));

@@ -354,7 +354,7 @@ mod tests {
             let words: Vec<String> =
                 (0..=dice(3)).map(|_| (0..dice(6)).map(|_| letters[dice(letters.len())]).collect()).collect();
             let quoted = |word: &String| {
-                let quote = ["\"", "'"][usize::from(word.len() % 2 == 0)];
+                let quote = ["\"", "'"][usize::from(word.len().is_multiple_of(2))];
                 format!(
                     "{quote}{}{quote}",
                     word.replace('\\', "\\\\").replace('"', "\\\"").replace('\'', "\\'")
@@ -397,7 +397,7 @@ mod tests {
             let lines = text.matches('\n').count() + 1;
             match parse(&text) {
                 Ok(found) => {
-                    assert!(found.iter().all(|directive| (1..=lines).contains(&directive.line)), "{text:?}")
+                    assert!(found.iter().all(|directive| (1..=lines).contains(&directive.line)), "{text:?}");
                 }
                 Err(broken) => assert!((1..=lines).contains(&broken.line), "{text:?}"),
             }

@@ -1,5 +1,7 @@
 //! What cannot be split, or would be overwritten, is refused before the deploy hook.
 
+use std::net::ToSocketAddrs;
+
 use super::*;
 
 /// A plan in front of a real nginx whose deploy hook leaves a trace.
@@ -238,7 +240,6 @@ fn a_cache_whose_key_names_the_side_keeps_an_answer_for_each() {
 fn a_name_with_several_addresses_is_refused_where_weights_are_the_split() {
     let asked = Asked::new(UPSTREAM, "shop");
     // As every machine has it: 127.0.0.1 and ::1.
-    use std::net::ToSocketAddrs;
     let addresses: std::collections::BTreeSet<_> = "localhost:80".to_socket_addrs().unwrap().collect();
     let ended = asked.run_with(
         &format!("\"127.0.0.1:{}\"", asked.blue.port),

@@ -18,7 +18,7 @@ fn an_include_file_that_is_a_link_stays_one_whoever_writes_it() {
     router.set(forward(1.0)).unwrap();
     assert!(is_link() && std::fs::read_to_string(&target).unwrap().contains("trapkey"));
     assert_eq!((mode(), behind.met(20)), (0o664, only(&green, 20)));
-    behind.by_hand(&router.by_hand(Half::Blue));
+    by_hand(&router.by_hand(Half::Blue));
     wait_until("blue", || behind.met(40) == only(&blue, 40));
     assert!(is_link());
     assert_eq!(mode(), 0o664);
@@ -61,7 +61,7 @@ fn a_file_of_somebody_else_that_nginx_refuses_is_named_and_a_way_back_waits_on_d
     // Somebody mends it and reloads, as the message says.
     std::fs::write(&other, "# mine\n").unwrap();
     let config = behind.nginx.config.display().to_string();
-    behind.by_hand(&[format!("nginx -t -c {config} && nginx -s reload -c {config}")]);
+    by_hand(&[format!("nginx -t -c {config} && nginx -s reload -c {config}")]);
     wait_until("blue", || behind.met(40) == only(&blue, 40));
 }
 
@@ -144,7 +144,7 @@ fn weights_that_people_edited_by_hand_are_read_although_their_stamp_is_the_old_o
     );
     std::fs::write(&behind.nginx.include, edited).unwrap();
     let config = behind.nginx.config.display().to_string();
-    behind.by_hand(&[format!("nginx -s reload -c {config}")]);
+    by_hand(&[format!("nginx -s reload -c {config}")]);
     wait_until("blue", || behind.met(40) == only(&blue, 40));
     assert!(same_share(router.read().unwrap().green, 0.0));
 }
@@ -185,7 +185,7 @@ fn the_commands_for_use_by_hand_give_users_of_a_key_to_either_side() {
         router.check().unwrap();
         router.set(forward(0.5)).unwrap();
         for (side, server, share) in [(Half::Green, &green, 1.0), (Half::Blue, &blue, 0.0)] {
-            behind.by_hand(&router.by_hand(side));
+            by_hand(&router.by_hand(side));
             wait_until("the other side", || behind.met(40) == only(server, 40));
             assert!(same_share(router.read().unwrap().green, share), "{split}");
             router.check().unwrap();
