@@ -5,19 +5,30 @@
 //! not what runs. So every split carries a stamp that a status location answers with, and a split is
 //! in force when no answer carries an older stamp any more.
 
-use std::path::{Path, PathBuf};
+use std::net::ToSocketAddrs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
+use self::fit::{Configuration, Question};
+use self::include::{Include, Shape, Stamp};
+use self::servers::{Servers, Sides};
+use self::syntax::Directive;
 use super::{By, Counters, Key, Kind, Live, Order, Router, Side, Split, take_back};
 use crate::fault::Fault;
-use crate::units::{show_duration, show_share};
+use crate::units::show_duration;
 use crate::world::http::{Client, Request};
 use crate::world::{self, files, shell};
 use crate::yaml::Problem;
+
+mod fit;
+mod include;
+mod place;
+mod servers;
+mod syntax;
 
 pub(super) static KIND: Kind = Kind {
     name: "nginx",
@@ -32,16 +43,17 @@ pub(super) static KIND: Kind = Kind {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Settings {
-    /// The name of the upstream that the include file defines; with `split` by user or match it defines
+    /// The name of the upstream that the include file defines; with `apart`, or `split` by user or match, it defines
     /// two, `NAME_blue` and `NAME_green`, and `$trapkey_upstream` names one of them.
     upstream: String,
-    /// `host:port` of the old side.
-    blue: String,
-    /// `host:port` of the new side.
-    green: String,
+    /// The server, or the servers, of the old side: `host:port`, and behind it `weight`, `max_fails`, `fail_timeout`
+    /// and `max_conns` as nginx has them: `"10.0.0.11:8080 weight=2"`.
+    blue: Servers,
+    /// The server, or the servers, of the new side.
+    green: Servers,
     /// A URL that answers with `$trapkey_split`: `location = /trapkey-split { return 200 $trapkey_split; }`.
     status: String,
-    /// Tests the configuration; `nginx -t` when absent.
+    /// Tests the configuration; `nginx -t` when absent. With `-T` in the place of `-t` it must print it.
     #[serde(default = "test_command")]
     test: Vec<String>,
     /// Reloads it; `nginx -s reload` when absent.
@@ -50,9 +62,35 @@ struct Settings {
     /// Further lines inside the upstream, such as `keepalive 32;`.
     #[serde(default)]
     lines: Vec<String>,
+    /// Gives each side an upstream of its own: any balancing method may stand in `lines`, and a failed request is tried
+    /// again on its own side alone. Then `proxy_pass` takes the upstream from `$trapkey_upstream`.
+    #[serde(default)]
+    apart: bool,
+    /// How the names of the include file's variables begin: `trapkey` when absent, hence `$trapkey_split`. nginx has one
+    /// variable of a name for all, so of several services behind one nginx each needs its own.
+    #[serde(default = "variables")]
+    variables: String,
+    /// Whether a cache of nginx may answer in front of both sides: `refused` when absent.
+    #[serde(default)]
+    cache: Cache,
     /// How long old workers may go on answering after a reload; 10 s when absent.
     #[serde(default)]
     settle: Option<crate::units::Span>,
+}
+
+/// What is done about a cache in front of both sides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Cache {
+    /// No promotion begins.
+    #[default]
+    Refused,
+    /// The split holds for what the cache does not answer.
+    Allowed,
+}
+
+fn variables() -> String {
+    "trapkey".to_owned()
 }
 
 fn test_command() -> Vec<String> {
@@ -66,37 +104,54 @@ fn reload_command() -> Vec<String> {
 struct Nginx {
     file: PathBuf,
     folder: PathBuf,
+    shape: Shape,
+    lines: Vec<Directive>,
     settings: Settings,
-    by: By,
     timeout: Duration,
     client: Client,
+    /// Why the configuration could not be looked through, where it could not.
+    unseen: Option<String>,
 }
 
 fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
     let settings: Settings = order.with.read(order.variables)?;
     let place = order.with.0.as_ref().map(|n| n.place).unwrap_or_default();
+    let problem = |why: String| Problem::at(place, why);
     if let By::User(Key::Header(name)) | By::Match(Key::Header(name), _) = order.split
         && name.contains('_')
     {
-        let why = format!("nginx drops headers with an underscore such as `{name}`, unless told otherwise");
-        return Err(Problem::at(place, why));
+        return Err(problem(format!(
+            "nginx drops headers with an underscore such as `{name}`, unless told otherwise"
+        )));
     }
-    for word in [&settings.upstream, &settings.blue, &settings.green] {
-        // Anything else could end the directive and begin another one.
-        if word.is_empty() || !word.chars().all(|c| c.is_ascii_alphanumeric() || "_-.:[]/".contains(c)) {
-            return Err(Problem::at(place, format!("`{word}` is no name or address for an nginx upstream")));
-        }
+    if !servers::is_address(&settings.upstream) {
+        return Err(problem(format!("`{}` is no name for an nginx upstream", settings.upstream)));
     }
-    if settings.blue == settings.green {
-        return Err(Problem::at(place, "blue and green are the same address"));
+    let name = &settings.variables;
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.chars().all(plain) || name.len() > 20 {
+        let why = "is no beginning of a variable's name: up to 20 of `a-z`, `0-9` and `_`, a letter first";
+        return Err(problem(format!("`{name}` {why}")));
     }
+    let sides = Sides::of(&settings.blue, &settings.green).map_err(problem)?;
+    let weighed = servers::weighed(order.split, settings.apart);
+    let lines = servers::lines(&settings.lines, weighed).map_err(problem)?;
     Ok(Box::new(Nginx {
         file: order.folder.join(&order.target.value),
         folder: order.folder.to_path_buf(),
-        by: order.split.clone(),
+        shape: Shape {
+            upstream: settings.upstream.clone(),
+            sides,
+            lines: settings.lines.clone(),
+            by: order.split.clone(),
+            apart: settings.apart,
+            variables: settings.variables.clone(),
+        },
+        lines,
         client: Client::new(order.timeout, 0),
         timeout: order.timeout,
         settings,
+        unseen: None,
     }))
 }
 
@@ -107,110 +162,8 @@ const MAX_CONFIGURATION: usize = 32 * 1024 * 1024;
 const BETWEEN: Duration = Duration::from_millis(15);
 /// How long a reload by somebody else is waited for before what answers counts as what runs.
 const RELOAD_UNDER_WAY: Duration = Duration::from_millis(500);
-
-/// What the status location answers: `trapkey STAMP SHARE`.
-#[derive(Clone, Debug, PartialEq)]
-struct Stamp {
-    id: String,
-    green: f64,
-}
-
-impl Stamp {
-    fn parse(text: &str) -> Option<Self> {
-        let mut words = text.split_whitespace();
-        if words.next()? != "trapkey" {
-            return None;
-        }
-        let id = words.next()?.to_owned();
-        let green: f64 = words.next()?.parse().ok()?;
-        (words.next().is_none() && (0.0..=1.0).contains(&green)).then_some(Self { id, green })
-    }
-}
-
-/// The include file for a share.
-fn render(settings: &Settings, by: &By, green: f64, stamp: &str) -> String {
-    match by {
-        By::Requests => render_weights(settings, green, stamp),
-        By::User(_) | By::Match(..) => render_named(settings, by, green, stamp),
-    }
-}
-
-fn render_weights(settings: &Settings, green: f64, stamp: &str) -> String {
-    let (blue_weight, green_weight) = weights(green);
-    let server = |address: &str, weight: u32| match weight {
-        // A weight of 0 is not allowed; such a server is down.
-        0 => format!("    server {address} down;\n"),
-        n => format!("    server {address} weight={n};\n"),
-    };
-    let more: String = settings.lines.iter().map(|line| format!("    {line}\n")).collect();
-    format!(
-        "# Written by Trapkey; the next shift overwrites it. Green has {}.\nupstream {} {{\n{}{}{more}}}\nmap \"\" $trapkey_split {{ default \"trapkey {stamp} {green}\"; }}\n",
-        show_share(green),
-        settings.upstream,
-        server(&settings.blue, blue_weight),
-        server(&settings.green, green_weight),
-    )
-}
-
-/// Two upstreams, and the name of one of them for each request.
-fn render_named(settings: &Settings, by: &By, green: f64, stamp: &str) -> String {
-    let more: String = settings.lines.iter().map(|line| format!("    {line}\n")).collect();
-    let name = |side: Side| format!("{}_{}", settings.upstream, side.word());
-    let upstream =
-        |side: Side, address: &str| format!("upstream {} {{\n    server {address};\n{more}}}\n", name(side));
-    let (blue, green_name) = (name(Side::Blue), name(Side::Green));
-    // Those whom the key does not tell apart change sides last.
-    let others = if green >= 1.0 { &green_name } else { &blue };
-    let (By::User(key) | By::Match(key, _)) = by else { return String::new() };
-    let mut text = match key {
-        Key::Header(name) => {
-            format!("map $http_{} $trapkey_key {{ default $http_{0}; }}\n", name.replace('-', "_"))
-        }
-        // `$cookie_…` would take a name in any case, and none with a dash.
-        Key::Cookie(name) => format!(
-            "map $http_cookie $trapkey_key {{ default \"\"; \"~(?:^|; ?){name}=(?<trapkey_cookie>[^;]+)\" $trapkey_cookie; }}\n"
-        ),
-    };
-    if let By::Match(_, value) = by {
-        let matching = if green > 0.0 { &green_name } else { &blue };
-        // A regular expression, because plain words are compared in any case.
-        text += &format!(
-            "map $trapkey_key $trapkey_upstream {{ default {others}; \"~^{value}$\" {matching}; }}\n"
-        );
-    } else {
-        let bucket = bucket(green);
-        let own = if green > 0.0 && green < 1.0 { format!("{bucket} {green_name}; ") } else { String::new() };
-        text += &format!("split_clients $trapkey_key $trapkey_bucket {{ {own}* {others}; }}\n");
-        text +=
-            &format!("map $trapkey_key $trapkey_upstream {{ default $trapkey_bucket; \"\" {others}; }}\n");
-    }
-    format!(
-        "# Written by Trapkey; the next shift overwrites it. Green has {}.\n{}{}{text}map \"\" $trapkey_split {{ default \"trapkey {stamp} {green}\"; }}\n",
-        show_share(green),
-        upstream(Side::Blue, &settings.blue),
-        upstream(Side::Green, &settings.green),
-    )
-}
-
-/// A share as `split_clients` takes it: the first buckets, so that green only grows by new users.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 10000")]
-fn bucket(green: f64) -> String {
-    let parts = (green.clamp(0.0, 1.0) * 10_000.0).round() as u32;
-    format!("{}.{:02}%", parts / 100, parts % 100)
-}
-
-/// Whole weights for a share in steps of 0.01 %, as small as they can be.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 10000")]
-fn weights(green: f64) -> (u32, u32) {
-    let green = (green.clamp(0.0, 1.0) * 10_000.0).round() as u32;
-    let blue = 10_000 - green;
-    let divisor = gcd(blue, green).max(1);
-    (blue / divisor, green / divisor)
-}
-
-fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
+/// How much of the end of nginx's error log is looked at.
+const END_OF_LOG: u64 = 64 * 1024;
 
 impl Nginx {
     fn shown(&self) -> String {
@@ -225,7 +178,10 @@ impl Nginx {
             Fault::infrastructure("nginx does not say which split it runs")
                 .place(&self.settings.status)
                 .cause(cause)
-                .help("add `location = /trapkey-split { return 200 $trapkey_split; }` to a server and name its URL in `with.status`")
+                .help(format!(
+                    "add `location = /trapkey-split {{ return 200 {}; }}` to a server and name its URL in `with.status`",
+                    self.shape.variable("split")
+                ))
         };
         let answer = self.client.send(&request).map_err(|e| odd(e.why))?;
         let text = String::from_utf8_lossy(&answer.body);
@@ -233,65 +189,146 @@ impl Nginx {
     }
 
     fn run(&self, what: &str, argv: &[String]) -> Result<(), Fault> {
+        const RIGHTS: &str = "run that command by hand; the job's user needs the right to it";
         let mut order = shell::Order::new(argv.to_vec(), &self.folder);
         order.timeout = self.timeout;
         // Half a change is worse than a late end, and a way back must work after a signal too.
         order.through_signals = true;
-        let failed = |cause: String| {
+        let failed = |cause: String, help: &str| {
             Fault::infrastructure(format!("nginx could not {what}"))
                 .place(argv.join(" "))
                 .cause(cause)
-                .help("run that command by hand; the job's user needs the right to it")
+                .help(help)
         };
-        let ran = order.run().map_err(|e| failed(e.to_string()))?;
-        if ran.exit == Some(0) { Ok(()) } else { Err(failed(format!("{}: {}", ran.how(), ran.last_words()))) }
-    }
-
-    /// Whether the configuration names the upstream of each request by `$trapkey_upstream`.
-    fn fits(&self, running: &Stamp) -> Result<(), Fault> {
-        let text = std::fs::read_to_string(&self.file).map_err(|e| files::unwritable(&self.file, &e))?;
-        let name = |side: Side| format!("upstream {}_{} {{", self.settings.upstream, side.word());
-        let sides = text.contains(&name(Side::Blue)) && text.contains(&name(Side::Green));
-        let used = text.contains(" $trapkey_upstream {") && self.names_upstream() != Some(false);
-        if sides && used {
+        let ran = order.run().map_err(|e| failed(e.to_string(), RIGHTS))?;
+        if ran.exit == Some(0) {
             return Ok(());
         }
+        let said = complaints(&String::from_utf8_lossy(&ran.stderr));
+        if said.is_empty() {
+            return Err(failed(format!("{}: {}", ran.how(), ran.last_words()), RIGHTS));
+        }
+        Err(failed(format!("{}: {said}", ran.how()), "mend what it names, and run that command by hand"))
+    }
+
+    fn test(&self, what: &str) -> Result<(), Fault> {
+        self.run(what, &self.settings.test)
+    }
+
+    fn text(&self) -> Result<String, Fault> {
+        std::fs::read_to_string(&self.file).map_err(|e| files::unwritable(&self.file, &e))
+    }
+
+    fn include(&self, text: &str) -> Result<Include, Fault> {
+        Include::parse(text).map_err(|broken| {
+            Fault::usage("the include file is no nginx configuration")
+                .place(format!("{}:{}", self.shown(), broken.line))
+                .cause(broken.why)
+                .help("put it right, and reload nginx")
+        })
+    }
+
+    /// Whether the include file on disk may be overwritten, and is of the kind that the plan's `split` needs.
+    fn fits(&self, include: &Include, running: &Stamp) -> Result<(), Fault> {
+        let sides = [Side::Blue, Side::Green].map(|side| self.shape.upstream_of(side));
+        let named = sides.iter().all(|name| include.upstream(name).is_some());
+        let missing = if self.shape.weighed() {
+            include
+                .upstream(&self.shape.upstream)
+                .is_none()
+                .then(|| format!("upstream {}", self.shape.upstream))
+        } else if !named || include.defines(&self.shape.variable("upstream")).is_none() {
+            Some(self.shape.variable("upstream"))
+        } else {
+            None
+        };
+        let split = self.shape.variable("split");
+        let missing = missing.or_else(|| include.defines(&split).is_none().then_some(split));
+        let Some(missing) = missing else { return Ok(()) };
+        let to = self.passes_to();
         Err(Fault::usage("nginx's configuration does not fit the `split`")
             .place(self.shown())
-            .cause(if sides && !used {
-                "no `proxy_pass` takes its upstream from `$trapkey_upstream`"
-            } else {
-                "the include file defines no `$trapkey_upstream`"
-            })
+            .cause(format!("the include file defines no `{missing}`"))
             .help(format!(
-                "say `proxy_pass http://$trapkey_upstream;` (or grpc_pass, uwsgi_pass …), put this into the include file, and reload nginx:\n{}",
-                render(&self.settings, &self.by, running.green, &running.id)
+                "say `proxy_pass http://{to};` (or grpc_pass, uwsgi_pass …), put this into the include file, and reload nginx:\n{}",
+                self.shape.render(running.green, &running.id)
             )))
     }
 
-    /// Whether the configuration on disk passes requests to `$trapkey_upstream`; nothing when the
-    /// test command cannot print it.
-    fn names_upstream(&self) -> Option<bool> {
-        self.settings.test.iter().find(|word| *word == "-t")?;
-        let print = |word: &String| if word == "-t" { "-T".to_owned() } else { word.clone() };
+    /// A name with several addresses is several servers to nginx, each with the whole weight.
+    fn one_address_each(&self) -> Result<(), Fault> {
+        let all = self.shape.sides.blue.iter().chain(&self.shape.sides.green);
+        for server in all.filter(|server| !server.address.starts_with("unix:")) {
+            // nginx itself has looked the name up; where it is not known here, there is nothing to count.
+            let Ok(found) = servers::normal(&server.address).to_socket_addrs() else { continue };
+            let mut addresses: Vec<String> = found.map(|address| address.ip().to_string()).collect();
+            addresses.sort();
+            addresses.dedup();
+            if addresses.len() > 1 {
+                return Err(Fault::usage("one server of a side is several to nginx")
+                    .place(&server.address)
+                    .cause(format!(
+                        "the name has the addresses {}, and nginx gives each of them the whole weight",
+                        addresses.join(", ")
+                    ))
+                    .help("name the addresses in `with.blue` and `with.green`, or say `apart: true`"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a `*_pass` must name.
+    fn passes_to(&self) -> String {
+        if self.shape.weighed() { self.shape.upstream.clone() } else { self.shape.variable("upstream") }
+    }
+
+    /// The configuration on disk, every file of it.
+    ///
+    /// Errors: in words, why it cannot be had.
+    fn printed(&self) -> Result<Configuration, String> {
+        let flag = |word: &&String| matches!(word.as_str(), "-t" | "-tq" | "-qt");
+        if self.settings.test.iter().find(flag).is_none() {
+            return Err("`with.test` has no `-t` that could be `-T`".into());
+        }
+        let print = |word: &String| if flag(&word) { "-T".to_owned() } else { word.clone() };
         let mut order = shell::Order::new(self.settings.test.iter().map(print).collect(), &self.folder);
         order.timeout = self.timeout;
         order.keep = MAX_CONFIGURATION;
-        let ran = order.run().ok().filter(|ran| ran.exit == Some(0) && !ran.cut)?;
-        let text = String::from_utf8_lossy(&ran.stdout).into_owned();
-        let passes = |line: &str| {
-            let line = line.trim_start();
-            !line.starts_with('#') && line.contains("_pass ") && line.contains("$trapkey_upstream")
+        let ran = order.run().map_err(|e| e.to_string())?;
+        if ran.exit != Some(0) || ran.cut {
+            return Err(format!("{}: {}: {}", order.argv.join(" "), ran.how(), ran.last_words()));
+        }
+        Configuration::parse(&String::from_utf8_lossy(&ran.stdout))
+    }
+
+    /// Whether what is around the include file leaves the split as it is.
+    fn configuration_fits(&self, configuration: &Configuration, text: &str) -> Result<(), Fault> {
+        let include = place::real(&self.file).display().to_string();
+        let sides = [Side::Blue, Side::Green].map(|side| self.shape.upstream_of(side));
+        let upstreams = if self.shape.weighed() { vec![self.shape.upstream.clone()] } else { sides.to_vec() };
+        let question = Question {
+            include: &include,
+            text,
+            upstreams: &upstreams,
+            passes_to: &self.passes_to(),
+            variables: &self.shape.all_variables(),
+            cache_allowed: self.settings.cache == Cache::Allowed,
         };
-        Some(text.lines().any(passes))
+        match configuration.misfit(&question) {
+            None => Ok(()),
+            Some(misfit) => Err(Fault::usage("nginx's configuration does not fit the `split`")
+                .place(misfit.place.unwrap_or_else(|| self.shown()))
+                .cause(misfit.why)
+                .help(misfit.help)),
+        }
     }
 
     fn settle(&self) -> Duration {
         self.settings.settle.map_or(Duration::from_secs(10), |s| s.0)
     }
 
-    /// Waits until no answer carries another stamp.
-    fn wait_for(&self, id: &str) -> Result<(), Fault> {
+    /// Waits until no answer carries another stamp. `since` is when the reload was asked for, as nginx's log has it.
+    fn wait_for(&self, id: &str, since: &str) -> Result<(), Fault> {
         let until = Instant::now() + self.settle();
         let mut agreeing = 0;
         loop {
@@ -303,87 +340,168 @@ impl Nginx {
             }
             if Instant::now() >= until {
                 seen?;
+                let waited = show_duration(self.settle().as_secs_f64());
+                let (log, said) = self.logged(since);
+                let cause = format!("{waited} after the reload an answer carries another stamp");
                 return Err(Fault::infrastructure(
                     "nginx took the reload but still runs the old configuration",
                 )
                 .place(self.shown())
-                .cause(format!(
-                    "{} after the reload an answer carries another stamp",
-                    show_duration(self.settle().as_secs_f64())
-                ))
-                .help(
-                    "look at nginx's error log: a reload that the master rejects ends with 0 all the same",
-                ));
+                .cause(if said.is_empty() { cause } else { format!("{cause}; its error log says: {said}") })
+                .help(format!("look at {log}: a reload that the master rejects ends with 0 all the same")));
             }
             std::thread::sleep(BETWEEN);
         }
     }
 
-    /// What a stamp says of the split. The sides change places from release to release: a file that
-    /// was written with them the other way round speaks of the other one.
-    fn live(&self, stamp: &Stamp, text: &str) -> Live {
-        let Settings { blue, green, .. } = &self.settings;
-        let over = Settings { blue: green.clone(), green: blue.clone(), ..self.settings.clone() };
-        let wrote = |settings: &Settings| text == render(settings, &self.by, stamp.green, &stamp.id);
-        let share = if wrote(&over) && !wrote(&self.settings) { 1.0 - stamp.green } else { stamp.green };
-        Live::of(share, json!({"stamp": stamp.id, "green": share}))
+    /// Where nginx logs, and the errors that it has logged since a moment, as far as they can be read here.
+    fn logged(&self, since: &str) -> (String, String) {
+        let configuration = self.printed().ok();
+        let Some(path) = configuration.as_ref().and_then(Configuration::error_log) else {
+            return ("nginx's error log".into(), String::new());
+        };
+        let text = end_of(path).unwrap_or_default();
+        // Each line begins with its moment: `2026/01/02 03:04:05 [emerg] …`.
+        let lines: Vec<&str> =
+            text.lines().filter(|line| line.get(..since.len()).is_some_and(|at| at >= since)).collect();
+        (format!("nginx's error log, {path}"), complaints(&lines.join("\n")))
+    }
+
+    /// What a stamp says of the split, in the light of the file that carries it.
+    fn live(&self, stamp: &Stamp, include: &Include) -> Live {
+        let in_file = include.carries(&self.shape, stamp);
+        let green = if in_file { include.green(&self.shape, stamp.green) } else { stamp.green };
+        let mut raw = json!({"stamp": stamp.id, "green": green});
+        if let Some(why) = &self.unseen {
+            raw["configuration_not_seen"] = why.clone().into();
+        }
+        let mut live = Live::of(green, raw);
+        if in_file {
+            live.strangers = include.strangers(&self.shape, &self.shown());
+        }
+        live
     }
 
     fn swap(&self, text: &str) -> Result<(), Fault> {
-        write_like(&self.file, text.as_bytes()).map_err(|e| files::unwritable(&self.file, &e))
+        place::write(&self.file, text.as_bytes()).map_err(|e| files::unwritable(&self.file, &e))
+    }
+
+    /// nginx would not start on the new file: puts the one of before back, and tells whose fault it is.
+    fn take_refused_back(&self, refused: Fault, split: Split, text: &str, before: &str) -> Result<(), Fault> {
+        take_back(&self.file, text, || self.swap(before))?;
+        let Err(by_others) = self.test("test its configuration") else { return Err(refused) };
+        // It starts on nothing, for a reason of somebody else's.
+        let own = by_others.help.clone().unwrap_or_default();
+        let mut help = format!("the include file is not the reason: {own}");
+        if split.is_way_back() {
+            // When that is mended, users go back.
+            take_back(&self.file, before, || self.swap(text))?;
+            help += "; the include file holds the way back already, and the next reload takes it";
+        }
+        Err(Fault { help: Some(help), ..by_others })
     }
 }
 
-/// Replaces a file and keeps its permission bits, for nginx may run as another user.
-fn write_like(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::metadata(path).map(|m| m.permissions().mode() & 0o777).ok();
-    files::write_atomic_with_mode(path, bytes, mode)
+/// The lines of nginx's output that say why, without their time and process; empty where there is none.
+fn complaints(output: &str) -> String {
+    let grave = |line: &str| -> Option<String> {
+        let at = ["[emerg]", "[alert]", "[crit]"].iter().filter_map(|level| line.find(level)).min()?;
+        let (level, said) = line[at..].trim().split_once(' ')?;
+        // In its log process and thread come next: `12#12:`.
+        let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let said = match said.split_once(": ") {
+            Some((who, rest)) if who.split_once('#').is_some_and(|(a, b)| number(a) && number(b)) => rest,
+            _ => said,
+        };
+        Some(format!("{level} {said}"))
+    };
+    let mut found: Vec<String> = Vec::new();
+    for line in output.lines().filter_map(grave) {
+        if !found.contains(&line) {
+            found.push(line);
+        }
+    }
+    // Half a secret would no longer be recognised as one: first out, then cut.
+    crate::redact::redact(&found.join("; ")).chars().take(1000).collect()
+}
+
+/// The end of a file.
+fn end_of(path: &str) -> std::io::Result<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut file = std::fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(END_OF_LOG)))?;
+    let mut bytes = Vec::new();
+    file.take(END_OF_LOG).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Now, as nginx's log has it.
+fn log_time() -> String {
+    jiff::Zoned::now().strftime("%Y/%m/%d %H:%M:%S").to_string()
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 impl Router for Nginx {
     fn check(&mut self) -> Result<(), Fault> {
         if !self.file.exists() {
-            let text = render(&self.settings, &self.by, 0.0, "first");
+            let text = self.shape.render(0.0, "first");
             return Err(Fault::usage("the include file does not exist yet")
                 .place(self.shown())
                 .cause("Trapkey changes a split that runs; it does not take over a service that it has never seen")
                 .help(format!("put this into it, include it inside `http {{ … }}`, and reload nginx:\n{text}")));
         }
-        self.run("test its configuration", &self.settings.test)?;
-        let running = self.stamp()?;
-        if self.by != By::Requests {
-            self.fits(&running)?;
+        let text = self.text()?;
+        let include = self.include(&text)?;
+        if let Some((line, why)) = include.unfit(&self.shape, &self.lines) {
+            return Err(Fault::usage("the include file does not fit the plan")
+                .place(format!("{}:{line}", self.shown()))
+                .cause(why)
+                .help("change that, and reload nginx"));
         }
-        Ok(())
+        self.test("test its configuration")?;
+        let running = self.stamp()?;
+        self.fits(&include, &running)?;
+        match self.printed() {
+            Ok(configuration) => self.configuration_fits(&configuration, &text)?,
+            // It passes its test, so this is no reason to refuse; what is told of the router says so.
+            Err(why) => self.unseen = Some(why),
+        }
+        if self.shape.weighed() { self.one_address_each() } else { Ok(()) }
     }
 
     fn nearest(&self, green: f64) -> f64 {
-        let (b, g) = weights(green);
+        let (b, g) = super::weights::exact(green);
         f64::from(g) / f64::from(b + g)
     }
 
     fn set(&mut self, split: Split) -> Result<(), Fault> {
         let green = self.nearest(split.green);
         let id = format!("{:016x}", world::unique());
-        let text = render(&self.settings, &self.by, green, &id);
-        let before = std::fs::read_to_string(&self.file).map_err(|e| files::unwritable(&self.file, &e))?;
-        let in_file = |stamp: &Stamp| before == render(&self.settings, &self.by, green, &stamp.id);
+        let text = self.shape.render(green, &id);
+        let before = match self.text() {
+            // Somebody has removed it; the way back puts it there again.
+            Err(_) if split.is_way_back() && !self.file.exists() => String::new(),
+            there => there?,
+        };
+        let in_file = |stamp: &Stamp| before == self.shape.render(green, &stamp.id);
         if self.stamp().is_ok_and(|running| super::same_share(running.green, green) && in_file(&running)) {
             return Ok(());
         }
         self.swap(&text)?;
-        if let Err(refused) = self.run("accept the new configuration", &self.settings.test) {
-            // nginx would not start on it.
-            take_back(&self.file, &text, || self.swap(&before))?;
-            let by_others = || self.run("test its configuration", &self.settings.test).is_err();
-            if split.is_way_back() && by_others() {
-                // It starts on nothing for a reason of somebody else's: when that is mended, users go back.
-                take_back(&self.file, &before, || self.swap(&text))?;
-            }
-            return Err(refused);
+        if let Err(refused) = self.test("accept the new configuration") {
+            return self.take_refused_back(refused, split, &text, &before);
         }
-        let done = self.run("reload", &self.settings.reload).and_then(|()| self.wait_for(&id));
+        let since = log_time();
+        let done = self.run("reload", &self.settings.reload).and_then(|()| self.wait_for(&id, &since));
         if done.is_err() && !split.is_way_back() {
             // What lies on disk must be what runs, or the next reload by anybody would switch traffic.
             take_back(&self.file, &text, || self.swap(&before))?;
@@ -392,8 +510,8 @@ impl Router for Nginx {
     }
 
     fn read(&mut self) -> Result<Live, Fault> {
-        let text = std::fs::read_to_string(&self.file).map_err(|e| files::unwritable(&self.file, &e))?;
-        let in_file = |stamp: &Stamp| text.contains(&format!("trapkey {} ", stamp.id));
+        // One that somebody has broken or removed carries no stamp; a way back must not end at it.
+        let include = Include::parse(&self.text().unwrap_or_default()).unwrap_or_default();
         let until = Instant::now() + RELOAD_UNDER_WAY;
         let mut agreeing = 0;
         let mut last = self.stamp()?;
@@ -401,14 +519,15 @@ impl Router for Nginx {
             let next = self.stamp()?;
             agreeing = if next.id == last.id { agreeing + 1 } else { 0 };
             last = next;
-            if in_file(&last) && agreeing == 0 {
+            let in_file = include.carries(&self.shape, &last);
+            if in_file && agreeing == 0 {
                 // Old workers are still answering: wait until they do not.
-                self.wait_for(&last.id)?;
-                return Ok(self.live(&last, &text));
+                self.wait_for(&last.id, &log_time())?;
+                return Ok(self.live(&last, &include));
             }
             // What runs is not what lies on disk: somebody's reload may be under way.
-            if agreeing >= 3 && (in_file(&last) || Instant::now() >= until) {
-                return Ok(self.live(&last, &text));
+            if agreeing >= 3 && (in_file || Instant::now() >= until) {
+                return Ok(self.live(&last, &include));
             }
             if Instant::now() >= until + self.settle() {
                 return Err(Fault::infrastructure("nginx answers with different splits")
@@ -419,15 +538,15 @@ impl Router for Nginx {
                     ))
                     .help("does more than one nginx answer at that address?"));
             }
-            if !in_file(&last) {
+            if !in_file {
                 std::thread::sleep(BETWEEN);
             }
         }
     }
 
     fn drain(&mut self, _: Side, limit: Duration) -> Result<u64, Fault> {
-        // A side without share is `down` in the running configuration. What is left are requests of
-        // workers that are shutting down; nginx ends them by `worker_shutdown_timeout`.
+        // A side without share has no server in the running configuration, or no name for it. What is left are
+        // requests of workers that are shutting down; nginx ends them by `worker_shutdown_timeout`.
         let until = Instant::now() + limit.min(self.settle());
         let running = self.stamp()?;
         while Instant::now() < until {
@@ -450,30 +569,14 @@ impl Router for Nginx {
         Ok(None)
     }
 
+    /// The whole file is written, whatever is in it: a side without share has no line there that could be changed. Its
+    /// stamp is another one, for what runs must not say that it is what was before. The shell writes through a link.
     fn by_hand(&self, side: Side) -> Vec<String> {
-        let (to, from, share) = match side {
-            Side::Blue => (&self.settings.blue, &self.settings.green, 0),
-            Side::Green => (&self.settings.green, &self.settings.blue, 1),
-        };
-        let (to, from) = (regex::escape(to).replace('/', "\\/"), regex::escape(from).replace('/', "\\/"));
-        let reload = format!("{} && {}", self.settings.test.join(" "), self.settings.reload.join(" "));
-        if self.by != By::Requests {
-            let upstream = format!("{}_{}", self.settings.upstream, side.word());
-            return vec![
-                format!(
-                    "sed -i -E 's/^map [^ ]+ \\$trapkey_upstream .*/map \"\" $trapkey_upstream {{ default {upstream}; }}/; s/trapkey [^ ]+ [0-9.]+/trapkey by-hand {share}/' {}",
-                    self.file.display()
-                ),
-                reload,
-            ];
-        }
+        let words = |words: &[String]| words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
+        let lines: Vec<String> = self.shape.by_hand(side).lines().map(quoted).collect();
         vec![
-            // The stamp is changed too: what runs must not say that it is what was before.
-            format!(
-                "sed -i -E 's/^( *server {from}) .*/\\1 down;/; s/^( *server {to}) .*/\\1 weight=1;/; s/trapkey [^ ]+ [0-9.]+/trapkey by-hand {share}/' {}",
-                self.file.display()
-            ),
-            reload,
+            format!("printf '%s\\n' {} > {}", lines.join(" "), quoted(&self.shown())),
+            format!("{} && {}", words(&self.settings.test), words(&self.settings.reload)),
         ]
     }
 }
@@ -483,18 +586,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writes_small_weights_and_takes_a_side_without_share_down() {
-        assert_eq!(weights(0.05), (19, 1));
-        assert_eq!(weights(0.25), (3, 1));
-        assert_eq!(weights(1.0), (0, 1));
-        assert_eq!(weights(0.000_1), (9999, 1));
-    }
-
-    #[test]
-    fn reads_only_its_own_stamp() {
-        assert_eq!(Stamp::parse("trapkey ab12 0.05\n"), Some(Stamp { id: "ab12".into(), green: 0.05 }));
-        for text in ["", "ok", "trapkey ab12", "trapkey ab12 NaN", "trapkey ab12 2", "trapkey a 0.1 more"] {
-            assert_eq!(Stamp::parse(text), None, "{text:?}");
-        }
+    fn of_what_nginx_says_the_reason_is_shown() {
+        let output = "nginx: [warn] conflicting server name \"a\"\nnginx: [emerg] unknown directive \"x\" in /etc/nginx/other.conf:3\nnginx: configuration file /etc/nginx/nginx.conf test failed\n";
+        assert_eq!(complaints(output), "[emerg] unknown directive \"x\" in /etc/nginx/other.conf:3");
+        let log = "2026/11/30 09:00:00 [emerg] 12#12: bind() to 0.0.0.0:80 failed\n2026/11/30 09:00:01 [emerg] 12#12: bind() to 0.0.0.0:80 failed";
+        assert_eq!(complaints(log), "[emerg] bind() to 0.0.0.0:80 failed");
+        assert_eq!(complaints("all is well"), "");
     }
 }

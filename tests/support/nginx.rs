@@ -6,6 +6,9 @@ use std::process::{Child, Command, Stdio};
 use super::router::RealRouter;
 use super::{free_port, wait_until};
 
+/// The plan's `split` of a router that splits requests, each by itself.
+pub(crate) const REQUESTS: &str = "{by: requests}";
+
 /// A running nginx; it stops with the test.
 pub(crate) struct Nginx {
     pub port: u16,
@@ -17,11 +20,8 @@ pub(crate) struct Nginx {
 
 impl Nginx {
     /// Starts one with an include file that gives blue everything.
-    pub(crate) fn start(folder: &Path, blue: u16, green: u16) -> Self {
-        let weights = format!(
-            "upstream shop {{\n    server 127.0.0.1:{blue} weight=1;\n    server 127.0.0.1:{green} down;\n}}\n"
-        );
-        Self::with(folder, &weights, "shop", "{by: requests}")
+    pub(crate) fn start(folder: &Path, blue: u16, _green: u16) -> Self {
+        Self::with(folder, &format!("upstream shop {{\n    server 127.0.0.1:{blue};\n}}\n"), "shop", REQUESTS)
     }
 
     /// Starts one that takes the upstream of each request from `$trapkey_upstream`; `split` is the
@@ -34,7 +34,8 @@ impl Nginx {
         Self::with(folder, &named, "$trapkey_upstream", split)
     }
 
-    fn with(folder: &Path, upstreams: &str, pass: &str, split: &str) -> Self {
+    /// Starts one with these upstreams in its include file, and everything passed on to `pass`.
+    pub(crate) fn with(folder: &Path, upstreams: &str, pass: &str, split: &str) -> Self {
         let port = free_port();
         let include = folder.join("split.conf");
         let config = folder.join("nginx.conf");
@@ -57,6 +58,38 @@ impl Nginx {
         let process = spawn(&config);
         wait(port);
         Self { port, include, config, split: split.to_owned(), process }
+    }
+
+    /// Starts one on a configuration that is there.
+    pub(crate) fn foreign(config: &Path, include: &Path, port: u16) -> Self {
+        let process = spawn(config);
+        wait(port);
+        Self {
+            port,
+            include: include.to_owned(),
+            config: config.to_owned(),
+            split: REQUESTS.to_owned(),
+            process,
+        }
+    }
+
+    /// The `router:` block of a plan with these sides, and `more` among its settings.
+    pub(crate) fn block(&self, blue: &str, green: &str, more: &str) -> String {
+        let (config, port) = (self.config.display(), self.port);
+        format!(
+            "{{kind: nginx, target: {}, entry: \"{}\", split: {}, with: {{upstream: shop, blue: {blue}, green: {green}, \
+             status: \"http://127.0.0.1:{port}/trapkey-split\", test: [nginx, -t, -c, {config}], reload: [nginx, -s, reload, -c, {config}]{more}}}}}",
+            self.include.display(),
+            self.url(),
+            self.split
+        )
+    }
+
+    /// Whether the include file names this one server and no other.
+    pub(crate) fn names_only(&self, port: u16) -> bool {
+        let text = self.held();
+        let servers: Vec<&str> = text.lines().filter(|line| line.trim().starts_with("server ")).collect();
+        servers == [format!("    server 127.0.0.1:{port};")]
     }
 
     /// Starts it on the configuration that lies in its folder.
@@ -94,14 +127,7 @@ impl RealRouter for Nginx {
     }
 
     fn router(&self, blue: u16, green: u16) -> String {
-        let (config, port) = (self.config.display(), self.port);
-        format!(
-            "{{kind: nginx, target: {}, entry: \"{}\", split: {}, with: {{upstream: shop, blue: \"127.0.0.1:{blue}\", green: \"127.0.0.1:{green}\", \
-             status: \"http://127.0.0.1:{port}/trapkey-split\", test: [nginx, -t, -c, {config}], reload: [nginx, -s, reload, -c, {config}]}}}}",
-            self.include.display(),
-            self.url(),
-            self.split
-        )
+        self.block(&format!("\"127.0.0.1:{blue}\""), &format!("\"127.0.0.1:{green}\""), "")
     }
 
     fn held(&self) -> String {
