@@ -29,6 +29,7 @@ mod load;
 mod loopholes;
 mod model;
 mod once;
+mod own_view;
 mod routers;
 mod routers_http;
 mod soak;

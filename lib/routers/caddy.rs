@@ -4,6 +4,10 @@
 //! every version (2.6 has no `weighted_round_robin`, and later ones serve it in blocks). A change takes
 //! 2 ms and requests meet it at once; it is a reload, so idle keep-alive connections are closed.
 //! The `ETag` of what was read comes behind the body, as a trailer.
+//!
+//! Caddy skips an upstream that it holds for unhealthy, and gives its users to the others. How often an upstream
+//! failed users is told by `/reverse_proxy/upstreams`, what its own checks say only by a metric that is up to ten
+//! seconds old. Each change begins anew with everybody healthy.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -13,10 +17,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::view::{Checks, Heard};
 use super::{Counters, Kind, Live, Order, Router, Side, Split, same_share, weights};
 use crate::fault::Fault;
 use crate::units::{show_duration, show_share};
 use crate::yaml::Problem;
+
+mod view;
 
 pub(super) static KIND: Kind = Kind {
     name: "caddy",
@@ -98,6 +105,8 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
 
 /// The longest list of upstreams: shares in steps of half a percent, and finer ones where they fit.
 const MOST: u32 = 200;
+/// The longest list that keeps the share of strangers to the letter.
+const LONGEST: usize = 2000;
 /// The greatest answer that is read.
 const MAX_REPLY: usize = 16 * 1024 * 1024;
 /// Balancing that makes how often an upstream is listed its share.
@@ -175,6 +184,25 @@ struct Handler {
     /// How often each side stands among the upstreams.
     blue: u32,
     green: u32,
+    /// What else stands there.
+    strangers: Vec<Value>,
+}
+
+impl Handler {
+    /// The strangers in words.
+    fn strangers(&self) -> Vec<String> {
+        let all = f64::from(self.blue + self.green) + self.strangers.len() as f64;
+        let mut words: Vec<String> = Vec::new();
+        for upstream in &self.strangers {
+            let times = self.strangers.iter().filter(|other| other["dial"] == upstream["dial"]).count();
+            let dial = crate::redact::redact(upstream["dial"].as_str().unwrap_or("one without an address"));
+            let word = format!("the upstream {dial} gets {}", show_share(times as f64 / all));
+            if !words.contains(&word) {
+                words.push(word);
+            }
+        }
+        words
+    }
 }
 
 impl Caddy {
@@ -286,29 +314,39 @@ impl Caddy {
         if object["handler"] != "reverse_proxy" {
             return Err(self.no_handler(format!("its handler is {}", object["handler"]), example));
         }
-        let (mut blue, mut green) = (0, 0);
+        let (mut blue, mut green, mut strangers) = (0, 0, Vec::new());
         for upstream in object["upstreams"].as_array().into_iter().flatten() {
             match upstream["dial"].as_str() {
                 Some(dial) if dial == self.blue => blue += 1,
                 Some(dial) if dial == self.green => green += 1,
-                _ => {
-                    return Err(Fault::usage("the handler has an upstream on neither side")
-                        .place(self.url())
-                        .cause(format!("{} would get traffic that nobody judges", upstream["dial"]))
-                        .help("name it in `with.blue` or `with.green`, or take it out"));
-                }
+                _ => strangers.push(upstream.clone()),
             }
         }
-        Ok(Handler { object, etag, blue, green })
+        Ok(Handler { object, etag, blue, green, strangers })
+    }
+
+    /// What Caddy has heard of its upstreams, as far as its checks of the handler ask for it.
+    fn heard(&self, checks: &Checks) -> Result<Heard, Fault> {
+        let mut heard = Heard::default();
+        if checks.passive.is_some() {
+            let reply = self.ask("GET", "/reverse_proxy/upstreams", "", "")?;
+            heard.fails = view::fails(&reply.body);
+        }
+        if checks.active {
+            let reply = self.ask("GET", "/metrics", "", "")?;
+            heard.healthy = view::healthy(&String::from_utf8_lossy(&reply.body));
+        }
+        Ok(heard)
     }
 
     fn no_handler(&self, cause: String, help: String) -> Fault {
         Fault::usage("Caddy has no reverse proxy there").place(self.url()).cause(cause).help(help)
     }
 
-    /// The list for weights: the sides evenly mixed, each upstream with the settings that it has.
-    fn upstreams(&self, handler: &Value, blue: u32, green: u32) -> Value {
-        let known = handler["upstreams"].as_array().map_or(&[] as &[Value], Vec::as_slice);
+    /// The list for weights: the sides evenly mixed, each upstream with the settings that it has, and what is on
+    /// neither side with the share that it has.
+    fn upstreams(&self, handler: &Handler, blue: u32, green: u32) -> Value {
+        let known = handler.object["upstreams"].as_array().map_or(&[] as &[Value], Vec::as_slice);
         let upstream = |dial: &str| {
             // A side that was left out gets the settings of the other one.
             let mut like = known
@@ -320,11 +358,31 @@ impl Caddy {
             like["dial"] = dial.into();
             like
         };
-        mixed(blue, green)
+        let (times, others) = repeated(blue + green, handler.blue + handler.green, handler.strangers.len());
+        let sides = mixed(blue, green)
             .into_iter()
-            .map(|side| upstream(if side == Side::Blue { &self.blue } else { &self.green }))
-            .collect()
+            .map(|side| upstream(if side == Side::Blue { &self.blue } else { &self.green }));
+        let sides: Vec<Value> = sides.collect();
+        let sides = std::iter::repeat_n(sides, times).flatten();
+        let strangers = std::iter::repeat_n(&handler.strangers, others).flatten().cloned();
+        sides.chain(strangers).collect()
     }
+}
+
+/// How often the list of the sides and that of the strangers stand in the whole one, so that strangers keep their
+/// share: `new` and `old` are the lengths of the sides' lists.
+fn repeated(new: u32, old: u32, strangers: usize) -> (usize, usize) {
+    if strangers == 0 || old == 0 || new == 0 {
+        return (1, 1);
+    }
+    let (mut times, mut rest) = (new, old);
+    while rest > 0 {
+        (times, rest) = (rest, times % rest);
+    }
+    let (times, others) = ((old / times) as usize, (new / times) as usize);
+    let length = times * new as usize + others * strangers;
+    // As near as a list that long can be.
+    if length > LONGEST { (1, (new / old).max(1) as usize) } else { (times, others) }
 }
 
 /// So many of each side, as evenly mixed as can be, the side with more of them first.
@@ -354,6 +412,12 @@ impl Router for Caddy {
                 .cause(cause)
                 .help(help))
         };
+        if let Some(stranger) = handler.strangers().first() {
+            return Err(Fault::usage("the handler has an upstream on neither side")
+                .place(self.url())
+                .cause(format!("{stranger}, and nobody would judge it"))
+                .help("name it in `with.blue` or `with.green`, or take it out"));
+        }
         if !handler.object["dynamic_upstreams"].is_null() {
             return cannot(
                 "its upstreams are dynamic, so the list has no say".into(),
@@ -389,7 +453,7 @@ impl Router for Caddy {
         if weights::share(handler.blue, handler.green).is_some_and(|now| same_share(now, share)) {
             return Ok(());
         }
-        let body = self.upstreams(&handler.object, blue, green).to_string();
+        let body = self.upstreams(&handler, blue, green).to_string();
         let unchanged = format!("if-match: {}\r\n", handler.etag);
         // PATCH replaces what is there; a handler without the list gets one by PUT.
         let method = if handler.object["upstreams"].is_null() { "PUT" } else { "PATCH" };
@@ -415,7 +479,26 @@ impl Router for Caddy {
                 .help("somebody took both sides out: put one back by hand"));
         };
         let raw = json!({"blue": handler.blue, "green": handler.green, "etag": handler.etag});
-        Ok(Live::of(green, raw))
+        let mut live = Live::of(green, raw);
+        live.strangers = handler.strangers();
+        let checks = Checks::of(&handler.object);
+        if checks.is_any() {
+            let heard = self.heard(&checks)?;
+            let side = |dial: &str, times: u32| checks.side(&heard, dial, times > 0);
+            if let (Some(blue), Some(other)) =
+                (side(&self.blue, handler.blue), side(&self.green, handler.green))
+            {
+                // The users of one that is skipped are given to the others.
+                live.effective = match (blue.serving, other.serving) {
+                    (0, 0) => None,
+                    (0, _) => Some(1.0),
+                    (_, 0) => Some(0.0),
+                    _ => Some(green),
+                };
+                live.sides = Some([blue, other]);
+            }
+        }
+        Ok(live)
     }
 
     fn drain(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {
@@ -470,6 +553,17 @@ mod tests {
         ] {
             assert!(Reply::parse(broken.as_bytes()).is_err(), "{broken}");
         }
+    }
+
+    #[test]
+    fn strangers_keep_their_share() {
+        assert_eq!(repeated(1, 20, 2), (20, 1));
+        assert_eq!(repeated(20, 1, 1), (1, 20));
+        assert_eq!(repeated(20, 20, 3), (1, 1));
+        assert_eq!(repeated(4, 6, 1), (3, 2));
+        assert_eq!(repeated(5, 20, 0), (1, 1));
+        assert_eq!(repeated(1, 0, 1), (1, 1));
+        assert_eq!(repeated(200, 199, 1), (1, 1), "a list of some ten thousand would be needed");
     }
 
     #[test]

@@ -21,8 +21,7 @@ pub fn write_atomic_with_mode(path: &Path, bytes: &[u8], mode: Option<u32>) -> i
     use std::os::unix::fs::OpenOptionsExt;
     let folder = parent(path);
     fs::create_dir_all(&folder)?;
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let temporary = folder.join(format!(".{name}.{:016x}.tmp", super::unique()));
+    let temporary = beside(path);
     let written = (|| {
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
@@ -40,6 +39,45 @@ pub fn write_atomic_with_mode(path: &Path, bytes: &[u8], mode: Option<u32>) -> i
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// The same for a file that may be reached by a symbolic link: the link stays one, and what it leads to is
+/// replaced, atomically beside itself.
+pub fn write_through(path: &Path, bytes: &[u8], mode: Option<u32>) -> io::Result<()> {
+    if is_link(path) {
+        return write_atomic_with_mode(&fs::canonicalize(path)?, bytes, mode);
+    }
+    write_atomic_with_mode(path, bytes, mode)
+}
+
+/// [`write_through`] for a file that somebody watches: whoever watches the folder of a link sees nothing of what
+/// happens behind it (Traefik and Envoy do), so the link itself is renewed as well, by a rename.
+pub fn write_through_watched(path: &Path, bytes: &[u8], mode: Option<u32>) -> io::Result<()> {
+    if !is_link(path) {
+        return write_through(path, bytes, mode);
+    }
+    // First, for where the folder may not be written to the file must not change either.
+    let renewed = beside(path);
+    std::os::unix::fs::symlink(fs::read_link(path)?, &renewed)?;
+    let done = write_through(path, bytes, mode).and_then(|()| {
+        fs::rename(&renewed, path)?;
+        sync_folder(&parent(path))
+    });
+    if done.is_err() {
+        // The first error is the one to tell; the leftover is removed as far as possible.
+        let _ = fs::remove_file(&renewed);
+    }
+    done
+}
+
+fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_symlink())
+}
+
+/// A name of its own beside a file, for what takes its place.
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    parent(path).join(format!(".{name}.{:016x}.tmp", super::unique()))
 }
 
 /// A whole file, unless it is larger than `most` bytes.
