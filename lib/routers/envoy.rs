@@ -59,6 +59,8 @@ struct Envoy {
     by: By,
     timeout: Duration,
     client: Client,
+    /// The names of both clusters in those of counters, once they are known.
+    counted_as: Option<[String; 2]>,
 }
 
 fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
@@ -78,6 +80,7 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
         by: order.split.clone(),
         client: Client::new(order.timeout, 0),
         timeout: order.timeout,
+        counted_as: None,
         settings,
     }))
 }
@@ -251,10 +254,17 @@ impl Envoy {
         }
     }
 
-    fn count(&self) -> Result<Counters, Fault> {
-        let pattern = |side| regex::escape(&counted_as(self.cluster(side)));
+    fn count(&mut self) -> Result<Counters, Fault> {
+        if self.counted_as.is_none() {
+            let clusters = self.clusters()?;
+            let name = |side| counted_as(clusters.counted_as(self.cluster(side)));
+            self.counted_as = Some([name(Side::Blue), name(Side::Green)]);
+        }
+        let [blue, green] = self.counted_as.clone().unwrap_or_default();
+        let counted_as = |side| if side == Side::Blue { &blue } else { &green };
+        let pattern = |side| regex::escape(counted_as(side));
         let filter = format!(
-            "^cluster\\.({}|{})\\.upstream_(rq_(completed|5xx|active|retry)|cx_destroy_remote_with_active_rq)$|^http\\..+\\.(no_cluster|rds\\.{}\\.config_reload)$",
+            "^cluster\\.({}|{})\\.upstream_(rq_(completed|5xx|active|retry|rx_reset)|cx_destroy_remote_with_active_rq)$|^http\\..+\\.(no_cluster|rds\\.{}\\.config_reload)$",
             pattern(Side::Blue),
             pattern(Side::Green),
             regex::escape(&self.settings.routes)
@@ -262,15 +272,17 @@ impl Envoy {
         let stats = self.stats(&filter)?;
         let side = |side: Side| {
             let number = |what: &str| {
-                let name = format!("cluster.{}.upstream_{what}", counted_as(self.cluster(side)));
+                let name = format!("cluster.{}.upstream_{what}", counted_as(side));
                 stats.iter().find(|(known, _)| *known == name).map_or(0, |(_, value)| *value)
             };
             let retried = number("rq_retry");
             SideCount {
                 requests: number("rq_completed") + retried,
-                // A connection that a host cut in the middle of a request is a failure that was answered or tried
-                // again as well, unless the answer had begun: so it is the greater of the two at least.
-                errors: (number("rq_5xx") + retried).max(number("cx_destroy_remote_with_active_rq")),
+                // A request that a host cut off was answered with 5xx or tried again as well, unless its answer had
+                // begun: so there are as many failures as the greatest of these, at least.
+                errors: (number("rq_5xx") + retried)
+                    .max(number("cx_destroy_remote_with_active_rq"))
+                    .max(number("rq_rx_reset")),
                 mean_ms: None,
                 max_ms: None,
                 current: number("rq_active"),
@@ -304,7 +316,9 @@ impl Envoy {
 impl Envoy {
     /// What it says of its clusters.
     fn clusters(&self) -> Result<Clusters, Fault> {
-        Clusters::of(&self.ask("/clusters?format=json")?).map_err(|cause| {
+        // Versions that do not know the filter answer with all of them.
+        let ours = format!("^({}|{})$", regex::escape(&self.settings.blue), regex::escape(&self.settings.green));
+        Clusters::of(&self.ask(&format!("/clusters?format=json&filter={}", encoded(&ours)))?).map_err(|cause| {
             Fault::infrastructure("Envoy's admin address does not answer as it should")
                 .place(crate::redact::redact(&self.settings.admin))
                 .cause(cause)
@@ -467,12 +481,24 @@ impl Router for Envoy {
             let name = regex::escape(name).replace('/', "\\/");
             format!("s/(\"name\": *\"{name}\",\\s*\"weight\": *)[0-9]+/\\1{weight}/g")
         };
+        let quote =
+            |path: &std::path::Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
+        let link = std::fs::read_link(&self.file).ok().zip(std::fs::canonicalize(&self.file).ok());
+        let (real, renew) = match link {
+            // Envoy sees nothing of what happens behind a link, so the link is renewed.
+            Some((leads_to, real)) => {
+                let mut new = self.file.clone();
+                new.as_mut_os_string().push(".tmp");
+                let (file, new, leads_to) = (quote(&self.file), quote(&new), quote(&leads_to));
+                (quote(&real), format!(" && ln -sfn {leads_to} {new} && mv -T {new} {file}"))
+            }
+            None => (quote(&self.file), String::new()),
+        };
         // `sed -i` renames, as Envoy wants it; `-z` takes the file as one line.
         vec![format!(
-            "sed -i -z -E '{}; {}' {}",
+            "sed -i -z -E '{}; {}' {real}{renew}",
             weigh(self.cluster(side), TOTAL),
             weigh(self.cluster(side.other()), 0),
-            self.file.display()
         )]
     }
 }

@@ -381,27 +381,33 @@ impl Traefik {
         ages.into_iter().flatten().min()
     }
 
-    /// Looks at a side that gets its first users. Traefik is made to look after it by a router that no request
-    /// meets, and its first health check is waited for.
+    /// Looks at green before it gets users, or more of them: for as long as its first health check since the last
+    /// load takes. Where no router leads to it yet, one that no request meets makes Traefik look after it.
     fn look_before_users(&mut self, before: &str, kept: &Kept) -> Result<(), Fault> {
         let seen = self.seen(Side::Green)?;
-        let first = seen.first_check.filter(|first| *first <= LONGEST_CHECK);
-        let (false, false, Some(first)) = (seen.looked_after, seen.is_dead(), first) else {
+        let Some(first) = seen.first_check.filter(|first| *first <= LONGEST_CHECK && !seen.is_dead()) else {
             return self.refuse_dead(&seen);
         };
+        if seen.looked_after {
+            let age = if seen.is_too_young(Some(Duration::ZERO)) { self.age() } else { None };
+            let left = age.map_or(Duration::ZERO, |age| first.saturating_sub(age));
+            return self.watch(left).and_then(|seen| self.refuse_dead(&seen));
+        }
         let look = format!("{}-trapkey-look", self.settings.service);
         let own = Map::from_iter([(look, no_request(&self.settings.green))]);
         let text = self.settings.render(0.0, (1, 0), kept, &own);
         self.swap(&text)?;
-        let looked = self.watch(first).and_then(|seen| self.refuse_dead(&seen));
+        let looked = self
+            .wait_until_looked_after()
+            .and_then(|()| self.watch(first))
+            .and_then(|seen| self.refuse_dead(&seen));
         if looked.is_err() {
             take_back(&self.file, &text, || self.swap(before))?;
         }
         looked
     }
 
-    /// Green, once it was looked after for as long as its first health check takes, or is known to be dead.
-    fn watch(&mut self, first: Duration) -> Result<Seen, Fault> {
+    fn wait_until_looked_after(&mut self) -> Result<(), Fault> {
         let until = Instant::now() + self.settle();
         while !self.seen(Side::Green)?.looked_after {
             if Instant::now() >= until {
@@ -410,14 +416,19 @@ impl Traefik {
             std::thread::sleep(BETWEEN);
         }
         self.loaded = Some(Instant::now());
-        let until = Instant::now() + first;
+        Ok(())
+    }
+
+    /// Green after so long, or as soon as it is known to be dead.
+    fn watch(&self, length: Duration) -> Result<Seen, Fault> {
+        let until = Instant::now() + length;
         loop {
             let seen = self.seen(Side::Green)?;
             if seen.is_dead() || Instant::now() >= until {
                 return Ok(seen);
             }
             if !signal::sleep(BETWEEN) {
-                return Err(Fault::infrastructure("stopped before green had any users")
+                return Err(Fault::infrastructure("stopped before green had any more users")
                     .place(self.shown())
                     .cause("a signal came while the first health check of Traefik was waited for"));
             }

@@ -8,8 +8,14 @@ use super::super::SideView;
 use super::routes::{field, list, name_of};
 use crate::redact::redact;
 
-/// The hosts of each cluster.
-pub(super) struct Clusters(BTreeMap<String, Vec<Host>>);
+/// The clusters, by name.
+pub(super) struct Clusters(BTreeMap<String, Cluster>);
+
+/// The hosts of a cluster, and its name in counters.
+struct Cluster {
+    hosts: Vec<Host>,
+    counted_as: Option<String>,
+}
 
 /// A host, and why it gets no users.
 #[derive(Debug, PartialEq)]
@@ -41,7 +47,9 @@ impl Clusters {
         let all = field(answer, "cluster_statuses").and_then(Value::as_array);
         let all = all.ok_or("what it answered is no list of clusters")?;
         let cluster = |status: &Value| {
-            (name_of(status).to_owned(), list(status, "host_statuses").iter().map(Host::of).collect())
+            let hosts = list(status, "host_statuses").iter().map(Host::of).collect();
+            let counted_as = field(status, "observability_name").and_then(Value::as_str).map(str::to_owned);
+            (name_of(status).to_owned(), Cluster { hosts, counted_as })
         };
         Ok(Self(all.iter().map(cluster).collect()))
     }
@@ -51,13 +59,19 @@ impl Clusters {
     }
 
     pub(super) fn has_hosts(&self, cluster: &str) -> bool {
-        self.0.get(cluster).is_some_and(|hosts| !hosts.is_empty())
+        self.0.get(cluster).is_some_and(|known| !known.hosts.is_empty())
+    }
+
+    /// The name of a cluster in counters: `alt_stat_name` where it has one.
+    pub(super) fn counted_as<'a>(&'a self, cluster: &'a str) -> &'a str {
+        let name = self.0.get(cluster).and_then(|known| known.counted_as.as_deref());
+        name.filter(|name| !name.is_empty()).unwrap_or(cluster)
     }
 
     /// A cluster as a side's view.
     pub(super) fn side(&self, cluster: &str) -> SideView {
         let mut view = SideView::default();
-        for host in self.0.get(cluster).into_iter().flatten() {
+        for host in self.0.get(cluster).into_iter().flat_map(|known| &known.hosts) {
             let word = |why: &str| format!("{}: {why}", host.name);
             match host.state {
                 State::Serves => (view.serving, view.of) = (view.serving + 1, view.of + 1),
@@ -131,7 +145,7 @@ mod tests {
                 host(8, &json!({"failed_active_health_check": false, "pending_active_hc": true}))]},
             {"name": "drained", "hostStatuses": [
                 {"address": {"pipe": {"path": "/run/a"}}, "healthStatus": {"edsHealthStatus": "DRAINING"}}]},
-            {"name": "empty"}]});
+            {"name": "empty", "observability_name": "other"}]});
         Clusters::of(&all).unwrap_or_else(|e| unreachable!("{e}"))
     }
 
@@ -163,6 +177,7 @@ mod tests {
             assert_eq!(view.down, [why]);
             assert!(view.taken_out.is_empty() && view.cannot_serve(1.0).is_some());
         }
+        assert_eq!((clusters().counted_as("empty"), clusters().counted_as("green")), ("other", "green"));
         assert!(Clusters::of(&json!({"configs": []})).is_err());
     }
 }

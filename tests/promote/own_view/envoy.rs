@@ -84,6 +84,11 @@ fn every_failure_that_a_user_of_envoy_sees_is_counted_on_its_side() {
         std::fs::write(&path, config.to_string()).unwrap();
         envoy.restart();
     };
+    // Counters under another name.
+    let mut config = json(&path);
+    config["static_resources"]["clusters"][1]["alt_stat_name"] = "green:counted".into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    envoy.restart();
     let mut router = sides.open(&envoy.router(0, 0));
     router.set(split(1.0)).unwrap();
 
@@ -275,6 +280,12 @@ fn a_route_file_of_envoy_that_is_a_link_stays_one() {
         assert!(same_share(router.read().unwrap().green, share));
         assert_eq!(std::fs::read_link(&envoy.routes).unwrap(), leads_to);
     }
+    router.set(split(0.5)).unwrap();
+    by_hand(router.as_ref(), Half::Blue);
+    wait_until("the way back by hand", || same_share(router.read().unwrap().green, 0.0));
+    assert_eq!(std::fs::read_link(&envoy.routes).unwrap(), leads_to);
+    router.set(split(1.0)).unwrap();
+    router.set(split(0.0)).unwrap();
     let green = json(&real)["resources"][0]["metadata"]["filter_metadata"]["trapkey"]["green"].clone();
     assert_eq!(green, json!(0.0));
     assert_eq!(std::fs::read_dir(real.parent().unwrap()).unwrap().count(), 1, "nothing is left behind");

@@ -28,6 +28,7 @@ fn services(traefik: &Traefik, blue: &str, green: &str) {
     wait_until("Traefik to load it", || client.get(&url).is_ok_and(|answer| answer.status == 200));
 }
 
+const CHECKED: &str = "healthCheck: {path: /health, interval: 300ms, timeout: 10s},";
 /// It leads to a port where nobody is.
 const LOST: &str = "healthCheck: {path: /health, interval: 300ms, timeout: 300ms, port: 1},";
 
@@ -51,9 +52,7 @@ fn a_health_check_of_traefik_that_cannot_reach_green_gives_it_no_user() {
 #[test]
 fn a_green_that_its_checks_reach_is_looked_at_first_and_then_gets_its_users() {
     let sides = Sides::new();
-    // The timeout is long, so that no busy machine makes a check fail: the look lasts a minute unless it ends early.
-    let short = "healthCheck: {path: /health, interval: 300ms, timeout: 3s},";
-    let traefik = start(&sides, short, short);
+    let traefik = start(&sides, CHECKED, CHECKED);
     let mut router = sides.open(&traefik.router(0, 0));
     router.check().unwrap();
     let closed = router.read().unwrap();
@@ -215,4 +214,21 @@ fn a_file_of_traefik_that_is_a_link_stays_one() {
     wait_until("the way back by hand", || same_share(router.read().unwrap().green, 0.0));
     assert_eq!(std::fs::read_link(&traefik.file).unwrap(), leads_to);
     assert_eq!(std::fs::read_dir(real.parent().unwrap()).unwrap().count(), 1, "nothing is left behind");
+}
+
+#[test]
+fn a_split_that_passes_the_users_of_a_dead_side_on_says_so_and_keeps_doing_it() {
+    let sides = Sides::new();
+    let traefik = start(&sides, CHECKED, CHECKED);
+    swap(&traefik.file, &traefik.held().replace("      weighted:\n", "      weighted:\n        healthCheck: {}\n"));
+    let mut router = sides.open(&traefik.router(0, 0));
+    router.set(split(0.5)).unwrap();
+    assert!(traefik.held().contains("healthCheck: {}"), "{}", traefik.held());
+    sides.green.answers.health.store(503, Ordering::SeqCst);
+    let live = wait_for("Traefik to see it", || {
+        Some(router.read().unwrap()).filter(|live| serving(live, Half::Green) == (0, 1))
+    });
+    assert_eq!(live.effective, Some(0.0));
+    let met = meet(&traefik.url(), 20);
+    assert_eq!(count(&met, |status, release| (status, release) == (200, "1.0")), 20, "{met:?}");
 }
