@@ -59,6 +59,8 @@ struct Caddy {
     blue: String,
     green: String,
     timeout: Duration,
+    /// When this process changed it last.
+    changed: Option<Instant>,
 }
 
 fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
@@ -100,6 +102,7 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
         blue: settings.blue,
         green: settings.green,
         timeout: order.timeout,
+        changed: None,
     }))
 }
 
@@ -365,7 +368,50 @@ impl Caddy {
         let sides: Vec<Value> = sides.collect();
         let sides = std::iter::repeat_n(sides, times).flatten();
         let strangers = std::iter::repeat_n(&handler.strangers, others).flatten().cloned();
-        sides.chain(strangers).collect()
+        with_each_id_once(sides.chain(strangers).collect(), known)
+    }
+}
+
+/// Later versions take no `@id` twice, and earlier ones find only one of them: it stays with the first of the
+/// upstream that it belongs to.
+fn with_each_id_once(mut upstreams: Vec<Value>, known: &[Value]) -> Value {
+    let mut met: Vec<Value> = Vec::new();
+    for upstream in &mut upstreams {
+        let Some(id) = upstream.get("@id").cloned() else { continue };
+        let is_its_own = known.iter().any(|old| old["@id"] == id && old["dial"] == upstream["dial"]);
+        if !is_its_own || met.contains(&id) {
+            if let Value::Object(fields) = upstream {
+                fields.shift_remove("@id");
+            }
+        } else {
+            met.push(id);
+        }
+    }
+    upstreams.into()
+}
+
+/// Why a handler does not go by how often an upstream is listed, and what to do; null where it does.
+fn cannot_be_split(handler: &Value) -> Option<(String, &'static str)> {
+    if !handler["dynamic_upstreams"].is_null() {
+        return Some((
+            "its upstreams are dynamic, so the list has no say".into(),
+            "take `dynamic_upstreams` out of the handler and list the two sides",
+        ));
+    }
+    let mut policy = &handler["load_balancing"]["selection_policy"];
+    loop {
+        let name = policy["policy"].as_str().unwrap_or("random");
+        if !FAIR.contains(&name) {
+            return Some((
+                format!("it balances by `{name}`, which does not go by how often an upstream is listed"),
+                "use the selection policy `round_robin`, or `cookie` for sticky users",
+            ));
+        }
+        // Users without a cookie are given one by the fallback.
+        if !policy["fallback"].is_object() {
+            return None;
+        }
+        policy = &policy["fallback"];
     }
 }
 
@@ -418,22 +464,8 @@ impl Router for Caddy {
                 .cause(format!("{stranger}, and nobody would judge it"))
                 .help("name it in `with.blue` or `with.green`, or take it out"));
         }
-        if !handler.object["dynamic_upstreams"].is_null() {
-            return cannot(
-                "its upstreams are dynamic, so the list has no say".into(),
-                "take `dynamic_upstreams` out of the handler and list the two sides",
-            );
-        }
-        let policy = &handler.object["load_balancing"]["selection_policy"];
-        // Users without a cookie are given one by the fallback.
-        for chosen in [policy, &policy["fallback"]] {
-            let name = chosen["policy"].as_str().unwrap_or("random");
-            if !FAIR.contains(&name) {
-                return cannot(
-                    format!("it balances by `{name}`, which does not go by how often an upstream is listed"),
-                    "use the selection policy `round_robin`, or `cookie` for sticky users",
-                );
-            }
+        if let Some((cause, help)) = cannot_be_split(&handler.object) {
+            return cannot(cause, help);
         }
         if weights::share(handler.blue, handler.green).is_none() {
             return cannot("it has no upstream".into(), "list the old side among its `upstreams`");
@@ -458,6 +490,7 @@ impl Router for Caddy {
         // PATCH replaces what is there; a handler without the list gets one by PUT.
         let method = if handler.object["upstreams"].is_null() { "PUT" } else { "PATCH" };
         let reply = self.ask(method, &format!("{}/upstreams", self.at), &unchanged, &body)?;
+        self.changed = Some(Instant::now());
         match reply.status {
             200 => Ok(()),
             412 => Err(Fault::infrastructure("somebody else changed Caddy's configuration meanwhile")
@@ -485,8 +518,10 @@ impl Router for Caddy {
         if checks.is_any() {
             let heard = self.heard(&checks)?;
             let side = |dial: &str, times: u32| checks.side(&heard, dial, times > 0);
+            let is_young = checks.active && self.changed.is_some_and(|at| at.elapsed() < view::RENEWED);
             if let (Some(blue), Some(other)) =
                 (side(&self.blue, handler.blue), side(&self.green, handler.green))
+                && !(is_young && blue.down.is_empty() && other.down.is_empty())
             {
                 // The users of one that is skipped are given to the others.
                 live.effective = match (blue.serving, other.serving) {
@@ -552,6 +587,39 @@ mod tests {
             "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc",
         ] {
             assert!(Reply::parse(broken.as_bytes()).is_err(), "{broken}");
+        }
+    }
+
+    #[test]
+    fn an_id_stays_with_the_first_of_its_own_upstream() {
+        let known = [json!({"@id": "a", "dial": "a:1"}), json!({"dial": "x:1"})];
+        let copy = |dial: &str| json!({"@id": "a", "dial": dial, "max_requests": 1});
+        let list = with_each_id_once(vec![copy("b:1"), copy("a:1"), copy("a:1")], &known);
+        let without = |dial: &str| json!({"dial": dial, "max_requests": 1});
+        assert_eq!(list, json!([without("b:1"), copy("a:1"), without("a:1")]));
+    }
+
+    #[test]
+    fn what_does_not_go_by_the_list_is_refused_in_a_fallback_too() {
+        let handler = |policy: Value| json!({"load_balancing": {"selection_policy": policy}});
+        let cookie = |fallback: Value| json!({"policy": "cookie", "name": "side", "fallback": fallback});
+        for fine in [
+            json!({}),
+            handler(json!({"policy": "round_robin"})),
+            handler(cookie(json!({"policy": "round_robin"}))),
+            handler(cookie(Value::Null)),
+        ] {
+            assert_eq!(cannot_be_split(&fine), None, "{fine}");
+        }
+        for (odd, why) in [
+            (handler(json!({"policy": "weighted_round_robin", "weights": [3, 1]})), "weighted_round_robin"),
+            (handler(json!({"policy": "first"})), "first"),
+            (handler(cookie(json!({"policy": "ip_hash"}))), "ip_hash"),
+            (handler(cookie(cookie(json!({"policy": "uri_hash"})))), "uri_hash"),
+            (json!({"dynamic_upstreams": {"source": "a", "name": "shop"}}), "dynamic"),
+        ] {
+            let said = cannot_be_split(&odd).map(|(why, _)| why).unwrap_or_default();
+            assert!(said.contains(why), "{odd}: {said}");
         }
     }
 

@@ -317,13 +317,16 @@ impl Envoy {
     /// What it says of its clusters.
     fn clusters(&self) -> Result<Clusters, Fault> {
         // Versions that do not know the filter answer with all of them.
-        let ours = format!("^({}|{})$", regex::escape(&self.settings.blue), regex::escape(&self.settings.green));
-        Clusters::of(&self.ask(&format!("/clusters?format=json&filter={}", encoded(&ours)))?).map_err(|cause| {
-            Fault::infrastructure("Envoy's admin address does not answer as it should")
-                .place(crate::redact::redact(&self.settings.admin))
-                .cause(cause)
-                .help("is this the address under `admin:` of Envoy's configuration?")
-        })
+        let ours =
+            format!("^({}|{})$", regex::escape(&self.settings.blue), regex::escape(&self.settings.green));
+        Clusters::of(&self.ask(&format!("/clusters?format=json&filter={}", encoded(&ours)))?).map_err(
+            |cause| {
+                Fault::infrastructure("Envoy's admin address does not answer as it should")
+                    .place(crate::redact::redact(&self.settings.admin))
+                    .cause(cause)
+                    .help("is this the address under `admin:` of Envoy's configuration?")
+            },
+        )
     }
 
     /// Whether a cluster that has no hosts of its own may serve all the same: it leads to others, or finds its
@@ -435,7 +438,9 @@ impl Router for Envoy {
         let mut live = Live::of(says.green, says.raw);
         live.strangers = says.strangers;
         for side in [Side::Blue, Side::Green] {
-            if !clusters.has_hosts(self.cluster(side)) && self.finds_its_hosts_elsewhere(self.cluster(side))? {
+            if !clusters.has_hosts(self.cluster(side))
+                && self.finds_its_hosts_elsewhere(self.cluster(side))?
+            {
                 return Ok(live);
             }
         }

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use self::text::{Kept, OURS, no_request, rule, share_in};
-use self::view::Seen;
+use self::view::{Seen, errors};
 use super::{By, Counters, Key, Kind, Live, Order, Router, Side, Split, same_share, take_back, weights};
 use crate::fault::Fault;
 use crate::units::{show_duration, show_share};
@@ -383,7 +383,7 @@ impl Traefik {
 
     /// Looks at green before it gets users, or more of them: for as long as its first health check since the last
     /// load takes. Where no router leads to it yet, one that no request meets makes Traefik look after it.
-    fn look_before_users(&mut self, before: &str, kept: &Kept) -> Result<(), Fault> {
+    fn look_before_users(&mut self, before: &str, kept: &Kept, running: &Running) -> Result<(), Fault> {
         let seen = self.seen(Side::Green)?;
         let Some(first) = seen.first_check.filter(|first| *first <= LONGEST_CHECK && !seen.is_dead()) else {
             return self.refuse_dead(&seen);
@@ -394,11 +394,14 @@ impl Traefik {
             return self.watch(left).and_then(|seen| self.refuse_dead(&seen));
         }
         let look = format!("{}-trapkey-look", self.settings.service);
-        let own = Map::from_iter([(look, no_request(&self.settings.green))]);
+        let user =
+            running.service["usedBy"][0].as_str().map(|name| self.ask(&format!("api/http/routers/{name}")));
+        let user = user.transpose()?.flatten().unwrap_or_default();
+        let own = Map::from_iter([(look.clone(), no_request(&self.settings.green, &user["using"]))]);
         let text = self.settings.render(0.0, (1, 0), kept, &own);
         self.swap(&text)?;
         let looked = self
-            .wait_until_looked_after()
+            .wait_until_looked_after(&look)
             .and_then(|()| self.watch(first))
             .and_then(|seen| self.refuse_dead(&seen));
         if looked.is_err() {
@@ -407,11 +410,18 @@ impl Traefik {
         looked
     }
 
-    fn wait_until_looked_after(&mut self) -> Result<(), Fault> {
+    /// Waits until Traefik looks after green, by the router of that name.
+    fn wait_until_looked_after(&mut self, look: &str) -> Result<(), Fault> {
         let until = Instant::now() + self.settle();
         while !self.seen(Side::Green)?.looked_after {
             if Instant::now() >= until {
-                return Err(self.not_taken("its router that no request meets leads to nothing".into()));
+                let router = self.ask(&format!("api/http/routers/{look}@file"))?;
+                return Err(self.not_taken(match router {
+                    Some(router) => {
+                        format!("its router `{look}` is {}: {}", router["status"], errors(&router))
+                    }
+                    None => format!("it has no router `{look}`, which lets it look after green"),
+                }));
             }
             std::thread::sleep(BETWEEN);
         }
@@ -519,10 +529,12 @@ impl Router for Traefik {
         }
         let cookie = &running.service["weighted"]["sticky"]["cookie"]["name"];
         if let (Some(cookie), None) = (cookie.as_str(), &self.settings.sticky) {
-            return Err(Fault::usage("the split of Traefik keeps users by a cookie that the plan does not name")
-                .place(self.shown())
-                .cause(format!("the service is sticky by the cookie `{cookie}`"))
-                .help(format!("say `with: {{sticky: {cookie}}}`, or take `sticky` out of the file")));
+            return Err(Fault::usage(
+                "the split of Traefik keeps users by a cookie that the plan does not name",
+            )
+            .place(self.shown())
+            .cause(format!("the service is sticky by the cookie `{cookie}`"))
+            .help(format!("say `with: {{sticky: {cookie}}}`, or take `sticky` out of the file")));
         }
         let (blue, green) = self.services();
         for (side, name) in [("blue", &blue), ("green", &green)] {
@@ -563,20 +575,24 @@ impl Router for Traefik {
         let before = self.file()?;
         let kept = Kept::of(&before, &self.settings);
         // A split without any weight must still be steered; an API that does not answer ends it here.
-        let now = match self.share() {
-            Ok((share, _)) => Some(share),
+        let found = match self.share() {
             // A way back is written whether or not anybody can see that it is taken.
             Err(fault) if !split.is_way_back() && self.ask("api/overview").is_err() => return Err(fault),
-            Err(_) => None,
+            found => found.ok(),
         };
+        let now = found.as_ref().map(|(share, _)| *share);
         let text = self.text(green, &kept)?;
         let loaded = now.is_some_and(|now| same_share(now, green));
         if loaded && before == text {
             return Ok(());
         }
         let pending = now.zip(share_in(&before)).is_some_and(|(now, file)| !same_share(now, file));
-        if !split.is_way_back() && !pending && now.is_some_and(|now| now < green) {
-            self.look_before_users(&before, &kept)?;
+        if let Some((now, running)) = found
+            && !split.is_way_back()
+            && !pending
+            && now < green
+        {
+            self.look_before_users(&before, &kept, &running)?;
         }
         self.swap(&text)?;
         if pending {

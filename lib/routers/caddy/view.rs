@@ -4,9 +4,14 @@
 //! upstreams, at once. Measured with 2.6: the failures are forgotten with each change, and an upstream that is not in
 //! the list keeps the last value of its metric.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::super::SideView;
+
+/// So long after a change that all are healthy is no view: the metric is as it was made with the change.
+pub(super) const RENEWED: Duration = Duration::from_secs(11);
 
 /// What of a handler makes Caddy skip an upstream.
 #[derive(Debug, Default, PartialEq)]
@@ -29,7 +34,8 @@ pub(super) struct Heard {
 /// Reads `/reverse_proxy/upstreams`.
 pub(super) fn fails(body: &[u8]) -> Vec<(String, u64)> {
     let all: Value = serde_json::from_slice(body).unwrap_or_default();
-    let one = |upstream: &Value| Some((upstream["address"].as_str()?.to_owned(), upstream["fails"].as_u64()?));
+    let one =
+        |upstream: &Value| Some((upstream["address"].as_str()?.to_owned(), upstream["fails"].as_u64()?));
     all.as_array().into_iter().flatten().filter_map(one).collect()
 }
 
@@ -117,7 +123,10 @@ mod tests {
         let checks = |active, passive| Checks { active, passive };
         let serving = |checks: &Checks, dial| checks.side(&heard, dial, true).map(|view| view.serving);
         let both = checks(true, Some(2));
-        assert_eq!(both.side(&heard, "a:1", true).map(|v| v.down), Some(vec!["a:1: 2 requests of users failed".into()]));
+        assert_eq!(
+            both.side(&heard, "a:1", true).map(|v| v.down),
+            Some(vec!["a:1: 2 requests of users failed".into()])
+        );
         assert_eq!(
             both.side(&heard, "b:1", true).map(|v| v.down),
             Some(vec!["b:1: unhealthy by Caddy's own checks".into()])

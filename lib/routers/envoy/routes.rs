@@ -144,7 +144,9 @@ impl Settings {
             );
         }
         if field(route, "match").is_some_and(|matching| field(matching, "runtime_fraction").is_some()) {
-            return Some("a route has `runtime_fraction`: only a part of the requests meets its weights".into());
+            return Some(
+                "a route has `runtime_fraction`: only a part of the requests meets its weights".into(),
+            );
         }
         None
     }
@@ -218,7 +220,11 @@ impl Settings {
             .iter()
             .all(|(carries, is)| same_share(*is, f64::from(wanted(by, *carries, green)) / f64::from(TOTAL)));
         let strangers = self.strangers(configuration);
-        if fits { Ok(Says { stamp, green, strangers, raw }) } else { Err(format!("its routes do not agree: {raw}")) }
+        if fits {
+            Ok(Says { stamp, green, strangers, raw })
+        } else {
+            Err(format!("its routes do not agree: {raw}"))
+        }
     }
 
     /// The same configuration with another split.
@@ -248,7 +254,7 @@ impl Settings {
         let plain = (u64::from(TOTAL - green), u64::from(green), others.clone());
         // Envoy takes no sum beyond 32 bits.
         let fits = |(blue, green, others): &(u64, u64, Vec<u64>)| {
-            blue + green + others.iter().sum::<u64>() <= u64::from(u32::MAX)
+            u32::try_from(blue + green + others.iter().sum::<u64>()).is_ok()
         };
         let (blue, green, others) = if others.iter().all(|weight| *weight == 0) {
             plain
@@ -392,10 +398,11 @@ mod tests {
     }
 
     fn weights_of(configuration: &Value) -> String {
-        let clusters = configuration["virtual_hosts"][0]["routes"][1]["route"]["weightedClusters"]["clusters"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
+        let clusters =
+            configuration["virtual_hosts"][0]["routes"][1]["route"]["weightedClusters"]["clusters"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
         let words = clusters.iter().map(|c| format!("{} {}", name_of(c), weight(c)));
         words.collect::<Vec<_>>().join(", ")
     }

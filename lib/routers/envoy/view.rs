@@ -166,6 +166,15 @@ mod tests {
     }
 
     #[test]
+    fn reads_what_envoy_answers() {
+        let text = include_str!("../../../tests/field/routers/envoy-clusters.json");
+        let answer: Value = serde_json::from_str(text).unwrap_or_default();
+        let view = Clusters::of(&answer).map(|clusters| clusters.side("shop-green")).unwrap_or_default();
+        assert_eq!((view.serving, view.of), (1, 2));
+        assert_eq!(view.down, ["10.0.0.12:8080: it fails its health check"]);
+    }
+
+    #[test]
     fn a_cluster_without_anybody_cannot_serve() {
         for (name, why) in [
             ("drained", "drained: /run/a: DRAINING"),

@@ -81,13 +81,7 @@ mod tests {
     #[test]
     fn what_no_side_has_is_nobodys() {
         // As Traefik 3.7 counts two answers of a dead server, and two of its own once it holds it for down.
-        let text = "process_start_time_seconds 1.79603007496e+09\ntraefik_config_last_reload_success 1.79603008e+09\n\
-             traefik_router_requests_total{code=\"200\",method=\"GET\",protocol=\"http\",router=\"shop@file\",service=\"shop@file\"} 4\n\
-             traefik_router_requests_total{code=\"502\",method=\"GET\",protocol=\"http\",router=\"shop@file\",service=\"shop@file\"} 2\n\
-             traefik_router_requests_total{code=\"503\",method=\"GET\",protocol=\"http\",router=\"shop@file\",service=\"shop@file\"} 2\n\
-             traefik_router_requests_total{code=\"503\",method=\"GET\",protocol=\"http\",router=\"other@file\",service=\"other@file\"} 9\n\
-             traefik_service_requests_total{code=\"200\",method=\"GET\",protocol=\"http\",service=\"shop-blue@file\"} 4\n\
-             traefik_service_requests_total{code=\"502\",method=\"GET\",protocol=\"http\",service=\"shop-green@file\"} 2\n";
+        let text = include_str!("../../../tests/field/routers/traefik-metrics.txt");
         let read = |text: &str| {
             read(text, ["shop-blue@file", "shop-green@file"], |_, service| service == "shop@file")
         };

@@ -85,7 +85,8 @@ impl Settings {
             weights::beside((blue_part, green_part), kept.sides, &others).unwrap_or_else(plain)
         };
         let strangers = kept.strangers.iter().map(|(name, _)| name).zip(others);
-        for (name, weight) in [(&self.blue, blue_part), (&self.green, green_part)].into_iter().chain(strangers)
+        for (name, weight) in
+            [(&self.blue, blue_part), (&self.green, green_part)].into_iter().chain(strangers)
         {
             // Left out rather than 0: nobody sticks to what is not there, and Traefik drops the whole service
             // when one that it names is gone, as a side may be that was retired.
@@ -106,8 +107,12 @@ pub(super) fn rule(key: &Key, value: &str) -> String {
 }
 
 /// A router that no request meets: Traefik looks after a service only where a router leads to it.
-pub(super) fn no_request(service: &str) -> Value {
-    json!({"rule": "Path(`/`) && !Path(`/`)", "priority": 1, "service": service})
+pub(super) fn no_request(service: &str, entry_points: &Value) -> Value {
+    let mut router = json!({"rule": "Path(`/`) && !Path(`/`)", "priority": 1, "service": service});
+    if entry_points.is_array() {
+        router["entryPoints"] = entry_points.clone();
+    }
+    router
 }
 
 #[cfg(test)]
@@ -143,7 +148,10 @@ mod tests {
         let kept = Kept::of(by_hand, &settings);
         assert_eq!((kept.strangers.clone(), kept.sides), (vec![("canary".to_owned(), 5)], 20));
         let text = settings.render(0.0, (1, 0), &kept, &Map::new());
-        assert!(text.contains(r#"sticky: {"cookie":{"name":"side","secure":true,"httpOnly":true}}"#), "{text}");
+        assert!(
+            text.contains(r#"sticky: {"cookie":{"name":"side","secure":true,"httpOnly":true}}"#),
+            "{text}"
+        );
         assert!(text.contains("healthCheck: {}"), "{text}");
         // One in five before, and one in five after.
         assert!(

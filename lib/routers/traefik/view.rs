@@ -32,10 +32,7 @@ const DEEPEST: u32 = 8;
 
 impl Seen {
     /// Looks at a service; `ask` answers with null when Traefik does not know it.
-    pub(super) fn of(
-        name: &str,
-        ask: &dyn Fn(&str) -> Result<Option<Value>, Fault>,
-    ) -> Result<Self, Fault> {
+    pub(super) fn of(name: &str, ask: &dyn Fn(&str) -> Result<Option<Value>, Fault>) -> Result<Self, Fault> {
         Self::within(name, ask, DEEPEST)
     }
 
@@ -46,16 +43,19 @@ impl Seen {
     ) -> Result<Self, Fault> {
         let dead = |why: &str| Self { of: 1, down: vec![format!("{name}: {why}")], ..Self::default() };
         let Some(service) = ask(name)? else { return Ok(dead("there is no such service")) };
-        if let Some(status) = service["status"].as_str().filter(|status| *status != "enabled") {
-            let why: Vec<&str> =
-                service["error"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-            return Ok(dead(&redact(&format!("{status}: {}", why.join(", ")))));
+        // One with a warning runs.
+        if service["status"] == "disabled" {
+            return Ok(dead(&format!("disabled: {}", errors(&service))));
         }
         let child = |child: &Value| -> Result<Self, Fault> {
             let known = child.as_str().unwrap_or_default();
             let provider = name.rsplit_once('@').map_or("file", |(_, provider)| provider);
             let known = if known.contains('@') { known.to_owned() } else { format!("{known}@{provider}") };
-            if deeper == 0 { Ok(dead("its services lie too deep")) } else { Self::within(&known, ask, deeper - 1) }
+            if deeper == 0 {
+                Ok(dead("its services lie too deep"))
+            } else {
+                Self::within(&known, ask, deeper - 1)
+            }
         };
         for kind in ["weighted", "highestRandomWeight"] {
             let Some(parts) = service[kind]["services"].as_array() else { continue };
@@ -174,6 +174,12 @@ impl Seen {
     }
 }
 
+/// What Traefik says is wrong with a service or a router.
+pub(super) fn errors(of: &Value) -> String {
+    let all: Vec<&str> = of["error"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    redact(&all.join(", "))
+}
+
 /// A duration as Go writes it: `1m30s`, `500ms`.
 fn go_duration(text: &str) -> Option<Duration> {
     let (mut rest, mut seconds) = (text, 0.0);
@@ -232,6 +238,18 @@ mod tests {
     }
 
     #[test]
+    fn reads_what_traefik_answers() {
+        let text = include_str!("../../../tests/field/routers/traefik-service-down.json");
+        let service: Value = serde_json::from_str(text).unwrap_or_default();
+        let found = seen(&json!({ "green@file": service }));
+        assert_eq!((found.first_check, found.looked_after), (Some(Duration::from_secs(7)), true));
+        assert_eq!(
+            found.why_dead().as_deref(),
+            Some("http://10.0.0.12:8080: DOWN, http://10.0.0.13:8080: DOWN")
+        );
+    }
+
+    #[test]
     fn a_side_without_anybody_is_dead_whether_or_not_a_router_leads_to_it() {
         let server = |weight: u32| json!([{"url": "http://a", "weight": weight}]);
         for (service, why) in [
@@ -266,7 +284,10 @@ mod tests {
         for kind in ["weighted", "highestRandomWeight"] {
             let view = all(json!({"status": "enabled", kind: parts}));
             assert_eq!((view.serving, view.of, view.closed), (1, 2, false), "{kind}");
-            assert_eq!((view.down, view.taken_out), (vec!["http://x: DOWN".into()], vec!["c: weight 0".into()]));
+            assert_eq!(
+                (view.down, view.taken_out),
+                (vec!["http://x: DOWN".into()], vec!["c: weight 0".into()])
+            );
         }
         let view = all(json!({"status": "enabled", "mirroring": {"service": "a", "mirrors": []}}));
         assert_eq!((view.serving, view.of), (0, 1));
@@ -280,7 +301,9 @@ mod tests {
 
     #[test]
     fn durations_are_read_as_go_writes_them() {
-        for (text, ms) in [("30s", 30_000), ("1m30s", 90_000), ("500ms", 500), ("1h0m0.5s", 3_600_500), ("0s", 0)] {
+        for (text, ms) in
+            [("30s", 30_000), ("1m30s", 90_000), ("500ms", 500), ("1h0m0.5s", 3_600_500), ("0s", 0)]
+        {
             assert_eq!(go_duration(text), Some(Duration::from_millis(ms)), "{text}");
         }
         for text in ["5", "x", "5 s", "-5s", "5y"] {

@@ -48,8 +48,13 @@ fn an_upstream_that_fails_the_checks_of_caddy_does_not_serve() {
     let caddy = Caddy::start(sides.path(), sides.blue.port);
     let mut router = sides.open(&caddy.router(sides.blue.port, sides.green.port));
     sides.green.answers.health.store(503, Ordering::SeqCst);
-    change(&caddy, "health_checks", &json!({"active": {"uri": "/health", "interval": "100ms", "timeout": "60s"}}));
+    change(
+        &caddy,
+        "health_checks",
+        &json!({"active": {"uri": "/health", "interval": "100ms", "timeout": "60s"}}),
+    );
     router.set(split(0.5)).unwrap();
+    assert_eq!(router.read().unwrap().sides, None, "it cannot have said it yet");
     // Its metric is renewed every ten seconds.
     let live = wait_for("Caddy to say it", || {
         Some(router.read().unwrap()).filter(|live| serving(live, Half::Green) == (0, 1))
@@ -57,6 +62,24 @@ fn an_upstream_that_fails_the_checks_of_caddy_does_not_serve() {
     assert_eq!((serving(&live, Half::Blue), live.effective), ((1, 1), Some(0.0)));
     let met = meet(&caddy.url(), 20);
     assert_eq!(count(&met, |_, release| release == "1.0"), 20, "{met:?}");
+}
+
+#[test]
+fn an_id_of_an_upstream_is_no_obstacle() {
+    let sides = Sides::new();
+    let (blue, green) = (sides.blue.port, sides.green.port);
+    let caddy = Caddy::start(sides.path(), blue);
+    change(
+        &caddy,
+        "upstreams/0",
+        &json!({"@id": "old", "dial": format!("127.0.0.1:{blue}"), "max_requests": 7}),
+    );
+    let mut router = sides.open(&caddy.router(blue, green));
+    for share in [0.25, 0.5, 0.0] {
+        router.set(split(share)).unwrap();
+        assert!(same_share(router.read().unwrap().green, share));
+        assert!(caddy.ask("/id/old").contains(&format!(":{blue}\"")), "{}", caddy.ask("/id/shop"));
+    }
 }
 
 #[test]
@@ -84,7 +107,11 @@ fn a_third_upstream_is_told_keeps_its_share_and_does_not_hold_up_the_way_back() 
         assert_eq!(count(&met, |_, release| release == "1.1"), green_gets, "{share}: {met:?}");
     }
     let handler: Value = serde_json::from_str(&caddy.ask("/id/shop")).unwrap();
-    let own: Vec<&Value> =
-        handler["upstreams"].as_array().unwrap().iter().filter(|u| u["dial"] == dial(stranger.port)).collect();
+    let own: Vec<&Value> = handler["upstreams"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|u| u["dial"] == dial(stranger.port))
+        .collect();
     assert!(own.iter().all(|upstream| upstream["max_requests"] == 7), "its settings stay: {own:?}");
 }

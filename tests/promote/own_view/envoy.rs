@@ -229,15 +229,17 @@ fn hosts_that_are_draining_are_told_and_unequal_weights_of_hosts_stay() {
     assert_eq!(std::fs::read_to_string(&endpoints).unwrap(), before, "the weights of hosts are the user's");
     let clusters: Value = serde_json::from_str(&envoy.ask("/clusters?format=json")).unwrap();
     let green = clusters["cluster_statuses"].as_array().unwrap().iter().find(|c| c["name"] == "shop-green");
-    let mut weights: Vec<u64> =
-        green.unwrap()["host_statuses"].as_array().unwrap().iter().map(|h| h["weight"].as_u64().unwrap()).collect();
+    let mut weights: Vec<u64> = green.unwrap()["host_statuses"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|h| h["weight"].as_u64().unwrap())
+        .collect();
     weights.sort_unstable();
     assert_eq!(weights, [1, 3]);
     // Removed altogether: nobody is left to be sent to.
     swap(&endpoints, &before.replace("\"127.0.0.1\"", "\"127.0.0.2\"").replace("HEALTHY", "DRAINING"));
-    wait_until("no host", || {
-        router.read().unwrap().side(Half::Green).unwrap().cannot_serve(0.01).is_some()
-    });
+    wait_until("no host", || router.read().unwrap().side(Half::Green).unwrap().cannot_serve(0.01).is_some());
 }
 
 #[test]
@@ -264,7 +266,8 @@ fn a_cluster_that_leads_to_others_has_no_view_and_one_without_hosts_cannot_serve
     let live = router.read().unwrap();
     let why = live.side(Half::Green).unwrap().cannot_serve(0.01).unwrap();
     assert!(why.contains("shop-green: it has no hosts"), "{why}");
-    let fault = sides.open(&envoy.router(0, 0).replace("green: shop-green", "green: none")).check().unwrap_err();
+    let fault =
+        sides.open(&envoy.router(0, 0).replace("green: shop-green", "green: none")).check().unwrap_err();
     assert_eq!(fault.exit, Exit::Usage, "{fault}");
 }
 

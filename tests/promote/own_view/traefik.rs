@@ -96,8 +96,7 @@ fn a_green_that_its_checks_reach_is_looked_at_first_and_then_gets_its_users() {
 fn that_all_are_up_right_after_a_load_is_no_view() {
     let sides = Sides::new();
     // Two minutes and more are not waited for before the first users.
-    let traefik =
-        start(&sides, "", "healthCheck: {path: /health, interval: 130s, timeout: 1s, port: 1},");
+    let traefik = start(&sides, "", "healthCheck: {path: /health, interval: 130s, timeout: 1s, port: 1},");
     let mut router = sides.open(&traefik.router(0, 0));
     router.set(split(0.5)).unwrap();
     let live = router.read().unwrap();
@@ -105,7 +104,11 @@ fn that_all_are_up_right_after_a_load_is_no_view() {
     assert_eq!((live.sides, live.effective), (None, None));
     // Another process knows it by what Traefik says of its load, and where it takes no metrics by the file.
     assert_eq!(sides.open(&traefik.router(0, 0)).read().unwrap().sides, None);
-    let (blind, _) = traefik.router(0, 0).split_once(", metrics:").map(|(a, b)| (format!("{a}}}}}"), b.to_owned())).unwrap();
+    let (blind, _) = traefik
+        .router(0, 0)
+        .split_once(", metrics:")
+        .map(|(a, b)| (format!("{a}}}}}"), b.to_owned()))
+        .unwrap();
     assert_eq!(sides.open(&blind).read().unwrap().sides, None);
 }
 
@@ -220,7 +223,10 @@ fn a_file_of_traefik_that_is_a_link_stays_one() {
 fn a_split_that_passes_the_users_of_a_dead_side_on_says_so_and_keeps_doing_it() {
     let sides = Sides::new();
     let traefik = start(&sides, CHECKED, CHECKED);
-    swap(&traefik.file, &traefik.held().replace("      weighted:\n", "      weighted:\n        healthCheck: {}\n"));
+    swap(
+        &traefik.file,
+        &traefik.held().replace("      weighted:\n", "      weighted:\n        healthCheck: {}\n"),
+    );
     let mut router = sides.open(&traefik.router(0, 0));
     router.set(split(0.5)).unwrap();
     assert!(traefik.held().contains("healthCheck: {}"), "{}", traefik.held());
