@@ -5,10 +5,14 @@ use serde_json::json;
 use super::*;
 use crate::support::caddy::Caddy;
 
-/// Changes something of the handler.
+/// Puts something into the handler: what a list gets is added to it.
 fn change(caddy: &Caddy, at: &str, to: &Value) {
+    ask(caddy, "POST", at, to);
+}
+
+fn ask(caddy: &Caddy, method: &str, at: &str, to: &Value) {
     let mut request = Request::get(&format!("http://127.0.0.1:{}/id/shop/{at}", caddy.admin));
-    request.method = "POST".into();
+    request.method = method.into();
     request.body = Some(to.to_string().into_bytes());
     request.headers.push(("content-type".into(), "application/json".into()));
     request.headers.push(("connection".into(), "close".into()));
@@ -54,7 +58,8 @@ fn an_upstream_that_fails_the_checks_of_caddy_does_not_serve() {
         &json!({"active": {"uri": "/health", "interval": "100ms", "timeout": "60s"}}),
     );
     router.set(split(0.5)).unwrap();
-    assert_eq!(router.read().unwrap().sides, None, "it cannot have said it yet");
+    let live = router.read().unwrap();
+    assert!(live.side(Half::Green).is_none_or(|view| view.serving == 0), "up is no view yet: {live:?}");
     // Its metric is renewed every ten seconds.
     let live = wait_for("Caddy to say it", || {
         Some(router.read().unwrap()).filter(|live| serving(live, Half::Green) == (0, 1))
@@ -69,11 +74,8 @@ fn an_id_of_an_upstream_is_no_obstacle() {
     let sides = Sides::new();
     let (blue, green) = (sides.blue.port, sides.green.port);
     let caddy = Caddy::start(sides.path(), blue);
-    change(
-        &caddy,
-        "upstreams/0",
-        &json!({"@id": "old", "dial": format!("127.0.0.1:{blue}"), "max_requests": 7}),
-    );
+    let old = json!({"@id": "old", "dial": format!("127.0.0.1:{blue}"), "max_requests": 7});
+    ask(&caddy, "PATCH", "upstreams", &json!([old]));
     let mut router = sides.open(&caddy.router(blue, green));
     for share in [0.25, 0.5, 0.0] {
         router.set(split(share)).unwrap();
