@@ -264,7 +264,7 @@ impl Envoy {
         let counted_as = |side| if side == Side::Blue { &blue } else { &green };
         let pattern = |side| regex::escape(counted_as(side));
         let filter = format!(
-            "^cluster\\.({}|{})\\.upstream_(rq_(completed|5xx|active|retry|rx_reset)|cx_destroy_remote_with_active_rq)$|^http\\..+\\.(no_cluster|rds\\.{}\\.config_reload)$",
+            "^cluster\\.({}|{})\\.upstream_rq_(completed|5xx|active|retry)$|^http\\..+\\.(no_cluster|rds\\.{}\\.config_reload)$",
             pattern(Side::Blue),
             pattern(Side::Green),
             regex::escape(&self.settings.routes)
@@ -272,20 +272,19 @@ impl Envoy {
         let stats = self.stats(&filter)?;
         let side = |side: Side| {
             let number = |what: &str| {
-                let name = format!("cluster.{}.upstream_{what}", counted_as(side));
+                let name = format!("cluster.{}.upstream_rq_{what}", counted_as(side));
                 stats.iter().find(|(known, _)| *known == name).map_or(0, |(_, value)| *value)
             };
-            let retried = number("rq_retry");
+            // An attempt that failed was answered with 5xx, or it was tried again; measured for connections that fail
+            // or are cut off, for time limits, full queues and clusters without a healthy host. Only an answer that
+            // breaks off after it has begun is told by no counter that is not moved by these as well.
+            let retried = number("retry");
             SideCount {
-                requests: number("rq_completed") + retried,
-                // A request that a host cut off was answered with 5xx or tried again as well, unless its answer had
-                // begun: so there are as many failures as the greatest of these, at least.
-                errors: (number("rq_5xx") + retried)
-                    .max(number("cx_destroy_remote_with_active_rq"))
-                    .max(number("rq_rx_reset")),
+                requests: number("completed") + retried,
+                errors: number("5xx") + retried,
                 mean_ms: None,
                 max_ms: None,
-                current: number("rq_active"),
+                current: number("active"),
             }
         };
         // Listeners that take our routes, and how often these led to a cluster that is not there.

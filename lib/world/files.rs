@@ -138,3 +138,43 @@ pub fn unwritable(path: &Path, error: &io::Error) -> Fault {
         .cause(error)
         .help(help)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_link_stays_one_and_what_it_leads_to_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let [real, link, again] = ["real/split", "link", "again"].map(|name| folder.path().join(name));
+        fs::create_dir(folder.path().join("real")).unwrap();
+        fs::write(&real, "old").unwrap();
+        symlink("real/split", &link).unwrap();
+        symlink("link", &again).unwrap();
+        for (round, write) in [write_through, write_through_watched].into_iter().enumerate() {
+            for path in [&link, &again, &real] {
+                let text = format!("{round} {}", path.display());
+                write(path, text.as_bytes(), Some(0o640)).unwrap();
+                assert_eq!(fs::read_to_string(&real).unwrap(), text);
+                assert_eq!(fs::metadata(&real).unwrap().permissions().mode() & 0o777, 0o640);
+                assert_eq!(fs::read_link(&link).unwrap(), Path::new("real/split"));
+                assert_eq!(fs::read_link(&again).unwrap(), Path::new("link"));
+            }
+        }
+        let left = |folder: &Path| fs::read_dir(folder).unwrap().count();
+        assert_eq!((left(folder.path()), left(real.parent().unwrap())), (3, 1), "nothing is left behind");
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_an_error_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        symlink("gone/split", &link).unwrap();
+        for write in [write_through, write_through_watched] {
+            assert_eq!(write(&link, b"x", None).unwrap_err().kind(), io::ErrorKind::NotFound);
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        }
+    }
+}
