@@ -31,6 +31,7 @@ mod model;
 mod nginx;
 mod once;
 mod own_hand;
+mod own_view;
 mod routers;
 mod routers_http;
 mod soak;

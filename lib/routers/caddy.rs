@@ -4,6 +4,10 @@
 //! every version (2.6 has no `weighted_round_robin`, and later ones serve it in blocks). A change takes
 //! 2 ms and requests meet it at once; it is a reload, so idle keep-alive connections are closed.
 //! The `ETag` of what was read comes behind the body, as a trailer.
+//!
+//! Caddy skips an upstream that it holds for unhealthy, and gives its users to the others. How often an upstream
+//! failed users is told by `/reverse_proxy/upstreams`, what its own checks say only by a metric that is up to ten
+//! seconds old. Each change begins anew with everybody healthy.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -13,10 +17,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::view::{Checks, Heard};
 use super::{Counters, Kind, Live, Order, Router, Side, Split, same_share, weights};
 use crate::fault::Fault;
 use crate::units::{show_duration, show_share};
 use crate::yaml::Problem;
+
+mod view;
 
 pub(super) static KIND: Kind = Kind {
     name: "caddy",
@@ -52,6 +59,8 @@ struct Caddy {
     blue: String,
     green: String,
     timeout: Duration,
+    /// When this process changed it last.
+    changed: Option<Instant>,
 }
 
 fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
@@ -93,11 +102,14 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
         blue: settings.blue,
         green: settings.green,
         timeout: order.timeout,
+        changed: None,
     }))
 }
 
 /// The longest list of upstreams: shares in steps of half a percent, and finer ones where they fit.
 const MOST: u32 = 200;
+/// The longest list that keeps the share of strangers to the letter.
+const LONGEST: usize = 2000;
 /// The greatest answer that is read.
 const MAX_REPLY: usize = 16 * 1024 * 1024;
 /// Balancing that makes how often an upstream is listed its share.
@@ -175,6 +187,25 @@ struct Handler {
     /// How often each side stands among the upstreams.
     blue: u32,
     green: u32,
+    /// What else stands there.
+    strangers: Vec<Value>,
+}
+
+impl Handler {
+    /// The strangers in words.
+    fn strangers(&self) -> Vec<String> {
+        let all = f64::from(self.blue + self.green) + self.strangers.len() as f64;
+        let mut words: Vec<String> = Vec::new();
+        for upstream in &self.strangers {
+            let times = self.strangers.iter().filter(|other| other["dial"] == upstream["dial"]).count();
+            let dial = crate::redact::redact(upstream["dial"].as_str().unwrap_or("one without an address"));
+            let word = format!("the upstream {dial} gets {}", show_share(times as f64 / all));
+            if !words.contains(&word) {
+                words.push(word);
+            }
+        }
+        words
+    }
 }
 
 impl Caddy {
@@ -286,29 +317,39 @@ impl Caddy {
         if object["handler"] != "reverse_proxy" {
             return Err(self.no_handler(format!("its handler is {}", object["handler"]), example));
         }
-        let (mut blue, mut green) = (0, 0);
+        let (mut blue, mut green, mut strangers) = (0, 0, Vec::new());
         for upstream in object["upstreams"].as_array().into_iter().flatten() {
             match upstream["dial"].as_str() {
                 Some(dial) if dial == self.blue => blue += 1,
                 Some(dial) if dial == self.green => green += 1,
-                _ => {
-                    return Err(Fault::usage("the handler has an upstream on neither side")
-                        .place(self.url())
-                        .cause(format!("{} would get traffic that nobody judges", upstream["dial"]))
-                        .help("name it in `with.blue` or `with.green`, or take it out"));
-                }
+                _ => strangers.push(upstream.clone()),
             }
         }
-        Ok(Handler { object, etag, blue, green })
+        Ok(Handler { object, etag, blue, green, strangers })
+    }
+
+    /// What Caddy has heard of its upstreams, as far as its checks of the handler ask for it.
+    fn heard(&self, checks: &Checks) -> Result<Heard, Fault> {
+        let mut heard = Heard::default();
+        if checks.passive.is_some() {
+            let reply = self.ask("GET", "/reverse_proxy/upstreams", "", "")?;
+            heard.fails = view::fails(&reply.body);
+        }
+        if checks.active {
+            let reply = self.ask("GET", "/metrics", "", "")?;
+            heard.healthy = view::healthy(&String::from_utf8_lossy(&reply.body));
+        }
+        Ok(heard)
     }
 
     fn no_handler(&self, cause: String, help: String) -> Fault {
         Fault::usage("Caddy has no reverse proxy there").place(self.url()).cause(cause).help(help)
     }
 
-    /// The list for weights: the sides evenly mixed, each upstream with the settings that it has.
-    fn upstreams(&self, handler: &Value, blue: u32, green: u32) -> Value {
-        let known = handler["upstreams"].as_array().map_or(&[] as &[Value], Vec::as_slice);
+    /// The list for weights: the sides evenly mixed, each upstream with the settings that it has, and what is on
+    /// neither side with the share that it has.
+    fn upstreams(&self, handler: &Handler, blue: u32, green: u32) -> Value {
+        let known = handler.object["upstreams"].as_array().map_or(&[] as &[Value], Vec::as_slice);
         let upstream = |dial: &str| {
             // A side that was left out gets the settings of the other one.
             let mut like = known
@@ -320,11 +361,74 @@ impl Caddy {
             like["dial"] = dial.into();
             like
         };
-        mixed(blue, green)
+        let (times, others) = repeated(blue + green, handler.blue + handler.green, handler.strangers.len());
+        let sides = mixed(blue, green)
             .into_iter()
-            .map(|side| upstream(if side == Side::Blue { &self.blue } else { &self.green }))
-            .collect()
+            .map(|side| upstream(if side == Side::Blue { &self.blue } else { &self.green }));
+        let sides: Vec<Value> = sides.collect();
+        let sides = std::iter::repeat_n(sides, times).flatten();
+        let strangers = std::iter::repeat_n(&handler.strangers, others).flatten().cloned();
+        with_each_id_once(sides.chain(strangers).collect(), known)
     }
+}
+
+/// Later versions take no `@id` twice, and earlier ones find only one of them: it stays with the first of the
+/// upstream that it belongs to.
+fn with_each_id_once(mut upstreams: Vec<Value>, known: &[Value]) -> Value {
+    let mut met: Vec<Value> = Vec::new();
+    for upstream in &mut upstreams {
+        let Some(id) = upstream.get("@id").cloned() else { continue };
+        let is_its_own = known.iter().any(|old| old["@id"] == id && old["dial"] == upstream["dial"]);
+        if !is_its_own || met.contains(&id) {
+            if let Value::Object(fields) = upstream {
+                fields.shift_remove("@id");
+            }
+        } else {
+            met.push(id);
+        }
+    }
+    upstreams.into()
+}
+
+/// Why a handler does not go by how often an upstream is listed, and what to do; null where it does.
+fn cannot_be_split(handler: &Value) -> Option<(String, &'static str)> {
+    if !handler["dynamic_upstreams"].is_null() {
+        return Some((
+            "its upstreams are dynamic, so the list has no say".into(),
+            "take `dynamic_upstreams` out of the handler and list the two sides",
+        ));
+    }
+    let mut policy = &handler["load_balancing"]["selection_policy"];
+    loop {
+        let name = policy["policy"].as_str().unwrap_or("random");
+        if !FAIR.contains(&name) {
+            return Some((
+                format!("it balances by `{name}`, which does not go by how often an upstream is listed"),
+                "use the selection policy `round_robin`, or `cookie` for sticky users",
+            ));
+        }
+        // Users without a cookie are given one by the fallback.
+        if !policy["fallback"].is_object() {
+            return None;
+        }
+        policy = &policy["fallback"];
+    }
+}
+
+/// How often the list of the sides and that of the strangers stand in the whole one, so that strangers keep their
+/// share: `new` and `old` are the lengths of the sides' lists.
+fn repeated(new: u32, old: u32, strangers: usize) -> (usize, usize) {
+    if strangers == 0 || old == 0 || new == 0 {
+        return (1, 1);
+    }
+    let (mut times, mut rest) = (new, old);
+    while rest > 0 {
+        (times, rest) = (rest, times % rest);
+    }
+    let (times, others) = ((old / times) as usize, (new / times) as usize);
+    let length = times * new as usize + others * strangers;
+    // As near as a list that long can be.
+    if length > LONGEST { (1, (new / old).max(1) as usize) } else { (times, others) }
 }
 
 /// So many of each side, as evenly mixed as can be, the side with more of them first.
@@ -354,22 +458,14 @@ impl Router for Caddy {
                 .cause(cause)
                 .help(help))
         };
-        if !handler.object["dynamic_upstreams"].is_null() {
-            return cannot(
-                "its upstreams are dynamic, so the list has no say".into(),
-                "take `dynamic_upstreams` out of the handler and list the two sides",
-            );
+        if let Some(stranger) = handler.strangers().first() {
+            return Err(Fault::usage("the handler has an upstream on neither side")
+                .place(self.url())
+                .cause(format!("{stranger}, and nobody would judge it"))
+                .help("name it in `with.blue` or `with.green`, or take it out"));
         }
-        let policy = &handler.object["load_balancing"]["selection_policy"];
-        // Users without a cookie are given one by the fallback.
-        for chosen in [policy, &policy["fallback"]] {
-            let name = chosen["policy"].as_str().unwrap_or("random");
-            if !FAIR.contains(&name) {
-                return cannot(
-                    format!("it balances by `{name}`, which does not go by how often an upstream is listed"),
-                    "use the selection policy `round_robin`, or `cookie` for sticky users",
-                );
-            }
+        if let Some((cause, help)) = cannot_be_split(&handler.object) {
+            return cannot(cause, help);
         }
         if weights::share(handler.blue, handler.green).is_none() {
             return cannot("it has no upstream".into(), "list the old side among its `upstreams`");
@@ -389,11 +485,12 @@ impl Router for Caddy {
         if weights::share(handler.blue, handler.green).is_some_and(|now| same_share(now, share)) {
             return Ok(());
         }
-        let body = self.upstreams(&handler.object, blue, green).to_string();
+        let body = self.upstreams(&handler, blue, green).to_string();
         let unchanged = format!("if-match: {}\r\n", handler.etag);
         // PATCH replaces what is there; a handler without the list gets one by PUT.
         let method = if handler.object["upstreams"].is_null() { "PUT" } else { "PATCH" };
         let reply = self.ask(method, &format!("{}/upstreams", self.at), &unchanged, &body)?;
+        self.changed = Some(Instant::now());
         match reply.status {
             200 => Ok(()),
             412 => Err(Fault::infrastructure("somebody else changed Caddy's configuration meanwhile")
@@ -415,7 +512,28 @@ impl Router for Caddy {
                 .help("somebody took both sides out: put one back by hand"));
         };
         let raw = json!({"blue": handler.blue, "green": handler.green, "etag": handler.etag});
-        Ok(Live::of(green, raw))
+        let mut live = Live::of(green, raw);
+        live.strangers = handler.strangers();
+        let checks = Checks::of(&handler.object);
+        if checks.is_any() {
+            let heard = self.heard(&checks)?;
+            let side = |dial: &str, times: u32| checks.side(&heard, dial, times > 0);
+            let is_young = checks.active && self.changed.is_some_and(|at| at.elapsed() < view::RENEWED);
+            if let (Some(blue), Some(other)) =
+                (side(&self.blue, handler.blue), side(&self.green, handler.green))
+                && !(is_young && blue.down.is_empty() && other.down.is_empty())
+            {
+                // The users of one that is skipped are given to the others.
+                live.effective = match (blue.serving, other.serving) {
+                    (0, 0) => None,
+                    (0, _) => Some(1.0),
+                    (_, 0) => Some(0.0),
+                    _ => Some(green),
+                };
+                live.sides = Some([blue, other]);
+            }
+        }
+        Ok(live)
     }
 
     fn drain(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {
@@ -470,6 +588,50 @@ mod tests {
         ] {
             assert!(Reply::parse(broken.as_bytes()).is_err(), "{broken}");
         }
+    }
+
+    #[test]
+    fn an_id_stays_with_the_first_of_its_own_upstream() {
+        let known = [json!({"@id": "a", "dial": "a:1"}), json!({"dial": "x:1"})];
+        let copy = |dial: &str| json!({"@id": "a", "dial": dial, "max_requests": 1});
+        let list = with_each_id_once(vec![copy("b:1"), copy("a:1"), copy("a:1")], &known);
+        let without = |dial: &str| json!({"dial": dial, "max_requests": 1});
+        assert_eq!(list, json!([without("b:1"), copy("a:1"), without("a:1")]));
+    }
+
+    #[test]
+    fn what_does_not_go_by_the_list_is_refused_in_a_fallback_too() {
+        let handler = |policy: Value| json!({"load_balancing": {"selection_policy": policy}});
+        let cookie = |fallback: Value| json!({"policy": "cookie", "name": "side", "fallback": fallback});
+        for fine in [
+            json!({}),
+            handler(json!({"policy": "round_robin"})),
+            handler(cookie(json!({"policy": "round_robin"}))),
+            handler(cookie(Value::Null)),
+        ] {
+            assert_eq!(cannot_be_split(&fine), None, "{fine}");
+        }
+        for (odd, why) in [
+            (handler(json!({"policy": "weighted_round_robin", "weights": [3, 1]})), "weighted_round_robin"),
+            (handler(json!({"policy": "first"})), "first"),
+            (handler(cookie(json!({"policy": "ip_hash"}))), "ip_hash"),
+            (handler(cookie(cookie(json!({"policy": "uri_hash"})))), "uri_hash"),
+            (json!({"dynamic_upstreams": {"source": "a", "name": "shop"}}), "dynamic"),
+        ] {
+            let said = cannot_be_split(&odd).map(|(why, _)| why).unwrap_or_default();
+            assert!(said.contains(why), "{odd}: {said}");
+        }
+    }
+
+    #[test]
+    fn strangers_keep_their_share() {
+        assert_eq!(repeated(1, 20, 2), (20, 1));
+        assert_eq!(repeated(20, 1, 1), (1, 20));
+        assert_eq!(repeated(20, 20, 3), (1, 1));
+        assert_eq!(repeated(4, 6, 1), (3, 2));
+        assert_eq!(repeated(5, 20, 0), (1, 1));
+        assert_eq!(repeated(1, 0, 1), (1, 1));
+        assert_eq!(repeated(200, 199, 1), (1, 1), "a list of some ten thousand would be needed");
     }
 
     #[test]

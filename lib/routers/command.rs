@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Counters, Kind, Live, Order, Router, Side, Split, same_share};
+use super::{Counters, Kind, Live, Order, Router, Side, SideView, Split, same_share};
 use crate::fault::Fault;
 use crate::redact::redact;
 use crate::units::{self, Share, Text, show_number};
@@ -34,7 +34,10 @@ pub(super) static KIND: Kind = Kind {
 struct Settings {
     /// Puts a split into force and ends with 0 when it is. It must be able to run twice.
     set: Vec<Text>,
-    /// Prints green's share as it runs: `5%`, `0.05`, or `{"green": 0.05}`. Ask the router, not a file.
+    /// Prints green's share as it runs: `5%`, `0.05`, or `{"green": 0.05}`. Ask the router, not a file. Where the
+    /// router has health checks of its own, the object says what they say: `{"green": 0.05, "sides": {"blue":
+    /// {"serving": 2, "of": 2}, "green": {"serving": 1, "of": 2, "down": ["green2: timeout"]}}}`, and with
+    /// `"effective": 0` the share that green is really given.
     get: Vec<Text>,
     /// Ends the open requests of a side that has no share, once they had the time of `drain`; when absent,
     /// they are given that time and nothing is ended.
@@ -132,22 +135,78 @@ fn show_plain(number: f64) -> String {
     format!("{rounded}")
 }
 
-/// Green's share from what `get` printed.
-fn told(text: &str) -> Result<f64, String> {
+/// What `get` printed.
+#[derive(Debug, Deserialize)]
+struct Told {
+    green: Value,
+    /// What the router itself says of the sides; other keys are the command's own.
+    #[serde(default)]
+    sides: Option<BothTold>,
+    /// Green's share where servers that are down are left out.
+    #[serde(default)]
+    effective: Option<Value>,
+    /// What gets users and is on neither side.
+    #[serde(default)]
+    strangers: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BothTold {
+    blue: SideTold,
+    green: SideTold,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SideTold {
+    serving: u32,
+    of: u32,
+    #[serde(default)]
+    down: Vec<String>,
+    #[serde(default)]
+    taken_out: Vec<String>,
+    #[serde(default)]
+    closed: bool,
+}
+
+impl SideTold {
+    fn view(self, side: Side) -> Result<SideView, String> {
+        let Self { serving, of, down, taken_out, closed } = self;
+        if serving > of {
+            return Err(format!("of {of} servers of {} {serving} cannot be serving", side.word()));
+        }
+        let plain = |words: Vec<String>| words.iter().map(|word| redact(word)).collect();
+        Ok(SideView { serving, of, down: plain(down), taken_out: plain(taken_out), closed })
+    }
+}
+
+/// What `get` printed: green's share, and what the router says of the sides.
+fn told(text: &str) -> Result<Live, String> {
     let text = text.trim();
-    let share = |text: &str| units::parse_share(text);
     let odd = || {
         let start: String = redact(text).chars().take(80).collect();
         format!("it printed `{start}`; one share is expected: 5%, 0.05 or {{\"green\": 0.05}}")
     };
-    match serde_json::from_str::<Value>(text) {
-        Ok(Value::Object(object)) => match object.get("green") {
-            Some(Value::Number(number)) => share(&number.to_string()),
-            Some(Value::String(text)) => share(text),
-            _ => Err(odd()),
-        },
-        _ => share(text).map_err(|_| odd()),
+    let said = || json!({"said": redact(text)});
+    let Ok(Value::Object(object)) = serde_json::from_str::<Value>(text) else {
+        return units::parse_share(text).map(|green| Live::of(green, said())).map_err(|_| odd());
+    };
+    let share = |value: &Value| match value {
+        Value::Number(number) => units::parse_share(&number.to_string()),
+        Value::String(text) => units::parse_share(text),
+        _ => Err(odd()),
+    };
+    share(object.get("green").unwrap_or(&Value::Null))?;
+    let told: Told = serde_json::from_value(Value::Object(object))
+        .map_err(|e| format!("what it says of the sides is not understood: {e}"))?;
+    let mut live = Live::of(share(&told.green)?, said());
+    live.effective = told.effective.as_ref().filter(|value| !value.is_null()).map(share).transpose()?;
+    live.strangers = told.strangers.iter().map(|word| redact(word)).collect();
+    if let Some(sides) = told.sides {
+        live.sides = Some([sides.blue.view(Side::Blue)?, sides.green.view(Side::Green)?]);
     }
+    Ok(live)
 }
 
 impl Command {
@@ -180,15 +239,14 @@ impl Command {
     fn get(&self) -> Result<Live, Fault> {
         let ran = self.run("tells the split", self.get.clone(), self.timeout, true)?;
         let text = String::from_utf8_lossy(&ran.stdout);
-        let green = told(&text).map_err(|why| {
+        told(&text).map_err(|why| {
             Fault::infrastructure(format!(
                 "the command that tells the split of `{}` is not understood",
                 self.name
             ))
             .place(self.get.join(" "))
             .cause(why)
-        })?;
-        Ok(Live::of(green, json!({"said": redact(text.trim())})))
+        })
     }
 }
 
@@ -284,13 +342,34 @@ mod tests {
     #[test]
     fn reads_one_share_and_nothing_else() {
         for text in ["5%", "0.05\n", "{\"green\": 0.05}", "{\"green\": \"5%\", \"blue\": \"95%\"}"] {
-            assert_eq!(told(text), Ok(0.05), "{text}");
+            assert_eq!(told(text).map(|live| (live.green, live.sides)), Ok((0.05, None)), "{text}");
         }
-        assert_eq!(told("1"), Ok(1.0));
+        assert_eq!(told("1").map(|live| live.green), Ok(1.0));
         for text in
             ["", "5", "-1%", "NaN", "ok", "5% 6%", "{}", "[0.05]", "{\"green\": 5}", "{\"green\": null}"]
         {
             assert!(told(text).is_err(), "{text}");
+        }
+    }
+    #[test]
+    fn reads_what_the_router_says_of_the_sides() {
+        let text = r#"{"green": "20%", "effective": 0, "by": "edge", "strangers": ["edge-canary gets 1 %"], "sides": {
+            "blue": {"serving": 2, "of": 2},
+            "green": {"serving": 0, "of": 2, "down": ["g1: timeout", "g2: 503"], "taken_out": ["g3"], "closed": false}}}"#;
+        let live = told(text).unwrap_or_else(|e| unreachable!("{e}"));
+        assert_eq!((live.green, live.effective), (0.2, Some(0.0)));
+        assert_eq!(live.strangers, ["edge-canary gets 1 %"]);
+        let green = live.side(Side::Green).and_then(|view| view.cannot_serve(0.5)).unwrap_or_default();
+        assert!(green.contains("g1: timeout, g2: 503"), "{green}");
+        assert_eq!(live.side(Side::Blue).and_then(|view| view.cannot_serve(1.0)), None);
+        for (sides, why) in [
+            (r#"{"blue": {"serving": 1, "of": 1}}"#, "missing field `green`"),
+            (r#"{"blue": {"serving": 3, "of": 2}, "green": {"serving": 1, "of": 1}}"#, "cannot be serving"),
+            (r#"{"blue": {"up": 1}, "green": {"serving": 1, "of": 1}}"#, "unknown field `up`"),
+            (r#"{"blue": {"serving": -1, "of": 1}, "green": {"serving": 1, "of": 1}}"#, "not understood"),
+        ] {
+            let said = told(&format!(r#"{{"green": 0.2, "sides": {sides}}}"#)).err().unwrap_or_default();
+            assert!(said.contains(why), "{sides}: {said}");
         }
     }
 }

@@ -5,20 +5,30 @@
 //! the same, and keeps the old routes when it rejects one. So every split carries a stamp inside the
 //! routes themselves (`metadata`), and it is in force when the admin address shows that stamp.
 //! Measured with Envoy 1.40.
+//!
+//! A cluster without a healthy host keeps its share: Envoy answers its users with 503, or, below its panic
+//! threshold, sends them to hosts that it holds for down. No other cluster gets them.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use super::{By, Counters, Key, Kind, Live, Order, Router, Side, SideCount, Split, same_share, take_back};
+use self::routes::{Says, TOTAL, field, list, name_of, parts};
+use self::view::Clusters;
+use super::{
+    By, Counters, Kind, Live, Order, Router, Side, SideCount, Split, same_share, take_back, weights,
+};
 use crate::fault::Fault;
 use crate::units::show_duration;
 use crate::world::http::{Client, Request, join};
 use crate::world::{self, files};
 use crate::yaml::Problem;
+
+mod routes;
+mod view;
 
 pub(super) static KIND: Kind = Kind {
     name: "envoy",
@@ -49,6 +59,8 @@ struct Envoy {
     by: By,
     timeout: Duration,
     client: Client,
+    /// The names of both clusters in those of counters, once they are known.
+    counted_as: Option<[String; 2]>,
 }
 
 fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
@@ -68,299 +80,15 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
         by: order.split.clone(),
         client: Client::new(order.timeout, 0),
         timeout: order.timeout,
+        counted_as: None,
         settings,
     }))
 }
 
-/// Weights add up to this, always: a user's bucket then stays where it is while green grows.
-const TOTAL: u32 = 10_000;
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// A configuration dump of thousands of routes is some megabytes.
 const MAX_DUMP: u64 = 64 * 1024 * 1024;
 const TYPE: &str = "RouteConfiguration";
-
-/// What of the traffic a route carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Carries {
-    /// The requests that the split is about.
-    Split,
-    /// All others, where the split is by user or by match: on blue until green has everything.
-    Rest,
-}
-
-/// Green's part of a route, of [`TOTAL`].
-fn wanted(by: &By, carries: Carries, green: f64) -> u32 {
-    match (carries, by) {
-        (Carries::Split, By::Match(..)) => u32::from(green > 0.0) * TOTAL,
-        (Carries::Split, _) => parts(green),
-        (Carries::Rest, _) => u32::from(parts(green) == TOTAL) * TOTAL,
-    }
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 10000")]
-fn parts(green: f64) -> u32 {
-    (green.clamp(0.0, 1.0) * f64::from(TOTAL)).round() as u32
-}
-
-/// A field of a protobuf message in JSON, written `like_this` or `likeThis`.
-fn field<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
-    value.get(name).or_else(|| value.get(camel(name)))
-}
-
-fn camel(name: &str) -> String {
-    let mut words = name.split('_');
-    let first = words.next().unwrap_or_default().to_owned();
-    words.fold(first, |all, word| {
-        let (head, tail) = word.split_at(word.len().min(1));
-        format!("{all}{}{tail}", head.to_ascii_uppercase())
-    })
-}
-
-fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
-    field(value, name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
-}
-
-fn field_mut<'a>(value: &'a mut Value, name: &str) -> Option<&'a mut Value> {
-    let other = camel(name);
-    let key = if value.get(name).is_some() { name } else { other.as_str() };
-    value.get_mut(key)
-}
-
-/// The routes of a route configuration, those of its virtual hosts.
-fn routes(configuration: &Value) -> impl Iterator<Item = &Value> {
-    list(configuration, "virtual_hosts").iter().flat_map(|host| list(host, "routes"))
-}
-
-/// The clusters of a route that splits.
-fn clusters(route: &Value) -> &[Value] {
-    field(route, "route")
-        .and_then(|action| field(action, "weighted_clusters"))
-        .map_or(&[], |weighted| list(weighted, "clusters"))
-}
-
-fn weight(cluster: &Value) -> u64 {
-    field(cluster, "weight").and_then(Value::as_u64).unwrap_or(0)
-}
-
-fn name_of(value: &Value) -> &str {
-    field(value, "name").and_then(Value::as_str).unwrap_or_default()
-}
-
-/// What a route configuration says of the split.
-#[derive(Clone, Debug, PartialEq)]
-struct Says {
-    stamp: Option<String>,
-    green: f64,
-    raw: Value,
-}
-
-impl Settings {
-    fn ours(&self, cluster: &Value) -> bool {
-        [self.blue.as_str(), self.green.as_str()].contains(&name_of(cluster))
-    }
-
-    /// Whether a route splits between blue and green, and nobody else.
-    ///
-    /// Errors: it names one of them together with others, or lets the runtime overrule its weights.
-    fn splits(&self, route: &Value) -> Result<bool, String> {
-        let clusters = clusters(route);
-        let ours = clusters.iter().filter(|c| self.ours(c)).count();
-        if ours == 0 {
-            return Ok(false);
-        }
-        if ours != 2 || clusters.len() != 2 || name_of(&clusters[0]) == name_of(&clusters[1]) {
-            return Err(format!(
-                "a route splits between others than `{}` and `{}`: {}",
-                self.blue,
-                self.green,
-                clusters.iter().map(name_of).collect::<Vec<_>>().join(", ")
-            ));
-        }
-        let weighted = field(route, "route").and_then(|action| field(action, "weighted_clusters"));
-        if weighted.and_then(|w| field(w, "runtime_key_prefix")).is_some() {
-            return Err("a route has `runtime_key_prefix`: the runtime may overrule its weights".into());
-        }
-        Ok(true)
-    }
-
-    /// What a route configuration splits, route by route: what each carries, and green's part of it.
-    fn parts(&self, configuration: &Value, by: &By) -> Result<Vec<(Carries, f64)>, String> {
-        let mut found = Vec::new();
-        for route in routes(configuration) {
-            if !self.splits(route)? {
-                continue;
-            }
-            let sum: u64 = clusters(route).iter().map(weight).sum();
-            let green = clusters(route).iter().find(|c| name_of(c) == self.green).map_or(0, weight);
-            if sum == 0 {
-                return Err("a route has no weights".into());
-            }
-            found.push((carries(route, by), green as f64 / sum as f64));
-        }
-        let has = |what: Carries| found.iter().any(|(carries, _)| *carries == what);
-        if !has(Carries::Split) {
-            return Err(format!(
-                "no route of `{}` splits as the plan asks between `{}` and `{}`",
-                self.routes, self.blue, self.green
-            ));
-        }
-        if *by != By::Requests && !has(Carries::Rest) {
-            return Err("no route splits the requests that the key does not tell apart".into());
-        }
-        Ok(found)
-    }
-
-    /// What a route configuration says of the split: all its routes must say the same.
-    fn says(&self, configuration: &Value, by: &By) -> Result<Says, String> {
-        let found = self.parts(configuration, by)?;
-        let own = field(configuration, "metadata")
-            .and_then(|metadata| field(metadata, "filter_metadata"))
-            .and_then(|metadata| metadata.get("trapkey"));
-        let stamp = own.and_then(|o| o.get("stamp")).and_then(Value::as_str).map(str::to_owned);
-        let noted = own.and_then(|o| o.get("green")).and_then(Value::as_f64);
-        let of = |what: Carries| found.iter().filter(move |(c, _)| *c == what).map(|(_, green)| *green);
-        let split = of(Carries::Split).next().unwrap_or(0.0);
-        let rest = of(Carries::Rest).next();
-        let raw = json!({
-            "stamp": stamp,
-            "split": of(Carries::Split).collect::<Vec<_>>(),
-            "rest": of(Carries::Rest).collect::<Vec<_>>(),
-        });
-        let green = match (by, rest) {
-            // Matching requests are all on green whatever the step is, and only the note knows it.
-            (By::Match(..), Some(rest)) if same_share(split, 1.0) && same_share(rest, 0.0) => {
-                noted.filter(|noted| *noted > 0.0 && *noted < 1.0).unwrap_or(0.5)
-            }
-            _ => split,
-        };
-        let fits = found
-            .iter()
-            .all(|(carries, is)| same_share(*is, f64::from(wanted(by, *carries, green)) / f64::from(TOTAL)));
-        if fits { Ok(Says { stamp, green, raw }) } else { Err(format!("its routes do not agree: {raw}")) }
-    }
-
-    /// The same configuration with another split.
-    fn edit(&self, configuration: &mut Value, by: &By, green: f64, stamp: &str) {
-        let hosts = field_mut(configuration, "virtual_hosts").and_then(Value::as_array_mut);
-        for host in hosts.into_iter().flatten() {
-            let routes = field_mut(host, "routes").and_then(Value::as_array_mut);
-            for route in routes.into_iter().flatten() {
-                if self.splits(route) != Ok(true) {
-                    continue;
-                }
-                let green = wanted(by, carries(route, by), green);
-                let clusters = field_mut(route, "route")
-                    .and_then(|action| field_mut(action, "weighted_clusters"))
-                    .and_then(|weighted| field_mut(weighted, "clusters"))
-                    .and_then(Value::as_array_mut);
-                for cluster in clusters.into_iter().flatten() {
-                    let part = if name_of(cluster) == self.green { green } else { TOTAL - green };
-                    weigh(cluster, part);
-                }
-            }
-        }
-        let key = if configuration.get("metadata").is_some() { "metadata" } else { "" };
-        if key.is_empty() {
-            configuration["metadata"] = json!({});
-        }
-        let metadata = &mut configuration["metadata"];
-        let name =
-            if metadata.get("filterMetadata").is_some() { "filterMetadata" } else { "filter_metadata" };
-        metadata[name]["trapkey"] = json!({ "stamp": stamp, "green": green });
-    }
-
-    /// A pair of routes that does what the plan asks, for those who have none yet.
-    fn example(&self, by: &By) -> String {
-        let mut weighted = json!({"clusters": [
-            {"name": self.blue, "weight": TOTAL}, {"name": self.green, "weight": 0}]});
-        let rest = json!({"match": {"prefix": "/"}, "route": {"weighted_clusters": weighted.clone()}});
-        let keyed = |header: Value, action: Value| json!([{"match": {"prefix": "/", "headers": [header]}, "route": action}, rest]);
-        let cookie =
-            |pattern: String| json!({"name": "cookie", "string_match": {"safe_regex": {"regex": pattern}}});
-        let routes = match by {
-            By::Requests => json!([rest]),
-            By::User(key) => {
-                weighted["use_hash_policy"] = true.into();
-                let (header, policy) = match key {
-                    Key::Header(name) => (
-                        json!({"name": name, "present_match": true}),
-                        json!({"header": {"header_name": name}}),
-                    ),
-                    Key::Cookie(name) => {
-                        (cookie(format!("(^|.*; ?){name}=[^;].*")), json!({"cookie": {"name": name}}))
-                    }
-                };
-                keyed(header, json!({"weighted_clusters": weighted, "hash_policy": [policy]}))
-            }
-            By::Match(key, value) => {
-                let header = match key {
-                    Key::Header(name) => json!({"name": name, "string_match": {"exact": value}}),
-                    Key::Cookie(name) => cookie(format!("(^|.*; ?){name}={value}(;.*|$)")),
-                };
-                keyed(header, json!({"weighted_clusters": weighted}))
-            }
-        };
-        serde_json::to_string(&json!({"routes": routes})).unwrap_or_default()
-    }
-}
-
-/// Name and weight first and side by side, so that the way back by hand finds them.
-fn weigh(cluster: &mut Value, part: u32) {
-    let mut first = Map::new();
-    first.insert("name".into(), name_of(cluster).into());
-    first.insert("weight".into(), part.into());
-    if let Value::Object(all) = cluster {
-        let others = std::mem::take(all);
-        first.extend(others.into_iter().filter(|(key, _)| key != "name" && key != "weight"));
-        *all = first;
-    }
-}
-
-/// Whether a route carries what the split is about, or the rest.
-fn carries(route: &Value, by: &By) -> Carries {
-    let matchers = field(route, "match").map_or(&[][..], |m| list(m, "headers"));
-    let on = |name: &str| {
-        let name = name.to_owned();
-        matchers.iter().filter(move |m| name_of(m).eq_ignore_ascii_case(&name))
-    };
-    let inverted = |m: &Value| field(m, "invert_match").and_then(Value::as_bool) == Some(true);
-    let says = |m: &Value, words: &str| !inverted(m) && m.to_string().contains(words);
-    let keyed = match by {
-        By::Requests => true,
-        By::User(key) => {
-            let action = field(route, "route");
-            let hashed = action
-                .and_then(|a| field(a, "weighted_clusters"))
-                .and_then(|w| field(w, "use_hash_policy"))
-                .and_then(Value::as_bool)
-                == Some(true);
-            let policies = action.map_or(&[][..], |a| list(a, "hash_policy"));
-            let present =
-                |m: &Value| !inverted(m) && field(m, "present_match").and_then(Value::as_bool) == Some(true);
-            // A second policy, or a cookie that Envoy makes up itself, would be another key.
-            let policy = |kind: &str, name: &str, known: &str| {
-                let [only] = policies else { return false };
-                let Some(of) = field(only, kind) else { return false };
-                let named = field(of, name).and_then(Value::as_str);
-                named.is_some_and(|n| n.eq_ignore_ascii_case(known)) && field(of, "ttl").is_none()
-            };
-            hashed
-                && match key {
-                    Key::Header(name) => policy("header", "header_name", name) && on(name).any(present),
-                    Key::Cookie(name) => {
-                        policy("cookie", "name", name) && on("cookie").any(|m| says(m, &format!("{name}=")))
-                    }
-                }
-        }
-        By::Match(Key::Header(name), value) => on(name).any(|m| {
-            let exact =
-                field(m, "string_match").and_then(|s| field(s, "exact")).or_else(|| field(m, "exact_match"));
-            !inverted(m) && exact.and_then(Value::as_str) == Some(value)
-        }),
-        By::Match(Key::Cookie(name), value) => on("cookie").any(|m| says(m, &format!("{name}={value}"))),
-    };
-    if keyed { Carries::Split } else { Carries::Rest }
-}
 
 impl Envoy {
     fn shown(&self) -> String {
@@ -455,15 +183,14 @@ impl Envoy {
         })
     }
 
-    /// What the file says of the split, and the file with another one.
-    fn edited(&self, green: f64, stamp: &str) -> Result<(Says, String, String), Fault> {
+    /// What the file says of the split, and the file with another one: as it lies there, and as it should.
+    fn edited(&self, green: f64, stamp: &str) -> Result<(Result<Says, Fault>, String, String), Fault> {
         let (before, mut file) = self.on_disk()?;
         let Some(resource) = self.resource(&mut file) else {
             let why = format!("it has no resource `{}` of type {TYPE}", self.settings.routes);
             return Err(self.unfit(&why, "the route file"));
         };
-        let says =
-            self.settings.says(resource, &self.by).map_err(|why| self.unfit(&why, "the route file"))?;
+        let says = self.settings.says(resource, &self.by).map_err(|why| self.unfit(&why, "the route file"));
         self.settings.edit(resource, &self.by, green, stamp);
         file["version_info"] = stamp.into();
         if let Value::Object(map) = &mut file {
@@ -489,7 +216,7 @@ impl Envoy {
     fn swap(&self, text: &str) -> Result<(), Fault> {
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(&self.file).map(|m| m.permissions().mode() & 0o777).ok();
-        files::write_atomic_with_mode(&self.file, text.as_bytes(), mode)
+        files::write_through_watched(&self.file, text.as_bytes(), mode)
             .map_err(|e| files::unwritable(&self.file, &e))
     }
 
@@ -527,27 +254,47 @@ impl Envoy {
         }
     }
 
-    fn count(&self) -> Result<Counters, Fault> {
-        let pattern = |side| regex::escape(&counted_as(self.cluster(side)));
+    fn count(&mut self) -> Result<Counters, Fault> {
+        if self.counted_as.is_none() {
+            let clusters = self.clusters()?;
+            let name = |side| counted_as(clusters.counted_as(self.cluster(side)));
+            self.counted_as = Some([name(Side::Blue), name(Side::Green)]);
+        }
+        let [blue, green] = self.counted_as.clone().unwrap_or_default();
+        let counted_as = |side| if side == Side::Blue { &blue } else { &green };
+        let pattern = |side| regex::escape(counted_as(side));
         let filter = format!(
-            "^cluster\\.({}|{})\\.upstream_rq_(completed|5xx|active)$",
+            "^cluster\\.({}|{})\\.upstream_rq_(completed|5xx|active|retry)$|^http\\..+\\.(no_cluster|rds\\.{}\\.config_reload)$",
             pattern(Side::Blue),
-            pattern(Side::Green)
+            pattern(Side::Green),
+            regex::escape(&self.settings.routes)
         );
         let stats = self.stats(&filter)?;
         let side = |side: Side| {
             let number = |what: &str| {
-                let name = format!("cluster.{}.upstream_rq_{what}", counted_as(self.cluster(side)));
+                let name = format!("cluster.{}.upstream_rq_{what}", counted_as(side));
                 stats.iter().find(|(known, _)| *known == name).map_or(0, |(_, value)| *value)
             };
+            // An attempt that failed was answered with 5xx, or it was tried again; measured for connections that fail
+            // or are cut off, for time limits, full queues and clusters without a healthy host. Only an answer that
+            // breaks off after it has begun is told by no counter that is not moved by these as well.
+            let retried = number("retry");
             SideCount {
-                requests: number("completed"),
-                errors: number("5xx"),
+                requests: number("completed") + retried,
+                errors: number("5xx") + retried,
                 mean_ms: None,
                 max_ms: None,
                 current: number("active"),
             }
         };
+        // Listeners that take our routes, and how often these led to a cluster that is not there.
+        let ours = format!(".rds.{}.config_reload", self.settings.routes);
+        let listeners = stats.iter().filter_map(|(name, _)| name.strip_suffix(&ours));
+        let missing = listeners.map(|listener| format!("{listener}.no_cluster"));
+        let nobody = missing
+            .filter_map(|name| stats.iter().find(|(known, _)| *known == name))
+            .map(|(_, number)| number)
+            .sum();
         let dump = self.ask("/config_dump?mask=last_updated")?;
         let bootstrap = |config: &&Value| {
             config.get("@type").and_then(Value::as_str).is_some_and(|t| t.ends_with("BootstrapConfigDump"))
@@ -555,7 +302,47 @@ impl Envoy {
         let started = list(&dump, "configs").iter().find(bootstrap);
         let instance = started.and_then(|s| field(s, "last_updated")).and_then(Value::as_str);
         let instance = instance.unwrap_or_default().to_owned();
-        Ok(Counters { blue: side(Side::Blue), green: side(Side::Green), instance, ..Counters::default() })
+        Ok(Counters {
+            blue: side(Side::Blue),
+            green: side(Side::Green),
+            nobody,
+            instance,
+            ..Counters::default()
+        })
+    }
+}
+
+impl Envoy {
+    /// What it says of its clusters.
+    fn clusters(&self) -> Result<Clusters, Fault> {
+        // Versions that do not know the filter answer with all of them.
+        let ours =
+            format!("^({}|{})$", regex::escape(&self.settings.blue), regex::escape(&self.settings.green));
+        Clusters::of(&self.ask(&format!("/clusters?format=json&filter={}", encoded(&ours)))?).map_err(
+            |cause| {
+                Fault::infrastructure("Envoy's admin address does not answer as it should")
+                    .place(crate::redact::redact(&self.settings.admin))
+                    .cause(cause)
+                    .help("is this the address under `admin:` of Envoy's configuration?")
+            },
+        )
+    }
+
+    /// Whether a cluster that has no hosts of its own may serve all the same: it leads to others, or finds its
+    /// hosts with each request.
+    fn finds_its_hosts_elsewhere(&self, cluster: &str) -> Result<bool, Fault> {
+        for resource in ["static_clusters", "dynamic_active_clusters"] {
+            let dump = self.ask(&format!("/config_dump?resource={resource}"))?;
+            let found = list(&dump, "configs")
+                .iter()
+                .filter_map(|config| field(config, "cluster"))
+                .find(|known| name_of(known) == cluster);
+            if let Some(found) = found {
+                let kind = field(found, "type").and_then(Value::as_str);
+                return Ok(field(found, "cluster_type").is_some() || kind == Some("ORIGINAL_DST"));
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -572,13 +359,36 @@ fn encoded(text: &str) -> String {
 
 impl Router for Envoy {
     fn check(&mut self) -> Result<(), Fault> {
+        let (_, mut file) = self.on_disk()?;
+        let unfit = self.resource(&mut file).and_then(|ours| self.settings.unfit(ours, &self.by));
+        if let Some(why) = unfit {
+            return Err(self.unfit(&why, "the route file"));
+        }
         let (says, ..) = self.edited(0.0, "")?;
+        let says = says?;
+        for configuration in self.running()? {
+            if let Some(why) = self.settings.unfit(&configuration, &self.by) {
+                return Err(self.unfit(&why, "Envoy"));
+            }
+        }
         let live = self.live()?;
         if !same_share(says.green, live.green) || says.stamp != live.stamp {
             return Err(Fault::infrastructure("the route file is not what Envoy runs")
                 .place(self.shown())
                 .cause(format!("the file says {}, Envoy {}", says.raw, live.raw))
                 .help("was its last change rejected? the reason stands in Envoy's log"));
+        }
+        let clusters = self.clusters()?;
+        for side in [Side::Blue, Side::Green] {
+            if !clusters.has(self.cluster(side)) {
+                return Err(Fault::usage(format!(
+                    "Envoy has no cluster `{}` for {}",
+                    self.cluster(side),
+                    side.word()
+                ))
+                .place(crate::redact::redact(&self.settings.admin))
+                .help("define it under `clusters`, or name another one in `with`"));
+            }
         }
         Ok(())
     }
@@ -591,6 +401,11 @@ impl Router for Envoy {
         let green = self.nearest(split.green);
         let id = format!("{:016x}", world::unique());
         let (says, before, after) = self.edited(green, &id)?;
+        // Routes that somebody has set apart are given the way back all the same.
+        let says = match says {
+            Err(fault) if !split.is_way_back() => return Err(fault),
+            says => says.ok(),
+        };
         let refused = match self.refusals() {
             Ok(refused) => Some(refused),
             // A way back is written whether or not anybody can see that it is taken.
@@ -598,7 +413,11 @@ impl Router for Envoy {
             Err(fault) => return Err(fault),
         };
         let same = |says: &Says| same_share(says.green, green);
-        if self.live().is_ok_and(|live| same(&live) && same(&says) && live.stamp == says.stamp) {
+        if let (Ok(live), Some(says)) = (self.live(), &says)
+            && same(&live)
+            && same(says)
+            && live.stamp == says.stamp
+        {
             return Ok(());
         }
         self.swap(&after)?;
@@ -614,7 +433,20 @@ impl Router for Envoy {
 
     fn read(&mut self) -> Result<Live, Fault> {
         let says = self.live()?;
-        Ok(Live::of(says.green, says.raw))
+        let clusters = self.clusters()?;
+        let mut live = Live::of(says.green, says.raw);
+        live.strangers = says.strangers;
+        for side in [Side::Blue, Side::Green] {
+            if !clusters.has_hosts(self.cluster(side))
+                && self.finds_its_hosts_elsewhere(self.cluster(side))?
+            {
+                return Ok(live);
+            }
+        }
+        let [blue, green] = [Side::Blue, Side::Green].map(|side| clusters.side(self.cluster(side)));
+        live.effective = weights::served(live.green, blue.serving > 0, green.serving > 0);
+        live.sides = Some([blue, green]);
+        Ok(live)
     }
 
     fn drain(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {
@@ -653,12 +485,24 @@ impl Router for Envoy {
             let name = regex::escape(name).replace('/', "\\/");
             format!("s/(\"name\": *\"{name}\",\\s*\"weight\": *)[0-9]+/\\1{weight}/g")
         };
+        let quote =
+            |path: &std::path::Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
+        let link = std::fs::read_link(&self.file).ok().zip(std::fs::canonicalize(&self.file).ok());
+        let (real, renew) = match link {
+            // Envoy sees nothing of what happens behind a link, so the link is renewed.
+            Some((leads_to, real)) => {
+                let mut new = self.file.clone();
+                new.as_mut_os_string().push(".tmp");
+                let (file, new, leads_to) = (quote(&self.file), quote(&new), quote(&leads_to));
+                (quote(&real), format!(" && ln -sfn {leads_to} {new} && mv -T {new} {file}"))
+            }
+            None => (quote(&self.file), String::new()),
+        };
         // `sed -i` renames, as Envoy wants it; `-z` takes the file as one line.
         vec![format!(
-            "sed -i -z -E '{}; {}' {}",
+            "sed -i -z -E '{}; {}' {real}{renew}",
             weigh(self.cluster(side), TOTAL),
             weigh(self.cluster(side.other()), 0),
-            self.file.display()
         )]
     }
 }

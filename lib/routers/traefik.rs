@@ -4,20 +4,30 @@
 //! holds up all of them. So what counts is the service that the API names as running. API and requests
 //! change together (measured with 3.7: within 2 ms), keep-alive connections and streams live on, and
 //! a service that is left out of the split loses its sticky users with the next request.
+//!
+//! Traefik does not look after a service that no router leads to, and takes every server for UP from a load until
+//! its first health check has ended. So a side that has health checks is led to by a router that no request meets,
+//! and looked at for as long as a check takes, before it gets its first users.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use self::text::{Kept, OURS, no_request, rule, share_in};
+use self::view::{Seen, errors};
 use super::{By, Counters, Key, Kind, Live, Order, Router, Side, Split, same_share, take_back, weights};
 use crate::fault::Fault;
 use crate::units::{show_duration, show_share};
-use crate::world::files;
-use crate::world::http::{Client, Request, join};
+use crate::world::http::{Answer, Client, Request, join};
+use crate::world::{files, signal};
 use crate::yaml::Problem;
+
+mod metrics;
+mod text;
+mod view;
 
 pub(super) static KIND: Kind = Kind {
     name: "traefik",
@@ -62,6 +72,42 @@ struct Traefik {
     /// The key and value that take a request to green.
     matched: Option<(Key, String)>,
     client: Client,
+    /// When a file of this process' was loaded last.
+    loaded: Option<Instant>,
+    /// The most that was nobody's failure, of which start: an attempt that was tried again lowers it.
+    nobody: (String, u64),
+}
+
+/// The weighted service as it runs.
+struct Running {
+    blue: u64,
+    green: u64,
+    /// What else gets users: names and weights.
+    strangers: Vec<(String, u64)>,
+    /// Green's share by its own router.
+    matched: Option<f64>,
+    /// The whole of it.
+    service: Value,
+}
+
+impl Running {
+    /// Green's share; null when no side has any weight.
+    #[expect(clippy::cast_precision_loss, reason = "weights")]
+    fn green(&self) -> Option<f64> {
+        let (blue, green) = (self.blue as f64, self.green as f64);
+        (blue + green > 0.0).then(|| self.matched.unwrap_or(green / (blue + green)))
+    }
+
+    /// The strangers in words.
+    #[expect(clippy::cast_precision_loss, reason = "weights")]
+    fn strangers(&self) -> Vec<String> {
+        let others = self.strangers.iter().map(|(_, weight)| weight);
+        let all = (self.blue + self.green + others.sum::<u64>()) as f64;
+        let words = |(name, weight): &(String, u64)| {
+            format!("the service `{name}` gets {}", show_share(*weight as f64 / all))
+        };
+        self.strangers.iter().map(words).collect()
+    }
 }
 
 fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
@@ -110,53 +156,25 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
     if !file.extension().is_some_and(|e| ["yml", "yaml"].iter().any(|known| e == *known)) {
         return Err(Problem::at(place, "Traefik reads only files that end in .yml or .yaml (`target`)"));
     }
-    Ok(Box::new(Traefik { file, settings, matched, client: Client::new(order.timeout, 0) }))
+    Ok(Box::new(Traefik {
+        file,
+        settings,
+        matched,
+        client: Client::new(order.timeout, 0),
+        loaded: None,
+        nobody: <(String, u64)>::default(),
+    }))
 }
 
-const OURS: &str = "# Written by Trapkey; the next shift overwrites it.";
-const SHARE: &str = "# trapkey-split ";
+/// The longest first health check that is waited for before a side gets users.
+const LONGEST_CHECK: Duration = Duration::from_secs(120);
 const BETWEEN: Duration = Duration::from_millis(20);
 /// How much of an answer is read.
 const KEEP: u64 = 16 * 1024 * 1024;
 
-/// The share that a file of ours was written for.
-fn share_in(text: &str) -> Option<f64> {
-    text.lines().find_map(|line| line.strip_prefix(SHARE))?.trim().parse().ok()
-}
-
 /// A name with its provider, as the API wants it.
 fn qualified(name: &str) -> String {
     if name.contains('@') { name.to_owned() } else { format!("{name}@file") }
-}
-
-impl Settings {
-    /// The file for weights; `router` is green's own, one line of it.
-    fn render(&self, green: f64, (blue_weight, green_weight): (u32, u32), router: Option<&str>) -> String {
-        let mut lines = vec![OURS.to_owned(), format!("{SHARE}{green}"), "http:".into()];
-        lines.extend(router.map(|line| format!("  routers: {line}")));
-        lines.push("  services:".into());
-        lines.push(format!("    {}:", self.service));
-        lines.push("      weighted:".into());
-        lines.extend(
-            self.sticky.as_ref().map(|name| format!("        sticky: {{cookie: {{name: \"{name}\"}}}}")),
-        );
-        lines.push("        services:".into());
-        for (name, weight) in [(&self.blue, blue_weight), (&self.green, green_weight)] {
-            // Left out rather than 0: nobody sticks to what is not there.
-            if weight > 0 {
-                lines.push(format!("          - {{name: \"{name}\", weight: {weight}}}"));
-            }
-        }
-        lines.join("\n") + "\n"
-    }
-}
-
-/// The rule that a request with this key and value meets.
-fn rule(key: &Key, value: &str) -> String {
-    match key {
-        Key::Header(name) => format!("Header(`{name}`, `{value}`)"),
-        Key::Cookie(name) => format!(r"HeaderRegexp(`Cookie`, `(^|;\s*){name}={value}\s*(;|$)`)"),
-    }
 }
 
 impl Traefik {
@@ -172,29 +190,32 @@ impl Traefik {
         (qualified(&self.settings.blue), qualified(&self.settings.green))
     }
 
-    fn fetch(&self, url: &str) -> Result<(u16, Vec<u8>), Fault> {
+    fn side(&self, side: Side) -> String {
+        qualified(if side == Side::Blue { &self.settings.blue } else { &self.settings.green })
+    }
+
+    fn fetch(&self, url: &str) -> Result<Answer, Fault> {
         let mut request = Request::get(url);
         request.keep = KEEP;
-        let answer = self.client.send(&request).map_err(|e| {
+        self.client.send(&request).map_err(|e| {
             Fault::infrastructure("Traefik does not answer").place(url).cause(e.why).help(
                 "is it running, and is its API on in the static configuration (`api: {}`, or `api: {insecure: true}` on a port that only you reach)?",
             )
-        })?;
-        Ok((answer.status, answer.body))
+        })
     }
 
     /// Asks the API; null when it does not know the thing.
     fn ask(&self, path: &str) -> Result<Option<Value>, Fault> {
         let url = join(&self.settings.api, path);
-        let (status, body) = self.fetch(&url)?;
+        let answer = self.fetch(&url)?;
         let odd = |cause: String| {
             Fault::infrastructure("this is not the answer of Traefik's API")
                 .place(&url)
                 .cause(cause)
                 .help("`with.api` must be the address below which `/api/http/services` answers")
         };
-        let value = serde_json::from_slice::<Value>(&body).ok().filter(Value::is_object);
-        match (status, value) {
+        let value = serde_json::from_slice::<Value>(&answer.body).ok().filter(Value::is_object);
+        match (answer.status, value) {
             (200, Some(value)) => Ok(Some(value)),
             // Its own 404 has a message; that of any other server has none.
             (404, Some(value)) if value["message"].as_str().is_some_and(|m| m.contains("not found")) => {
@@ -206,7 +227,7 @@ impl Traefik {
     }
 
     /// What runs now.
-    fn running(&self) -> Result<Live, Fault> {
+    fn running(&self) -> Result<Running, Fault> {
         let name = format!("{}@file", self.settings.service);
         let place = join(&self.settings.api, &format!("api/http/services/{name}"));
         let Some(service) = self.ask(&format!("api/http/services/{name}"))? else {
@@ -231,27 +252,38 @@ impl Traefik {
             return Err(odd(format!("its type is {}, not weighted", service["type"])));
         };
         let (blue, green) = self.services();
-        let (mut blues, mut greens) = (0, 0);
+        let mut running =
+            Running { blue: 0, green: 0, strangers: Vec::new(), matched: None, service: Value::Null };
         for part in parts {
-            let weight =
-                part.get("weight").map_or(Some(1), Value::as_u64).and_then(|w| u32::try_from(w).ok());
+            let weight = part.get("weight").map_or(Some(1), Value::as_u64);
             let (Some(name), Some(weight)) = (part["name"].as_str().map(qualified), weight) else {
                 return Err(odd(format!("not understood: {part}")));
             };
             match name {
-                name if name == blue => blues = weight,
-                name if name == green => greens = weight,
-                other if weight > 0 => {
-                    return Err(odd(format!("`{other}` gets traffic and is on neither side")));
-                }
+                name if name == blue => running.blue = weight,
+                name if name == green => running.green = weight,
+                other if weight > 0 => running.strangers.push((other, weight)),
                 _ => {}
             }
         }
-        let Some(share) = weights::share(blues, greens) else {
-            return Err(odd("no side has any weight".into()));
-        };
-        let matched = if greens == 0 { self.matched_share(&green)? } else { None };
-        Ok(Live::of(matched.unwrap_or(share), json!({"weighted": parts, "matched": matched})))
+        running.matched = if running.green == 0 { self.matched_share(&green)? } else { None };
+        running.service = service;
+        Ok(running)
+    }
+
+    /// Green's share as it runs.
+    fn share(&self) -> Result<(f64, Running), Fault> {
+        let running = self.running()?;
+        let share = running.green().ok_or_else(|| {
+            Fault::infrastructure(format!(
+                "the service `{}@file` of Traefik is no split of two sides",
+                self.settings.service
+            ))
+            .place(&self.settings.api)
+            .cause("no side has any weight")
+            .help(format!("{} must be the only file that defines it", self.shown()))
+        })?;
+        Ok((share, running))
     }
 
     /// Green's share by its own router; it is told by the router's name.
@@ -278,28 +310,29 @@ impl Traefik {
         format!("{}-trapkey-match-{share}", self.settings.service)
     }
 
-    /// The file for a share.
-    fn text(&self, green: f64) -> Result<String, Fault> {
+    /// The file for a share, with what is kept of the one that lies there.
+    fn text(&self, green: f64, kept: &Kept) -> Result<String, Fault> {
         let exact = weights::exact(green);
-        let (Some((key, value)), Some(router)) = (&self.matched, &self.settings.router) else {
-            return Ok(self.settings.render(green, exact, None));
-        };
-        if exact.0 == 0 || exact.1 == 0 {
-            return Ok(self.settings.render(green, exact, None));
-        }
-        let found = self.user_router(router)?;
-        let mut own = json!({
-            "rule": format!("({}) && {}", found["rule"].as_str().unwrap_or_default(), rule(key, value)),
-            "priority": found["priority"].as_i64().unwrap_or(0).saturating_add(1),
-            "service": self.settings.green,
-        });
-        for field in ["entryPoints", "middlewares", "tls", "ruleSyntax"] {
-            if let Some(value) = found.get(field).filter(|value| **value != "default") {
-                own[field] = value.clone();
+        let mut own = Map::new();
+        if let (Some((key, value)), Some(router)) = (&self.matched, &self.settings.router)
+            && exact.0 > 0
+            && exact.1 > 0
+        {
+            let found = self.user_router(router)?;
+            let mut ours = json!({
+                "rule": format!("({}) && {}", found["rule"].as_str().unwrap_or_default(), rule(key, value)),
+                "priority": found["priority"].as_i64().unwrap_or(0).saturating_add(1),
+                "service": self.settings.green,
+            });
+            for field in ["entryPoints", "middlewares", "tls", "ruleSyntax"] {
+                if let Some(value) = found.get(field).filter(|value| **value != "default") {
+                    ours[field] = value.clone();
+                }
             }
+            own.insert(self.match_router(&format!("{:.0}", green * 10_000.0)), ours);
+            return Ok(self.settings.render(green, (1, 0), kept, &own));
         }
-        let name = self.match_router(&format!("{:.0}", green * 10_000.0));
-        Ok(self.settings.render(green, (1, 0), Some(&json!({ name: own }).to_string())))
+        Ok(self.settings.render(green, exact, kept, &own))
     }
 
     /// The router of the user that leads to our service.
@@ -324,71 +357,149 @@ impl Traefik {
         use std::os::unix::fs::PermissionsExt;
         // Traefik may run as another user. What is being written ends in `.tmp`, which it ignores.
         let mode = std::fs::metadata(&self.file).map(|m| m.permissions().mode() & 0o777).ok();
-        files::write_atomic_with_mode(&self.file, text.as_bytes(), mode)
+        files::write_through_watched(&self.file, text.as_bytes(), mode)
             .map_err(|e| files::unwritable(&self.file, &e))
     }
 
-    fn wait_for(&self, green: f64) -> Result<(), Fault> {
+    fn seen(&self, side: Side) -> Result<Seen, Fault> {
+        Seen::of(&self.side(side), &|name| self.ask(&format!("api/http/services/{name}")))
+    }
+
+    /// How long ago Traefik loaded its files, as far as that can be known: by its metrics any of them, otherwise
+    /// the one with the split.
+    fn age(&self) -> Option<Duration> {
+        let by_metrics = || {
+            let (counted, now) = self.metrics().ok()??;
+            // Both are cut to whole seconds.
+            Some(Duration::try_from_secs_f64(now? - counted.loaded? - 1.0).unwrap_or_default())
+        };
+        let by_file = || {
+            let written = std::fs::metadata(&self.file).ok()?.modified().ok()?;
+            Some(SystemTime::now().duration_since(written).unwrap_or_default())
+        };
+        let ages = [self.loaded.map(|at| at.elapsed()), by_metrics().or_else(by_file)];
+        ages.into_iter().flatten().min()
+    }
+
+    /// Looks at green before it gets users, or more of them: for as long as its first health check since the last
+    /// load takes. Where no router leads to it yet, one that no request meets makes Traefik look after it.
+    fn look_before_users(&mut self, before: &str, kept: &Kept, running: &Running) -> Result<(), Fault> {
+        let seen = self.seen(Side::Green)?;
+        let Some(first) = seen.first_check.filter(|first| *first <= LONGEST_CHECK && !seen.is_dead()) else {
+            return self.refuse_dead(&seen);
+        };
+        if seen.looked_after {
+            let age = if seen.is_too_young(Some(Duration::ZERO)) { self.age() } else { None };
+            let left = age.map_or(Duration::ZERO, |age| first.saturating_sub(age));
+            return self.watch(left).and_then(|seen| self.refuse_dead(&seen));
+        }
+        let look = format!("{}-trapkey-look", self.settings.service);
+        let user =
+            running.service["usedBy"][0].as_str().map(|name| self.ask(&format!("api/http/routers/{name}")));
+        let user = user.transpose()?.flatten().unwrap_or_default();
+        let own = Map::from_iter([(look.clone(), no_request(&self.settings.green, &user["using"]))]);
+        let text = self.settings.render(0.0, (1, 0), kept, &own);
+        self.swap(&text)?;
+        let looked = self
+            .wait_until_looked_after(&look)
+            .and_then(|()| self.watch(first))
+            .and_then(|seen| self.refuse_dead(&seen));
+        if looked.is_err() {
+            take_back(&self.file, &text, || self.swap(before))?;
+        }
+        looked
+    }
+
+    /// Waits until Traefik looks after green, by the router of that name.
+    fn wait_until_looked_after(&mut self, look: &str) -> Result<(), Fault> {
+        let until = Instant::now() + self.settle();
+        while !self.seen(Side::Green)?.looked_after {
+            if Instant::now() >= until {
+                let router = self.ask(&format!("api/http/routers/{look}@file"))?;
+                return Err(self.not_taken(match router {
+                    Some(router) => {
+                        format!("its router `{look}` is {}: {}", router["status"], errors(&router))
+                    }
+                    None => format!("it has no router `{look}`, which lets it look after green"),
+                }));
+            }
+            std::thread::sleep(BETWEEN);
+        }
+        self.loaded = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Green after so long, or as soon as it is known to be dead.
+    fn watch(&self, length: Duration) -> Result<Seen, Fault> {
+        let until = Instant::now() + length;
+        loop {
+            let seen = self.seen(Side::Green)?;
+            if seen.is_dead() || Instant::now() >= until {
+                return Ok(seen);
+            }
+            if !signal::sleep(BETWEEN) {
+                return Err(Fault::infrastructure("stopped before green had any more users")
+                    .place(self.shown())
+                    .cause("a signal came while the first health check of Traefik was waited for"));
+            }
+        }
+    }
+
+    fn refuse_dead(&self, seen: &Seen) -> Result<(), Fault> {
+        let Some(why) = seen.why_dead() else { return Ok(()) };
+        Err(Fault::infrastructure("Traefik itself holds green for down, so it gets no users")
+            .place(join(&self.settings.api, &format!("api/http/services/{}", self.side(Side::Green))))
+            .cause(why)
+            .help("do path, port and host of its `healthCheck` reach it? the reason stands in Traefik's log"))
+    }
+
+    fn not_taken(&self, cause: String) -> Fault {
+        Fault::infrastructure("Traefik has not taken the new split").place(self.shown()).cause(cause).help("its log tells of a broken file, and any one in the directory holds up all; does it watch the directory (a mounted file, or a network file system, is not seen to change), and is `with.settle` longer than `providersThrottleDuration`?")
+    }
+
+    fn wait_for(&mut self, green: f64) -> Result<(), Fault> {
         let until = Instant::now() + self.settle();
         loop {
-            let live = self.running();
-            if live.as_ref().is_ok_and(|live| same_share(live.green, green)) {
+            let live = self.share();
+            if live.as_ref().is_ok_and(|(share, _)| same_share(*share, green)) {
+                self.loaded = Some(Instant::now());
                 return Ok(());
             }
             if Instant::now() >= until {
-                let live = live?;
-                return Err(Fault::infrastructure("Traefik has not taken the new split")
-                    .place(self.shown())
-                    .cause(format!(
-                        "{} after the file was written it still runs {}",
-                        show_duration(self.settle().as_secs_f64()),
-                        show_share(live.green)
-                    ))
-                    .help("its log tells of a broken file, and any one in the directory holds up all; does it watch the directory (a mounted file, or a network file system, is not seen to change), and is `with.settle` longer than `providersThrottleDuration`?"));
+                let (share, _) = live?;
+                return Err(self.not_taken(format!(
+                    "{} after the file was written it still runs {}",
+                    show_duration(self.settle().as_secs_f64()),
+                    show_share(share)
+                )));
             }
             std::thread::sleep(BETWEEN);
         }
     }
 
-    fn count(&self, url: &str) -> Result<Counters, Fault> {
-        let (status, body) = self.fetch(url)?;
-        let text = String::from_utf8_lossy(&body);
-        let Some(instance) = text.lines().find_map(|l| l.strip_prefix("process_start_time_seconds ")) else {
+    /// What its metrics say, and its clock in seconds of Unix time; null where none are taken.
+    fn metrics(&self) -> Result<Option<(metrics::Counted, Option<f64>)>, Fault> {
+        let Some(url) = self.settings.metrics.as_deref() else { return Ok(None) };
+        let answer = self.fetch(url)?;
+        let text = String::from_utf8_lossy(&answer.body);
+        let (blue, green) = self.services();
+        let (service, matching) = (qualified(&self.settings.service), self.match_router(""));
+        let leads =
+            |router: &str, to: &str| qualified(to) == service || router.starts_with(matching.as_str());
+        let Some(counted) = metrics::read(&text, [&blue, &green], leads) else {
             return Err(Fault::infrastructure("these are not Traefik's metrics")
                 .place(url)
-                .cause(format!("it answered {status} without process_start_time_seconds"))
+                .cause(format!("it answered {} without process_start_time_seconds", answer.status))
                 .help("switch them on in the static configuration: `metrics: {prometheus: {}}`"));
         };
-        let (blue, green) = self.services();
-        let mut counters = Counters { instance: instance.trim().to_owned(), ..Counters::default() };
-        for (service, code, number) in text.lines().filter_map(counted) {
-            let side = match service {
-                name if name == blue => &mut counters.blue,
-                name if name == green => &mut counters.green,
-                _ => continue,
-            };
-            side.requests += number;
-            side.errors += if code.starts_with('5') { number } else { 0 };
-        }
-        Ok(counters)
+        let now = answer.header("date").and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
+        Ok(Some((counted, now.map(|now| now.timestamp().as_millisecond() as f64 / 1e3))))
     }
-}
-
-/// Service, status and number of a line of `traefik_service_requests_total`.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count below 2^53")]
-fn counted(line: &str) -> Option<(&str, &str, u64)> {
-    let (labels, number) = line.strip_prefix("traefik_service_requests_total{")?.rsplit_once("} ")?;
-    let label = |name: &str| {
-        let rest = labels.split(',').find_map(|l| l.strip_prefix(name)?.strip_prefix("=\""))?;
-        rest.strip_suffix('"')
-    };
-    let number: f64 = number.trim().parse().ok()?;
-    Some((label("service")?, label("code")?, (number >= 0.0).then_some(number as u64)?))
 }
 
 impl Router for Traefik {
     fn check(&mut self) -> Result<(), Fault> {
-        let first = self.settings.render(0.0, (1, 0), None);
+        let first = self.settings.render(0.0, (1, 0), &Kept::default(), &Map::new());
         let put = format!(
             "put exactly this into it, and let a router use the service `{}`:\n{first}",
             self.settings.service
@@ -409,7 +520,22 @@ impl Router for Traefik {
             }
             Err(e) => return Err(files::unwritable(&self.file, &e)),
         }
-        self.running()?;
+        let (_, running) = self.share()?;
+        if let Some(stranger) = running.strangers().first() {
+            return Err(Fault::usage("the split of Traefik has more than two sides")
+                .place(self.shown())
+                .cause(format!("{stranger} and is on neither side, so nobody would judge it"))
+                .help("take it out of the file"));
+        }
+        let cookie = &running.service["weighted"]["sticky"]["cookie"]["name"];
+        if let (Some(cookie), None) = (cookie.as_str(), &self.settings.sticky) {
+            return Err(Fault::usage(
+                "the split of Traefik keeps users by a cookie that the plan does not name",
+            )
+            .place(self.shown())
+            .cause(format!("the service is sticky by the cookie `{cookie}`"))
+            .help(format!("say `with: {{sticky: {cookie}}}`, or take `sticky` out of the file")));
+        }
         let (blue, green) = self.services();
         for (side, name) in [("blue", &blue), ("green", &green)] {
             let found = self.ask(&format!("api/http/services/{name}"))?;
@@ -447,19 +573,27 @@ impl Router for Traefik {
     fn set(&mut self, split: Split) -> Result<(), Fault> {
         let green = self.nearest(split.green);
         let before = self.file()?;
+        let kept = Kept::of(&before, &self.settings);
         // A split without any weight must still be steered; an API that does not answer ends it here.
-        let now = match self.running() {
-            Ok(live) => Some(live.green),
+        let found = match self.share() {
             // A way back is written whether or not anybody can see that it is taken.
             Err(fault) if !split.is_way_back() && self.ask("api/overview").is_err() => return Err(fault),
-            Err(_) => None,
+            found => found.ok(),
         };
-        let text = self.text(green)?;
+        let now = found.as_ref().map(|(share, _)| *share);
+        let text = self.text(green, &kept)?;
         let loaded = now.is_some_and(|now| same_share(now, green));
         if loaded && before == text {
             return Ok(());
         }
         let pending = now.zip(share_in(&before)).is_some_and(|(now, file)| !same_share(now, file));
+        if let Some((now, running)) = found
+            && !split.is_way_back()
+            && !pending
+            && now < green
+        {
+            self.look_before_users(&before, &kept, &running)?;
+        }
         self.swap(&text)?;
         if pending {
             // What lay there before may still be on its way in: it must have come and gone.
@@ -475,20 +609,35 @@ impl Router for Traefik {
 
     fn read(&mut self) -> Result<Live, Fault> {
         let until = Instant::now() + self.settle();
-        loop {
-            let live = self.running()?;
+        let (green, running) = loop {
+            let (share, running) = self.share()?;
             // A file that has just been swapped is loaded soon; after that, what runs is the truth.
             let file = std::fs::read_to_string(&self.file).ok().and_then(|text| share_in(&text));
-            if file.is_none_or(|file| same_share(file, live.green)) || Instant::now() >= until {
-                return Ok(live);
+            if file.is_none_or(|file| same_share(file, share)) || Instant::now() >= until {
+                break (share, running);
             }
             std::thread::sleep(BETWEEN);
+        };
+        let raw = json!({"weighted": running.service["weighted"]["services"], "matched": running.matched});
+        let mut live = Live::of(green, raw);
+        live.strangers = running.strangers();
+        let [blue, other] = [self.seen(Side::Blue)?, self.seen(Side::Green)?];
+        let sides = [&blue, &other];
+        let some_down = sides.iter().any(|seen| seen.why_down().is_some());
+        let age = if sides.iter().any(|seen| seen.first_check.is_some()) { self.age() } else { None };
+        // That all are up is no view where Traefik looks after nobody, or has not yet looked.
+        let no_view = sides.iter().all(|seen| seen.is_silent())
+            || (!some_down && sides.iter().any(|seen| seen.is_too_young(age)));
+        if !no_view {
+            live.effective = weights::served(green, !blue.is_dead(), !other.is_dead());
+            live.sides = Some([blue.view(), other.view()]);
         }
+        Ok(live)
     }
 
     fn drain(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {
-        let live = self.running()?;
-        let left = if side == Side::Green { live.green } else { 1.0 - live.green };
+        let (green, _) = self.share()?;
+        let left = if side == Side::Green { green } else { 1.0 - green };
         if !same_share(left, 0.0) {
             return Err(Fault::infrastructure(format!("{} still has {}", side.word(), show_share(left)))
                 .place(&self.settings.api)
@@ -504,21 +653,37 @@ impl Router for Traefik {
     }
 
     fn counters(&mut self) -> Result<Option<Counters>, Fault> {
-        self.settings.metrics.as_deref().map(|url| self.count(url)).transpose()
+        let Some((metrics::Counted { mut counters, .. }, _)) = self.metrics()? else { return Ok(None) };
+        counters.sticky = self.settings.sticky.is_some();
+        // What was tried again has failed on a side and not at the router: what was known stays known.
+        if self.nobody.0 == counters.instance {
+            counters.nobody = counters.nobody.max(self.nobody.1);
+        }
+        self.nobody = (counters.instance.clone(), counters.nobody);
+        Ok(Some(counters))
     }
 
     fn by_hand(&self, side: Side) -> Vec<String> {
         let (share, parts) = if side == Side::Blue { (0.0, (1, 0)) } else { (1.0, (0, 1)) };
-        let text = self.settings.render(share, parts, None);
-        let lines: Vec<String> = text.lines().map(|line| format!("'{line}'")).collect();
-        let quote =
-            |path: &std::path::Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
-        let mut temporary = self.file.clone();
-        temporary.as_mut_os_string().push(".tmp");
-        let (file, temporary) = (quote(&self.file), quote(&temporary));
+        let kept = self.file().map_or_else(|_| Kept::default(), |text| Kept::of(&text, &self.settings));
+        let text = self.settings.render(share, parts, &kept, &Map::new());
+        let quote = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+        let lines: Vec<String> = text.lines().map(quote).collect();
+        let beside = |path: &std::path::Path| quote(&format!("{}.tmp", path.display()));
+        let file = quote(&self.shown());
+        // Where it is a link, what it leads to is swapped; the link is renewed, for Traefik sees nothing else.
+        let link = std::fs::read_link(&self.file).ok().zip(std::fs::canonicalize(&self.file).ok());
+        let (real, temporary, renew) = match &link {
+            Some((leads_to, real)) => {
+                let (new, leads_to) = (beside(&self.file), quote(&leads_to.display().to_string()));
+                let renew = format!(" && ln -sfn {leads_to} {new} && mv -T {new} {file}");
+                (quote(&real.display().to_string()), beside(real), renew)
+            }
+            None => (file.clone(), beside(&self.file), String::new()),
+        };
         vec![
             format!(
-                "cp -p {file} {temporary} && printf '%s\\n' {} > {temporary} && mv {temporary} {file}",
+                "cp -p {real} {temporary} && printf '%s\\n' {} > {temporary} && mv {temporary} {real}{renew}",
                 lines.join(" ")
             ),
             format!(
@@ -526,40 +691,5 @@ impl Router for Traefik {
                 join(&self.settings.api, &format!("api/http/services/{}@file", self.settings.service))
             ),
         ]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_counts_per_service_and_status() {
-        let line = r#"traefik_service_requests_total{code="502",method="GET",protocol="http",service="shop-green@file"} 1.2e+06"#;
-        assert_eq!(counted(line), Some(("shop-green@file", "502", 1_200_000)));
-        for other in [
-            "traefik_service_requests_bytes_total{code=\"200\",service=\"a\"} 1",
-            "",
-            "# HELP x",
-            "traefik_service_requests_total{} 1",
-        ] {
-            assert_eq!(counted(other), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn a_side_without_share_is_left_out_of_the_file() {
-        let settings: Settings = serde_json::from_str(
-            r#"{"api": "http://x", "service": "shop", "blue": "b", "green": "g@docker", "sticky": "side"}"#,
-        )
-        .unwrap_or_else(|e| unreachable!("{e}"));
-        let text = settings.render(0.05, (19, 1), None);
-        assert!(
-            text.contains("{name: \"b\", weight: 19}") && text.contains("{name: \"g@docker\", weight: 1}")
-        );
-        assert!(text.contains("sticky: {cookie: {name: \"side\"}}"), "{text}");
-        assert_eq!(share_in(&text), Some(0.05));
-        let text = settings.render(0.0, (1, 0), None);
-        assert!(!text.contains("g@docker"), "{text}");
     }
 }

@@ -5,7 +5,7 @@
 pub(super) fn exact(green: f64) -> (u32, u32) {
     let green = (green.clamp(0.0, 1.0) * 10_000.0).round() as u32;
     let blue = 10_000 - green;
-    let divisor = gcd(blue, green).max(1);
+    let divisor = u32::try_from(gcd(blue.into(), green.into())).unwrap_or(1).max(1);
     (blue / divisor, green / divisor)
 }
 
@@ -37,7 +37,31 @@ pub(super) fn share(blue: u32, green: u32) -> Option<f64> {
     (blue + green > 0.0).then(|| green / (green + blue))
 }
 
-fn gcd(a: u32, b: u32) -> u32 {
+/// Green's share of those who are served, where a router does not give the share of a side that cannot serve to
+/// the other one; null when nobody is served.
+pub(super) fn served(green: f64, blue_serves: bool, green_serves: bool) -> Option<f64> {
+    let part = |share: f64, serves: bool| if serves { share } else { 0.0 };
+    let (blue, green) = (part(1.0 - green, blue_serves), part(green, green_serves));
+    (blue + green > 0.0).then(|| green / (blue + green))
+}
+
+/// New weights for both sides beside strangers, whose shares stay as they are: `sides` is what both sides had
+/// together. Whole numbers, as small as they can be.
+pub(super) fn beside(
+    (blue, green): (u32, u32),
+    sides: u64,
+    strangers: &[u64],
+) -> Option<(u64, u64, Vec<u64>)> {
+    let new = u64::from(blue) + u64::from(green);
+    // Where the sides had nothing, a stranger had everything: nothing is known of its share.
+    let sides = if sides == 0 { new } else { sides };
+    let (blue, green) = (u64::from(blue).checked_mul(sides)?, u64::from(green).checked_mul(sides)?);
+    let strangers: Vec<u64> = strangers.iter().map(|w| w.checked_mul(new)).collect::<Option<_>>()?;
+    let divisor = strangers.iter().fold(gcd(blue, green), |all, one| gcd(all, *one)).max(1);
+    Some((blue / divisor, green / divisor, strangers.iter().map(|w| w / divisor).collect()))
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
@@ -61,5 +85,31 @@ mod tests {
             assert!(share(b, g).is_some_and(|got| (got - asked).abs() < 1e-9), "{percent} %");
         }
         assert_eq!(share(0, 0), None);
+    }
+    #[test]
+    fn the_share_of_a_side_that_cannot_serve_is_lost_and_not_the_others() {
+        assert_eq!(served(0.2, true, true), Some(0.2));
+        assert_eq!(served(0.2, true, false), Some(0.0));
+        assert_eq!(served(0.2, false, true), Some(1.0));
+        assert_eq!(served(0.0, true, false), Some(0.0));
+        assert_eq!(served(1.0, true, false), None);
+        assert_eq!(served(0.5, false, false), None);
+    }
+
+    #[test]
+    fn a_stranger_keeps_its_share_whatever_the_sides_get() {
+        assert_eq!(beside((1, 0), 20, &[2]), Some((10, 0, vec![1])));
+        assert_eq!(beside((19, 1), 20, &[2, 0]), Some((19, 1, vec![2, 0])));
+        assert_eq!(beside((19, 1), 10, &[5]), Some((19, 1, vec![10])));
+        assert_eq!(beside((1, 0), 0, &[3]), Some((1, 0, vec![3])), "the sides had nothing");
+        assert_eq!(beside((9999, 1), u64::MAX / 2, &[1]), None);
+        for (sides, stranger) in [(20, 1), (200, 7), (10_000, 333)] {
+            let before = stranger as f64 / (stranger + sides) as f64;
+            for green in [0.0, 0.05, 0.5, 1.0] {
+                let (b, g, w) = beside(exact(green), sides, &[stranger]).unwrap();
+                let after = w[0] as f64 / (b + g + w[0]) as f64;
+                assert!((before - after).abs() < 1e-12, "{sides} {stranger} {green}");
+            }
+        }
     }
 }

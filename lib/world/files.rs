@@ -21,8 +21,7 @@ pub fn write_atomic_with_mode(path: &Path, bytes: &[u8], mode: Option<u32>) -> i
     use std::os::unix::fs::OpenOptionsExt;
     let folder = parent(path);
     fs::create_dir_all(&folder)?;
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let temporary = folder.join(format!(".{name}.{:016x}.tmp", super::unique()));
+    let temporary = beside(path);
     let written = (|| {
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
@@ -40,6 +39,45 @@ pub fn write_atomic_with_mode(path: &Path, bytes: &[u8], mode: Option<u32>) -> i
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// The same for a file that may be reached by a symbolic link: the link stays one, and what it leads to is
+/// replaced, atomically beside itself.
+pub fn write_through(path: &Path, bytes: &[u8], mode: Option<u32>) -> io::Result<()> {
+    if is_link(path) {
+        return write_atomic_with_mode(&fs::canonicalize(path)?, bytes, mode);
+    }
+    write_atomic_with_mode(path, bytes, mode)
+}
+
+/// [`write_through`] for a file that somebody watches: whoever watches the folder of a link sees nothing of what
+/// happens behind it (Traefik and Envoy do), so the link itself is renewed as well, by a rename.
+pub fn write_through_watched(path: &Path, bytes: &[u8], mode: Option<u32>) -> io::Result<()> {
+    if !is_link(path) {
+        return write_through(path, bytes, mode);
+    }
+    // First, for where the folder may not be written to the file must not change either.
+    let renewed = beside(path);
+    std::os::unix::fs::symlink(fs::read_link(path)?, &renewed)?;
+    let done = write_through(path, bytes, mode).and_then(|()| {
+        fs::rename(&renewed, path)?;
+        sync_folder(&parent(path))
+    });
+    if done.is_err() {
+        // The first error is the one to tell; the leftover is removed as far as possible.
+        let _ = fs::remove_file(&renewed);
+    }
+    done
+}
+
+fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_symlink())
+}
+
+/// A name of its own beside a file, for what takes its place.
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    parent(path).join(format!(".{name}.{:016x}.tmp", super::unique()))
 }
 
 /// A whole file, unless it is larger than `most` bytes.
@@ -99,4 +137,44 @@ pub fn unwritable(path: &Path, error: &io::Error) -> Fault {
         .place(path.display().to_string())
         .cause(error)
         .help(help)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_link_stays_one_and_what_it_leads_to_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let [real, link, again] = ["real/split", "link", "again"].map(|name| folder.path().join(name));
+        fs::create_dir(folder.path().join("real")).unwrap();
+        fs::write(&real, "old").unwrap();
+        symlink("real/split", &link).unwrap();
+        symlink("link", &again).unwrap();
+        for (round, write) in [write_through, write_through_watched].into_iter().enumerate() {
+            for path in [&link, &again, &real] {
+                let text = format!("{round} {}", path.display());
+                write(path, text.as_bytes(), Some(0o640)).unwrap();
+                assert_eq!(fs::read_to_string(&real).unwrap(), text);
+                assert_eq!(fs::metadata(&real).unwrap().permissions().mode() & 0o777, 0o640);
+                assert_eq!(fs::read_link(&link).unwrap(), Path::new("real/split"));
+                assert_eq!(fs::read_link(&again).unwrap(), Path::new("link"));
+            }
+        }
+        let left = |folder: &Path| fs::read_dir(folder).unwrap().count();
+        assert_eq!((left(folder.path()), left(real.parent().unwrap())), (3, 1), "nothing is left behind");
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_an_error_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        symlink("gone/split", &link).unwrap();
+        for write in [write_through, write_through_watched] {
+            assert_eq!(write(&link, b"x", None).unwrap_err().kind(), io::ErrorKind::NotFound);
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        }
+    }
 }

@@ -35,7 +35,7 @@ impl Traefik {
         let text = format!(
             "global: {{checkNewVersion: false, sendAnonymousUsage: false}}\n\
              entryPoints: {{web: {{address: \"127.0.0.1:{port}\"}}, traefik: {{address: \"127.0.0.1:{api}\"}}}}\n\
-             api: {{insecure: true, dashboard: false}}\nmetrics: {{prometheus: {{}}}}\n\
+             api: {{insecure: true, dashboard: false}}\nmetrics: {{prometheus: {{addRoutersLabels: true}}}}\n\
              providers: {{providersThrottleDuration: 100ms, file: {{directory: {}, watch: true}}}}\n",
             watched.display()
         );
