@@ -13,6 +13,7 @@ mod drive;
 pub mod flags;
 mod foresee;
 mod listen;
+mod live;
 pub mod machine;
 mod orders;
 mod readers;
@@ -42,6 +43,8 @@ use drive::Driver;
 pub use drive::Mode;
 pub use foresee::foresee;
 pub use listen::listen;
+pub use live::plan_live;
+pub(super) use live::{not_tried, sides_apart, try_all};
 use machine::State;
 pub use orders::{abort, pause, plan, resume, status, undo};
 use record::Record;
@@ -111,6 +114,7 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
         }
         Some(record) if goes_on(job, &record, call)? => {
             let served = record.state.serves();
+            way_back::is_still_there(job, lease.store(), &record)?;
             let mut driver = Driver::new(job, mode, router, lease, record)?;
             driver.come_back()?;
             if served {
@@ -144,7 +148,7 @@ fn in_the_way(job: &Job, record: &Record) -> bool {
 fn supersede(job: &Job, lease: Lease, record: Record) -> Result<(Lease, Option<Record>), Fault> {
     orders::same_router(job, &record)?;
     // What could not begin must not cost the one that is under way its place.
-    begin::evidence(job)?;
+    way_back::is_there(job, &begin::evidence(job)?)?;
     let old = Job { release: record.release.clone(), ..job.clone() };
     let mut driver = Driver::new(&old, Mode::Hold, begin::router(job)?, lease, record)?;
     driver.call_off(format!("superseded by {}, which {} began", name_release(&job.release), ci::actor()))?;
