@@ -538,3 +538,42 @@ fn a_baseline_that_verify_would_refuse_is_a_warning() {
     let (_, findings) = live_with(&stage, &[], &entry);
     says(&findings, "baseline", "fail", "the baseline will be too old when `verify` compares with it");
 }
+
+#[test]
+fn every_kind_of_router_is_tried_and_left_as_it_is() {
+    std::thread::scope(|scope| {
+        for kind in trapkey::routers::ALL {
+            let work = || {
+                let folder = folder();
+                let (blue, green) = (Side::start("1.0"), Side::start("1.1"));
+                let server = router::start(kind.name, folder.path(), blue.port, green.port);
+                let text = plan(&server.router(blue.port, green.port), &blue, &green, SHORT, "");
+                std::fs::write(folder.path().join("release.yaml"), text).unwrap();
+                let held = server.held();
+                let ended = wait_for("a router that has just begun", || {
+                    let ended = call("promote", folder.path(), &["plan", "--live", "--json"]);
+                    (ended.code == 0).then_some(ended)
+                });
+                let findings: Value = serde_json::from_str(&ended.stdout).unwrap();
+                for name in ["router", "steps", "traffic", "front door", "blue", "green"] {
+                    says(findings.as_array().unwrap(), name, "pass", "");
+                }
+                assert_eq!(server.held(), held);
+                drop(server);
+                let away = call("promote", folder.path(), &["plan", "--live"]);
+                assert_eq!(away.code, 4, "{}{}", away.stdout, away.stderr);
+            };
+            std::thread::Builder::new().name(kind.name.into()).spawn_scoped(scope, work).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_backend_that_haproxy_does_not_have_closes_the_gate() {
+    let stage = stage("", "");
+    stage.edit("backend: shop", "backend: shopp");
+    let (ended, findings) = live(&stage);
+    assert!([2, 4].contains(&ended.code), "{findings:?}");
+    let router = part(&findings, "router");
+    assert!(router["verdict"] != "pass" && router["message"].as_str().unwrap().contains("shopp"), "{router}");
+}

@@ -32,6 +32,7 @@ mod kept;
 pub(super) mod twins;
 
 use kept::Runner;
+use twins::Lead;
 pub(in crate::tools) use twins::apart as sides_apart;
 
 /// One part of the way, as it was tried.
@@ -334,14 +335,16 @@ fn two_sides(job: &Job, plan: &Promote, blue: Option<&str>, green: Option<&str>)
     if let Err(fault) = twins::apart_by_address(&plan.sides, &job.loaded) {
         return Came::Refused(fault);
     }
-    let Some(shared) = twins::shared_address(&plan.sides) else {
-        return Came::Good("they have different addresses".into());
-    };
-    match (blue, green) {
-        (Some(blue), Some(green)) if blue != green => {
+    let told_apart = blue.zip(green).filter(|(blue, green)| blue != green);
+    match (twins::lead(&plan.sides), told_apart) {
+        (Lead::ToTwo, _) => Came::Good("they have different addresses".into()),
+        (Lead::Unknown, _) => {
+            Came::Fine("their names are not both resolved here, so only their release headers tell".into())
+        }
+        (Lead::ToOne(shared), Some((blue, green))) => {
             Came::Good(format!("both names lead to {shared}, and it answers as {blue} and as {green}"))
         }
-        _ => Came::Warned(
+        (Lead::ToOne(shared), None) => Came::Warned(
             Fault::usage("blue and green may be one and the same side")
                 .cause(format!("both names lead to {shared}, and what answers does not tell them apart yet"))
                 .help("give each side its own address, unless that server tells them apart by the name"),

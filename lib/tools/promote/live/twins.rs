@@ -46,7 +46,7 @@ pub(in crate::tools) fn apart_by_address(sides: &Sides, loaded: &Loaded) -> Resu
     if sides.blue.release.is_none() || sides.green.release.is_none() {
         return Ok(());
     }
-    let Some(shared) = shared_address(sides) else { return Ok(()) };
+    let Lead::ToOne(shared) = lead(sides) else { return Ok(()) };
     Err(Fault::usage("blue and green are one and the same side")
         .place(&loaded.reference.path)
         .cause(format!(
@@ -57,15 +57,32 @@ pub(in crate::tools) fn apart_by_address(sides: &Sides, loaded: &Loaded) -> Resu
         .help("give each side its own address, or leave `release` out and let each answer say its release"))
 }
 
-/// The address that two different names lead to; none where they do not, or cannot be resolved: then the looks at
-/// the sides tell.
-pub(super) fn shared_address(sides: &Sides) -> Option<SocketAddr> {
-    let (blue, green) = (Door::of(&sides.blue.url.value)?, Door::of(&sides.green.url.value)?);
+/// Where two sides lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lead {
+    /// To two addresses.
+    ToTwo,
+    /// To this one, by two names.
+    ToOne(SocketAddr),
+    /// That cannot be told here: a name is not resolved.
+    Unknown,
+}
+
+/// Where two sides lead. Names are resolved.
+pub(super) fn lead(sides: &Sides) -> Lead {
+    let (Some(blue), Some(green)) = (Door::of(&sides.blue.url.value), Door::of(&sides.green.url.value))
+    else {
+        return Lead::Unknown;
+    };
     if !blue.is_but_for_the_host(&green) {
-        return None;
+        return Lead::ToTwo;
     }
-    let (one, other) = (blue.addresses()?, green.addresses()?);
-    one.intersection(&other).next().copied()
+    match (blue.addresses(), green.addresses()) {
+        (Some(one), Some(other)) => {
+            one.intersection(&other).next().map_or(Lead::ToTwo, |both| Lead::ToOne(*both))
+        }
+        _ => Lead::Unknown,
+    }
 }
 
 /// An address as it is meant, whatever way it is written.
