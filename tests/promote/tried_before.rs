@@ -222,6 +222,21 @@ fn what_stands_at_the_front_door_is_named_as_exactly_that() {
 }
 
 #[test]
+fn a_stranger_that_answers_some_requests_is_named() {
+    let stage = stage("", "");
+    let asked = std::sync::atomic::AtomicU32::new(0);
+    // Every third answer is that of a server that somebody forgot in the pool.
+    let server = servers::http(move |_| {
+        let release = if asked.fetch_add(1, Ordering::SeqCst) % 3 == 2 { "0.7" } else { "1.0" };
+        (200, vec![format!("x-release: {release}"), "connection: close".into()], String::new())
+    });
+    enters_at(&stage, &format!("http://127.0.0.1:{}", server.port));
+    let (_, findings) = live(&stage);
+    says(&findings, "front door", "error", "requests through the router do not all reach blue");
+    refuses(&stage, 4, "front door", "it says that it is `0.7`");
+}
+
+#[test]
 fn a_certificate_that_nobody_trusts_is_named_by_promote_too() {
     let stage = stage("", "");
     let authority = Authority::new();

@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::super::record::Markers;
-use super::super::shift::{DATA_PLANE_LAG, Entry};
+use super::super::shift::Entry;
 use crate::fault::Fault;
 use crate::plan::Promote;
 use crate::redact::redact;
+use crate::units::show_duration;
 use crate::world::http::{Answer, Client, NoAnswer, Request};
 
 /// Whether requests through the router all reach blue; gives that in words.
@@ -19,28 +20,40 @@ pub(in crate::tools::promote) fn reaches_blue(
     plan: &Promote,
 ) -> Result<String, Fault> {
     let blue = markers.blue.as_deref().unwrap_or_default();
-    let probed = entry.probe(markers, Instant::now() + DATA_PLANE_LAG);
-    if probed.blue >= probed.requests {
-        return Ok(format!("{} of {} requests were answered by blue, {blue}", probed.blue, probed.requests));
-    }
+    let client = Client::new(plan.probe.timeout.map_or(Duration::from_secs(5), |t| t.0), 0);
+    let mut request = Request::get(&entry.url);
+    request.headers.push(("connection".into(), "close".into()));
+    let look = || wrong(&entry.url, &client.send(&request), &entry.header, blue);
     let fault = |wrong: Wrong| {
         Fault::infrastructure(wrong.what).place(entry.url.clone()).cause(wrong.cause).help(wrong.help)
     };
-    let timeout = plan.probe.timeout.map_or(Duration::from_secs(5), |t| t.0);
-    let mut request = Request::get(&entry.url);
-    request.headers.push(("connection".into(), "close".into()));
-    let answer = Client::new(timeout, 0).send(&request);
-    Err(fault(wrong(&entry.url, &answer, &entry.header, blue).unwrap_or_else(|| Wrong {
-        what: "requests through the router do not all reach blue".into(),
-        cause: format!(
-            "of {} requests blue answered {}, nobody known {}",
+    // One first: where nothing answers, the others need not wait for the same.
+    if let Some(wrong) = look() {
+        return Err(fault(wrong));
+    }
+    let probed = entry.probe(markers, Instant::now() + PATIENCE);
+    if probed.blue >= probed.requests {
+        return Ok(format!("{} of {} requests were answered by blue, {blue}", probed.blue, probed.requests));
+    }
+    let others = (0..LOOKS).find_map(|_| look()).map(|wrong| format!("; one more: {}", wrong.cause));
+    Err(fault(Wrong::new(
+        "requests through the router do not all reach blue",
+        format!(
+            "of {} requests blue answered {}, nobody known {} within {}{}",
             probed.requests,
             probed.blue,
-            probed.requests - probed.blue
+            probed.requests - probed.blue,
+            show_duration(PATIENCE.as_secs_f64()),
+            others.unwrap_or_default()
         ),
-        help: "is this the address that the router serves, and does it send the release header on?".into(),
-    })))
+        "is this the address that the router serves, and does it send the release header on?",
+    )))
 }
+
+/// How long the requests together may take: longer than after a shift, for nothing waits for it.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often it is tried to meet once more what answered in blue's place.
+const LOOKS: usize = 20;
 
 /// What is wrong with an answer.
 #[derive(Debug)]
