@@ -533,3 +533,96 @@ fn kept(job: &Job) -> Vec<Tried> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Loaded;
+    use crate::routers::SideView;
+
+    fn loaded(min_up: &str) -> Loaded {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("release.yaml");
+        let text = format!(
+            "version: 1\nservice: shop\nrelease: {{version: 1}}\npromote:\n  strategy: blue_green\n  \
+             router: {{kind: haproxy, target: s}}\n  sides: {{blue: {{url: \"http://b\"}}, green: {{url: \"http://g\"}}}}\n{min_up}"
+        );
+        std::fs::write(&path, text).unwrap();
+        Loaded::read(&path, [].into()).unwrap()
+    }
+
+    fn seen(came: Came) -> (Verdict, Severity, Exit, String) {
+        let Tried { finding, exit } = Begun::now().tried(TRAFFIC, came);
+        (finding.verdict, finding.severity, exit, finding.message)
+    }
+
+    #[test]
+    fn what_the_router_says_of_traffic_and_of_blue_decides_as_it_does_for_promote() {
+        let view = |serving, of, closed| SideView {
+            serving,
+            of,
+            down: vec!["blue2: DOWN (L4CON)".into()],
+            taken_out: Vec::new(),
+            closed,
+        };
+        let live = |green, strangers: &[&str], blue| Live {
+            sides: Some([blue, SideView::default()]),
+            strangers: strangers.iter().map(|s| (*s).to_owned()).collect(),
+            ..Live::of(green, json!({}))
+        };
+        let (plain, strict) = (loaded(""), loaded("  min_up: 100%\n"));
+        let (plan, all) = (plain.plan.promote.as_ref().unwrap(), strict.plan.promote.as_ref().unwrap());
+        let of_traffic = |live: &Live| seen(traffic(live, plan, &Under::Nothing));
+        assert_eq!(of_traffic(&live(0.0, &[], view(2, 2, false))).0, Verdict::Pass);
+        assert_eq!(of_traffic(&live(0.05, &[], view(2, 2, false))).2, Exit::Refused);
+        let strange = of_traffic(&live(0.0, &["old3 has weight 100"], view(2, 2, false)));
+        assert_eq!((strange.0, strange.2), (Verdict::Fail, Exit::Usage));
+        assert!(strange.3.contains("old3 has weight 100"), "{}", strange.3);
+        let under = Under::Way("shop 1 is under way".into());
+        assert_eq!(seen(traffic(&live(0.05, &[], view(2, 2, false)), plan, &under)).0, Verdict::Skipped);
+
+        let of_blue = |live: &Live, plan: &Promote| seen(super::view(live, plan));
+        // One of two is half of them.
+        assert_eq!(of_blue(&live(0.0, &[], view(1, 2, false)), plan).0, Verdict::Pass);
+        let down = of_blue(&live(0.0, &[], view(1, 2, false)), all);
+        assert_eq!((down.0, down.2), (Verdict::Fail, Exit::Closed));
+        assert!(down.3.contains("1 of 2 servers up: blue2: DOWN (L4CON)"), "{}", down.3);
+        assert_eq!(of_blue(&live(0.0, &[], view(0, 2, false)), plan).2, Exit::Closed);
+        let nothing = of_blue(&Live::of(0.0, json!({})), plan);
+        assert_eq!((nothing.0, nothing.1), (Verdict::Pass, Severity::Info));
+    }
+
+    #[test]
+    fn green_is_judged_by_whether_a_hook_still_brings_it_up() {
+        let well = || Ok("healthy".to_owned());
+        let sick = || Err("/health answered 503".to_owned());
+        let says = |release: &str| Ok(release.to_owned());
+        let mute = || Err(Fault::usage("green does not say which release it is"));
+        let came = |health, release, deploys| {
+            let (verdict, severity, exit, _) = seen(green_came(health, release, Some("1.0"), deploys));
+            (verdict, severity, exit)
+        };
+        let fine = (Verdict::Pass, Severity::Critical, Exit::Pass);
+        assert_eq!(came(well(), says("1.1"), false), fine);
+        assert_eq!(came(well(), says("1.1"), true), fine);
+        let known = (Verdict::Pass, Severity::Info, Exit::Pass);
+        assert_eq!(came(sick(), mute(), true), known);
+        assert_eq!(came(well(), says("1.0"), true), known);
+        assert_eq!(came(well(), mute(), true), (Verdict::Fail, Severity::Info, Exit::Pass));
+        let closed = (Verdict::Fail, Severity::Critical, Exit::Closed);
+        assert_eq!(came(sick(), mute(), false), closed);
+        assert_eq!(came(well(), says("1.0"), false), closed);
+        assert_eq!(came(well(), mute(), false), (Verdict::Fail, Severity::Critical, Exit::Usage));
+    }
+
+    #[test]
+    fn what_cannot_be_reached_is_an_error_and_what_is_not_as_it_must_be_a_failure() {
+        let refused = |fault| seen(Came::Refused(fault));
+        assert_eq!(refused(Fault::infrastructure("x")).0, Verdict::Error);
+        for fault in [Fault::closed("x"), Fault::usage("x"), Fault::refused("x")] {
+            assert_eq!(refused(fault).0, Verdict::Fail);
+        }
+        let told = refused(Fault::usage("what").cause("why").help("do that"));
+        assert_eq!(told.3, "what: why; do that");
+    }
+}
