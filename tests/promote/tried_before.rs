@@ -449,6 +449,49 @@ fn a_promotion_whose_snapshot_is_gone_from_the_store_does_not_begin() {
 }
 
 #[test]
+fn a_snapshot_in_a_bucket_is_looked_for_and_a_store_that_is_away_is_another_thing() {
+    let bucket = Bucket::new();
+    let meddler = Meddler::start(bucket.port());
+    let stage =
+        stage("", &SNAPSHOT.replace("store: store", &format!("store: \"s3://{}/shop\"", bucket.name)));
+    std::fs::create_dir(stage.path().join("deploy")).unwrap();
+    std::fs::write(stage.path().join("deploy/shop.conf"), "workers = 4\n").unwrap();
+    let with = |words: &[&str], variables: &[(&str, String)]| {
+        let mut command = tool(words[0], stage.path());
+        run(command.args(&words[1..]).envs(variables.iter().map(|(name, value)| (*name, value))))
+    };
+    let reach = Bucket::variables(meddler.port);
+    let passphrase = [("TRAPKEY_PASSPHRASE", "m4nta-of-the-store".to_owned())];
+    let all = [&reach[..], &passphrase].concat();
+    for words in [&["preflight"][..], &["snapshot", "create"]] {
+        let ended = with(words, &all);
+        assert_eq!(ended.code, 0, "{words:?}: {}", ended.stderr);
+    }
+    let start = |variables: &[(&str, String)], code: i32, words: &str| {
+        let ended = with(&["promote", "start"], variables);
+        assert_eq!(ended.code, code, "{}", ended.stderr);
+        assert!(ended.stderr.contains(words), "`{words}` in {}", ended.stderr);
+        if code != 0 {
+            assert!(stage.phase().is_empty());
+            stage.assert_all_blue_untouched();
+        }
+    };
+    start(&[], 5, "AWS_ACCESS_KEY_ID");
+    meddler.now(|_| Deed::Busy);
+    start(&all, 4, "cannot be looked for");
+    let id =
+        json(&stage.path().join("evidence/snapshot.json"))["snapshot"]["id"].as_str().unwrap().to_owned();
+    meddler.now(|_| Deed::Pass);
+    let (status, _) = bucket.send("DELETE", &format!("/shop/snapshots/{id}"), b"");
+    assert!((200..300).contains(&status), "{status}");
+    start(&reach, 5, "which this job has no passphrase for");
+    start(&all, 5, "the store has no snapshot of that id");
+    let again = with(&["snapshot", "create"], &all);
+    assert_eq!(again.code, 0, "{}", again.stderr);
+    start(&reach, 0, "");
+}
+
+#[test]
 fn a_snapshot_that_went_while_a_release_waited_is_missed_before_the_first_step_and_never_after_it() {
     let freeze = "  calendar: {time_zone: UTC, freeze: [{from: \"${FROM:-2020-01-01}\", to: 2099-01-01, because: audit}]}\n";
     let stage = with_snapshot(freeze);

@@ -15,6 +15,9 @@ use crate::world::{self, signal};
 /// How often a store is tried to be made, while others make it.
 const TRIES: u32 = 6;
 
+/// How long a store that does not answer is waited for by who only looks.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// What is found at the place of a store when nobody wants to change it.
 #[derive(Debug)]
 pub(in crate::tools) enum Seen {
@@ -100,7 +103,7 @@ impl Place {
     /// Errors: 4 when it cannot be read; 5 for a wrong passphrase, or when something else lies there.
     pub(in crate::tools) fn look(&self, none_needed: bool) -> Result<Seen, Fault> {
         let passphrase = if none_needed { Some(passphrase::none_needed()?) } else { passphrase::given()? };
-        let backend = self.backend()?;
+        let backend = backend::backend_to_look_at(&self.exact, Path::new(&self.exact), LOOK)?;
         if backend.length(backend::Name::Config)?.is_none() {
             return self.must_be_free().map(|()| Seen::Nothing);
         }
