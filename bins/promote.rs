@@ -86,6 +86,9 @@ enum Command {
         /// What the triggers would have done on a recorded series: CSV, or the samples of a promotion
         #[arg(long, value_name = "FILE")]
         on: Option<PathBuf>,
+        /// Try the way as well: router, front door, both sides, snapshot store and state are read
+        #[arg(long, conflicts_with = "on")]
+        live: bool,
     },
     /// Reach every verdict again from the recorded samples, and say whether it is the same
     Replay,
@@ -215,8 +218,9 @@ fn main() -> ExitCode {
         Command::Status => cli::order(&shared, TOOL, promote::status),
         Command::Pause => cli::order(&shared, TOOL, promote::pause),
         Command::Resume => cli::order(&shared, TOOL, promote::resume),
-        Command::Plan { on: None } => cli::order(&shared, TOOL, promote::plan),
-        Command::Plan { on: Some(file) } => cli::order(&shared, TOOL, |job| promote::foresee(job, &file)),
+        Command::Plan { live: true, .. } => cli::aside(&shared, TOOL, promote::plan_live),
+        Command::Plan { on: None, .. } => cli::order(&shared, TOOL, promote::plan),
+        Command::Plan { on: Some(file), .. } => cli::order(&shared, TOOL, |job| promote::foresee(job, &file)),
         Command::Replay => cli::order(&shared, TOOL, promote::replay),
         Command::Flag(flag) => cli::order(&shared, TOOL, |job| match flag {
             Flag::Set(set) => flags::set(job, &set.name, &set.change()),

@@ -241,6 +241,10 @@ pub struct Preflight {
     /// How old the document may be when a later tool consumes it; 1 h when absent.
     #[serde(default)]
     pub max_age: Option<Span>,
+    /// Whether what `promote` will need is tried as well: router, front door, both sides, snapshot store and state;
+    /// true when absent. False is for a job that cannot reach them.
+    #[serde(default)]
+    pub promote: Option<bool>,
     /// The checks.
     #[serde(default)]
     pub checks: Vec<CheckSpec>,

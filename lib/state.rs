@@ -151,6 +151,10 @@ pub(crate) trait Place: Send + Sync + std::fmt::Debug {
     fn prove(&self) -> Result<(), Fault> {
         Ok(())
     }
+    /// Tries whether objects may be written here; nothing is left behind, not even a new folder.
+    ///
+    /// Errors: they may not (4); the place does not keep its conditions (2).
+    fn may_write(&self) -> Result<(), Fault>;
     /// From now on a lease of that length hangs on it: nothing may take a large part of it.
     fn hurry(&self, _lasts: Duration) {}
     /// How often what others ask for is looked at.
@@ -250,6 +254,13 @@ impl Store {
     /// Where it lies, for people.
     pub fn shown(&self) -> String {
         self.place.shown()
+    }
+
+    /// Tries whether a job may write here, and leaves nothing behind.
+    ///
+    /// Errors: it may not (4); the store does not keep the conditions of a write (2).
+    pub fn may_write(&self) -> Result<(), Fault> {
+        self.place.may_write()
     }
 
     /// The record, or nothing when there was never one.

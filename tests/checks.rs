@@ -5,4 +5,4 @@ mod encrypted;
 mod gate;
 mod papers;
 mod rules;
-mod servers;
+pub(crate) mod servers;

@@ -81,7 +81,7 @@ fn preflight_finds_what_is_wrong_in_the_later_sections_of_the_plan() {
     let promote = |router: &str, metric: &str| {
         format!(
             "promote:\n  router: {{kind: {router}, target: a.sock, with: {{backend: b, blue: x, green: y}}}}\n  \
-             sides: {{blue: {{url: \"http://127.0.0.1:9\"}}, green: {{url: \"http://127.0.0.1:9\"}}}}\n  \
+             sides: {{blue: {{url: \"http://127.0.0.1:9\"}}, green: {{url: \"http://127.0.0.1:10\"}}}}\n  \
              steps: [{{weight: 100%, bake: 1s}}]\n  rollback_when: [{{metric: {metric}, is: \"> 1%\"}}]\n"
         )
     };
@@ -102,7 +102,8 @@ fn preflight_finds_what_is_wrong_in_the_later_sections_of_the_plan() {
         assert!(ended.stderr.contains(words), "{section}: {}", ended.stderr);
     }
     let folder = folder();
-    plan(folder.path(), &format!("{PLAN}{}", promote("haproxy", "error_rate")));
+    let sound = format!("{PLAN}{}", promote("haproxy", "error_rate"));
+    plan(folder.path(), &sound.replacen("preflight:", "preflight:\n  promote: false", 1));
     assert_eq!(call("preflight", folder.path(), &[]).code, 0);
 }
 

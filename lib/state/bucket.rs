@@ -46,6 +46,13 @@ impl Bucket {
         format!("{}{name}", self.folder)
     }
 
+    fn unfit(&self) -> Fault {
+        Fault::usage("this S3 store does not keep the conditions of a write")
+            .place(self.shown())
+            .cause("it overwrote an object under If-None-Match or If-Match, so two jobs at once would both win")
+            .help("choose a store with conditional writes (docs/state.md names some), or a newer version of this one")
+    }
+
     /// Tries both conditions where they must not hold.
     fn keeps_conditions(&self, key: &str) -> Result<bool, Fault> {
         let tag = match self.bucket.put(key, b"first", &s3::Condition::New)? {
@@ -110,13 +117,22 @@ impl Place for Bucket {
         let key = self.key(&format!("probe-{:016x}", crate::world::unique()));
         let kept = self.keeps_conditions(&key);
         let removed = self.bucket.delete(&key);
-        if kept? {
-            return removed;
+        if kept? { removed } else { Err(self.unfit()) }
+    }
+
+    /// Writes an object of its own on a condition that cannot hold. A store that keeps conditions looks at the
+    /// key's rights first, and then writes nothing: that takes no right to remove anything.
+    fn may_write(&self) -> Result<(), Fault> {
+        let key = self.key(&format!("probe-{:016x}", crate::world::unique()));
+        let nobody = s3::Condition::Is("\"00000000000000000000000000000000\"".into());
+        match self.bucket.put(&key, b"probe", &nobody)? {
+            s3::Put::Conflict => Ok(()),
+            s3::Put::Done(_) => {
+                // What it wrote in spite of the condition; the store is unfit whether or not it can be removed.
+                let _ = self.bucket.delete(&key);
+                Err(self.unfit())
+            }
         }
-        Err(Fault::usage("this S3 store does not keep the conditions of a write")
-            .place(self.shown())
-            .cause("it overwrote an object under If-None-Match or If-Match, so two jobs at once would both win")
-            .help("choose a store with conditional writes (docs/state.md names some), or a newer version of this one"))
     }
 
     fn hurry(&self, lasts: Duration) {

@@ -229,6 +229,26 @@ impl Place for Folder {
         }
     }
 
+    /// A file of its own is written, locked and removed: in the folder, or where that would be made.
+    fn may_write(&self) -> Result<(), Fault> {
+        let missing = |folder: &&Path| matches!(folder.symlink_metadata(), Err(e) if e.kind() == io::ErrorKind::NotFound);
+        let there = self.path.ancestors().find(|folder| !missing(folder)).unwrap_or(&self.path);
+        let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
+        let path = there.join(format!(".trapkey-probe.{:016x}", crate::world::unique()));
+        let tried =
+            OpenOptions::new().read(true).write(true).create_new(true).open(&path).and_then(|mut file| {
+                // As much as a record may need: a full disk takes an empty file.
+                let written = file.write_all(&[b' '; 4096]).and_then(|()| file.sync_all());
+                let locked = flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(io::Error::from);
+                let removed = fs::remove_file(&path);
+                written.and(locked).and(removed)
+            });
+        tried.map_err(|e| {
+            let fault = unwritable(&self.path, &e);
+            Fault { what: "the promote state cannot be written".into(), ..fault }
+        })
+    }
+
     fn hurry(&self, lasts: Duration) {
         let sixth = u64::try_from((lasts / 6).as_millis()).unwrap_or(PATIENCE_MS);
         self.patience_ms.store(sixth.clamp(1_000, PATIENCE_MS), Ordering::SeqCst);

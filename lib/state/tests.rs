@@ -44,6 +44,25 @@ impl Spot {
         Arc::new(Store::by(self.place(), machine.shared()))
     }
 
+    /// Everything that lies there, in any depth.
+    fn names(&self) -> Vec<String> {
+        fn below(folder: &std::path::Path, found: &mut Vec<String>) {
+            for entry in fs::read_dir(folder).unwrap().flatten() {
+                found.push(entry.path().display().to_string());
+                if entry.path().is_dir() {
+                    below(&entry.path(), found);
+                }
+            }
+        }
+        let mut found = Vec::new();
+        match self {
+            Self::Folder(root) => below(root.path(), &mut found),
+            Self::Bucket(bucket) => found = bucket.keys(),
+        }
+        found.sort();
+        found
+    }
+
     fn write(&self, name: &str, text: &str) {
         match self {
             Self::Folder(root) => fs::write(root.path().join("production").join(name), text).unwrap(),
@@ -89,6 +108,7 @@ over_all! {
     a_damaged_small_document_is_named_and_left_alone
     a_request_is_taken_back_only_where_it_still_is_the_one_that_was_meant
     a_request_that_comes_late_is_not_put_in_the_place_of_a_newer_one
+    trying_whether_one_may_write_leaves_nothing_behind
 }
 
 /// By clocks that jump: a sixth of it is what the store may take to answer, by the real one.
@@ -450,6 +470,29 @@ fn a_request_that_comes_late_is_not_put_in_the_place_of_a_newer_one(spot: &Spot)
     assert_eq!(store.asked(Ask::Abort, 3, None), Some(asked(3)));
 }
 
+fn trying_whether_one_may_write_leaves_nothing_behind(spot: &Spot) {
+    spot.store().may_write().unwrap();
+    assert_eq!(spot.names(), Vec::<String>::new(), "not even a folder");
+    drop(take(&spot.store(), "shop 1.4.2").unwrap());
+    let before = spot.names();
+    assert!(!before.is_empty());
+    spot.store().may_write().unwrap();
+    assert_eq!(spot.names(), before);
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_told_before_anybody_needs_it() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("file"), "mine").unwrap();
+    let fault = Store::open(&root.path().join("file/state"), "production").unwrap().may_write().unwrap_err();
+    assert_eq!(
+        (fault.exit, fault.what.as_str()),
+        (Exit::Infrastructure, "the promote state cannot be written")
+    );
+    assert!(fault.place.unwrap().ends_with("file/state/production"));
+    assert_eq!(fs::read_to_string(root.path().join("file")).unwrap(), "mine");
+}
+
 #[test]
 fn half_a_line_of_the_journal_spoils_no_other() {
     let root = tempfile::tempdir().unwrap();
@@ -487,6 +530,9 @@ impl Place for Away {
     }
     fn journal(&self, _: &str, _: &str) -> Result<(), Fault> {
         Ok(())
+    }
+    fn may_write(&self) -> Result<(), Fault> {
+        Err(Fault::infrastructure("503"))
     }
     fn between_looks(&self) -> Duration {
         Duration::from_secs(1)
@@ -545,6 +591,9 @@ impl Place for Disk {
     }
     fn guard(&self, fence: u64) -> Result<Option<Guard>, Fault> {
         self.room().and_then(|()| self.folder.guard(fence))
+    }
+    fn may_write(&self) -> Result<(), Fault> {
+        self.room().and_then(|()| self.folder.may_write())
     }
     fn between_looks(&self) -> Duration {
         Duration::ZERO

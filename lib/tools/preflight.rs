@@ -4,9 +4,10 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::checks::{self, PARALLEL};
-use crate::evidence::{Counts, PreflightBody, verdict_of};
+use crate::evidence::{Counts, DocumentVerdict, PreflightBody, Verdict, verdict_of};
 use crate::fault::{Exit, Fault};
 use crate::job::{Conclusion, Job};
+use crate::world::signal;
 use crate::world::talk::{self, Mark, Talk};
 use crate::{routers, sources};
 
@@ -39,11 +40,21 @@ pub fn run(job: &Job) -> Result<Exit, Fault> {
     validate_the_rest(job)?;
     let parallel = plan.defaults.parallel.unwrap_or(PARALLEL);
     let talk = job.talk();
-    let findings = checks::run(&prepared, parallel, &|finding| tell(talk, finding));
+    let mut findings = checks::run(&prepared, parallel, &|finding| tell(talk, finding));
+    let tried = match section.promote {
+        Some(false) => promote::not_tried(job, "`preflight.promote` is false in the plan"),
+        // Whoever asked to stop waits for no router.
+        _ if signal::stop_asked() => promote::not_tried(job, "asked to stop"),
+        _ => promote::try_all(job),
+    };
+    for tried in tried {
+        tell(talk, &tried.finding);
+        findings.push(tried.finding);
+    }
     let counts = Counts::of(&findings);
-    let verdict = verdict_of(&findings);
-    let summary =
-        if findings.is_empty() { "no checks, nothing was looked at".into() } else { counts.sentence() };
+    let looked = findings.iter().any(|finding| finding.verdict != Verdict::Skipped);
+    let verdict = if looked { verdict_of(&findings) } else { DocumentVerdict::Undecided };
+    let summary = if looked { counts.sentence() } else { "no checks, nothing was looked at".into() };
     let exit = job.conclude(Conclusion {
         needs: Vec::new(),
         verdict,
@@ -70,6 +81,7 @@ fn validate_the_rest(job: &Job) -> Result<(), Fault> {
         routers::open(&section.router, &job.loaded)?;
         checks::prepare(&section.preview, &job.loaded)?;
         promote::judged(section, &job.loaded)?;
+        promote::sides_apart(&section.sides, &job.loaded)?;
     }
     if let Some(section) = &plan.verify {
         checks::prepare(&section.checks, &job.loaded)?;

@@ -15,6 +15,7 @@ mod foresee;
 mod forward;
 mod front;
 mod listen;
+mod live;
 pub mod machine;
 mod orders;
 mod readers;
@@ -45,6 +46,8 @@ pub use drive::Mode;
 pub use foresee::foresee;
 pub use forward::{accept, skip};
 pub use listen::listen;
+pub use live::plan_live;
+pub(super) use live::{not_tried, sides_apart, try_all};
 use machine::State;
 pub use orders::{abort, pause, plan, resume, status, undo};
 use record::Record;
@@ -115,6 +118,7 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
         }
         Some(record) if goes_on(job, &record, call)? => {
             let served = record.state.serves();
+            way_back::is_still_there(job, lease.store(), &record)?;
             let mut driver = Driver::new(job, mode, router, lease, record)?;
             driver.come_back()?;
             if served {
@@ -152,7 +156,7 @@ fn supersede(job: &Job, mut lease: Lease, record: Record) -> Result<(Lease, Opti
     }
     orders::same_router(job, &record)?;
     // What could not begin must not cost the one that is under way its place.
-    begin::evidence(job)?;
+    way_back::is_there(job, &begin::evidence(job)?)?;
     let old = Job { release: record.release.clone(), ..job.clone() };
     let mut driver = Driver::new(&old, Mode::Hold, begin::router(job)?, lease, record)?;
     driver.call_off(format!("superseded by {}, which {} began", name_release(&job.release), ci::actor()))?;

@@ -45,6 +45,7 @@ pub use pins::{pin, unpin};
 pub use prune::{Cut, prune};
 pub use restore::{Wish, in_place, into, restore};
 pub use store::Place;
+pub(in crate::tools) use store::Seen;
 pub use unlock::unlock;
 
 use hooks::Scope;

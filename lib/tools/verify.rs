@@ -21,7 +21,7 @@ mod measure;
 pub(super) mod metrics;
 
 /// How old a baseline may be where the plan does not say.
-const BASELINE_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
+pub(super) const BASELINE_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// Measures every probe of the plan and writes baseline.json.
 ///

@@ -1,7 +1,7 @@
 //! What each consumer refuses: anything that is not exactly the passed evidence of this release.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use serde_json::Value;
@@ -13,6 +13,8 @@ use crate::support::{folder, json, run, tool};
 pub(super) struct Finished {
     pub(super) plan: Vec<u8>,
     pub(super) documents: BTreeMap<String, Vec<u8>>,
+    /// The snapshot store, by path.
+    store: BTreeMap<PathBuf, Vec<u8>>,
 }
 
 /// A consumer: how it is called, the documents it is given, and those of them that it must look at.
@@ -96,11 +98,19 @@ impl Finished {
         Self {
             plan: std::fs::read(chain.path("release.yaml")).unwrap(),
             documents: documents_of(&chain.path("evidence")),
+            store: crate::snapshot::walk(&chain.path("store"))
+                .into_iter()
+                .map(|path| {
+                    let bytes = std::fs::read(&path).unwrap();
+                    (path.strip_prefix(chain.folder.path()).unwrap().to_path_buf(), bytes)
+                })
+                .collect(),
         }
     }
 
     /// A folder with what a consumer is given; nothing of the world that it speaks of is there any more,
-    /// so a tool that did not refuse could not end with 5 either.
+    /// so a tool that did not refuse could not end with 5 either. The snapshot is there for `promote`, which
+    /// refuses to begin without it.
     fn lay_out(&self, consumer: &Consumer) -> tempfile::TempDir {
         let place = folder();
         let evidence = place.path().join("evidence");
@@ -110,6 +120,11 @@ impl Finished {
         std::fs::write(place.path().join("shop.tar"), b"what is released").unwrap();
         for name in consumer.given {
             std::fs::write(evidence.join(name), &self.documents[*name]).unwrap();
+        }
+        for (path, bytes) in self.store.iter().filter(|_| consumer.words[0] == "promote") {
+            let path = place.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
         }
         place
     }
@@ -289,7 +304,7 @@ fn an_untouched_chain_is_not_refused() {
         let place = finished.lay_out(consumer);
         let mut command = tool(consumer.words[0], place.path());
         command.args(&consumer.words[1..]).args(["--environment", "production"]);
-        command.env("TRAPKEY_PASSPHRASE", "one of the test");
+        command.env("TRAPKEY_PASSPHRASE", "m4nta-of-the-store");
         let ended = run(command.env("DATABASE_URL", "postgres://shop@127.0.0.1:1/none"));
         assert_eq!(ended.code, code, "{:?}: {}", consumer.words, ended.stderr);
     }

@@ -11,13 +11,13 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
 
 /// A listener whose connections go to a handler, until it is dropped.
-pub(super) struct Server {
-    pub(super) port: u16,
+pub(crate) struct Server {
+    pub(crate) port: u16,
     over: Arc<AtomicBool>,
 }
 
 impl Server {
-    pub(super) fn start(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let over = Arc::new(AtomicBool::new(false));
@@ -43,15 +43,15 @@ impl Drop for Server {
 }
 
 /// A request as the handler of [`http`] gets it.
-pub(super) struct Request {
-    pub(super) method: String,
-    pub(super) path: String,
-    pub(super) headers: String,
-    pub(super) body: String,
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) headers: String,
+    pub(crate) body: String,
 }
 
 /// An HTTP server: the handler gives the status, header lines and the body.
-pub(super) fn http(
+pub(crate) fn http(
     answer: impl Fn(&Request) -> (u16, Vec<String>, String) + Send + Sync + 'static,
 ) -> Server {
     Server::start(move |stream| {
@@ -89,7 +89,7 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
 }
 
 /// A server that takes connections and never says a word.
-pub(super) fn silent() -> Server {
+pub(crate) fn silent() -> Server {
     Server::start(|stream| {
         let mut sink = Vec::new();
         let mut stream = stream;
@@ -98,24 +98,24 @@ pub(super) fn silent() -> Server {
 }
 
 /// An authority of our own.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "Trapkey test authority");
         Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
     }
 
-    pub(super) fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         self.issuer.pem()
     }
 
     /// A certificate for a name, in force from one year to another, and its key; both PEM.
-    pub(super) fn issue(&self, name: &str, years: (i32, i32)) -> (String, String) {
+    pub(crate) fn issue(&self, name: &str, years: (i32, i32)) -> (String, String) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
         params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
@@ -126,7 +126,7 @@ impl Authority {
 }
 
 /// A TLS server with a certificate, speaking the given versions.
-pub(super) fn tls(
+pub(crate) fn tls(
     (certificate, key): &(String, String),
     versions: &[&'static SupportedProtocolVersion],
 ) -> Server {
@@ -165,13 +165,13 @@ pub(super) fn tls(
 }
 
 /// OpenSSL's server, which still speaks TLS 1.0 and 1.1.
-pub(super) struct OpenSsl {
-    pub(super) port: u16,
+pub(crate) struct OpenSsl {
+    pub(crate) port: u16,
     server: Child,
 }
 
 impl OpenSsl {
-    pub(super) fn start(folder: &std::path::Path, (certificate, key): &(String, String)) -> Self {
+    pub(crate) fn start(folder: &std::path::Path, (certificate, key): &(String, String)) -> Self {
         let (chain, private) = (folder.join("old.pem"), folder.join("old.key"));
         std::fs::write(&chain, certificate).unwrap();
         std::fs::write(&private, key).unwrap();

@@ -164,12 +164,27 @@ pub trait Backend: Send + Sync + fmt::Debug {
 ///
 /// Errors (2): a scheme that is not known, an address that is not understood, a missing variable.
 pub fn backend_at(place: &str, at: &Path) -> Result<Arc<dyn Backend>, Fault> {
+    backend(place, at, None)
+}
+
+/// The same for a short look: a call that is not answered is given up after about `endurance`.
+///
+/// Errors: as [`backend_at`].
+pub fn backend_to_look_at(place: &str, at: &Path, endurance: Duration) -> Result<Arc<dyn Backend>, Fault> {
+    backend(place, at, Some(endurance))
+}
+
+fn backend(place: &str, at: &Path, endurance: Option<Duration>) -> Result<Arc<dyn Backend>, Fault> {
     match place.split_once("://") {
         None => Ok(Arc::new(Local::new(at))),
         Some(("s3", inside)) => {
             let cache = cache_from(|name| std::env::var(name).ok())?;
-            let store = Arc::new(S3::new(inside, &Access::from_environment()?)?);
-            Ok(Arc::new(Cached::new(store, cache)))
+            let store = S3::new(inside, &Access::from_environment()?)?;
+            let store = match endurance {
+                Some(endurance) => store.enduring(endurance),
+                None => store,
+            };
+            Ok(Arc::new(Cached::new(Arc::new(store), cache)))
         }
         Some((scheme, _)) => Err(Fault::usage(format!("stores of the kind `{scheme}://` are not known"))
             .place(crate::redact::redact(place))

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::machine::State;
+use super::live::{front_door, twins};
+use super::machine::{Course, State};
 use super::record::{Markers, Record, course_of, steps_of, strategy_word};
-use super::shift::{DATA_PLANE_LAG, Entry};
+use super::shift::Entry;
 use super::way_back;
 use crate::checks;
 use crate::evidence::{Need, Outcome, PreflightBody, Promotion, RouterRecord, SideRecord, SnapshotBody};
@@ -16,7 +17,7 @@ use crate::metrics::probe::{Connection, once};
 use crate::metrics::{self, Gives};
 use crate::plan::{JudgeKind, Loaded, MetricSpec, Promote, Side as SidePlan, Trigger};
 use crate::redact::redact;
-use crate::routers::{self, Before, By, Router, Side, same_share};
+use crate::routers::{self, Before, By, Live, Router, Side, same_share};
 use crate::units::{Share, Span, show_share};
 use crate::world::http::{Client, join};
 use crate::{world, yaml};
@@ -37,7 +38,8 @@ pub(super) fn validate(job: &Job) -> Result<(), Fault> {
     let plan = section(job)?;
     judged(plan, &job.loaded)?;
     checks::prepare(&plan.preview, &job.loaded)?;
-    entry(job).map(drop)
+    entry(job)?;
+    twins::apart(&plan.sides, &job.loaded)
 }
 
 /// Opens the plan's metric sources and looks whether every trigger can be judged. Touches nothing.
@@ -246,7 +248,8 @@ pub(super) fn router(job: &Job) -> Result<Box<dyn Router>, Fault> {
 
 /// A first record: everything was looked at, nothing was moved.
 ///
-/// Errors: the router cannot do this plan (2) or cannot be reached (4); green already has traffic (5).
+/// Errors: the router cannot do this plan (2) or cannot be reached (4); green already has traffic, or the
+/// snapshot of the evidence is not in its store (5); blue is not healthy (1).
 pub(super) fn record(
     job: &Job,
     needs: Vec<Need>,
@@ -256,34 +259,18 @@ pub(super) fn record(
 ) -> Result<Record, Fault> {
     let plan = section(job)?;
     let course = course_of(plan);
+    way_back::is_there(job, &needs)?;
     router.check()?;
     let before = router.before(known)?;
     router.remember(&before);
-    for step in &course.steps {
-        routers::representable(router, step.weight)?;
-    }
+    steps_fit(router, &course)?;
     let live = router.read()?;
-    if !same_share(live.green, 0.0) {
-        return Err(Fault::refused(format!("green already has {} of the traffic", show_share(live.green)))
-            .place(plan.router.target.shown.clone())
-            .cause(&live.raw)
-            .help("a release begins with everything on blue: are the sides swapped, or does something else steer this router?"));
-    }
-    let seen = look_at(&plan.sides.blue, plan, Duration::ZERO, false);
-    if let Err(seen) = &seen {
-        return Err(Fault::closed("blue, the side that serves now, is not healthy")
-            .place(redact(&plan.sides.blue.url.shown))
-            .cause(seen)
-            .help("a release needs a way back: mend blue first"));
-    }
+    all_on_blue(&live, plan)?;
+    router_serves_blue(&live, plan)?;
+    blue_is_healthy(plan)?;
+    twins::apart_by_address(&plan.sides, &job.loaded)?;
     let markers = Markers { blue: Some(marker(Side::Blue, &plan.sides.blue, plan)?), green: None };
-    let probed = entry(job)?.probe(&markers, Instant::now() + DATA_PLANE_LAG);
-    if probed.blue < probed.requests {
-        return Err(Fault::infrastructure("requests through the router do not all reach blue")
-            .place(entry(job)?.url)
-            .cause(format!("of {} blue answered {}", probed.requests, probed.blue))
-            .help("is this the address that the router serves, and does it send the release header on?"));
-    }
+    front_door::reaches_blue(&entry(job)?, &markers, plan)?;
     Ok(Record {
         id: Some(format!("{:016x}", world::unique())),
         release: job.release.clone(),
@@ -332,6 +319,55 @@ pub(super) fn record(
         },
         markers,
         course,
+    })
+}
+
+/// Refuses (2) steps that the router cannot represent.
+pub(super) fn steps_fit(router: &dyn Router, course: &Course) -> Result<(), Fault> {
+    course.steps.iter().try_for_each(|step| routers::representable(router, step.weight).map(drop))
+}
+
+/// Whether a release can begin from what is live.
+///
+/// Errors: green has traffic already (5); something that is on neither side gets users (2).
+pub(super) fn all_on_blue(live: &Live, plan: &Promote) -> Result<(), Fault> {
+    if !same_share(live.green, 0.0) {
+        return Err(Fault::refused(format!("green already has {} of the traffic", show_share(live.green)))
+            .place(plan.router.target.shown.clone())
+            .cause(&live.raw)
+            .help("a release begins with everything on blue: are the sides swapped, or does something else steer this router?"));
+    }
+    if live.strangers.is_empty() {
+        return Ok(());
+    }
+    Err(Fault::usage("the router sends users to servers that are on neither side")
+        .place(plan.router.target.shown.clone())
+        .cause(live.strangers.join("; "))
+        .help("name them on a side in `promote.router.with`, or take them out of service: the weights are no shares otherwise"))
+}
+
+/// The least share of a side's servers that must be up, where the plan does not say.
+const MIN_UP: f64 = 0.5;
+
+/// Refuses (1) a blue that the router itself holds for down: it is where a rollback goes.
+pub(super) fn router_serves_blue(live: &Live, plan: &Promote) -> Result<(), Fault> {
+    let min_up = plan.min_up.map_or(MIN_UP, |share| share.0);
+    match live.side(Side::Blue).and_then(|blue| blue.cannot_serve(min_up)) {
+        None => Ok(()),
+        Some(why) => Err(Fault::closed("blue, the side that serves now, is not healthy")
+            .place(plan.router.target.shown.clone())
+            .cause(why)
+            .help("a rollback needs blue: mend its servers, or the router's health checks of them, first")),
+    }
+}
+
+/// Refuses (1) a blue that is not healthy by its own address.
+pub(super) fn blue_is_healthy(plan: &Promote) -> Result<String, Fault> {
+    look_at(&plan.sides.blue, plan, Duration::ZERO, false).map_err(|seen| {
+        Fault::closed("blue, the side that serves now, is not healthy")
+            .place(redact(&plan.sides.blue.url.shown))
+            .cause(seen)
+            .help("a release needs a way back: mend blue first")
     })
 }
 

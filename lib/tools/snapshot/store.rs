@@ -15,6 +15,20 @@ use crate::world::{self, signal};
 /// How often a store is tried to be made, while others make it.
 const TRIES: u32 = 6;
 
+/// How long a store that does not answer is waited for by who only looks.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What is found at the place of a store when nobody wants to change it.
+#[derive(Debug)]
+pub(in crate::tools) enum Seen {
+    /// No store, and nothing else in its place.
+    Nothing,
+    /// A store that this job has no passphrase for.
+    Closed(Arc<dyn Backend>),
+    /// A store that was opened.
+    Open(Box<Repository>),
+}
+
 /// Where a store is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -82,6 +96,24 @@ impl Place {
                 .place(&self.shown)
                 .help("set TRAPKEY_PASSPHRASE, TRAPKEY_PASSPHRASE_FILE or TRAPKEY_PASSPHRASE_COMMAND")
         })
+    }
+
+    /// Looks what is there, and opens it where this job has the passphrase. Writes nothing.
+    ///
+    /// Errors: 4 when it cannot be read; 5 for a wrong passphrase, or when something else lies there.
+    pub(in crate::tools) fn look(&self, none_needed: bool) -> Result<Seen, Fault> {
+        let passphrase = if none_needed { Some(passphrase::none_needed()?) } else { passphrase::given()? };
+        let backend = backend::backend_to_look_at(&self.exact, Path::new(&self.exact), LOOK)?;
+        if backend.length(backend::Name::Config)?.is_none() {
+            return self.must_be_free().map(|()| Seen::Nothing);
+        }
+        let Some(passphrase) = passphrase else { return Ok(Seen::Closed(backend)) };
+        Repository::open(backend, &passphrase).map(|repository| Seen::Open(Box::new(repository)))
+    }
+
+    /// Refuses (2) a passphrase beside a plan that says that none is needed: `snapshot create` would, too.
+    pub(in crate::tools) fn is_not_contradicted(&self, none_needed: bool) -> Result<(), Fault> {
+        if none_needed && passphrase::given()?.is_some() { self.wanted(true).map(drop) } else { Ok(()) }
     }
 
     /// Opens the store of a plan, and makes it when there is none. Returns whether it was made.

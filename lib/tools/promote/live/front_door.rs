@@ -1,0 +1,283 @@
+//! The address where users' requests enter: who answers there, and what stands in the way.
+
+use std::time::{Duration, Instant};
+
+use super::super::record::Markers;
+use super::super::shift::Entry;
+use crate::fault::Fault;
+use crate::plan::Promote;
+use crate::redact::redact;
+use crate::units::show_duration;
+use crate::world::http::{Answer, Client, NoAnswer, Request};
+
+/// Whether requests through the router all reach blue; gives that in words.
+///
+/// Errors (4): they do not. What is there instead is named: a certificate that nobody trusts, a refused connection,
+/// a redirect, a login page, another release.
+pub(in crate::tools::promote) fn reaches_blue(
+    entry: &Entry,
+    markers: &Markers,
+    plan: &Promote,
+) -> Result<String, Fault> {
+    let blue = markers.blue.as_deref().unwrap_or_default();
+    let client = Client::new(plan.probe.timeout.map_or(Duration::from_secs(5), |t| t.0), 0);
+    let mut request = Request::get(&entry.url);
+    request.headers.push(("connection".into(), "close".into()));
+    let look = || wrong(&entry.url, &client.send(&request), &entry.header, blue);
+    let fault = |wrong: Wrong| {
+        Fault::infrastructure(wrong.what).place(entry.url.clone()).cause(wrong.cause).help(wrong.help)
+    };
+    // One first: where nothing answers, the others need not wait for the same.
+    if let Some(wrong) = look() {
+        return Err(fault(wrong));
+    }
+    let probed = entry.probe(markers, Instant::now() + PATIENCE);
+    if probed.blue >= probed.requests {
+        return Ok(format!("{} of {} requests were answered by blue, {blue}", probed.blue, probed.requests));
+    }
+    let others = (0..LOOKS).find_map(|_| look()).map(|wrong| format!("; one more: {}", wrong.cause));
+    Err(fault(Wrong::new(
+        "requests through the router do not all reach blue",
+        format!(
+            "of {} requests blue answered {}, nobody known {} within {}{}",
+            probed.requests,
+            probed.blue,
+            probed.requests - probed.blue,
+            show_duration(PATIENCE.as_secs_f64()),
+            others.unwrap_or_default()
+        ),
+        "is this the address that the router serves, and does it send the release header on?",
+    )))
+}
+
+/// How long the requests together may take: longer than after a shift, for nothing waits for it.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often it is tried to meet once more what answered in blue's place.
+const LOOKS: usize = 20;
+
+/// What is wrong with an answer.
+#[derive(Debug)]
+struct Wrong {
+    what: String,
+    cause: String,
+    help: String,
+}
+
+impl Wrong {
+    fn new(what: impl Into<String>, cause: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { what: what.into(), cause: cause.into(), help: help.into() }
+    }
+}
+
+/// What is wrong with the answer to one request at `url`; none where blue signed it.
+fn wrong(url: &str, answer: &Result<Answer, NoAnswer>, header: &str, blue: &str) -> Option<Wrong> {
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(none) => return Some(unanswered(url, none)),
+    };
+    match answer.header(header) {
+        Some(release) if release == blue => None,
+        Some(release) => Some(another(answer, release, blue)),
+        None => Some(unsigned(url, answer, header)),
+    }
+}
+
+/// No answer at all.
+fn unanswered(url: &str, none: &NoAnswer) -> Wrong {
+    let said = none.why.to_ascii_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    let secure = url.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"));
+    if none.timed_out {
+        return Wrong::new(
+            "the front door does not answer in time",
+            &none.why,
+            "check the address; a firewall that drops packets looks like this",
+        );
+    }
+    if says(&["connection refused"]) {
+        return Wrong::new(
+            "the front door refuses connections",
+            &none.why,
+            "check that the router runs and listens on this port (HAProxy: `bind`)",
+        );
+    }
+    if says(&["certificate", "unknownissuer", "notvalidforname"]) {
+        let help = if says(&["notvalidforname", "not valid for name"]) {
+            "use a name that the certificate has, in `promote.router.entry` or the environment's `url`"
+        } else if says(&["expired", "not valid yet", "notvalidyet"]) {
+            "renew the certificate, and look at this machine's clock"
+        } else {
+            "name the file with its authority in SSL_CERT_FILE, or give `promote.router.entry` an address of the \
+             router itself, such as http://127.0.0.1:8080"
+        };
+        return Wrong::new("the certificate of the front door is not trusted", &none.why, help);
+    }
+    if says(&["host not found", "failed to lookup", "name or service not known"]) {
+        return Wrong::new(
+            "the name of the front door is not known here",
+            &none.why,
+            "correct `promote.router.entry` or the environment's `url`, or let this machine resolve the name",
+        );
+    }
+    if secure && says(&["corrupt message", "invalidcontenttype", "tls", "unexpected eof"]) {
+        return Wrong::new(
+            "what answers at the front door does not speak TLS",
+            &none.why,
+            "write http:// instead of https:// if the router listens without TLS on this port",
+        );
+    }
+    Wrong::new(
+        "the front door gives no answer that HTTP knows",
+        &none.why,
+        "check scheme and port; a listener for HTTPS answers plain HTTP like this",
+    )
+}
+
+/// An answer of another release than blue's.
+fn another(answer: &Answer, release: &str, blue: &str) -> Wrong {
+    let cached = ["age", "x-cache", "cf-cache-status"].iter().any(|name| answer.header(name).is_some());
+    let help = if cached {
+        "the answer comes out of a cache: give `promote.router.entry` an address behind it"
+    } else {
+        "check that blue is the side that serves now, and that nothing else moves traffic"
+    };
+    Wrong::new(
+        "another release than blue's answers at the front door",
+        format!("it says that it is `{}`, and blue says `{}`", plain(release), plain(blue)),
+        help,
+    )
+}
+
+/// An answer that does not say which release made it.
+fn unsigned(url: &str, answer: &Answer, header: &str) -> Wrong {
+    const PAST: &str = "give `promote.router.entry` an address of the router itself, or `promote.probe.path` a path that needs no login";
+    let status = answer.status;
+    let cause = format!("it answered {status}, without the header `{header}`");
+    if let Some(location) = answer.header("location").filter(|_| (300..400).contains(&status)) {
+        let location = plain(location.split(['?', '#']).next().unwrap_or_default());
+        if leads_to_a_login(&location) {
+            return Wrong::new(
+                "the front door leads to a login page",
+                format!("{cause}, and sends to {location}"),
+                PAST,
+            );
+        }
+        let secured = url.starts_with("http://") && location.starts_with("https://");
+        let help = if secured {
+            "give `promote.router.entry` (or the environment's `url`) the https:// address: no redirect is followed"
+        } else {
+            "give `promote.router.entry` or `promote.probe.path` what the service itself answers: no redirect is followed"
+        };
+        return Wrong::new(format!("the front door redirects to {location}"), cause, help);
+    }
+    if matches!(status, 401 | 403 | 407) || answer.header("www-authenticate").is_some() {
+        return Wrong::new("the front door asks for a login", cause, PAST);
+    }
+    if is_a_login_page(answer) {
+        return Wrong::new(
+            "the front door answers with a login page",
+            format!("{cause}, and the page asks for a password"),
+            PAST,
+        );
+    }
+    if status >= 500 {
+        return Wrong::new(
+            format!("the front door answers {status}"),
+            cause,
+            "if the router itself answers so, none of the backend's servers takes requests: look at its health checks",
+        );
+    }
+    if status == 404 {
+        return Wrong::new(
+            "the front door answers 404",
+            cause,
+            "check host name and `promote.probe.path`: another site of the same router may be answering",
+        );
+    }
+    Wrong::new(
+        "the front door does not say which release answered",
+        cause,
+        "let the service send that header, and everything in between pass it on; `promote.probe.header` names another one",
+    )
+}
+
+/// Whether a redirect goes to where people log in.
+fn leads_to_a_login(location: &str) -> bool {
+    let location = location.to_ascii_lowercase();
+    ["login", "log-in", "signin", "sign-in", "sso", "oauth", "saml", "authorize", "auth/", "accounts."]
+        .iter()
+        .any(|word| location.contains(word))
+}
+
+fn is_a_login_page(answer: &Answer) -> bool {
+    let page = String::from_utf8_lossy(&answer.body).to_ascii_lowercase();
+    let password = ["type=\"password\"", "type='password'", "type=password"];
+    page.contains("<input") && password.iter().any(|field| page.contains(field))
+}
+
+/// What came from outside, as a part of one line.
+fn plain(text: &str) -> String {
+    let text: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
+    redact(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Answer {
+        let headers = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Answer { status, headers, body: body.into(), latency: Duration::ZERO }
+    }
+
+    fn none(why: &str) -> Result<Answer, NoAnswer> {
+        Err(NoAnswer { why: why.into(), timed_out: false, after: Duration::ZERO })
+    }
+
+    fn what(url: &str, answer: &Result<Answer, NoAnswer>) -> String {
+        let wrong = wrong(url, answer, "x-release", "1.0").unwrap();
+        assert!(!wrong.help.is_empty() && !wrong.cause.is_empty(), "{wrong:?}");
+        wrong.what
+    }
+
+    #[test]
+    fn what_stands_at_the_front_door_is_named_as_what_it_is() {
+        let http = "http://shop.example.com/";
+        assert!(wrong(http, &Ok(answer(200, &[("x-release", "1.0")], "")), "x-release", "1.0").is_none());
+        for (seen, named) in [
+            (Ok(answer(200, &[("x-release", "1.1")], "")), "another release than blue's"),
+            (
+                Ok(answer(301, &[("location", "https://shop.example.com/?t=1")], "")),
+                "redirects to https://shop.example.com/",
+            ),
+            (Ok(answer(302, &[("location", "https://sso.example.com/x")], "")), "leads to a login page"),
+            (Ok(answer(302, &[("location", "/users/sign-in")], "")), "leads to a login page"),
+            (Ok(answer(401, &[], "")), "asks for a login"),
+            (
+                Ok(answer(200, &[], "<form><input name=p TYPE=\"password\"></form>")),
+                "answers with a login page",
+            ),
+            (Ok(answer(503, &[], "No server is available")), "answers 503"),
+            (Ok(answer(404, &[], "")), "answers 404"),
+            (Ok(answer(200, &[], "hello")), "does not say which release answered"),
+            (none("io: Connection refused (os error 111)"), "refuses connections"),
+            (none("host not found"), "is not known here"),
+            (none("protocol: http parse fail"), "no answer that HTTP knows"),
+        ] {
+            assert!(what(http, &seen).contains(named), "{named}: {}", what(http, &seen));
+        }
+        let https = "https://shop.example.com/";
+        let untrusted = what(https, &none("io: invalid peer certificate: UnknownIssuer"));
+        assert_eq!(untrusted, "the certificate of the front door is not trusted");
+        assert!(
+            what(https, &none("io: received corrupt message of type InvalidContentType")).contains("TLS")
+        );
+    }
+
+    #[test]
+    fn the_secret_of_a_redirect_is_not_repeated() {
+        let seen = Ok(answer(302, &[("location", "https://a.example/x?token=s3cr3t#s3cr3t")], ""));
+        let wrong = wrong("http://shop/", &seen, "x-release", "1.0").unwrap();
+        assert!(!format!("{wrong:?}").contains("s3cr3t"), "{wrong:?}");
+    }
+}
