@@ -817,22 +817,34 @@ pub struct Contact {
 }
 
 mod judging;
+mod kept;
+
+pub use kept::{Kept, Known, Part, Sketch};
 
 pub use judging::{
     Aggregate, AnomalySpec, Before, BurnRate, BurnWindow, CompareSpec, JudgeKind, JudgeSpec, LevelSpec,
     MetricSpec, MetricUnit, ScoreSpec, TrendSpec, Trigger, Undecided, VerifyMetric, Worse,
 };
 
-/// Where `${NAME}` finds its values: `--set` first, then the environment.
+/// Where `${NAME}` finds its values: `--set` first, then the environment. What a promotion keeps comes before both,
+/// or behind them.
 #[derive(Clone, Debug, Default)]
 pub struct PlanVariables {
     set: Arc<BTreeMap<String, String>>,
+    kept: Arc<BTreeMap<String, Option<String>>>,
+    kept_first: bool,
 }
 
 impl PlanVariables {
     /// Variables given with `--set`, in front of the environment.
     pub fn new(set: BTreeMap<String, String>) -> Self {
-        Self { set: Arc::new(set) }
+        Self { set: Arc::new(set), ..Self::default() }
+    }
+
+    /// The same with the values that a promotion keeps: `first` before all others, or only for what is not set.
+    #[must_use]
+    pub fn keeping(&self, kept: &Kept, first: bool) -> Self {
+        Self { set: Arc::clone(&self.set), kept: Arc::new(kept.variables.clone()), kept_first: first }
     }
 
     /// The same with further ones in front of all.
@@ -840,13 +852,18 @@ impl PlanVariables {
     pub fn with(&self, more: BTreeMap<String, String>) -> Self {
         let mut set = (*self.set).clone();
         set.extend(more);
-        Self::new(set)
+        Self { set: Arc::new(set), ..self.clone() }
     }
 }
 
 impl yaml::Variables for PlanVariables {
     fn get(&self, name: &str) -> Option<String> {
-        self.set.get(name).cloned().or_else(|| std::env::var(name).ok())
+        let kept = self.kept.get(name);
+        if let Some(value) = kept.filter(|_| self.kept_first) {
+            return value.clone();
+        }
+        let now = self.set.get(name).cloned().or_else(|| std::env::var(name).ok());
+        now.or_else(|| kept.cloned().flatten())
     }
 }
 
@@ -865,6 +882,10 @@ pub struct Loaded {
     pub source: String,
     /// Its variables.
     pub variables: PlanVariables,
+    /// How much of it was read.
+    pub part: Part,
+    /// Why `promote` was not read, where it is there and the call could do without.
+    pub without_promote: Option<Box<Fault>>,
 }
 
 /// The time that one attempt of a check may take.
@@ -884,12 +905,23 @@ impl Loaded {
         }
         let variables = PlanVariables::new(set);
         let plan = Self::parse(&source, &variables).map_err(|p| p.into_fault(&shown, &source))?;
-        let folder = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
-            _ => PathBuf::from("."),
-        };
+        let folder = folder_of(path);
         let reference = PlanRef { path: shown, sha256: sha256_hex(source.as_bytes()) };
-        Ok(Self { plan, path: path.to_path_buf(), folder, reference, source, variables })
+        Ok(Self {
+            plan,
+            path: path.to_path_buf(),
+            folder,
+            reference,
+            source,
+            variables,
+            part: Part::Whole,
+            without_promote: None,
+        })
+    }
+
+    /// What a promotion keeps of it.
+    pub fn keep(&self) -> Kept {
+        Kept::of(&self.source, &self.variables)
     }
 
     fn parse(source: &str, variables: &PlanVariables) -> Result<Plan, Problem> {
@@ -930,8 +962,16 @@ impl Loaded {
     }
 }
 
-/// Names that must be unique and numbers that must fit together.
-fn check_whole(plan: &Plan, root: &Node) -> Result<(), Problem> {
+/// The folder that the relative paths of a plan start from.
+pub fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// The format, and the names that every document bears.
+fn check_text(plan: &Plan, root: &Node) -> Result<(), Problem> {
     let place_of = |section: &str| root.get(section).map_or(root.place, |n| n.place);
     if plan.version != 1 {
         return Err(Problem::at(place_of("version"), format!("version {} is not known; 1 is", plan.version)));
@@ -941,6 +981,13 @@ fn check_whole(plan: &Plan, root: &Node) -> Result<(), Problem> {
             return Err(Problem::at(place_of(what), format!("`{what}` needs a name on one line")));
         }
     }
+    Ok(())
+}
+
+/// Names that must be unique and numbers that must fit together.
+fn check_whole(plan: &Plan, root: &Node) -> Result<(), Problem> {
+    let place_of = |section: &str| root.get(section).map_or(root.place, |n| n.place);
+    check_text(plan, root)?;
     for (section, checks) in [
         ("preflight", plan.preflight.as_ref().map(|p| &p.checks)),
         ("verify", plan.verify.as_ref().map(|v| &v.checks)),

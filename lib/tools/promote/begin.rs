@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::machine::State;
 use super::record::{Markers, Record, course_of, steps_of, strategy_word};
+use super::say::{self, KeptFlags};
 use super::shift::{DATA_PLANE_LAG, Entry};
 use super::way_back;
 use crate::checks;
@@ -24,6 +25,10 @@ use crate::{world, yaml};
 /// The promote section of the plan.
 pub(super) fn section(job: &Job) -> Result<&Promote, Fault> {
     job.loaded.plan.promote.as_ref().ok_or_else(|| {
+        // It is there, and cannot be read from here.
+        if let Some(why) = &job.loaded.without_promote {
+            return (**why).clone();
+        }
         Fault::usage("the plan has no `promote` section")
             .place(&job.loaded.reference.path)
             .help("`preflight init` writes a plan with one")
@@ -264,7 +269,11 @@ pub(super) fn record(
         return Err(Fault::refused(format!("green already has {} of the traffic", show_share(live.green)))
             .place(plan.router.target.shown.clone())
             .cause(&live.raw)
-            .help("a release begins with everything on blue: are the sides swapped, or does something else steer this router?"));
+            .help(format!(
+                "a release begins with everything on blue. Where the release before serves from green, change the names of the \
+                 sides over; what the last promotion left: {}",
+                say::command(job, "status")
+            )));
     }
     let seen = look_at(&plan.sides.blue, plan, Duration::ZERO, false);
     if let Err(seen) = &seen {
@@ -285,6 +294,8 @@ pub(super) fn record(
         id: Some(format!("{:016x}", world::unique())),
         release: job.release.clone(),
         plan: job.loaded.reference.clone(),
+        kept: Some(job.loaded.keep()),
+        kept_flags: Some(KeptFlags::of(&job.call)),
         snapshot: way_back::of_evidence(job, &needs),
         served_before: None,
         needs,

@@ -382,7 +382,7 @@ fn under_way(job: &Job) -> Result<Record, Fault> {
     let record = newest(job)?.ok_or_else(|| nothing(job))?;
     orders::same_service(job, &record)?;
     if record.state.finished() || record.state.serves() {
-        return Err(orders::finished(&record));
+        return Err(orders::finished(job, &record));
     }
     Ok(record)
 }
