@@ -219,11 +219,13 @@ fn main() -> ExitCode {
         Command::Rollback(Why { reason }) => {
             cli::gate_on::<PromoteBody>(promote::open, &shared, TOOL, |job| promote::rollback(job, reason))
         }
-        Command::Approve { role, key, step, reason, expires_in } => cli::order(&shared, TOOL, |job| {
-            let asked =
-                Approve { role: &role, step, key: key.as_deref(), reason: reason.clone(), expires_in };
-            promote::approve(job, asked)
-        }),
+        Command::Approve { role, key, step, reason, expires_in } => {
+            cli::order_on(promote::approve_step, &shared, TOOL, |job| {
+                let asked =
+                    Approve { role: &role, step, key: key.as_deref(), reason: reason.clone(), expires_in };
+                promote::approve(job, asked)
+            })
+        }
         Command::Undo(Why { reason }) => {
             cli::gate_on::<PromoteBody>(promote::open, &shared, TOOL, |job| promote::undo(job, reason))
         }
@@ -233,7 +235,7 @@ fn main() -> ExitCode {
         Command::Plan { on: None } => cli::order(&shared, TOOL, promote::plan),
         Command::Plan { on: Some(file) } => cli::order(&shared, TOOL, |job| promote::foresee(job, &file)),
         Command::Replay => cli::order_on(promote::judge, &shared, TOOL, promote::replay),
-        Command::Flag(flag) => cli::order(&shared, TOOL, |job| match flag {
+        Command::Flag(flag) => cli::order_on(promote::open, &shared, TOOL, |job| match flag {
             Flag::Set(set) => flags::set(job, &set.name, &set.change()),
             Flag::List => flags::list(job),
             Flag::Eval { name, user, group, exit_code } => {

@@ -43,7 +43,7 @@ use crate::world::{self, ci, signal};
 
 pub use approve::{Approve, approve};
 pub(super) use begin::judged;
-pub use by_state::{begin_or_go_on, go_on, judge, open};
+pub use by_state::{approve_step, begin_or_go_on, go_on, judge, open};
 use drive::Driver;
 pub use drive::Mode;
 pub use foresee::foresee;
@@ -152,23 +152,33 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
 
 /// The last line of a job that was asked to stop: who watches now, what users get, and what goes on or back.
 fn tell_who_watches(job: &Job, record: &Record, mode: Mode) {
-    if record.state.finished() || record.state.serves() || matches!(record.state, State::Frozen { .. }) {
-        return;
-    }
     let green = match well::live(job) {
         Ok(live) => format!("the router gives green {}", show_share(live.green)),
         Err(why) => format!("what the router gives green is not known ({why})"),
     };
-    let on = if mode == Mode::Hold { "run" } else { "step" };
-    job.talk().line(
-        Mark::Warn,
-        &format!(
-            "asked to stop: nobody watches {} now; {green}; this goes on: {}; this goes back: {}",
-            name_release(&record.release),
-            say::command(job, on),
-            say::command(job, "abort")
+    let (name, say) = (name_release(&record.release), |verb: &str| say::command(job, verb));
+    let over = match &record.state {
+        State::RolledBack { .. } => Some((format!("{name} is rolled back"), say("status"))),
+        State::Promoted => Some((format!("{name} is promoted"), say("status"))),
+        _ => None,
+    };
+    let line = match (over, &record.state) {
+        (Some((over, look)), _) => {
+            format!("{over}, and nobody needs to watch it; {green}; this looks: {look}")
+        }
+        (None, State::Frozen { .. }) => format!(
+            "nobody watches {name} now, and it stands still; {green}; this tries again to go back: {}; this says what can \
+             be done: {}",
+            say("abort"),
+            say("status")
         ),
-    );
+        (None, state) => format!(
+            "nobody watches {name} now; {green}; this goes on: {}; this goes back: {}",
+            say(if mode == Mode::Hold && !state.serves() { "run" } else { "step" }),
+            say(if state.serves() { "undo" } else { "abort" })
+        ),
+    };
+    job.talk().line(Mark::Warn, &format!("asked to stop: {line}"));
 }
 
 /// Whether a record is about another release that is not over.

@@ -104,7 +104,7 @@ fn a_kept_old_side_can_be_gone_back_to_and_a_finished_release_stays_finished() {
     assert!(!stage.path().join("retired.txt").exists(), "it is kept for an hour");
     let refused = stage.promote(&["abort"]);
     assert_eq!(refused.code, 5);
-    assert!(refused.stderr.contains("`promote undo` goes back to it"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("goes back to it: promote undo --plan "), "{}", refused.stderr);
     let undone = stage.promote(&["undo", "--reason", "support is called"]);
     assert_eq!(undone.code, 1, "{}", undone.stderr);
     stage.assert_all_blue();
@@ -290,7 +290,8 @@ fn a_step_waits_for_its_approval_and_only_the_right_key_opens_it() {
     // Also a call that finds nothing new says what it waits for, and when to look again.
     let again = promote(&["step"]);
     assert!(again.stderr.contains("; step 2 (50 % on green) waits for the approval"), "{}", again.stderr);
-    assert!(again.stderr.contains("`promote step` is due at 20"), "{}", again.stderr);
+    let step = "`promote step --plan release.yaml --environment production --trust trust --sign-key ci.key` is due at 20";
+    assert!(again.stderr.contains(step), "{}", again.stderr);
     assert!(
         stage.promotion()["waits_for"].as_str().unwrap().contains("waits for the approval of product_owner"),
         "{}",

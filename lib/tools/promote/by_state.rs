@@ -57,6 +57,11 @@ impl Scene {
         PlanVariables::new(self.call.set.clone())
     }
 
+    /// Whether the plan is there, and all of its variables are set now.
+    fn is_whole(&self) -> bool {
+        self.sketch.as_ref().is_ok_and(|sketch| sketch.is_whole(&self.now()))
+    }
+
     /// What `${NAME}` means; what is kept comes first, or only where nothing is set.
     fn variables(&self, kept_first: bool) -> PlanVariables {
         let now = self.now();
@@ -172,11 +177,24 @@ fn warn_of_changes(scene: &Scene) {
 ///
 /// Errors: those of [`Job::open`]; a variable that it keeps no value of is not set (2).
 pub fn go_on(call: Call) -> Result<Job, Fault> {
-    let Ok(scene) = Scene::of(call.clone()) else { return Job::open(call) };
-    let Some(record) = &scene.record else { return Job::open(call) };
-    let whole = scene.sketch.as_ref().is_ok_and(|s| s.is_whole(&scene.now()));
-    let job = if whole { Job::open(call)? } else { scene.forward()? };
-    Ok(with_the_commit_of(job, record))
+    let mut job = approve_step(call)?;
+    job.release.artifacts = job::artifacts(&job.loaded)?;
+    let place = Store::open(&job.state_place(), &job.release.environment)?;
+    match place.load::<Record>()? {
+        Some(saved) => Ok(with_the_commit_of(job, &saved.record)),
+        None => Ok(job),
+    }
+}
+
+/// The same for whoever approves a step: the artifacts need not be here.
+///
+/// Errors: those of [`Job::open_without_artifacts`]; a variable that the state keeps no value of is not set (2).
+pub fn approve_step(call: Call) -> Result<Job, Fault> {
+    match Scene::of(call.clone()) {
+        Ok(scene) if scene.record.is_some() && !scene.is_whole() => scene.forward(),
+        // Where the state cannot be read, the plan says first what is wrong with it.
+        _ => Job::open_without_artifacts(call),
+    }
 }
 
 /// The commit is told by a CI system; whoever goes on elsewhere goes on with the same.
@@ -212,9 +230,7 @@ impl Scene {
         let loaded = sketch
             .part(Part::Promote, &self.environment, Some(self.known()), variables)
             .map_err(|fault| self.with_secrets_named(fault))?;
-        let mut job = Job::of(self.call(), loaded)?;
-        job.release.artifacts = job::artifacts(&job.loaded)?;
-        Ok(job)
+        Job::of(self.call(), loaded)
     }
 
     /// Says why the state has no value of a variable that is missing.

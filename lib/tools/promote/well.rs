@@ -1,5 +1,6 @@
 //! What the router and both sides really do now: read-only, and within seconds, for people who are about to act.
 
+use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::record::Record;
 use super::say;
 use crate::fault::Fault;
 use crate::job::Job;
-use crate::plan::{RouterSpec, Side as SidePlan};
+use crate::plan::{Loaded, RouterSpec, Side as SidePlan};
 use crate::routers::{self, Live, Side};
 use crate::units::Span;
 use crate::world::http::{Client, join};
@@ -104,31 +105,47 @@ fn health(url: &str, path: &str) -> Well {
 /// How all traffic gets to a side by hand: only to one that is well, whatever the record says.
 pub(super) fn by_hand(job: &Job, record: &Record) -> String {
     let live = live(job).ok();
-    lines(record, &Sides::look(job, live.as_ref()), || {
-        begin::router(job).map_or_else(|_| Vec::new(), |router| router.by_hand(Side::Green))
-    })
+    by_hand_to(job, record, &Sides::look(job, live.as_ref()))
 }
 
-/// The same of sides that were looked at. `green` gives the lines for the new side.
-pub(super) fn lines(record: &Record, sides: &Sides, green: impl FnOnce() -> Vec<String>) -> String {
+fn by_hand_to(job: &Job, record: &Record, sides: &Sides) -> String {
+    let lines_to = |side: Side| {
+        let folder = record.folder().map_or_else(|| say::whole(&job.loaded.folder), Path::to_path_buf);
+        let loaded = Loaded { folder, ..job.loaded.clone() };
+        let router = begin::section(job).and_then(|plan| routers::open(&plan.router, &loaded));
+        match router {
+            Ok(router) => router.by_hand(side),
+            // What the record has leads to blue.
+            Err(_) if side == Side::Blue => record.promotion.router.by_hand.clone(),
+            Err(_) => Vec::new(),
+        }
+    };
     let retired = record.promotion.hooks.iter().any(|h| h.hook == Hook::Retire.word());
+    lines(retired, sides, lines_to)
+}
+
+/// The way by hand to sides that were looked at. `lines_to` gives the lines for one of them.
+fn lines(retired: bool, sides: &Sides, lines_to: impl Fn(Side) -> Vec<String>) -> String {
     let first =
         if retired { "the retire hook ran: bring blue up again first, and look at its health; " } else { "" };
-    let blue = record.promotion.router.by_hand.join("\n");
+    let by_hand = |side: Side| lines_to(side).join("\n");
     match (&sides.blue, &sides.green) {
-        (Well::Yes, _) => format!("{first}blue is well now; all traffic goes back to it by hand:\n{blue}"),
+        (Well::Yes, _) => {
+            format!("{first}blue is well now; all traffic goes to it by hand:\n{}", by_hand(Side::Blue))
+        }
         (Well::Unknown(why), _) => format!(
             "{first}whether blue is well cannot be seen from here ({why}): look first whether it runs and is healthy, \
-             then go back by hand:\n{blue}"
+             then go back by hand:\n{}",
+            by_hand(Side::Blue)
         ),
         (Well::No(why), Well::Yes) => {
-            let green = green();
-            let by_hand = if green.is_empty() {
+            let green = by_hand(Side::Green);
+            let lines = if green.is_empty() {
                 String::new()
             } else {
-                format!("; all traffic goes to it by hand:\n{}", green.join("\n"))
+                format!("; all traffic goes to it by hand:\n{green}")
             };
-            format!("{first}blue is not well ({why}): send no users there. green is well{by_hand}")
+            format!("{first}blue is not well ({why}): send no users there. green is well{lines}")
         }
         (Well::No(blue), Well::No(green) | Well::Unknown(green)) => format!(
             "{first}neither side is well (blue: {blue}; green: {green}): no line is named that sends users to one. \
@@ -161,7 +178,36 @@ pub(super) fn ways_out(job: &Job, record: &Record, live: Option<&Live>) -> Vec<S
             say::command_with_reason(job, "accept")
         ));
     }
-    let green = || begin::router(job).map_or_else(|_| Vec::new(), |router| router.by_hand(Side::Green));
-    ways.push(format!("without Trapkey: {}", lines(record, &sides, green)));
+    ways.push(format!("without Trapkey: {}", by_hand_to(job, record, &sides)));
     ways
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_leads_to_a_side_that_is_not_well() {
+        let no = || Well::No("/health answered 503".into());
+        let unknown = || Well::Unknown("no address".into());
+        let to = |side: Side| vec![format!("to {}", side.word())];
+        let cases = [
+            (Well::Yes, Well::Yes, Some("to blue")),
+            (Well::Yes, no(), Some("to blue")),
+            (no(), Well::Yes, Some("to green")),
+            (no(), no(), None),
+            (no(), unknown(), None),
+            (unknown(), Well::Yes, Some("to blue")),
+        ];
+        for (blue, green, leads) in cases {
+            for retired in [false, true] {
+                let sides = Sides { blue: blue.clone(), green: green.clone() };
+                let text = lines(retired, &sides, to);
+                let led: Vec<&str> = text.lines().filter(|line| line.starts_with("to ")).collect();
+                assert_eq!(led, leads.into_iter().collect::<Vec<_>>(), "{sides:?}: {text}");
+                assert_eq!(text.contains("503"), blue == no(), "{text}");
+                assert_eq!(text.contains("the retire hook ran"), retired);
+            }
+        }
+    }
 }
