@@ -19,6 +19,8 @@ const SECTIONS: [&str; 6] = ["version", "service", "environments", "release", "d
 const FORWARD: [&str; 7] = ["metrics", "rollback_when", "judge", "preview", "calendar", "approvers", "steps"];
 /// What of `promote` a way back cannot do without.
 const BACK: [&str; 6] = ["router", "sides", "probe", "hooks", "drain", "strategy"];
+/// What of `promote` is run.
+const COMMANDS: &str = "hooks";
 /// What of `promote` judges nothing: addresses, commands, settings of those who are asked.
 const UNJUDGED: [&str; 6] = ["router", "sides", "probe", "hooks", "metrics", "preview"];
 /// The deepest nesting that is kept; state files are read with a limit of their own.
@@ -47,7 +49,11 @@ pub struct Kept {
     /// The names of those whose value is secret.
     #[serde(default)]
     pub secret: BTreeSet<String>,
-    /// What the way back needs of its text, variables by name.
+    /// The names of those that say where users go, and what is run.
+    #[serde(default)]
+    steering: BTreeSet<String>,
+    /// What the way back needs of its text, variables by name. No commands: whoever may write the state must not have one
+    /// run by those who go back.
     #[serde(default)]
     sections: Option<Text>,
 }
@@ -102,27 +108,25 @@ impl Kept {
                 }
             }
         });
+        let mut steering = BTreeSet::new();
         if let Some(promote) = node.get_mut("promote") {
             promote.retain(|key, _| !FORWARD.contains(&key));
+            promote.each_text(&mut |text| {
+                steering.extend(yaml::variables_in(text).into_iter().map(|(name, _)| name.to_owned()));
+            });
+            promote.retain(|key, _| key != COMMANDS);
         }
         let sections = (depth(&node) <= DEEPEST).then(|| Text::of(&node, ""));
-        Self { variables, secret, sections }
+        Self { variables, secret, steering, sections }
     }
 
     /// The names of variables that have another value now than then, where that value counts: those of `promote`.
     pub fn changed(&self, now: &PlanVariables) -> Vec<String> {
-        let Some(Text::Block(sections)) = &self.sections else { return Vec::new() };
-        let mut named = BTreeSet::new();
-        for (_, section) in sections.iter().filter(|(key, _)| key == "promote") {
-            section.each_text(&mut |text| {
-                named.extend(yaml::variables_in(text).into_iter().map(|(name, _)| name.to_owned()));
-            });
-        }
         let differs = |name: &String| match (self.variables.get(name), now.get(name)) {
             (Some(then), Some(now)) => then.as_ref() != Some(&now),
             _ => false,
         };
-        named.into_iter().filter(differs).collect()
+        self.steering.iter().filter(|name| differs(name)).cloned().collect()
     }
 
     /// The text that is kept, as a plan at `path`.
@@ -130,9 +134,13 @@ impl Kept {
     /// Errors: what is missing in it, in words.
     pub fn sketch(&self, path: &Path, reference: &PlanRef) -> Result<Sketch, String> {
         let sections = self.sections.as_ref().ok_or("the state keeps no text of the plan")?;
-        let node = sections.node("").map_err(|place| {
+        let mut node = sections.node("").map_err(|place| {
             format!("the state does not keep what stands at `{place}` in the plan, for it is secret")
         })?;
+        if let Some(promote) = node.get_mut("promote") {
+            // Whoever has put them there: it was not this program.
+            promote.retain(|key, _| key != COMMANDS);
+        }
         Ok(Sketch { path: path.to_path_buf(), source: String::new(), reference: reference.clone(), node })
     }
 }
@@ -177,15 +185,6 @@ impl Text {
             Self::Withheld => return Err(place.to_owned()),
         };
         Ok(Node { value, place: Place::default() })
-    }
-
-    fn each_text<'a>(&'a self, look: &mut dyn FnMut(&'a str)) {
-        match self {
-            Self::Plain(text) | Self::Quoted(text) => look(text),
-            Self::List(items) => items.iter().for_each(|item| item.each_text(look)),
-            Self::Block(entries) => entries.iter().for_each(|(_, text)| text.each_text(look)),
-            Self::Withheld => {}
-        }
     }
 }
 
@@ -420,11 +419,23 @@ mod tests {
             (promote.router.target.value.as_str(), promote.drain.map(|d| d.0.as_secs())),
             ("a.sock", Some(3))
         );
-        assert_eq!(promote.hooks.on_rollback[0].value, "./page");
-        assert!(promote.hooks.deploy.is_empty() && promote.metrics.is_empty());
+        assert!(promote.hooks.on_rollback.is_empty(), "no command is taken from the state");
+        assert!(promote.metrics.is_empty() && promote.rollback_when.is_empty());
         assert_eq!(loaded.plan.environments["production"].url.as_ref().unwrap().value, "http://entry");
         assert_eq!((loaded.plan.release.version.as_str(), loaded.part), ("1.1", Part::WayBack));
-        assert!(loaded.names_variable("VERSION") || loaded.source.is_empty());
+    }
+
+    #[test]
+    fn a_command_that_somebody_wrote_into_the_state_is_not_run() {
+        let text = serde_json::to_string(&kept(&[])).unwrap();
+        let planted = text.replacen(
+            "[\"drain\",",
+            "[\"hooks\",{\"block\":[[\"on_rollback\",{\"list\":[{\"plain\":\"./evil\"}]}]]}],[\"drain\",",
+            1,
+        );
+        assert_ne!(planted, text);
+        let loaded = back(&serde_json::from_str(&planted).unwrap()).unwrap();
+        assert!(loaded.plan.promote.unwrap().hooks.on_rollback.is_empty());
     }
 
     #[test]

@@ -152,7 +152,7 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
 
 /// The last line of a job that was asked to stop: who watches now, what users get, and what goes on or back.
 fn tell_who_watches(job: &Job, record: &Record, mode: Mode) {
-    let green = match well::live(job) {
+    let green = match well::live(job, record) {
         Ok(live) => format!("the router gives green {}", show_share(live.green)),
         Err(why) => format!("what the router gives green is not known ({why})"),
     };

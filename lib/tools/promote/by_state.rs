@@ -4,6 +4,7 @@
 //! What the promotion steers is what counts. Values that it keeps come before those that are set now; the plan's file
 //! counts as long as it names the same router and sides, and otherwise the text that the promotion keeps.
 
+use super::machine::Hook;
 use super::orders;
 use super::record::Record;
 use crate::evidence::{self, PromoteBody, Release, name_release};
@@ -79,11 +80,17 @@ impl Scene {
         Job::of(self.call(), loaded)
     }
 
-    /// The plan as the promotion keeps it.
-    fn of_then(&self) -> Result<Job, String> {
+    /// The plan as the promotion keeps it. Commands are those of the plan's file, where it can be read.
+    fn of_then(&self, present: Option<&Job>) -> Result<Job, String> {
         let (Some(record), Some(kept)) = (&self.record, self.kept()) else {
             return Err("the state keeps no plan".into());
         };
+        if !may_go_by_the_state(record) {
+            return Err(
+                "its router is steered by files or commands, and those are taken from a plan's file alone"
+                    .into(),
+            );
+        }
         let sketch = kept.sketch(&self.call.plan, &record.plan)?;
         let variables = self.variables(true);
         let mut loaded = sketch
@@ -92,6 +99,20 @@ impl Scene {
         if let Some(folder) = record.folder() {
             loaded.folder = folder.to_path_buf();
         }
+        let Some(promote) = &mut loaded.plan.promote else {
+            return Err("the state keeps no `promote`".into());
+        };
+        if promote.router.kind != record.promotion.router.kind {
+            return Err("the state is not of one mind about the router".into());
+        }
+        let hooks = present.and_then(|job| job.loaded.plan.promote.as_ref()).map(|p| p.hooks.clone());
+        if hooks.is_none() && record.course.hooks.contains(&Hook::OnRollback) {
+            self.call.talk.line(
+                Mark::Warn,
+                "the on_rollback hook is not run: a command is taken from the plan's file alone, never from the state",
+            );
+        }
+        promote.hooks = hooks.unwrap_or_default();
         Job::of(self.call(), loaded).map_err(|fault| fault.line())
     }
 
@@ -141,7 +162,7 @@ pub fn open(call: Call) -> Result<Job, Fault> {
         warn_of_changes(&scene);
         return present;
     };
-    match scene.of_then() {
+    match scene.of_then(present.as_ref().ok()) {
         Ok(then) if orders::steers_the_same(&then, record).is_ok() => {
             let line = format!("the plan that this promotion began with counts: {}", why_not.line());
             scene.call.talk.line(Mark::Warn, &line);
@@ -154,6 +175,12 @@ pub fn open(call: Call) -> Result<Job, Fault> {
             _ => scene.names_only(scene.with_secrets_named(why_not)),
         },
     }
+}
+
+/// Whether a way back may go by the text that the state keeps: whoever may write the state must not write files or run
+/// commands by those who go back.
+pub(super) fn may_go_by_the_state(record: &Record) -> bool {
+    record.kept.is_some() && ["haproxy", "caddy"].contains(&record.promotion.router.kind.as_str())
 }
 
 /// Names what is set to another value now than the promotion began with. The values may be secrets: they are not shown.

@@ -7,7 +7,7 @@ use super::begin;
 use super::drive::{Driver, Mode, called_off};
 use super::machine::Course;
 use super::record::{Record, course_of, phase, strategy_word};
-use super::{say, sight, store, take, well};
+use super::{by_state, say, sight, store, take, well};
 use crate::evidence::{Outcome, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
@@ -383,16 +383,16 @@ pub(super) fn same_router(job: &Job, record: &Record) -> Result<(), Fault> {
         if fault.exit != Exit::Refused || fault.help.is_some() {
             return fault;
         }
-        let back = if record.state.serves() { "undo" } else { "abort" };
-        let abort = format!("go back by what the state knows of it: {}", say::command(job, back));
-        match record.kept {
-            Some(_) => fault.help(abort),
-            // It was begun by a version that kept no plan.
-            None => fault.help(format!(
-                "go back under the plan that it began with; or {}",
-                well::by_hand(job, record)
-            )),
+        let back = say::command(job, if record.state.serves() { "undo" } else { "abort" });
+        if by_state::may_go_by_the_state(record) {
+            return fault.help(format!("go back by what the state knows of it: {back}"));
         }
+        // What it needs besides the state is in the plan's file alone.
+        fault.help(format!(
+            "bring back the plan that it began with, sha256 {}, and go back: {back}\n{}",
+            record.plan.sha256,
+            well::by_hand_of_then(record)
+        ))
     })
 }
 

@@ -87,11 +87,7 @@ pub fn status(job: &Job) -> Result<Exit, Fault> {
         return Ok(Exit::Pass);
     };
     let record = saved.record;
-    let live = if record.release.service == job.release.service {
-        well::live(job)
-    } else {
-        Err(format!("the promotion is of another service than this plan, {}", job.release.service))
-    };
+    let live = well::live(job, &record);
     let now = RouterNow::of(&record, &live);
     if job.call.json {
         print(&pretty(&Status { promotion: record.promotion, router_now: now })?)?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::begin;
 use super::machine::{Hook, State};
+use super::orders;
 use super::record::Record;
 use super::say;
 use crate::fault::Fault;
@@ -22,9 +23,10 @@ const MIN_UP: f64 = 0.5;
 
 /// Reads the live router: what it gives green, and what it says of the sides. Never sets anything.
 ///
-/// Errors: it cannot be reached from here, in words.
-pub(super) fn live(job: &Job) -> Result<Live, String> {
+/// Errors: it cannot be reached from here, or the plan names another one, in words.
+pub(super) fn live(job: &Job, record: &Record) -> Result<Live, String> {
     let said = |fault: Fault| fault.line();
+    orders::steers_the_same(job, record).map_err(said)?;
     let spec = &begin::section(job).map_err(said)?.router;
     let timeout = spec.timeout.map_or(LOOK, |span| span.0.min(LOOK));
     let spec = RouterSpec { timeout: Some(Span(timeout)), ..spec.clone() };
@@ -66,8 +68,8 @@ pub(super) struct Sides {
 
 impl Sides {
     /// Looks at both: their own health by their own address, and what the router says of them.
-    pub(super) fn look(job: &Job, live: Option<&Live>) -> Self {
-        let plan = match begin::section(job) {
+    pub(super) fn look(job: &Job, record: &Record, live: Option<&Live>) -> Self {
+        let plan = match orders::steers_the_same(job, record).and_then(|()| begin::section(job)) {
             Ok(plan) => plan,
             Err(fault) => {
                 let unknown = Well::Unknown(fault.line());
@@ -104,15 +106,24 @@ fn health(url: &str, path: &str) -> Well {
 
 /// How all traffic gets to a side by hand: only to one that is well, whatever the record says.
 pub(super) fn by_hand(job: &Job, record: &Record) -> String {
-    let live = live(job).ok();
-    by_hand_to(job, record, &Sides::look(job, live.as_ref()))
+    let live = live(job, record).ok();
+    by_hand_to(job, record, &Sides::look(job, record, live.as_ref()))
+}
+
+/// The same as the record has it, where neither the router nor the sides can be looked at under the plan at hand.
+pub(super) fn by_hand_of_then(record: &Record) -> String {
+    let unknown = || Well::Unknown("the plan names other ones".into());
+    let retired = record.promotion.hooks.iter().any(|h| h.hook == Hook::Retire.word());
+    lines(retired, &Sides { blue: unknown(), green: unknown() }, |_| record.promotion.router.by_hand.clone())
 }
 
 fn by_hand_to(job: &Job, record: &Record, sides: &Sides) -> String {
     let lines_to = |side: Side| {
         let folder = record.folder().map_or_else(|| say::whole(&job.loaded.folder), Path::to_path_buf);
         let loaded = Loaded { folder, ..job.loaded.clone() };
-        let router = begin::section(job).and_then(|plan| routers::open(&plan.router, &loaded));
+        let router = orders::steers_the_same(job, record)
+            .and_then(|()| begin::section(job))
+            .and_then(|plan| routers::open(&plan.router, &loaded));
         match router {
             Ok(router) => router.by_hand(side),
             // What the record has leads to blue.
@@ -157,7 +168,7 @@ fn lines(retired: bool, sides: &Sides, lines_to: impl Fn(Side) -> Vec<String>) -
 /// What people can do about a promotion that stands still.
 pub(super) fn ways_out(job: &Job, record: &Record, live: Option<&Live>) -> Vec<String> {
     let State::Frozen { .. } = record.state else { return Vec::new() };
-    let sides = Sides::look(job, live);
+    let sides = Sides::look(job, record, live);
     let says = |side: Side, well: &Well| match well {
         Well::Yes => format!("{} is well now", side.word()),
         Well::No(why) => format!("{} is not well: {why}", side.word()),

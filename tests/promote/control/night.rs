@@ -192,10 +192,13 @@ fn what_is_set_now_turns_no_way_back_round() {
     assert!(!aborted.stderr.contains("VERSION"), "it says nothing of the way back: {}", aborted.stderr);
 }
 
+/// What happens to a plan, and its name.
+type Harm = (&'static str, fn(&Stage));
+
 #[test]
 fn a_plan_that_was_changed_or_is_gone_is_not_in_the_way() {
     let elsewhere = folder();
-    let harms: [(&str, fn(&Stage)); 4] = [
+    let harms: [Harm; 4] = [
         ("another router", |stage| stage.edit("haproxy.sock", "other.sock")),
         ("a variable that nobody has set", |stage| {
             stage.edit("drain: 1s", "drain: 1s\n  lease: \"${NEW}\"\n  router_back_withinn: 1s");
@@ -316,4 +319,51 @@ fn an_abort_that_cannot_steer_from_here_is_left_for_the_job_that_can() {
     assert_eq!(job.wait_with_output().unwrap().status.code(), Some(1));
     let reason = json(&place.path().join("evidence/promote.json"))["promotion"]["reason"].clone();
     assert!(reason.as_str().unwrap().contains("night"), "{reason}");
+}
+
+#[test]
+fn no_command_comes_from_the_state() {
+    let elsewhere = folder();
+    // Another router in the plan's file: its hook is run. No file: none is, and that is told.
+    for gone in [false, true] {
+        let stage = Stage::new(LONG, "  hooks: {on_rollback: [sh, -c, \"echo paged >> paged.txt\"]}\n");
+        assert_eq!(stage.promote(&["start"]).code, 0);
+        assert!(!std::fs::read_to_string(stage.state()).unwrap().contains("paged.txt"));
+        if gone {
+            std::fs::remove_file(stage.path().join("release.yaml")).unwrap();
+        } else {
+            stage.edit("haproxy.sock", "other.sock");
+        }
+        let aborted = promote(&stage, elsewhere.path(), "abort");
+        assert_eq!(aborted.code, 1, "{}", aborted.stderr);
+        stage.assert_all_blue();
+        assert_eq!(aborted.stderr.contains("the on_rollback hook is not run"), gone, "{}", aborted.stderr);
+        assert_eq!(paged(&stage), if gone { "" } else { "paged\n" });
+    }
+    // A router that is steered by commands needs the plan's file.
+    let place = folder();
+    let (blue, green) = (Side::start("1.0"), Side::start("1.1"));
+    let real = router::start("command", place.path(), blue.port, green.port);
+    let text = plan(&real.router(blue.port, green.port), &blue, &green, LONG, "");
+    let file = place.path().join("release.yaml");
+    std::fs::write(&file, &text).unwrap();
+    assert_eq!(call("promote", place.path(), &["start"]).code, 0);
+    let held = real.held();
+    let line =
+        |command: &str| format!("promote {command} --plan {} --environment production", file.display());
+    for harm in [Some(text.replace("target: edge", "target: another")), None] {
+        match harm {
+            Some(other) => std::fs::write(&file, other).unwrap(),
+            None => std::fs::remove_file(&file).unwrap(),
+        }
+        let status = night(elsewhere.path(), &line("status"));
+        assert_eq!(status.code, 0, "{}", status.stderr);
+        assert!(status.stdout.contains("the router cannot be reached from here"), "{}", status.stdout);
+        let refused = night(elsewhere.path(), &line("abort"));
+        assert!([2, 5].contains(&refused.code), "{}", refused.stderr);
+        assert_eq!(real.held(), held);
+    }
+    std::fs::write(&file, &text).unwrap();
+    let aborted = night(elsewhere.path(), &line("abort"));
+    assert_eq!(aborted.code, 1, "{}", aborted.stderr);
 }
