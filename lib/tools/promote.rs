@@ -20,7 +20,7 @@ mod readers;
 mod record;
 mod replay;
 mod samples;
-mod say;
+pub(super) mod say;
 mod shift;
 mod sight;
 mod status;
@@ -143,9 +143,20 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
         }
     };
     driver.drive()?;
-    let exit = driver.conclude()?;
+    let exit = end(job, &mut driver)?;
     if signal::stop_asked() {
         tell_who_watches(job, driver.record(), mode);
+    }
+    Ok(exit)
+}
+
+/// Writes the document; of a release that stands still it also says where people see what they can do.
+fn end(job: &Job, driver: &mut Driver<'_>) -> Result<Exit, Fault> {
+    let exit = driver.conclude()?;
+    if let State::Frozen { .. } = driver.record().state {
+        let look = say::command(job, "status");
+        job.talk()
+            .line(Mark::Warn, &format!("this looks at both sides, and says what people can do: {look}"));
     }
     Ok(exit)
 }
@@ -204,7 +215,11 @@ fn supersede(job: &Job, lease: Lease, record: Record) -> Result<(Lease, Option<R
     Err(Fault::closed(format!("{} could not be rolled back", name_release(&record.release)))
         .place(job.state_place().display().to_string())
         .cause(record::phase(&record.state, &record.course))
-        .help(format!("{} was not begun; people must act first", name_release(&job.release))))
+        .help(format!(
+            "{} was not begun; people must act first: {}",
+            name_release(&job.release),
+            say::command(job, "status")
+        )))
 }
 
 /// A release that serves everything already: what is left is how long the old side is kept.

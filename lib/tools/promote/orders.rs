@@ -7,7 +7,7 @@ use super::begin;
 use super::drive::{Driver, Mode, called_off};
 use super::machine::Course;
 use super::record::{Record, course_of, phase, strategy_word};
-use super::{by_state, say, sight, store, take, well};
+use super::{by_state, end, say, sight, store, take, well};
 use crate::evidence::{Outcome, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
@@ -247,7 +247,7 @@ pub(super) fn call_off(job: &Job, record: &Record, asked: &Asked) -> Result<Exit
                 let router = begin::router(job)?;
                 let mut driver = Driver::new(job, Mode::Hold, router, lease, saved.record)?;
                 driver.call_off(called_off(asked))?;
-                return driver.conclude();
+                return end(job, &mut driver);
             }
             Err(held) if Instant::now() >= until || signal::stop_asked() => {
                 let working = held.cause.clone().filter(|_| left && held.exit == Exit::Refused);
@@ -323,7 +323,7 @@ pub fn undo(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
     };
     let mut driver = Driver::new(job, Mode::Hold, begin::router(job)?, lease, record)?;
     driver.undo(reason)?;
-    driver.conclude()
+    end(job, &mut driver)
 }
 
 /// What people do about a promotion that has not ended with everything on green.

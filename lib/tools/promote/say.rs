@@ -9,7 +9,7 @@ use crate::renderers::escape::shell_word;
 use crate::world;
 
 /// `promote VERB …` as it can be run from any folder of this machine, in a shell without any variable.
-pub(super) fn command(job: &Job, verb: &str) -> String {
+pub(in crate::tools) fn command(job: &Job, verb: &str) -> String {
     let call = &job.call;
     let state = call.state.as_deref().map(in_any_folder);
     let key = |path: &Option<PathBuf>| path.as_deref().map(in_any_folder);
@@ -27,7 +27,7 @@ pub(super) fn command(job: &Job, verb: &str) -> String {
 }
 
 /// The same with a reason to be filled in.
-pub(super) fn command_with_reason(job: &Job, verb: &str) -> String {
+pub(in crate::tools) fn command_with_reason(job: &Job, verb: &str) -> String {
     format!("{} --reason '…'", command(job, verb))
 }
 
