@@ -669,7 +669,7 @@ fn way_back(documents: &Documents) -> Option<WayBack> {
             ways.push(Way {
                 about: format!("Roll back now: all traffic returns to {old}."),
                 commands: format!("promote abort --plan {plan} --environment {place}{state}"),
-                note: None,
+                note: Some(where_to_run(&documents.plan.path)),
             });
         }
         if let (Outcome::Promoted, Some(until)) =
@@ -681,7 +681,7 @@ fn way_back(documents: &Documents) -> Option<WayBack> {
                     date(until)
                 ),
                 commands: format!("promote undo --plan {plan} --environment {place}{state}"),
-                note: None,
+                note: Some(where_to_run(&documents.plan.path)),
             });
         }
         if !promotion.router.by_hand.is_empty() && promotion.outcome != Outcome::RolledBack {
@@ -730,6 +730,16 @@ fn way_back(documents: &Documents) -> Option<WayBack> {
         });
     }
     (!ways.is_empty()).then_some(WayBack { ways })
+}
+
+/// Where such a command runs, and what it needs.
+fn where_to_run(plan: &str) -> String {
+    let place = if plan.starts_with('/') {
+        "It runs from any folder of the machine that the plan is on".to_owned()
+    } else {
+        format!("Run it in the folder in which the plan is {}", one_line(plan))
+    };
+    format!("{place}. It needs no variable of the plan but secret ones.")
 }
 
 /// The flags of commands that people are told, where the state and the evidence are not in their usual places.
