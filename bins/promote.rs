@@ -15,6 +15,35 @@ use trapkey::units::{Span, parse_share};
 
 const TOOL: &str = "promote";
 
+/// What people type who know other tools, and what it is called here.
+const OTHER_WORDS: &[(&[&str], &str)] = &[
+    (
+        &["cancel", "revert", "back", "roll-back", "rollout-undo", "recall", "restore", "downgrade"],
+        "`promote rollback` takes all traffic back: by `abort` while a release is under way, by `undo` after it",
+    ),
+    (
+        &["stop", "halt", "kill", "quit", "end", "terminate"],
+        "`promote abort` (or `rollback`) takes all traffic back; `promote pause` holds it where it is; to end a job, send it TERM",
+    ),
+    (
+        &["hold", "freeze", "suspend", "wait"],
+        "`promote pause` holds before the next step; it is still judged",
+    ),
+    (
+        &["unpause", "continue", "unfreeze", "thaw", "go"],
+        "`promote resume` lets a paused release go on; `promote step` looks and goes on",
+    ),
+    (&["next", "advance", "retry", "tick"], "`promote step` looks once, and goes on, waits or goes back"),
+    (
+        &["deploy", "promote", "release", "begin", "up"],
+        "`promote run` takes a release all the way; `promote start` begins it and leaves",
+    ),
+    (
+        &["state", "show", "get", "info", "list", "ps", "describe", "watch", "stat"],
+        "`promote status` says where it stands, and what the router does now",
+    ),
+];
+
 /// Move traffic to a new version, step by step, each step judged, and back when it must be.
 #[derive(Parser)]
 #[command(name = TOOL, version)]
@@ -33,18 +62,16 @@ enum Command {
     Start(Begin),
     /// Go on: look at the whole elapsed window, then move on, wait or go back
     Step,
-    /// Say where the newest promotion stands
+    /// Say where the newest promotion stands, and what the router does now; needs no variable of the plan
     Status,
-    /// Hold before the next step; it is still judged
+    /// Hold before the next step; it is still judged. Needs no variable of the plan
     Pause,
-    /// Let a paused promotion go on
+    /// Let a paused promotion go on; needs no variable of the plan
     Resume,
-    /// Call it off: all traffic to the old side
-    Abort {
-        /// Why; goes on record
-        #[arg(long, value_name = "TEXT")]
-        reason: Option<String>,
-    },
+    /// Call it off: all traffic to the old side; needs no variable of the plan
+    Abort(Why),
+    /// Go back, whichever way that is now: `abort` while a promotion is under way, `undo` after it
+    Rollback(Why),
     /// Close it as it stands: everything to green, whatever became of blue
     Accept {
         /// Why; goes on record
@@ -75,12 +102,8 @@ enum Command {
         #[arg(long, value_name = "DURATION")]
         expires_in: Option<Span>,
     },
-    /// Go back after a finished promotion, while the old side is kept
-    Undo {
-        /// Why; goes on record
-        #[arg(long, value_name = "TEXT")]
-        reason: Option<String>,
-    },
+    /// Go back after a finished promotion, while the old side is kept; needs no variable of the plan
+    Undo(Why),
     /// Print the steps and touch nothing
     Plan {
         /// What the triggers would have done on a recorded series: CSV, or the samples of a promotion
@@ -171,6 +194,13 @@ impl Set {
 }
 
 #[derive(Args)]
+struct Why {
+    /// Why; goes on record
+    #[arg(long, visible_alias = "why", value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+#[derive(Args)]
 struct Begin {
     /// Call another release that is under way off, roll it back, and begin this one
     #[arg(long, env = "TRAPKEY_SUPERSEDE", value_parser = BoolishValueParser::new())]
@@ -188,41 +218,46 @@ fn main() -> ExitCode {
     if let Some(done) = promote::gate_if_asked() {
         return done;
     }
-    cli::run(|Arguments { shared, command }| match command {
-        Command::Run(begin) => {
-            cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::run(job, begin.call(), Mode::Hold))
-        }
+    cli::run_knowing(OTHER_WORDS, |Arguments { shared, command }| match command {
+        Command::Run(begin) => cli::gate_on::<PromoteBody>(promote::begin_or_go_on, &shared, TOOL, |job| {
+            promote::run(job, begin.call(), Mode::Hold)
+        }),
         Command::Start(begin) => {
             cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::run(job, begin.call(), Mode::Once))
         }
-        Command::Step => {
-            cli::gate::<PromoteBody>(&shared, TOOL, |job| promote::run(job, Call::GoOn, Mode::Once))
+        Command::Step => cli::gate_on::<PromoteBody>(promote::go_on, &shared, TOOL, |job| {
+            promote::run(job, Call::GoOn, Mode::Once)
+        }),
+        Command::Abort(Why { reason }) => {
+            cli::gate_on::<PromoteBody>(promote::open, &shared, TOOL, |job| promote::abort(job, reason))
         }
-        Command::Abort { reason } => {
-            cli::recall::<PromoteBody>(&shared, TOOL, |job| promote::abort(job, reason))
+        Command::Rollback(Why { reason }) => {
+            cli::gate_on::<PromoteBody>(promote::open, &shared, TOOL, |job| promote::rollback(job, reason))
+        }
+        Command::Approve { role, key, step, reason, expires_in } => {
+            cli::order_on(promote::approve_step, &shared, TOOL, |job| {
+                let asked =
+                    Approve { role: &role, step, key: key.as_deref(), reason: reason.clone(), expires_in };
+                promote::approve(job, asked)
+            })
         }
         Command::Accept { reason } => {
-            cli::recall::<PromoteBody>(&shared, TOOL, |job| promote::accept(job, reason))
+            cli::gate_on::<PromoteBody>(promote::open, &shared, TOOL, |job| promote::accept(job, reason))
         }
         Command::Skip { reason } => {
-            cli::recall::<PromoteBody>(&shared, TOOL, |job| promote::skip(job, reason))
+            cli::gate_on::<PromoteBody>(promote::open, &shared, TOOL, |job| promote::skip(job, reason))
         }
-        Command::Approve { role, key, step, reason, expires_in } => cli::order(&shared, TOOL, |job| {
-            let asked =
-                Approve { role: &role, step, key: key.as_deref(), reason: reason.clone(), expires_in };
-            promote::approve(job, asked)
-        }),
-        Command::Undo { reason } => {
-            cli::recall::<PromoteBody>(&shared, TOOL, |job| promote::undo(job, reason))
+        Command::Undo(Why { reason }) => {
+            cli::gate_on::<PromoteBody>(promote::open, &shared, TOOL, |job| promote::undo(job, reason))
         }
-        Command::Status => cli::order(&shared, TOOL, promote::status),
-        Command::Pause => cli::order(&shared, TOOL, promote::pause),
-        Command::Resume => cli::order(&shared, TOOL, promote::resume),
+        Command::Status => cli::order_on(promote::open, &shared, TOOL, promote::status),
+        Command::Pause => cli::order_on(promote::open, &shared, TOOL, promote::pause),
+        Command::Resume => cli::order_on(promote::open, &shared, TOOL, promote::resume),
         Command::Plan { live: true, .. } => cli::aside(&shared, TOOL, promote::plan_live),
         Command::Plan { on: None, .. } => cli::order(&shared, TOOL, promote::plan),
         Command::Plan { on: Some(file), .. } => cli::order(&shared, TOOL, |job| promote::foresee(job, &file)),
-        Command::Replay => cli::order(&shared, TOOL, promote::replay),
-        Command::Flag(flag) => cli::order(&shared, TOOL, |job| match flag {
+        Command::Replay => cli::order_on(promote::judge, &shared, TOOL, promote::replay),
+        Command::Flag(flag) => cli::order_on(promote::open, &shared, TOOL, |job| match flag {
             Flag::Set(set) => flags::set(job, &set.name, &set.change()),
             Flag::List => flags::list(job),
             Flag::Eval { name, user, group, exit_code } => {

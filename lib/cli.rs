@@ -13,11 +13,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::{BoolishValueParser, Resettable};
+use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, Args, Command, Parser, ValueEnum};
 
 use crate::evidence::Body;
 use crate::fault::{Exit, Fault};
-use crate::job::{self, Call, Job};
+use crate::job::{self, Call, Job, KeyFiles};
 use crate::signature::{SigningKey, Trust};
 use crate::world::shell::SIGN_KEY_PEM;
 use crate::world::talk::{Color, Mark, Progress, Talk};
@@ -131,6 +132,7 @@ impl Shared {
             json: self.json,
             sign: None,
             trust: None,
+            keys: KeyFiles { sign: self.sign_key.clone(), trust: self.trust.clone() },
             talk: self.talk(),
             started_at: world::now(),
         })
@@ -149,6 +151,14 @@ impl Shared {
 
 /// Reads the arguments, runs the tool, shows its error, returns its exit code.
 pub fn run<A: Parser>(work: impl FnOnce(A) -> Result<Exit, Fault>) -> ExitCode {
+    run_knowing(&[], work)
+}
+
+/// The same with words that people type for commands of other names, and what they are told.
+pub fn run_knowing<A: Parser>(
+    words: &[(&[&str], &str)],
+    work: impl FnOnce(A) -> Result<Exit, Fault>,
+) -> ExitCode {
     signal::listen();
     let mut command = without_empty_variables(A::command());
     let parsed = command
@@ -157,6 +167,10 @@ pub fn run<A: Parser>(work: impl FnOnce(A) -> Result<Exit, Fault>) -> ExitCode {
     let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => {
+            if let Some(fault) = another_word(&error, words) {
+                Talk::new(false, Color::Auto).error(&fault.to_string());
+                return ExitCode::from(fault.exit.code());
+            }
             // Help and version are data on stdout, everything else is a wrong flag.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { Exit::Usage.code() } else { Exit::Pass.code() });
@@ -169,6 +183,13 @@ pub fn run<A: Parser>(work: impl FnOnce(A) -> Result<Exit, Fault>) -> ExitCode {
             ExitCode::from(fault.exit.code())
         }
     }
+}
+
+/// What is told of a command that has another name here.
+fn another_word(error: &clap::Error, words: &[(&[&str], &str)]) -> Option<Fault> {
+    let Some(ContextValue::String(typed)) = error.get(ContextKind::InvalidSubcommand) else { return None };
+    let (_, told) = words.iter().find(|(names, _)| names.contains(&typed.to_lowercase().as_str()))?;
+    Some(Fault::usage(format!("there is no command `{typed}`")).help(*told))
 }
 
 /// A variable that is empty counts as not set: CI systems pass an input that was left out like that.
@@ -190,16 +211,6 @@ pub fn gate<B: Body + Default>(
     gate_on::<B>(Job::open, shared, tool, work)
 }
 
-/// The same for what is asked of a release that was begun elsewhere: its artifacts need not be here,
-/// or a way back would hang on a file that nobody needs for it.
-pub fn recall<B: Body + Default>(
-    shared: &Shared,
-    tool: &'static str,
-    work: impl FnOnce(&Job) -> Result<Exit, Fault>,
-) -> Result<Exit, Fault> {
-    gate_on::<B>(Job::open_without_artifacts, shared, tool, work)
-}
-
 /// The same for what may be asked at any time: the plan's artifacts are named where all of them are here.
 pub fn rehearse<B: Body + Default>(
     shared: &Shared,
@@ -209,7 +220,8 @@ pub fn rehearse<B: Body + Default>(
     gate_on::<B>(Job::open_with_artifacts_there, shared, tool, work)
 }
 
-fn gate_on<B: Body + Default>(
+/// The same for a job that is opened in a way of the tool's own.
+pub fn gate_on<B: Body + Default>(
     open: fn(Call) -> Result<Job, Fault>,
     shared: &Shared,
     tool: &'static str,
@@ -247,5 +259,15 @@ pub fn order(
     tool: &'static str,
     work: impl FnOnce(&Job) -> Result<Exit, Fault>,
 ) -> Result<Exit, Fault> {
-    work(&Job::open_without_artifacts(shared.call(tool)?)?)
+    order_on(Job::open_without_artifacts, shared, tool, work)
+}
+
+/// The same for a job that is opened in a way of the tool's own.
+pub fn order_on(
+    open: fn(Call) -> Result<Job, Fault>,
+    shared: &Shared,
+    tool: &'static str,
+    work: impl FnOnce(&Job) -> Result<Exit, Fault>,
+) -> Result<Exit, Fault> {
+    work(&open(shared.call(tool)?)?)
 }

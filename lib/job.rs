@@ -39,10 +39,21 @@ pub struct Call {
     pub sign: Option<SigningKey>,
     /// The keys whose documents count; every one counts when absent.
     pub trust: Option<Trust>,
+    /// The files that those keys were read from, for the commands that people are told.
+    pub keys: KeyFiles,
     /// The voice.
     pub talk: Talk,
     /// When it began.
     pub started_at: Timestamp,
+}
+
+/// Where the keys of a call were read from.
+#[derive(Clone, Debug, Default)]
+pub struct KeyFiles {
+    /// The file of `--sign-key`.
+    pub sign: Option<PathBuf>,
+    /// The folder of `--trust`.
+    pub trust: Option<PathBuf>,
 }
 
 /// One call of one tool, its plan read.
@@ -106,7 +117,15 @@ impl Job {
                     "correct it in --set or TRAPKEY_SET, or write ${{{name}}} where it is meant"
                 )));
         }
-        let environment = choose_environment(&loaded, call.environment.as_deref())?;
+        Self::of(call, loaded)
+    }
+
+    /// A call under a plan that was read. Its artifacts are not looked at.
+    ///
+    /// Errors (2): the environment is not in the plan.
+    pub fn of(call: Call, loaded: Loaded) -> Result<Self, Fault> {
+        let known: Vec<String> = loaded.plan.environments.keys().cloned().collect();
+        let environment = choose_environment(&known, call.environment.as_deref(), &loaded.reference.path)?;
         let spec = &loaded.plan.release;
         let release = Release {
             service: loaded.plan.service.clone(),
@@ -244,7 +263,9 @@ impl Job {
 }
 
 /// The digests of the plan's artifacts.
-fn artifacts(loaded: &Loaded) -> Result<Vec<Artifact>, Fault> {
+///
+/// Errors (2): one cannot be read.
+pub fn artifacts(loaded: &Loaded) -> Result<Vec<Artifact>, Fault> {
     let read = |artifact: &crate::units::Text| {
         let path = loaded.at(&artifact.value);
         let (sha256, _) = files::sha256_file(&path).map_err(|e| {
@@ -258,19 +279,21 @@ fn artifacts(loaded: &Loaded) -> Result<Vec<Artifact>, Fault> {
     loaded.plan.release.artifacts.iter().map(read).collect()
 }
 
-fn choose_environment(loaded: &Loaded, named: Option<&str>) -> Result<String, Fault> {
-    let known = &loaded.plan.environments;
-    let list = || known.keys().cloned().collect::<Vec<_>>().join(", ");
+/// The environment that a call is about, among those of the plan at `path`.
+///
+/// Errors (2): it is not among them, or none is named and there are several.
+pub fn choose_environment(known: &[String], named: Option<&str>, path: &str) -> Result<String, Fault> {
+    let list = || known.join(", ");
     match named {
-        Some(name) if known.is_empty() || known.contains_key(name) => Ok(name.to_owned()),
+        Some(name) if known.is_empty() || known.iter().any(|k| k == name) => Ok(name.to_owned()),
         Some(name) => Err(Fault::usage(format!("the environment `{name}` is not in the plan"))
-            .place(&loaded.reference.path)
+            .place(path)
             .help(format!("known here: {}", list()))),
         None => match known.len() {
             0 => Ok("production".into()),
             1 => Ok(list()),
             _ => Err(Fault::usage("the plan has several environments")
-                .place(&loaded.reference.path)
+                .place(path)
                 .help(format!("choose one with --environment: {}", list()))),
         },
     }

@@ -516,18 +516,18 @@ pub struct Promote {
     /// absent. Nothing moves meanwhile.
     #[serde(default)]
     pub router_back_within: Option<Span>,
-    /// The least share of green's servers that the router itself must hold for up; 60% when absent. Of blue one is
-    /// enough.
+    /// The least share of green's servers that the router itself must hold for up; 60% when absent. For a release to
+    /// begin, of blue's as well (50% when absent).
     #[serde(default)]
     pub min_up: Option<Share>,
     /// By how much the split that users get may differ from the weight, as a part of the smaller side's share;
     /// 20% when absent: at a weight of 5 %, 4 % to 6 %.
     #[serde(default)]
     pub split_tolerance: Option<Share>,
-    /// Whether the retire hook runs although a reload of the router would send users to the old side again; then
-    /// that is only a warning.
+    /// Whether the retire hook waits while a reload of the router would send users to the old side again; otherwise
+    /// that is a warning.
     #[serde(default)]
-    pub retire_anyway: bool,
+    pub retire_needs_durable: bool,
     /// The old side is retired only once it has had so few requests for so long, by the router's counters.
     #[serde(default)]
     pub retire_when: Option<RetireWhen>,
@@ -836,22 +836,34 @@ pub struct Contact {
 }
 
 mod judging;
+mod kept;
+
+pub use kept::{Kept, Known, Part, Sketch};
 
 pub use judging::{
     Aggregate, AnomalySpec, Before, BurnRate, BurnWindow, CompareSpec, JudgeKind, JudgeSpec, LevelSpec,
     MetricSpec, MetricUnit, ScoreSpec, TrendSpec, Trigger, Undecided, VerifyMetric, Worse,
 };
 
-/// Where `${NAME}` finds its values: `--set` first, then the environment.
+/// Where `${NAME}` finds its values: `--set` first, then the environment. What a promotion keeps comes before both,
+/// or behind them.
 #[derive(Clone, Debug, Default)]
 pub struct PlanVariables {
     set: Arc<BTreeMap<String, String>>,
+    kept: Arc<BTreeMap<String, Option<String>>>,
+    kept_first: bool,
 }
 
 impl PlanVariables {
     /// Variables given with `--set`, in front of the environment.
     pub fn new(set: BTreeMap<String, String>) -> Self {
-        Self { set: Arc::new(set) }
+        Self { set: Arc::new(set), ..Self::default() }
+    }
+
+    /// The same with the values that a promotion keeps: `first` before all others, or only for what is not set.
+    #[must_use]
+    pub fn keeping(&self, kept: &Kept, first: bool) -> Self {
+        Self { set: Arc::clone(&self.set), kept: Arc::new(kept.variables.clone()), kept_first: first }
     }
 
     /// The same with further ones in front of all.
@@ -859,13 +871,18 @@ impl PlanVariables {
     pub fn with(&self, more: BTreeMap<String, String>) -> Self {
         let mut set = (*self.set).clone();
         set.extend(more);
-        Self::new(set)
+        Self { set: Arc::new(set), ..self.clone() }
     }
 }
 
 impl yaml::Variables for PlanVariables {
     fn get(&self, name: &str) -> Option<String> {
-        self.set.get(name).cloned().or_else(|| std::env::var(name).ok())
+        let kept = self.kept.get(name);
+        if let Some(value) = kept.filter(|_| self.kept_first) {
+            return value.clone();
+        }
+        let now = self.set.get(name).cloned().or_else(|| std::env::var(name).ok());
+        now.or_else(|| kept.cloned().flatten())
     }
 }
 
@@ -884,6 +901,10 @@ pub struct Loaded {
     pub source: String,
     /// Its variables.
     pub variables: PlanVariables,
+    /// How much of it was read.
+    pub part: Part,
+    /// Why `promote` was not read, where it is there and the call could do without.
+    pub without_promote: Option<Box<Fault>>,
 }
 
 /// The time that one attempt of a check may take.
@@ -903,12 +924,23 @@ impl Loaded {
         }
         let variables = PlanVariables::new(set);
         let plan = Self::parse(&source, &variables).map_err(|p| p.into_fault(&shown, &source))?;
-        let folder = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
-            _ => PathBuf::from("."),
-        };
+        let folder = folder_of(path);
         let reference = PlanRef { path: shown, sha256: sha256_hex(source.as_bytes()) };
-        Ok(Self { plan, path: path.to_path_buf(), folder, reference, source, variables })
+        Ok(Self {
+            plan,
+            path: path.to_path_buf(),
+            folder,
+            reference,
+            source,
+            variables,
+            part: Part::Whole,
+            without_promote: None,
+        })
+    }
+
+    /// What a promotion keeps of it.
+    pub fn keep(&self) -> Kept {
+        Kept::of(&self.source, &self.variables)
     }
 
     fn parse(source: &str, variables: &PlanVariables) -> Result<Plan, Problem> {
@@ -949,8 +981,16 @@ impl Loaded {
     }
 }
 
-/// Names that must be unique and numbers that must fit together.
-fn check_whole(plan: &Plan, root: &Node) -> Result<(), Problem> {
+/// The folder that the relative paths of a plan start from.
+pub fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// The format, and the names that every document bears.
+fn check_text(plan: &Plan, root: &Node) -> Result<(), Problem> {
     let place_of = |section: &str| root.get(section).map_or(root.place, |n| n.place);
     if plan.version != 1 {
         return Err(Problem::at(place_of("version"), format!("version {} is not known; 1 is", plan.version)));
@@ -960,6 +1000,13 @@ fn check_whole(plan: &Plan, root: &Node) -> Result<(), Problem> {
             return Err(Problem::at(place_of(what), format!("`{what}` needs a name on one line")));
         }
     }
+    Ok(())
+}
+
+/// Names that must be unique and numbers that must fit together.
+fn check_whole(plan: &Plan, root: &Node) -> Result<(), Problem> {
+    let place_of = |section: &str| root.get(section).map_or(root.place, |n| n.place);
+    check_text(plan, root)?;
     for (section, checks) in [
         ("preflight", plan.preflight.as_ref().map(|p| &p.checks)),
         ("verify", plan.verify.as_ref().map(|v| &v.checks)),

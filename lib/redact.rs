@@ -62,7 +62,7 @@ pub fn learn_environment() {
 /// Remembers what is secret in the variable `name`: all of it when its name says so, otherwise
 /// the password of a URL.
 pub fn learn_variable(name: &str, value: &str) {
-    if SECRET_NAME.as_ref().is_some_and(|r| r.is_match(name)) {
+    if names_a_secret(name) {
         learn(value);
         // Of a key in PEM form, a log shows single lines.
         for line in value.trim().lines().map(str::trim).filter(|l| l.len() >= 16 && !l.starts_with("-----")) {
@@ -77,6 +77,17 @@ pub fn learn_variable(name: &str, value: &str) {
             learn(&decoded(secret));
         }
     }
+}
+
+/// Whether a variable of that name holds a secret, by its name alone.
+pub fn names_a_secret(name: &str) -> bool {
+    SECRET_NAME.as_ref().is_some_and(|r| r.is_match(name))
+}
+
+/// Whether the value of a variable must not be written down: its name says so, it has a password in it, or it holds
+/// what is known as a secret.
+pub fn is_secret(name: &str, value: &str) -> bool {
+    names_a_secret(name) || redact(value) != value
 }
 
 /// The text with `%40` and the like read as what they stand for.
@@ -158,6 +169,24 @@ mod tests {
             learn_variable(name, "an-ordinary-word");
         }
         assert_eq!(redact("an-ordinary-word"), "an-ordinary-word");
+    }
+
+    #[test]
+    fn what_may_be_written_down_is_no_secret() {
+        learn_variable("VAULT_TOKEN", "tok-rhinoceros");
+        for (name, value) in [
+            ("ROUTER_TOKEN", "x"),
+            ("ROUTER", "http://admin:hunter2@router:2019"),
+            ("DATABASE_URL", "host=db password=hunter2"),
+            ("HEADER", "Bearer tok-rhinoceros"),
+        ] {
+            assert!(is_secret(name, value), "{name}={value}");
+        }
+        for (name, value) in
+            [("VERSION", "1.4.2"), ("ROUTER", "http://router:2019"), ("SOCK", "/run/haproxy.sock")]
+        {
+            assert!(!is_secret(name, value), "{name}={value}");
+        }
     }
 
     #[test]

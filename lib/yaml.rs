@@ -364,7 +364,67 @@ pub fn expand(text: &str, variables: &dyn Variables) -> Result<String, String> {
     Ok(out)
 }
 
+/// The variables that a text names, each with its default where it has one.
+pub fn variables_in(text: &str) -> Vec<(&str, Option<&str>)> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        let literal = at > 0 && rest.as_bytes()[at - 1] == b'$';
+        rest = &rest[at + 2..];
+        let Some(length) = rest.find('}').filter(|_| !literal) else { continue };
+        let inside = &rest[..length];
+        found.push(inside.split_once(":-").map_or((inside, None), |(name, default)| (name, Some(default))));
+        rest = &rest[length + 1..];
+    }
+    found
+}
+
 impl Node {
+    /// A text, as it stands in quotes.
+    pub fn text(text: &str, place: Place) -> Self {
+        Self { value: Value::Scalar { text: text.to_owned(), plain: false }, place }
+    }
+
+    /// Calls `look` with the text of every scalar in it, variables not yet filled in.
+    pub fn each_text<'a>(&'a self, look: &mut dyn FnMut(&'a str)) {
+        match &self.value {
+            Value::Scalar { text, .. } => look(text),
+            Value::Sequence(items) => items.iter().for_each(|item| item.each_text(look)),
+            Value::Mapping(entries) => entries.iter().for_each(|(_, value)| value.each_text(look)),
+        }
+    }
+
+    /// A variable in it that is not set and has no default.
+    pub fn unset(&self, variables: &dyn Variables) -> Option<String> {
+        let mut unset = None;
+        self.each_text(&mut |text| {
+            let missing = variables_in(text)
+                .into_iter()
+                .find(|(name, default)| default.is_none() && variables.get(name).is_none());
+            if let Some((name, _)) = missing {
+                unset.get_or_insert_with(|| name.to_owned());
+            }
+        });
+        unset
+    }
+
+    /// The value under `key`, to be changed.
+    pub fn get_mut(&mut self, key: &str) -> Option<&mut Self> {
+        match &mut self.value {
+            Value::Mapping(entries) => {
+                entries.iter_mut().find(|(k, _)| key_text(k).is_ok_and(|k| k == key)).map(|(_, v)| v)
+            }
+            _ => None,
+        }
+    }
+
+    /// Keeps those keys for which `keep` says so.
+    pub fn retain(&mut self, mut keep: impl FnMut(&str, &Self) -> bool) {
+        if let Value::Mapping(entries) = &mut self.value {
+            entries.retain(|(key, value)| key_text(key).map_or(true, |key| keep(key, value)));
+        }
+    }
+
     /// Reads the tree as `T`; every error carries its place.
     pub fn read<T: de::DeserializeOwned>(&self, variables: &dyn Variables) -> Result<T, Problem> {
         T::deserialize(Reader { node: self, variables })
@@ -712,6 +772,16 @@ mod tests {
             }
         }
         assert!(read("version: 1\nretires: 2").unwrap_err().help.unwrap_or_default().contains("`retries`"));
+    }
+
+    #[test]
+    fn names_the_variables_of_a_text_and_those_that_are_not_set() {
+        assert_eq!(variables_in("${A}-${B:-b}$${C}${D"), [("A", None), ("B", Some("b"))]);
+        assert_eq!(variables_in("${A:-}"), [("A", Some(""))]);
+        let node = parse("a: [x, {b: \"${V}${W:-w}\"}]\nc: ${X}").unwrap();
+        let set = |name: &str| (name == "V").then(|| "v".to_owned());
+        assert_eq!(node.unset(&set).as_deref(), Some("X"));
+        assert_eq!(node.get("a").and_then(|a| a.unset(&set)), None);
     }
 
     #[test]

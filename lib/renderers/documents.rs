@@ -23,6 +23,8 @@ pub struct Documents {
     pub url: Option<String>,
     /// The place of the promote state, where it is not the plan's own folder.
     pub state: Option<String>,
+    /// The evidence folder, where it is not the usual one.
+    pub evidence: Option<String>,
     /// What to do when.
     pub contingency: Vec<Contingency>,
     /// Whom to ask.
@@ -55,6 +57,7 @@ impl Documents {
             plan: hide(&self.plan)?,
             url: hide(&self.url)?,
             state: hide(&self.state)?,
+            evidence: hide(&self.evidence)?,
             contingency: hide(&self.contingency)?,
             contacts: hide(&self.contacts)?,
             at: self.at,

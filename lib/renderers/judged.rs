@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Documents;
 use super::escape::{one_line, shell_word};
+use super::story::places;
 use super::words::{Mark, count, figure, metric};
 use crate::evidence::{Judgement, MetricRecord, Promotion, TestRecord, short};
 use crate::severity::Severity;
@@ -79,9 +80,10 @@ pub(super) fn judged(documents: &Documents, promotion: &Promotion) -> Option<Jud
             short: short(&s.sha256),
             incomplete: s.incomplete.as_deref().map(one_line),
             replay: format!(
-                "promote replay --plan {} --environment {}",
+                "promote replay --plan {} --environment {}{}",
                 shell_word(&one_line(&documents.plan.path)),
-                shell_word(&one_line(&documents.release.environment))
+                shell_word(&one_line(&documents.release.environment)),
+                places(documents)
             ),
         }),
     })

@@ -683,13 +683,12 @@ fn way_back(documents: &Documents) -> Option<WayBack> {
         let old = old_side(documents);
         let plan = shell_word(&one_line(&documents.plan.path));
         let place = shell_word(&one_line(&documents.release.environment));
-        let state = documents.state.as_ref().map(|s| format!(" --state {}", shell_word(&one_line(s))));
-        let state = state.unwrap_or_default();
+        let state = places(documents);
         if matches!(promotion.outcome, Outcome::InProgress | Outcome::Frozen) {
             ways.push(Way {
                 about: format!("Roll back now: all traffic returns to {old}."),
                 commands: format!("promote abort --plan {plan} --environment {place}{state}"),
-                note: None,
+                note: Some(where_to_run(&documents.plan.path)),
             });
         }
         if let (Outcome::Promoted, Some(until)) =
@@ -701,7 +700,7 @@ fn way_back(documents: &Documents) -> Option<WayBack> {
                     date(until)
                 ),
                 commands: format!("promote undo --plan {plan} --environment {place}{state}"),
-                note: None,
+                note: Some(where_to_run(&documents.plan.path)),
             });
         }
         if !promotion.router.by_hand.is_empty() && promotion.outcome != Outcome::RolledBack {
@@ -715,14 +714,19 @@ fn way_back(documents: &Documents) -> Option<WayBack> {
                             date(until)
                         )
                     }
-                    _ => format!("It needs {old} to be running still."),
+                    _ if promotion.outcome == Outcome::Frozen => format!(
+                        "Look at its health first, now: the release stands still, {}. Where {old} is not well, leave users where \
+                         they are; `promote status` looks at both sides, and `promote accept` closes it as it stands.",
+                        text(promotion.reason.as_deref().unwrap_or("and people must act"))
+                    ),
+                    _ => format!("Look at its health first: it needs {old} to be running still, and well."),
                 }),
             });
         } else if !promotion.router.by_hand.is_empty() {
             ways.push(Way {
                 about: format!("{old} serves all traffic. Should the router have to be set again by hand:"),
                 commands: commands(&promotion.router.by_hand),
-                note: None,
+                note: Some(format!("Look at its health first: it sends all traffic to {old}.")),
             });
         }
     }
@@ -745,6 +749,24 @@ fn way_back(documents: &Documents) -> Option<WayBack> {
         });
     }
     (!ways.is_empty()).then_some(WayBack { ways })
+}
+
+/// Where such a command runs, and what it needs.
+fn where_to_run(plan: &str) -> String {
+    let place = if plan.starts_with('/') {
+        "It runs from any folder of the machine that the plan is on".to_owned()
+    } else {
+        format!("Run it in the folder in which the plan is {}", one_line(plan))
+    };
+    format!("{place}. It needs no variable of the plan but secret ones.")
+}
+
+/// The flags of commands that people are told, where the state and the evidence are not in their usual places.
+pub(super) fn places(documents: &Documents) -> String {
+    let flag = |name: &str, place: &Option<String>| {
+        place.as_ref().map(|place| format!(" {name} {}", shell_word(&one_line(place)))).unwrap_or_default()
+    };
+    flag("--state", &documents.state) + &flag("--evidence", &documents.evidence)
 }
 
 /// With Trapkey, and with plain restic.

@@ -177,7 +177,14 @@ impl SideTold {
             return Err(format!("of {of} servers of {} {serving} cannot be serving", side.word()));
         }
         let plain = |words: Vec<String>| words.iter().map(|word| redact(word)).collect();
-        Ok(SideView { serving, of, down: plain(down), taken_out: plain(taken_out), closed })
+        Ok(SideView {
+            serving,
+            of,
+            down: plain(down),
+            taken_out: plain(taken_out),
+            closed,
+            ..SideView::default()
+        })
     }
 }
 

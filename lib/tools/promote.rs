@@ -8,6 +8,7 @@ pub mod approval;
 mod approve;
 mod bake;
 mod begin;
+mod by_state;
 pub mod conduct;
 mod drive;
 pub mod flags;
@@ -22,9 +23,12 @@ mod readers;
 mod record;
 mod replay;
 mod samples;
+pub(super) mod say;
 mod shift;
 mod sight;
+mod status;
 mod way_back;
+mod well;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,15 +36,17 @@ use std::time::Duration;
 use crate::evidence::{Need, PromoteBody, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
+use crate::plan::Part;
 use crate::routers::{Router, Side, same_share};
 use crate::state::{Held, Holder, Lease, Store};
 use crate::units::show_share;
 pub use crate::world::shell::gate_if_asked;
 use crate::world::talk::Mark;
-use crate::world::{self, ci};
+use crate::world::{self, ci, signal};
 
 pub use approve::{Approve, approve};
 pub(super) use begin::judged;
+pub use by_state::{approve_step, begin_or_go_on, go_on, judge, open};
 use drive::Driver;
 pub use drive::Mode;
 pub use foresee::foresee;
@@ -49,9 +55,10 @@ pub use listen::listen;
 pub use live::plan_live;
 pub(super) use live::{not_tried, sides_apart, try_all};
 use machine::State;
-pub use orders::{abort, pause, plan, resume, status, undo};
+pub use orders::{abort, pause, plan, resume, rollback, undo};
 use record::Record;
 pub use replay::replay;
+pub use status::{Status, status};
 pub(super) use way_back::{WayBack, ways_back};
 
 /// What is called.
@@ -74,8 +81,13 @@ const LEASE: Duration = Duration::from_secs(30);
 
 /// Takes the lease on an environment's state.
 fn take(job: &Job, store: &Arc<Store>) -> Result<Held<Record>, Fault> {
-    let lasts = begin::section(job)?.lease.map_or(LEASE, |span| span.0);
-    Lease::take(store, &holder(job), lasts)
+    let lasts = begin::section(job).ok().and_then(|plan| plan.lease).map_or(LEASE, |span| span.0);
+    Lease::take(store, &holder(job), lasts).map_err(|held| match held.exit {
+        Exit::Refused if held.what.contains("holds this environment") => {
+            held.help(format!("wait for it, or call it off: {}", say::command(job, "abort")))
+        }
+        _ => held,
+    })
 }
 
 fn holder(job: &Job) -> Holder {
@@ -95,6 +107,8 @@ fn holder(job: &Job) -> Holder {
 /// this router; 3 asked to stop; 4 the router is lost; 5 the evidence does not hold, or another
 /// release or job has the environment.
 pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
+    // A plan that was not read whole says too little to begin anything.
+    let call = if job.loaded.part == Part::Whole { call } else { Call::GoOn };
     begin::validate(job)?;
     begin::trusts_somebody(job)?;
     let mut router = begin::router(job)?;
@@ -137,7 +151,53 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
         }
     };
     driver.drive()?;
-    driver.conclude()
+    let exit = end(job, &mut driver)?;
+    if signal::stop_asked() {
+        tell_who_watches(job, driver.record(), mode);
+    }
+    Ok(exit)
+}
+
+/// Writes the document; of a release that stands still it also says where people see what they can do.
+fn end(job: &Job, driver: &mut Driver<'_>) -> Result<Exit, Fault> {
+    let exit = driver.conclude()?;
+    if let State::Frozen { .. } = driver.record().state {
+        let look = say::command(job, "status");
+        job.talk()
+            .line(Mark::Warn, &format!("this looks at both sides, and says what people can do: {look}"));
+    }
+    Ok(exit)
+}
+
+/// The last line of a job that was asked to stop: who watches now, what users get, and what goes on or back.
+fn tell_who_watches(job: &Job, record: &Record, mode: Mode) {
+    let green = match well::live(job, record) {
+        Ok(live) => format!("the router gives green {}", show_share(live.green)),
+        Err(why) => format!("what the router gives green is not known ({why})"),
+    };
+    let (name, say) = (name_release(&record.release), |verb: &str| say::command(job, verb));
+    let over = match &record.state {
+        State::RolledBack { .. } => Some((format!("{name} is rolled back"), say("status"))),
+        State::Promoted => Some((format!("{name} is promoted"), say("status"))),
+        _ => None,
+    };
+    let line = match (over, &record.state) {
+        (Some((over, look)), _) => {
+            format!("{over}, and nobody needs to watch it; {green}; this looks: {look}")
+        }
+        (None, State::Frozen { .. }) => format!(
+            "nobody watches {name} now, and it stands still; {green}; this tries again to go back: {}; this says what can \
+             be done: {}",
+            say("abort"),
+            say("status")
+        ),
+        (None, state) => format!(
+            "nobody watches {name} now; {green}; this goes on: {}; this goes back: {}",
+            say(if mode == Mode::Hold && !state.serves() { "run" } else { "step" }),
+            say(if state.serves() { "undo" } else { "abort" })
+        ),
+    };
+    job.talk().line(Mark::Warn, &format!("asked to stop: {line}"));
 }
 
 /// Whether a record is about another release that is not over.
@@ -167,7 +227,11 @@ fn supersede(job: &Job, mut lease: Lease, record: Record) -> Result<(Lease, Opti
     Err(Fault::closed(format!("{} could not be rolled back", name_release(&record.release)))
         .place(job.state_place().display().to_string())
         .cause(record::phase(&record.state, &record.course))
-        .help(format!("{} was not begun; people must act first", name_release(&job.release))))
+        .help(format!(
+            "{} was not begun; people must act first: {}",
+            name_release(&job.release),
+            say::command(job, "status")
+        )))
 }
 
 /// A frozen release whose green side is what the new plan calls blue, and has everything: it is closed as it stands,
@@ -234,16 +298,34 @@ fn goes_on(job: &Job, record: &Record, call: Call) -> Result<bool, Fault> {
         return Err(Fault::refused(format!("{} is still under way", name_release(&record.release)))
             .place(job.state_place().display().to_string())
             .cause(record::phase(&record.state, &record.course))
-            .help("let it finish, call it off with `promote abort` under its own plan, or begin this one with --supersede, which rolls it back first"));
+            .help(out_of_the_way(job, record)));
     }
     if record.plan.sha256 != job.loaded.reference.sha256 {
         return Err(Fault::refused("the plan was changed in the middle of a promotion")
             .place(&job.loaded.reference.path)
             .cause(format!("{} began under another text of the plan", name_release(&record.release)))
-            .help("go on with the plan that it began with, or call it off with `promote abort`"));
+            .help(format!(
+                "go on with the plan that it began with, or call it off: {}",
+                say::command(job, "abort")
+            )));
     }
     orders::same_router(job, record)?;
     Ok(true)
+}
+
+/// How people get a release out of the way of the next one.
+fn out_of_the_way(job: &Job, record: &Record) -> String {
+    let abort = say::command(job, "abort");
+    if let State::Frozen { .. } = record.state {
+        return format!(
+            "it stands still, and waits for people: {} says why; tries again to go back: {abort}; closes it as it stands: {}",
+            say::command(job, "status"),
+            say::command_with_reason(job, "accept")
+        );
+    }
+    format!(
+        "let it finish, call it off: {abort}; or begin this one with --supersede, which rolls it back first"
+    )
 }
 
 /// Refuses (5) to repeat that a release serves everything when the router says otherwise.
@@ -263,7 +345,10 @@ fn still_holds(job: &Job, record: &Record, router: &mut dyn Router) -> Result<()
     ))
     .place(job.state_place().display().to_string())
     .cause(live.raw)
-    .help("somebody moved the traffic since; run `preflight` again and promote anew, or leave it as it is"))
+    .help(format!(
+        "somebody moved the traffic since: leave it as it is, or promote anew, beginning with `preflight`; how it stands: {}",
+        say::command(job, "status")
+    )))
 }
 
 /// Says once more what the document of a finished promotion says, where this folder has it.
@@ -284,5 +369,5 @@ fn repeat(job: &Job, record: &Record) -> Option<Exit> {
 fn nothing_begun(job: &Job) -> Fault {
     Fault::refused(format!("{} was not begun", name_release(&job.release)))
         .place(job.state_place().display().to_string())
-        .help("`promote start` begins it; is this the right environment and place of the state?")
+        .help("`promote start` begins it, under the plan and with its variables; look at --environment and --state, too")
 }

@@ -13,6 +13,7 @@ use crate::sources;
 use crate::units::Span;
 use crate::world::talk::Mark;
 
+use super::promote::say;
 use super::tell;
 
 mod compare;
@@ -131,7 +132,7 @@ impl Evidence {
         let plan = &job.loaded.plan;
         let promote = plan.promote.as_ref().map(|_| job.need::<PromoteBody>(None)).transpose()?;
         if let Some(promote) = &promote {
-            finished(promote)?;
+            finished(job, promote)?;
         }
         let preflight = plan.preflight.as_ref().map(|_| job.need::<PreflightBody>(None)).transpose()?;
         if let Some(preflight) = &preflight {
@@ -177,7 +178,7 @@ impl Evidence {
 }
 
 /// Refuses (5) a promotion that neither went through nor came back.
-fn finished(promote: &Found<PromoteBody>) -> Result<(), Fault> {
+fn finished(job: &Job, promote: &Found<PromoteBody>) -> Result<(), Fault> {
     let head = &promote.document.head;
     let outcome = promote.document.body.promotion.as_ref().map(|p| p.outcome);
     match (outcome, head.verdict) {
@@ -185,11 +186,16 @@ fn finished(promote: &Found<PromoteBody>) -> Result<(), Fault> {
         (Some(Outcome::InProgress), _) => Err(Fault::refused("the promotion is still under way")
             .place("promote.json")
             .cause(&head.summary)
-            .help("wait for its end, or go on with `promote step`")),
+            .help(format!("wait for its end, or go on: {}", say::command(job, "step")))),
         (Some(Outcome::Frozen), _) => Err(Fault::refused("the promotion is frozen")
             .place("promote.json")
             .cause(&head.summary)
-            .help("decide with `promote resume` or `promote abort` first")),
+            .help(format!(
+                "people decide first: {} says what they can do; {} tries again to go back; {} closes it as it stands",
+                say::command(job, "status"),
+                say::command(job, "abort"),
+                say::command_with_reason(job, "accept")
+            ))),
         _ => Err(Fault::refused("`promote.json` tells of no finished promotion")
             .place("promote.json")
             .cause(&head.summary)

@@ -1,30 +1,72 @@
-//! INT and TERM: the tool is asked to stop, writes its document, and leaves a state to go on from.
+//! INT, TERM and HUP: the tool is asked to stop, writes its document, and leaves a state to go on from.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 static ASKED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+/// Whether nothing may end this process now: users are on their way back.
+static STEADY: AtomicBool = AtomicBool::new(false);
 
-/// Begins to listen. The first signal asks, a second one ends the process at once.
+/// The exit status of a process that a second signal has ended.
+const ENDED: i32 = 130;
+
+/// Begins to listen. The first signal asks, a second INT or TERM ends the process at once, unless it is [`steady`].
+///
+/// A terminal that closes sends HUP, the shell in it often a second one, and the session's end a TERM beside it: nobody
+/// has lost patience then, so HUP only asks. Where it was to be ignored before (`nohup`), it still is.
 pub fn listen() {
     let flag = ASKED.get_or_init(|| Arc::new(AtomicBool::new(false)));
-    for signal in [SIGINT, SIGTERM] {
-        // Without the handler the signal ends the process, as it would without this program.
-        let _ = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(flag));
-        let _ = signal_hook::flag::register(signal, Arc::clone(flag));
+    let mut heeded = vec![SIGINT, SIGTERM];
+    if !is_ignored(SIGHUP) {
+        heeded.push(SIGHUP);
     }
+    for signal in &heeded {
+        // Without the handler the signal ends the process, as it would without this program.
+        let _ = signal_hook::flag::register(*signal, Arc::clone(flag));
+    }
+    let Ok(mut signals) = Signals::new(&heeded) else { return };
+    let waiting = move || {
+        let mut asked = false;
+        for _ in signals.forever().filter(|signal| *signal != SIGHUP) {
+            if asked && !STEADY.load(Ordering::SeqCst) {
+                signal_hook::low_level::exit(ENDED);
+            }
+            asked = true;
+        }
+    };
+    // Without the thread a second signal is like the first one.
+    let _ = std::thread::Builder::new().name("signals".into()).spawn(waiting);
+}
+
+/// From now on no signal ends this process, or again a second one does.
+pub fn steady(steady: bool) {
+    STEADY.store(steady, Ordering::SeqCst);
 }
 
 /// Notes signals and goes on whatever comes, for a process whose end would leave something half done.
 pub fn outlast() {
+    steady(true);
     let flag = ASKED.get_or_init(|| Arc::new(AtomicBool::new(false)));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         // Without the handler the signal ends the process, as it would without this program.
         let _ = signal_hook::flag::register(signal, Arc::clone(flag));
     }
+}
+
+/// Whether this process was started with a signal ignored.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignores(&status, signal)
+}
+
+fn ignores(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    u32::try_from(signal - 1).is_ok_and(|bit| mask >> bit & 1 == 1)
 }
 
 /// Whether a signal asked to stop.
@@ -44,5 +86,18 @@ pub fn sleep(time: Duration) -> bool {
             return true;
         }
         std::thread::sleep(left.min(Duration::from_millis(20)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nohup_has_ignored_is_known() {
+        let status = |mask: &str| format!("Name:\tpromote\nSigIgn:\t{mask}\nSigCgt:\t0000000000000001\n");
+        assert!(ignores(&status("0000000000000001"), SIGHUP));
+        assert!(ignores(&status("0000000000001001"), SIGHUP));
+        assert!(!ignores(&status("0000000000001000"), SIGHUP) && !ignores("", SIGHUP));
     }
 }

@@ -214,6 +214,7 @@ fn a_twisted_document_is_refused_or_rendered_safely() {
         let first = evidence::read::<PreflightBody>(&untouched(path), None).unwrap();
         let head = first.document.head;
         let documents = Documents {
+            evidence: None,
             state: None,
             release: head.release.unwrap(),
             plan: head.plan.unwrap(),

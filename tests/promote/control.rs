@@ -9,6 +9,10 @@ use super::*;
 use crate::support::free_port;
 
 mod alertmanager;
+mod night;
+mod said;
+mod signals;
+mod truth;
 mod wire;
 mod workflows;
 

@@ -139,7 +139,7 @@ fn killed_among_hooks_gates_aborts_undos_and_restarts_it_ends_all_new_or_all_old
     let (mut kills, mut new, mut old) = (0_u32, 0_u32, 0_u32);
     let hook = "[sh, -c, \"sleep 0.05; echo $TRAPKEY_HOOK >> hooks.txt; sleep 0.05\"]";
     let more = format!(
-        "  retire_anyway: true\n  keep_old: 1s\n  hooks: {{deploy: {hook}, after: {hook}, on_rollback: {hook}, retire: {hook}}}\n"
+        "  keep_old: 1s\n  hooks: {{deploy: {hook}, after: {hook}, on_rollback: {hook}, retire: {hook}}}\n"
     );
     for round in 0..rounds(3) {
         let mut stage =

@@ -12,7 +12,7 @@ const BRIEF: &str = "#!/bin/sh\necho \"$TRAPKEY_HOOK begins\" >>log\necho \"$TRA
 fn hooked(steps: &str, hooks: &[(&str, &str)]) -> Stage {
     use std::os::unix::fs::PermissionsExt as _;
     let named: Vec<String> = hooks.iter().map(|(name, _)| format!("{name}: [./{name}.sh]")).collect();
-    let stage = Stage::new(steps, &format!("  retire_anyway: true\n  hooks: {{{}}}\n", named.join(", ")));
+    let stage = Stage::new(steps, &format!("  hooks: {{{}}}\n", named.join(", ")));
     for (name, script) in hooks {
         let path = stage.path().join(format!("{name}.sh"));
         std::fs::write(&path, script).unwrap();

@@ -599,7 +599,7 @@ fn a_bake_is_ended_early_by_people_and_only_behind_the_approvals() {
 #[test]
 fn the_old_side_is_not_taken_down_while_a_reload_would_bring_its_users_back() {
     let hook = "  hooks: {retire: [sh, -c, \"echo down >> retired.txt\"]}\n";
-    let mut row = Row::new(PLAIN, "", SHORT, hook);
+    let mut row = Row::new(PLAIN, "", SHORT, &format!("{hook}  retire_needs_durable: true\n"));
     let ended = row.promote(&["run"]);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     let retired = row.path().join("retired.txt");
@@ -621,8 +621,8 @@ fn the_old_side_is_not_taken_down_while_a_reload_would_bring_its_users_back() {
     row.haproxy.begin_again();
     assert_eq!(row.promote(&["step"]).code, 0);
     assert_eq!((row.phase().as_str(), retired.exists()), ("promoted", true));
-    // Whoever knows better says so.
-    let row = Row::new(PLAIN, "", SHORT, &format!("{hook}  retire_anyway: true\n"));
+    // Where the plan does not ask for that, it is a warning.
+    let row = Row::new(PLAIN, "", SHORT, hook);
     let ended = row.promote(&["run"]);
     assert!(
         ended.code == 0 && ended.stderr.contains("blue is taken down although a reload"),
@@ -634,7 +634,7 @@ fn the_old_side_is_not_taken_down_while_a_reload_would_bring_its_users_back() {
 
 #[test]
 fn the_old_side_is_taken_down_once_nobody_has_asked_it_for_long_enough() {
-    let hook = "  hooks: {retire: [sh, -c, \"echo down >> retired.txt\"]}\n  retire_anyway: true\n  retire_when: {requests: 0, for: 1h}\n";
+    let hook = "  hooks: {retire: [sh, -c, \"echo down >> retired.txt\"]}\n  retire_when: {requests: 0, for: 1h}\n";
     let row = Row::new(PLAIN, "", SHORT, hook);
     let ended = row.promote(&["run"]);
     assert_eq!(ended.code, 0, "{}", ended.stderr);

@@ -106,7 +106,7 @@ impl Row {
         let hooks = ["deploy", "after", "on_rollback", "retire"]
             .map(|hook| format!("{hook}: [./hook.sh]"))
             .join(", ");
-        let more = format!("  lease: 1s\n  retire_anyway: true\n  keep_old: 2s\n  hooks: {{{hooks}}}\n");
+        let more = format!("  lease: 1s\n  keep_old: 2s\n  hooks: {{{hooks}}}\n");
         let steps = "[{weight: 10%, bake: 300ms}, {weight: 50%, bake: 300ms}, {weight: 100%}]";
         let text = plan(&router, blue, green, steps, &more);
         std::fs::write(

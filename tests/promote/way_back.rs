@@ -331,11 +331,13 @@ fn an_abort_under_a_newer_plan_is_about_the_release_that_it_ends() {
     assert_eq!(stage.promote(&["start"]).code, 0);
     stage.edit("backend: shop", "backend: shop  ");
     stage.edit("haproxy.sock", "other.sock");
-    let refused = stage.promote(&["abort"]);
+    // Who goes on is refused, and told what goes back; that goes by what the promotion began with.
+    let refused = stage.promote(&["step"]);
     assert_eq!(refused.code, 5, "{}", refused.stderr);
-    assert!(refused.stderr.contains("another router"), "{}", refused.stderr);
-    stage.edit("other.sock", "haproxy.sock");
-    assert_eq!(stage.promote(&["abort", "--set", "VERSION=2.0"]).code, 1);
+    assert!(refused.stderr.contains("promote abort --plan "), "{}", refused.stderr);
+    let aborted = stage.promote(&["abort", "--set", "VERSION=2.0"]);
+    assert_eq!(aborted.code, 1, "{}", aborted.stderr);
+    assert!(aborted.stderr.contains("another router"), "{}", aborted.stderr);
     stage.assert_all_blue();
     assert_eq!(stage.document()["release"]["version"], "1.1");
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use trapkey::evidence::{DocumentVerdict, Finding, PreflightBody, Verdict, sha256_hex};
-use trapkey::job::{Call, Conclusion, Job};
+use trapkey::job::{Call, Conclusion, Job, KeyFiles};
 use trapkey::world::talk::{Color, Talk};
 
 use super::{Place, noise, walk};
@@ -230,6 +230,7 @@ fn preflight(place: &Place, verdict: DocumentVerdict) {
         json: false,
         sign: None,
         trust: None,
+        keys: KeyFiles::default(),
         talk: Talk::new(true, Color::Never),
         started_at: trapkey::world::now(),
     })

@@ -170,6 +170,7 @@ impl Seen {
             down: self.down,
             taken_out: self.taken_out,
             closed,
+            ..SideView::default()
         }
     }
 }

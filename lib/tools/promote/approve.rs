@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::approval::{self, Order, Wanted};
 use super::record::Record;
-use super::{begin, orders, store};
+use super::{begin, orders, say, store};
 use crate::evidence::{self, Approval, ApprovalBody, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
@@ -78,9 +78,10 @@ pub fn approve(job: &Job, asked: Approve<'_>) -> Result<Exit, Fault> {
     write_atomic(&path, &bytes).map_err(|e| unwritable(&path, &e))?;
     store(job)?.keep(&kept_name(epoch, asked.role, step), &bytes)?;
     let share = record.course.steps.get(step - 1).map(|s| show_share(s.weight)).unwrap_or_default();
+    let step = say::command(job, "step");
     let next = match &job.call.trust {
-        Some(_) => "it counts from the next `promote step` on",
-        None => "not checked, for no --trust says whose keys count: the next `promote step` does",
+        Some(_) => format!("it counts from the next look on: {step}"),
+        None => format!("not checked, for no --trust says whose keys count: the next look does: {step}"),
     };
     job.talk().line(
         Mark::Good,
@@ -145,7 +146,7 @@ pub(super) fn wanted<'a>(
 fn under_way(job: &Job) -> Result<Record, Fault> {
     let record = orders::running(job)?.record;
     if record.state.finished() || record.state.serves() {
-        return Err(orders::finished(&record));
+        return Err(orders::finished(job, &record));
     }
     if record.plan.sha256 != job.loaded.reference.sha256 {
         return Err(Fault::refused("the plan is not the one that this promotion began with")

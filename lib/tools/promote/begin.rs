@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::live::{front_door, twins};
 use super::machine::{Course, State};
 use super::record::{Markers, Record, course_of, steps_of, strategy_word};
+use super::say::KeptFlags;
 use super::shift::Entry;
 use super::way_back;
 use crate::checks;
@@ -25,6 +26,10 @@ use crate::{world, yaml};
 /// The promote section of the plan.
 pub(super) fn section(job: &Job) -> Result<&Promote, Fault> {
     job.loaded.plan.promote.as_ref().ok_or_else(|| {
+        // It is there, and cannot be read from here.
+        if let Some(why) = &job.loaded.without_promote {
+            return (**why).clone();
+        }
         Fault::usage("the plan has no `promote` section")
             .place(&job.loaded.reference.path)
             .help("`preflight init` writes a plan with one")
@@ -275,6 +280,8 @@ pub(super) fn record(
         id: Some(format!("{:016x}", world::unique())),
         release: job.release.clone(),
         plan: job.loaded.reference.clone(),
+        kept: Some(job.loaded.keep()),
+        kept_flags: Some(KeptFlags::of(&job.call)),
         snapshot: way_back::of_evidence(job, &needs),
         served_before: None,
         needs,

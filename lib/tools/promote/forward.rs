@@ -28,7 +28,7 @@ pub fn skip(job: &Job, why: String) -> Result<Exit, Fault> {
 fn wish(job: &Job, ask: Ask, why: String) -> Result<Exit, Fault> {
     let record = orders::running(job)?.record;
     if record.state.finished() || record.state.serves() {
-        return Err(orders::finished(&record));
+        return Err(orders::finished(job, &record));
     }
     orders::same_router(job, &record)?;
     let asked = orders::asked(&record, Some(why));

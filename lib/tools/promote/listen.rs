@@ -12,7 +12,7 @@ use super::approve;
 use super::machine::State;
 use super::orders;
 use super::record::{Record, phase};
-use super::store;
+use super::{say, store};
 use crate::evidence::{PromoteBody, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::{self, Job};
@@ -235,6 +235,7 @@ impl Counter {
             if let Err(fault) = ledger::note(job, &place, &asks.who, &what, None) {
                 job.talk().line(Mark::Warn, &fault.line());
             }
+            let abort_here = say::command(job, "abort");
             let job = job.clone();
             let spawned = std::thread::Builder::new()
                 .name("abort".into())
@@ -242,7 +243,7 @@ impl Counter {
             *under_way = Some(spawned.map_err(|e| {
                 Fault::infrastructure("the abort cannot be carried out from here")
                     .cause(e)
-                    .help("it is left for the job that works; `promote abort` does it where there is none")
+                    .help(format!("it is left for the job that works; where there is none: {abort_here}"))
             })?);
         }
         Ok(Answer { status: 202, ..answer })
@@ -382,7 +383,7 @@ fn under_way(job: &Job) -> Result<Record, Fault> {
     let record = newest(job)?.ok_or_else(|| nothing(job))?;
     orders::same_service(job, &record)?;
     if record.state.finished() || record.state.serves() {
-        return Err(orders::finished(&record));
+        return Err(orders::finished(job, &record));
     }
     Ok(record)
 }

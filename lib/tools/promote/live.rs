@@ -562,8 +562,8 @@ mod tests {
             serving,
             of,
             down: vec!["blue2: DOWN (L4CON)".into()],
-            taken_out: Vec::new(),
             closed,
+            ..SideView::default()
         };
         let live = |green, strangers: &[&str], blue| Live {
             sides: Some([blue, SideView::default()]),

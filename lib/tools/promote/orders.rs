@@ -1,16 +1,18 @@
-//! What people ask of a promotion that is under way: status, pause, resume, abort; and the plan.
+//! What people ask of a promotion that is under way: pause, resume, abort, undo, and back by either; and the plan.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::begin;
 use super::drive::{Driver, Mode, called_off};
 use super::machine::Course;
-use super::record::{Record, course_of, moment, phase, strategy_word};
-use super::{sight, store, take};
+use super::record::{Record, course_of, phase, strategy_word};
+use super::{by_state, end, say, sight, store, take, well};
 use crate::evidence::{Outcome, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::judge;
+use crate::plan::{Loaded, folder_of};
 use crate::routers::{self, Side};
 use crate::state::{Ask, Asked, Held, Saved, Store};
 use crate::units::{show_duration, show_share};
@@ -40,94 +42,7 @@ pub(super) fn running(job: &Job) -> Result<Saved<Record>, Fault> {
     newest(job)?.ok_or_else(|| {
         Fault::refused(format!("nothing was ever promoted to {}", job.release.environment))
             .place(job.state_place().display().to_string())
-            .help("is this the right plan, environment and place of the state? `promote start` begins one")
-    })
-}
-
-/// Says where the newest promotion stands; the step outputs tell a later step the same.
-pub fn status(job: &Job) -> Result<Exit, Fault> {
-    let found = newest(job)?;
-    tell_outputs(found.as_ref().map(|saved| &saved.record))?;
-    let Some(saved) = found else {
-        if job.call.json {
-            print("null\n")?;
-        } else {
-            print(&format!("nothing was ever promoted to {}\n", job.release.environment))?;
-        }
-        return Ok(Exit::Pass);
-    };
-    let record = saved.record;
-    if job.call.json {
-        print(&pretty(&record.promotion)?)?;
-        return Ok(Exit::Pass);
-    }
-    let mut text = format!("{}: {}\n", name_release(&record.release), phase(&record.state, &record.course));
-    text.push_str(&format!(
-        "  green {}, epoch {}\n",
-        show_share(record.promotion.weight),
-        record.promotion.epoch
-    ));
-    if let Some(why) = &record.promotion.waits_for {
-        text.push_str(&format!("  {why}\n"));
-    }
-    for left in approvals_left(job, &record)? {
-        text.push_str(&format!("  {left} is there; the next look checks it\n"));
-    }
-    if let (Outcome::InProgress, Some(at)) = (record.outcome().0, record.promotion.next_at) {
-        text.push_str(&format!("  `promote step` is due at {}\n", moment(at)));
-    }
-    if record.state.can_be_undone() {
-        text.push_str("  `promote undo` goes back to blue\n");
-    }
-    if store(job)?.asked(Ask::Pause, record.promotion.epoch, record.id.as_deref()).is_some() {
-        text.push_str("  paused: no further step until `promote resume`\n");
-    }
-    for decision in record.promotion.decisions.iter().rev().take(5).rev() {
-        text.push_str(&format!("  {}  {}: {}\n", moment(decision.at), decision.who, decision.what));
-    }
-    print(&crate::redact::redact(&text))?;
-    Ok(Exit::Pass)
-}
-
-/// The approvals that were left for a promotion under way, and that no gate has looked at yet.
-fn approvals_left(job: &Job, record: &Record) -> Result<Vec<String>, Fault> {
-    if record.promotion.waits_for.is_none() {
-        return Ok(Vec::new());
-    }
-    let beginning = format!("approval.{}.", record.promotion.epoch);
-    let given =
-        |role: &str, step: usize| record.promotion.approvals.iter().any(|a| a.role == role && a.step == step);
-    // Whoever may only read the state may not list: the rest of the status is true all the same.
-    let found = store(job)?.kept(&beginning).unwrap_or_default();
-    let left = found.into_iter().filter_map(|(name, _)| {
-        let (role, step) = name.strip_prefix(&beginning)?.strip_suffix(".json")?.rsplit_once('.')?;
-        let step = step.parse().ok()?;
-        (!given(role, step)).then(|| format!("an approval of step {step} by {role}"))
-    });
-    Ok(left.collect())
-}
-
-/// What a job reads that only goes on where there is something to go on with: `due` says so, the
-/// rest names the release as it was begun.
-fn tell_outputs(record: Option<&Record>) -> Result<(), Fault> {
-    let state = match record.map(|r| r.outcome().0) {
-        None => "none",
-        Some(Outcome::InProgress) => "in_progress",
-        Some(Outcome::Promoted) => "promoted",
-        Some(Outcome::RolledBack) => "rolled_back",
-        Some(Outcome::Frozen) => "frozen",
-    };
-    let mut outputs =
-        vec![("state", state.to_owned()), ("due", record.is_some_and(|r| !r.state.finished()).to_string())];
-    if let Some(record) = record {
-        outputs.push(("epoch", record.promotion.epoch.to_string()));
-        outputs.push(("version", record.release.version.clone()));
-        outputs.push(("commit", record.release.commit.clone().unwrap_or_default()));
-    }
-    ci::outputs(&outputs).map_err(|e| {
-        Fault::infrastructure("the step outputs cannot be written")
-            .cause(e)
-            .help("look at GITHUB_OUTPUT or TRAPKEY_OUTPUT")
+            .help("look at --plan, --environment and --state: another place may have it; `promote start` begins one")
     })
 }
 
@@ -226,12 +141,16 @@ pub fn pause(job: &Job) -> Result<Exit, Fault> {
     let record = running(job)?.record;
     same_service(job, &record)?;
     if record.state.finished() || record.state.serves() {
-        return Err(finished(&record));
+        return Err(finished(job, &record));
     }
     leave(&*store(job)?, Ask::Pause, &asked(&record, None), &record)?;
     job.talk().line(
         Mark::Good,
-        &format!("{} is paused: no further step until `promote resume`", name_release(&record.release)),
+        &format!(
+            "{} is paused: no further step until {}",
+            name_release(&record.release),
+            say::command(job, "resume")
+        ),
     );
     Ok(Exit::Pass)
 }
@@ -253,19 +172,55 @@ pub fn abort(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
     call_off(job, &record, &asked)
 }
 
+/// Takes all traffic to the old side, whichever way that is now: by an abort while the promotion is under way, by an
+/// undo after it.
+pub fn rollback(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
+    if running(job)?.record.state.serves() { undo(job, why) } else { abort(job, why) }
+}
+
 /// Whether a promotion can still be called off under this plan.
 ///
-/// Errors (5): it serves everything already, or steers another router than the plan's.
+/// Errors: it serves everything already, or steers another router than the plan's (5); the router cannot be steered
+/// from here (2).
 pub(super) fn may_be_called_off(job: &Job, record: &Record) -> Result<(), Fault> {
     if record.state.serves() {
-        return Err(finished(record));
+        return Err(finished(job, record));
     }
     same_router(job, record)
 }
 
+/// Leaves an abort that cannot be carried out from here, for whoever can.
+///
+/// Errors: nobody works, and why not from here.
+fn leave_for_others(job: &Job, record: &Record, asked: &Asked, fault: Fault) -> Result<Exit, Fault> {
+    let store = store(job)?;
+    leave(&store, Ask::Abort, asked, record)?;
+    let work = match take(job, &store) {
+        Err(held) if held.exit == Exit::Refused => held.cause,
+        _ => None,
+    };
+    if let Some(working) = work {
+        job.talk().line(Mark::Warn, &fault.line());
+        job.talk().line(Mark::Step, &left_for(&working));
+        return Ok(Exit::Undecided);
+    }
+    let step = say::command(job, "step");
+    job.talk().line(
+        Mark::Warn,
+        &format!("nobody works on it; the abort is left, and the next job goes back: {step}"),
+    );
+    Err(fault)
+}
+
 /// Calls a promotion off in the name of whoever asked.
 pub(super) fn call_off(job: &Job, record: &Record, asked: &Asked) -> Result<Exit, Fault> {
-    may_be_called_off(job, record)?;
+    match may_be_called_off(job, record) {
+        Ok(()) => {}
+        Err(fault) if fault.exit == Exit::Usage && !record.state.finished() => {
+            return leave_for_others(job, record, asked, fault);
+        }
+        Err(fault) => return Err(fault),
+    }
     let store = store(job)?;
     // It is left for the job that works now, and for every later one. Where it cannot be written, the
     // abort is carried out all the same as soon as nobody else works.
@@ -287,12 +242,12 @@ pub(super) fn call_off(job: &Job, record: &Record, asked: &Asked) -> Result<Exit
                     return Err(another_has_begun());
                 };
                 if saved.record.state.serves() && !saved.record.state.can_be_undone() {
-                    return Err(finished(&saved.record));
+                    return Err(finished(job, &saved.record));
                 }
                 let router = begin::router(job)?;
                 let mut driver = Driver::new(job, Mode::Hold, router, lease, saved.record)?;
                 driver.call_off(called_off(asked))?;
-                return driver.conclude();
+                return end(job, &mut driver);
             }
             Err(held) if Instant::now() >= until || signal::stop_asked() => {
                 let working = held.cause.clone().filter(|_| left && held.exit == Exit::Refused);
@@ -319,7 +274,8 @@ pub(super) fn is_the_same(one: &Record, other: &Record) -> bool {
 }
 
 pub(super) fn another_has_begun() -> Fault {
-    Fault::refused("another promotion has begun meanwhile").help("look at `promote status`")
+    Fault::refused("another promotion has begun meanwhile")
+        .help("look at it with `promote status`, under the same --plan, --environment and --state")
 }
 
 /// Leaves a request for a promotion, as long as it is the one on record: who comes late must not put it in the
@@ -338,7 +294,6 @@ pub(super) fn leave(store: &Store, ask: Ask, asked: &Asked, record: &Record) -> 
 ///
 /// Exit 1: it was rolled back. Errors (5): it is still under way, or the old side is not kept any more.
 pub fn undo(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
-    begin::validate(job)?;
     let Held { lease, saved } = take(job, &store(job)?)?;
     let Some(record) = saved.map(|saved| saved.record) else {
         drop(lease);
@@ -349,7 +304,7 @@ pub fn undo(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
         return Err(not_to_undo(
             &record,
             "it did not end with all traffic on green",
-            "`promote abort` calls off what is under way",
+            &not_ended(job, &record),
         ));
     }
     if !record.state.can_be_undone() {
@@ -357,7 +312,7 @@ pub fn undo(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
             0 => "its old side is not kept any more, for the plan has no `keep_old`",
             _ => "its old side is not kept any more: the time of `keep_old` is over",
         };
-        return Err(not_to_undo(&record, cause, &by_hand(&record)));
+        return Err(not_to_undo(&record, cause, &well::by_hand(job, &record)));
     }
     same_router(job, &record)?;
     let job = &Job { release: record.release.clone(), ..job.clone() };
@@ -368,7 +323,15 @@ pub fn undo(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
     };
     let mut driver = Driver::new(job, Mode::Hold, begin::router(job)?, lease, record)?;
     driver.undo(reason)?;
-    driver.conclude()
+    end(job, &mut driver)
+}
+
+/// What people do about a promotion that has not ended with everything on green.
+fn not_ended(job: &Job, record: &Record) -> String {
+    if record.state.finished() {
+        return format!("blue serves everything already; look at it: {}", say::command(job, "status"));
+    }
+    format!("call off what is under way: {}", say::command(job, "abort"))
 }
 
 fn not_to_undo(record: &Record, cause: &str, help: &str) -> Fault {
@@ -391,22 +354,49 @@ pub(super) fn same_service(job: &Job, record: &Record) -> Result<(), Fault> {
 
 /// Refuses (5) to steer another router than the one that a promotion moved, or other sides of it: the
 /// same plan names other ones where its variables are others.
-pub(super) fn same_router(job: &Job, record: &Record) -> Result<(), Fault> {
+pub(super) fn steers_the_same(job: &Job, record: &Record) -> Result<(), Fault> {
     same_service(job, record)?;
     let (now, then) = (&begin::section(job)?.router, &record.promotion.router);
     let same_place = now.kind == then.kind && now.target.shown == then.target;
-    let mut router = begin::router(job)?;
-    router.remember(&record.before);
-    if same_place && same_commands(&router.by_hand(Side::Blue), &then.by_hand) {
+    // The lines name files by the folder that they are called from.
+    let by_hand = |folder: &Path| {
+        let loaded = Loaded { folder: folder.to_path_buf(), ..job.loaded.clone() };
+        routers::open(now, &loaded).map(|mut router| {
+            router.remember(&record.before);
+            router.by_hand(Side::Blue)
+        })
+    };
+    let as_then = by_hand(&folder_of(Path::new(&record.plan.path)))?;
+    let here = say::whole(&job.loaded.folder);
+    let same_files = match record.folder() {
+        Some(folder) if folder != here => by_hand(folder)? == by_hand(&here)?,
+        _ => true,
+    };
+    if same_place && same_files && same_commands(&as_then, &then.by_hand) {
         return Ok(());
     }
     Err(Fault::refused("the plan names another router, or other sides of it, than this promotion steers")
         .place(&job.loaded.reference.path)
-        .cause(format!("it began on {} {}", then.kind, then.target))
-        .help(format!(
-            "call it off under the plan that it began with, or go back by hand:\n{}",
-            then.by_hand.join("\n")
-        )))
+        .cause(format!("it began on {} {}", then.kind, then.target)))
+}
+
+/// The same, with what people can do about it.
+pub(super) fn same_router(job: &Job, record: &Record) -> Result<(), Fault> {
+    steers_the_same(job, record).map_err(|fault| {
+        if fault.exit != Exit::Refused || fault.help.is_some() {
+            return fault;
+        }
+        let back = say::command(job, if record.state.serves() { "undo" } else { "abort" });
+        if by_state::may_go_by_the_state(record) {
+            return fault.help(format!("go back by what the state knows of it: {back}"));
+        }
+        // What it needs besides the state is in the plan's file alone.
+        fault.help(format!(
+            "bring back the plan that it began with, sha256 {}, and go back: {back}\n{}",
+            record.plan.sha256,
+            well::by_hand_of_then(record)
+        ))
+    })
 }
 
 /// Whether two ways back by hand lead to the same place. What was left out of the record for being
@@ -429,27 +419,17 @@ pub(super) fn asked(record: &Record, why: Option<String>) -> Asked {
     Asked { epoch, promotion, who: ci::actor(), at: world::now().to_string(), why }
 }
 
-pub(super) fn finished(record: &Record) -> Fault {
+pub(super) fn finished(job: &Job, record: &Record) -> Fault {
     let mut fault = Fault::refused(format!(
         "{} is finished: {}",
         name_release(&record.release),
         phase(&record.state, &record.course)
     ));
     if record.state.can_be_undone() {
-        fault = fault.help("the old side is kept: `promote undo` goes back to it");
+        fault = fault
+            .help(format!("the old side is kept, and this goes back to it: {}", say::command(job, "undo")));
     } else if record.outcome().0 == Outcome::Promoted {
-        fault = fault.help(by_hand(record));
+        fault = fault.help(well::by_hand(job, record));
     }
     fault
-}
-
-/// How one goes back behind the end, when nobody keeps the old side any longer.
-fn by_hand(record: &Record) -> String {
-    let retired = record.promotion.hooks.iter().any(|h| h.hook == "retire");
-    let first = if retired {
-        "the retire hook ran: bring blue up again first, and look at its health; then go back by hand:"
-    } else {
-        "look first whether blue still runs and is healthy; then go back by hand:"
-    };
-    format!("{first}\n{}", record.promotion.router.by_hand.join("\n"))
 }

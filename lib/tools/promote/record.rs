@@ -1,15 +1,18 @@
 //! What a promotion remembers between two calls, and how it becomes the evidence.
 
+use std::path::Path;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::machine::{Course, Hook, State, Step, Stuck};
+use super::say::{self, KeptFlags};
 use super::way_back::Began;
 use crate::evidence::{
     Decision, DocumentVerdict, Finding, Need, Outcome, PlanRef, Promotion, Release, StepRecord, Verdict,
     name_release,
 };
-use crate::plan::{Promote, Strategy, Undecided};
+use crate::plan::{Kept, Promote, Strategy, Undecided};
 use crate::routers::{Before, Counters, Side};
 use crate::units::{show_duration, show_share};
 use crate::world;
@@ -24,6 +27,12 @@ pub(super) struct Record {
     pub release: Release,
     /// Under which plan.
     pub plan: PlanRef,
+    /// What is kept of that plan, so that whoever takes it back needs neither its variables nor its file.
+    #[serde(default)]
+    pub kept: Option<Kept>,
+    /// Where and by which flags it was begun.
+    #[serde(default)]
+    pub kept_flags: Option<KeptFlags>,
     /// On which evidence.
     pub needs: Vec<Need>,
     /// The id of the snapshot that it began with.
@@ -182,6 +191,12 @@ pub(super) fn steps_of(course: &Course) -> Vec<StepRecord> {
 }
 
 impl Record {
+    /// The plan's folder when it was begun, where that is still there on this machine.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        let flags = self.kept_flags.as_ref().filter(|flags| flags.host == world::host_name())?;
+        Some(flags.folder.as_path()).filter(|folder| folder.is_dir())
+    }
+
     /// Puts a decision on record.
     pub(super) fn decided(&mut self, at: Timestamp, who: &str, what: impl Into<String>) {
         self.promotion.decisions.push(Decision { at, who: who.into(), what: what.into() });
@@ -228,7 +243,8 @@ impl Record {
                 let looks = self.promotion.judgements.len();
                 let kept = match (&self.state, self.promotion.next_at) {
                     (State::KeepingBlue { .. }, Some(until)) => {
-                        format!("; blue is kept until {}, `promote undo` goes back to it", moment(until))
+                        let undo = say::command_of(self, "undo");
+                        format!("; blue is kept until {}, `{undo}` goes back to it", moment(until))
                     }
                     _ => String::new(),
                 };
@@ -257,8 +273,8 @@ impl Record {
             (Outcome::Frozen, _) => (DocumentVerdict::Fail, format!("{release} stands still: {reason}")),
             (Outcome::InProgress, state) => {
                 let waits = self.promotion.waits_for.as_ref().map(|why| format!("; {why}"));
-                let again =
-                    self.promotion.next_at.map(|at| format!("; `promote step` is due at {}", moment(at)));
+                let step = say::command_of(self, "step");
+                let again = self.promotion.next_at.map(|at| format!("; `{step}` is due at {}", moment(at)));
                 let rest = waits.unwrap_or_default() + &again.unwrap_or_default();
                 (
                     DocumentVerdict::Undecided,
@@ -324,6 +340,21 @@ pub(super) fn moment(at: Timestamp) -> String {
 /// Milliseconds from one moment to another.
 pub(super) fn between_ms(from: Timestamp, to: Timestamp) -> f64 {
     (to.as_nanosecond() - from.as_nanosecond()) as f64 / 1e6
+}
+
+/// Where a promotion stands, in words that name no share: for where the router has another one.
+pub(super) fn phase_without_share(state: &State, course: &Course) -> String {
+    let of = course.steps.len();
+    match state {
+        State::Shifting { step } => format!("step {} of {of} is to be put in force", step + 1),
+        State::Baking { step, .. } => format!("step {} of {of} is watched", step + 1),
+        State::RetiringBlue => "the last step is over, blue is drained".into(),
+        State::RunningAfter { .. } => "the last step is over, the after hook runs".into(),
+        State::KeepingBlue { .. } => "promoted, blue is kept".into(),
+        State::RunningRetire { .. } => "promoted, the retire hook runs".into(),
+        State::Promoted => "promoted".into(),
+        other => phase(other, course),
+    }
 }
 
 /// Where a promotion stands, in words.

@@ -46,7 +46,9 @@ pub fn replay(job: &Job) -> Result<Exit, Fault> {
     let found = job.read::<PromoteBody>()?;
     is_of_this_plan(job, &found.document.head)?;
     let Some(promotion) = &found.document.body.promotion else {
-        return Err(Fault::refused("`promote.json` tells of no promotion").help("run `promote run` first"));
+        return Err(Fault::refused("`promote.json` tells of no promotion")
+            .place(job.evidence().display().to_string())
+            .help("it ends before traffic moved: there is nothing to replay; another folder is named with --evidence"));
     };
     let bytes = recorded(job, promotion)?;
     let looks = look_again(plan, &bytes)

@@ -259,6 +259,8 @@ impl Evidence {
             plan: job.loaded.reference.clone(),
             url: job.environment_url().map(|url| url.shown.clone()),
             state: job.call.state.as_ref().map(|place| place.display().to_string()),
+            evidence: (job.evidence() != std::path::Path::new("evidence"))
+                .then(|| job.evidence().display().to_string()),
             contingency: report.contingency.clone(),
             contacts: report.contacts.clone(),
             at: world::now(),

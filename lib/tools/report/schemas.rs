@@ -8,6 +8,7 @@ use crate::evidence::{
     SnapshotBody, VerifyBody,
 };
 use crate::fault::Fault;
+use crate::tools::promote::Status;
 
 /// A published schema.
 #[derive(Clone, Debug)]
@@ -33,6 +34,7 @@ pub fn all() -> Result<Vec<Published>, Fault> {
         document::<ReportBody>("what was rendered, and how the release ended"),
     ]
     .into_iter()
+    .chain([status()])
     .map(|(name, schema)| published(&name, &schema))
     .collect()
 }
@@ -47,21 +49,39 @@ pub fn published(name: &str, schema: &Value) -> Result<Published, Fault> {
     Ok(Published { file: format!("{name}.v1.json"), text })
 }
 
+/// What `promote status --json` prints; no document, for it changes with every look.
+fn status() -> (String, Value) {
+    let about = "what `promote status --json` prints: the promotion, and what the router does now; `null` where nothing \
+                 was ever promoted. Readers must accept keys that are not named here.";
+    let generated = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<Option<Status>>();
+    let mut schema = opened("status", "promote status --json", about, generated.to_value());
+    sharpen("", &mut schema);
+    ("status".into(), schema)
+}
+
 fn document<B: Body>(about: &str) -> (String, Value) {
     let generator = SchemaSettings::draft2020_12().into_generator();
     let generated = generator.into_root_schema_for::<Document<B>>().to_value();
+    let about = format!(
+        "{}: {about}. Written by `{}`. Readers must accept keys that are not named here.",
+        B::schema(),
+        B::TOOL
+    );
+    let mut schema = opened(B::NAME, B::FILE, &about, generated);
+    if let Some(name) = schema.pointer_mut("/properties/schema") {
+        *name = json!({ "description": "The name of this schema.", "const": B::schema() });
+    }
+    sharpen("", &mut schema);
+    (B::NAME.to_owned(), schema)
+}
+
+/// A schema with the head of a published one.
+fn opened(name: &str, title: &str, about: &str, generated: Value) -> Value {
     let mut schema = Map::new();
     schema.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
-    schema.insert("$id".into(), json!(format!("urn:trapkey:schema:{}:v1", B::NAME)));
-    schema.insert("title".into(), json!(B::FILE));
-    schema.insert(
-        "description".into(),
-        json!(format!(
-            "{}: {about}. Written by `{}`. Readers must accept keys that are not named here.",
-            B::schema(),
-            B::TOOL
-        )),
-    );
+    schema.insert("$id".into(), json!(format!("urn:trapkey:schema:{name}:v1")));
+    schema.insert("title".into(), json!(title));
+    schema.insert("description".into(), json!(about));
     if let Value::Object(rest) = generated {
         for (key, value) in rest {
             if !matches!(key.as_str(), "$schema" | "title" | "description") {
@@ -69,12 +89,7 @@ fn document<B: Body>(about: &str) -> (String, Value) {
             }
         }
     }
-    let mut schema = Value::Object(schema);
-    if let Some(name) = schema.pointer_mut("/properties/schema") {
-        *name = json!({ "description": "The name of this schema.", "const": B::schema() });
-    }
-    sharpen("", &mut schema);
-    (B::NAME.to_owned(), schema)
+    Value::Object(schema)
 }
 
 /// Says what a name implies: moments are RFC 3339, digests 64 hexadecimal digits.

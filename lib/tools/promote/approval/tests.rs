@@ -205,6 +205,7 @@ fn job(folder: &std::path::Path) -> Job {
         set: BTreeMap::new(),
         json: false,
         sign: None,
+        keys: crate::job::KeyFiles::default(),
         trust: None,
         talk: crate::world::talk::Talk::new(true, crate::world::talk::Color::Never),
         started_at: crate::world::now(),

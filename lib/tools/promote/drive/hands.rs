@@ -78,10 +78,12 @@ impl Hands for Driver<'_> {
 
     fn enter(&mut self, state: State, event: &Event) {
         let before = std::mem::replace(&mut self.record.state, state);
+        signal::steady(going_back(&self.record.state));
         note(&mut self.record, &before, event, world::now());
     }
 
     fn turn(&mut self) -> Result<(), Fault> {
+        signal::steady(going_back(&self.record.state));
         if self.record.state.action(&self.record.course).is_some() {
             self.ticker.set(&phase(&self.record.state, &self.record.course));
         }

@@ -41,7 +41,7 @@ impl Driver<'_> {
             show_share(1.0 - after.green),
             after.change.join("; ")
         );
-        if !self.plan.retire_anyway {
+        if self.plan.retire_needs_durable {
             return Ok(Some(format!("blue is not taken down: {would}")));
         }
         let what = format!("blue is taken down although {would}");
