@@ -100,7 +100,10 @@ fn nginx(stage: &Stage) -> Nginx {
         );
         text.replace("access_log off;", &log)
     });
-    change(&nginx.include, |text| text.replace(" weight=1", " max_fails=0").replace(" down", " max_fails=0"));
+    change(&nginx.include, |text| {
+        let green = format!(" max_fails=0;\n    server 127.0.0.1:{} max_fails=0;\n}}", stage.green_port);
+        text.replace(";\n}", &green)
+    });
     nginx.restart();
     nginx
 }

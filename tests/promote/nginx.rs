@@ -118,6 +118,31 @@ impl Behind {
         self.router(&at(blue), &at(green), "")
     }
 
+    /// Puts a split into force, and waits until the workers of before are gone: what the status location says, an old
+    /// one that got no processor may not have heard of yet.
+    fn set(&self, router: &mut dyn Router, split: Split) {
+        self.reloaded(|| router.set(split).unwrap());
+    }
+
+    /// Runs commands as they are printed, and waits for their reload.
+    fn by_hand(&self, commands: &[String]) {
+        self.reloaded(|| {
+            for command in commands {
+                let ended = Command::new("sh").args(["-c", command]).output().unwrap();
+                assert!(ended.status.success(), "{command}: {}", String::from_utf8_lossy(&ended.stderr));
+            }
+        });
+    }
+
+    fn reloaded(&self, change: impl FnOnce()) {
+        let before = self.nginx.workers();
+        change();
+        wait_until("the new workers alone", || {
+            let now = self.nginx.workers();
+            !now.is_empty() && !now.iter().any(|worker| before.contains(worker))
+        });
+    }
+
     /// How many of so many requests each server answered, and each status that is not 200.
     fn met(&self, requests: usize) -> BTreeMap<String, usize> {
         let client = Client::new(ANSWER, 0);
@@ -128,14 +153,6 @@ impl Behind {
             *met.entry(by).or_default() += 1;
         }
         met
-    }
-}
-
-/// Runs commands as they are printed.
-fn by_hand(commands: &[String]) {
-    for command in commands {
-        let ended = Command::new("sh").args(["-c", command]).output().unwrap();
-        assert!(ended.status.success(), "{command}: {}", String::from_utf8_lossy(&ended.stderr));
     }
 }
 
@@ -174,14 +191,14 @@ fn a_moment_of_failure_of_the_side_that_serves_costs_no_later_request() {
     let mut router = behind.between(&blue, &green);
     router.check().unwrap();
     survives(&behind, &blue, "with the first file, as the documentation has it");
-    router.set(forward(0.5)).unwrap();
-    router.set(forward(1.0)).unwrap();
+    behind.set(router.as_mut(), forward(0.5));
+    behind.set(router.as_mut(), forward(1.0));
     survives(&behind, &green, "with everybody on green");
-    router.set(forward(0.5)).unwrap();
-    router.set(BACK).unwrap();
+    behind.set(router.as_mut(), forward(0.5));
+    behind.set(router.as_mut(), BACK);
     survives(&behind, &blue, "after a rollback");
-    by_hand(&router.by_hand(Half::Green));
-    wait_until("green", || behind.met(40) == only(&green, 40));
+    behind.by_hand(&router.by_hand(Half::Green));
+    assert_eq!(behind.met(40), only(&green, 40));
     survives(&behind, &green, "after the commands for use by hand");
 }
 
@@ -205,15 +222,15 @@ fn a_file_of_an_earlier_version_is_read_taken_over_and_repaired() {
     let over = behind.between(&green, &blue).read().unwrap();
     assert!((over.green - 1.0).abs() < 1e-12, "the sides have changed places: {over:?}");
     // The same share, and yet another file.
-    router.set(forward(0.0)).unwrap();
+    behind.set(router.as_mut(), forward(0.0));
     assert!(behind.nginx.names_only(b), "{}", behind.nginx.held());
     survives(&behind, &blue, "after the file was repaired");
     // The way by hand works on an old file too, in both directions.
     for (side, server) in [(Half::Green, &green), (Half::Blue, &blue)] {
         let stamp = "map \"\" $trapkey_split { default \"trapkey old 0\"; }\n";
         std::fs::write(&behind.nginx.include, old(b, g) + stamp).unwrap();
-        by_hand(&router.by_hand(side));
-        wait_until("the other side", || behind.met(40) == only(server, 40));
+        behind.by_hand(&router.by_hand(side));
+        assert_eq!(behind.met(40), only(server, 40));
         assert!(behind.nginx.names_only(server.port), "{}", behind.nginx.held());
     }
 }
@@ -224,7 +241,7 @@ fn while_both_sides_serve_a_moment_of_failure_leaves_the_split_as_it_was() {
     let behind = Behind::pair(&blue);
     let mut router = behind.between(&blue, &green);
     for (share, of_blue, of_green) in [(0.1, 90, 10), (0.5, 50, 50)] {
-        router.set(forward(share)).unwrap();
+        behind.set(router.as_mut(), forward(share));
         assert_eq!(behind.met(100), counts(&[(&blue, of_blue), (&green, of_green)]));
         // nginx asks the other side when one fails, and no user sees it.
         Server::hiccups(&[&blue], || assert_eq!(behind.met(20), only(&green, 20)));
@@ -270,7 +287,7 @@ fn several_servers_with_unequal_weights_share_what_their_side_has_at_every_step(
         (1.0, [0, 0, 30, 90]),
         (0.0, [80, 40, 0, 0]),
     ] {
-        router.set(forward(share)).unwrap();
+        behind.set(router.as_mut(), forward(share));
         assert!(same_share(router.read().unwrap().green, share));
         let expected: usize = met.iter().sum();
         let found = behind.met(expected);
@@ -286,9 +303,9 @@ fn several_servers_with_unequal_weights_share_what_their_side_has_at_every_step(
     );
     assert!(held.contains(&inside), "{held}");
     for (side, servers) in [(Half::Green, [(&g1, 10), (&g2, 30)]), (Half::Blue, [(&b2, 10), (&b1, 20)])] {
-        by_hand(&router.by_hand(side));
+        behind.by_hand(&router.by_hand(side));
         let requests = servers.iter().map(|(_, met)| met).sum();
-        wait_until("the other side", || behind.met(requests) == counts(&servers));
+        assert_eq!(behind.met(requests), counts(&servers));
         let share = if side == Half::Green { 1.0 } else { 0.0 };
         assert!(same_share(router.read().unwrap().green, share));
     }
@@ -307,7 +324,7 @@ fn sides_apart_keep_the_split_and_the_failures_to_themselves() {
     let mut router = behind.router(&blue, &at(&green), ", apart: true, lines: [\"least_conn;\"]");
     router.check().unwrap();
     assert!(same_share(router.read().unwrap().green, 0.0));
-    router.set(forward(0.25)).unwrap();
+    behind.set(router.as_mut(), forward(0.25));
     assert!(same_share(router.read().unwrap().green, 0.25));
     // Five standard deviations of a binomial: sqrt(400 · 0.25 · 0.75) is 8.7.
     let share = |met: &BTreeMap<String, usize>| {
@@ -328,15 +345,45 @@ fn sides_apart_keep_the_split_and_the_failures_to_themselves() {
         share(&met);
         assert!(!met.contains_key("502"), "{met:?}");
     });
-    router.set(forward(1.0)).unwrap();
+    behind.set(router.as_mut(), forward(1.0));
     assert_eq!(behind.met(50), only(&green, 50));
-    by_hand(&router.by_hand(Half::Blue));
-    wait_until("blue", || !behind.met(50).contains_key("green"));
-    assert!(same_share(router.read().unwrap().green, 0.0));
-    by_hand(&router.by_hand(Half::Green));
-    wait_until("green", || behind.met(50) == only(&green, 50));
-    router.set(BACK).unwrap();
+    behind.by_hand(&router.by_hand(Half::Blue));
     assert!(!behind.met(50).contains_key("green"));
+    assert!(same_share(router.read().unwrap().green, 0.0));
+    behind.by_hand(&router.by_hand(Half::Green));
+    assert_eq!(behind.met(50), only(&green, 50));
+    behind.set(router.as_mut(), BACK);
+    assert!(!behind.met(50).contains_key("green"));
+}
+
+#[test]
+fn a_promotion_with_several_servers_goes_back_and_then_all_the_way() {
+    let folder = folder();
+    let [blue, blue2, green, green2] = ["1.0", "1.0", "1.1", "1.1"].map(Side::start);
+    let own = |side: &Side, more: &str| format!("\"127.0.0.1:{}{more}\"", side.port);
+    let inside = |one: &Side, two: &Side| {
+        format!(
+            "upstream shop {{\n    server 127.0.0.1:{} weight=3;\n    server 127.0.0.1:{};\n}}\n",
+            one.port, two.port
+        )
+    };
+    let nginx = Nginx::with(folder.path(), &inside(&blue, &blue2), "shop", REQUESTS);
+    let sides = [(&blue, &blue2), (&green, &green2)];
+    let [b, g] = sides.map(|(one, two)| format!("[{}, {}]", own(one, " weight=3"), own(two, "")));
+    std::fs::write(
+        folder.path().join("release.yaml"),
+        plan(&nginx.block(&b, &g, ""), &blue, &green, SHORT, ""),
+    )
+    .unwrap();
+    green.answers.fail_every.store(2, Ordering::SeqCst);
+    let ended = call("promote", folder.path(), &["run"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert!(nginx.held().contains(&inside(&blue, &blue2)), "{}", nginx.held());
+    green.answers.fail_every.store(0, Ordering::SeqCst);
+    let ended = call("promote", folder.path(), &["run"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert!(nginx.held().contains(&inside(&green, &green2)), "{}", nginx.held());
+    assert!(blue2.served() > 0 && green2.served() > 0, "every server of a side had users");
 }
 
 #[test]

@@ -55,22 +55,20 @@ impl Nginx {
             include.display()
         );
         std::fs::write(&config, text).unwrap();
-        let process = spawn(&config);
-        wait(port);
-        Self { port, include, config, split: split.to_owned(), process }
+        Self::foreign_splitting(&config, &include, port, split)
     }
 
     /// Starts one on a configuration that is there.
     pub(crate) fn foreign(config: &Path, include: &Path, port: u16) -> Self {
-        let process = spawn(config);
+        Self::foreign_splitting(config, include, port, REQUESTS)
+    }
+
+    fn foreign_splitting(config: &Path, include: &Path, port: u16, split: &str) -> Self {
+        let (process, split) = (spawn(config), split.to_owned());
         wait(port);
-        Self {
-            port,
-            include: include.to_owned(),
-            config: config.to_owned(),
-            split: REQUESTS.to_owned(),
-            process,
-        }
+        let nginx = Self { port, include: include.to_owned(), config: config.to_owned(), split, process };
+        nginx.wait_for_workers();
+        nginx
     }
 
     /// The `router:` block of a plan with these sides, and `more` among its settings.
@@ -92,10 +90,31 @@ impl Nginx {
         servers == [format!("    server 127.0.0.1:{port};")]
     }
 
+    /// The processes that take users' connections, those that are about to end among them.
+    pub(crate) fn workers(&self) -> Vec<u32> {
+        let id = self.process.id();
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        let named = |id: &u32| {
+            let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains("worker process")
+        };
+        children.split_whitespace().filter_map(|id| id.parse().ok()).filter(named).collect()
+    }
+
+    /// Waits until it has all the workers of its configuration.
+    fn wait_for_workers(&self) {
+        let text = std::fs::read_to_string(&self.config).unwrap();
+        let asked = text.split_once("worker_processes").map_or("1", |(_, rest)| rest.trim_start());
+        let asked: String = asked.chars().take_while(char::is_ascii_digit).collect();
+        let asked: usize = asked.parse().expect("so many worker_processes");
+        wait_until("the workers of nginx", || self.workers().len() >= asked);
+    }
+
     /// Starts it on the configuration that lies in its folder.
     fn spawn(&mut self) {
         self.process = spawn(&self.config);
         wait(self.port);
+        self.wait_for_workers();
     }
 
     /// Ends it with all its workers.

@@ -189,10 +189,11 @@ impl Include {
         self.text.starts_with(OURS)
     }
 
-    /// Whether it carries a stamp.
+    /// Whether it carries a stamp. The share counts too: two files that people wrote by the printed command, one for
+    /// each side, are told apart by it alone.
     pub(super) fn carries(&self, shape: &Shape, stamp: &Stamp) -> bool {
-        let of =
-            |directive: &Directive| Stamp::parse(directive.argument()).is_some_and(|own| own.id == stamp.id);
+        let same = |own: Stamp| own.id == stamp.id && same_share(own.green, stamp.green);
+        let of = |directive: &Directive| Stamp::parse(directive.argument()).is_some_and(same);
         self.defines(&shape.variable("split")).is_some_and(|map| map.children().iter().any(of))
     }
 

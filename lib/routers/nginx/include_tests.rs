@@ -97,6 +97,15 @@ fn what_is_written_is_read_back_for_either_side() {
 }
 
 #[test]
+fn what_people_wrote_for_the_one_side_is_not_taken_for_what_runs_of_the_other() {
+    let shape = shape(&["b:1"], &["g:1"]);
+    let (on_green, on_blue) = (read(&shape.by_hand(Side::Green)), read(&shape.by_hand(Side::Blue)));
+    let stamp = |green| Stamp { id: "by-hand".into(), green };
+    assert!(on_green.carries(&shape, &stamp(1.0)) && on_blue.carries(&shape, &stamp(0.0)));
+    assert!(!on_green.carries(&shape, &stamp(0.0)) && !on_blue.carries(&shape, &stamp(1.0)));
+}
+
+#[test]
 fn files_of_an_earlier_version_are_read() {
     let shape = shape(&["10.0.0.11:8080"], &["10.0.0.12:8080"]);
     let sides = Sides { blue: shape.sides.green.clone(), green: shape.sides.blue.clone() };

@@ -222,12 +222,15 @@ pub(super) fn lines(lines: &[String], weighed: bool) -> Result<Vec<Directive>, S
         all.extend(read);
     }
     for directive in all.iter().filter(|directive| directive.name() == "server") {
-        if !directive.words.iter().any(|word| word == "backup" || word == "down") {
-            return Err(format!(
-                "`{}` in `with.lines` would get users of neither side: name it under `blue` or `green`, or make it a `backup`",
-                directive.shown()
-            ));
-        }
+        let has = |word: &str| directive.words.iter().any(|own| own == word);
+        let why = if has("down") {
+            "would make nginx take a lone server out of service at its first failure: leave it out"
+        } else if has("backup") {
+            continue;
+        } else {
+            "would get users of neither side: name it under `blue` or `green`, or make it a `backup`"
+        };
+        return Err(format!("`{}` in `with.lines` {why}", directive.shown()));
     }
     match misfit(&all, weighed) {
         Some((directive, why)) => Err(format!("`{}` in `with.lines` {why}", directive.shown())),
@@ -376,6 +379,8 @@ mod tests {
         for (line, why) in [
             ("keepalive 32; random;", "put `keepalive` last"),
             ("server 10.0.0.9;", "of neither side"),
+            ("server 10.0.0.9 down;", "leave it out"),
+            ("server 10.0.0.9 down backup;", "leave it out"),
             ("keepalive 32", "is no whole directive"),
             ("} upstream other {", "is no whole directive"),
             ("keepalive \"32;", "is no whole directive"),

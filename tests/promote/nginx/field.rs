@@ -46,12 +46,12 @@ fn configurations_that_can_be_split_are_split_and_left_as_they_are() {
         assert_eq!(behind.met(20), only(&blue, 20), "{shape}");
         let mut router = behind.between(&blue, &green);
         router.check().unwrap_or_else(|fault| panic!("{shape}: {fault}"));
-        router.set(forward(0.5)).unwrap();
+        behind.set(router.as_mut(), forward(0.5));
         let met = behind.met(100);
         assert!(met.len() == 2 && met["green"].abs_diff(50) <= 10, "{shape}: {met:?}");
-        router.set(forward(1.0)).unwrap();
+        behind.set(router.as_mut(), forward(1.0));
         survives(&behind, &green, shape);
-        router.set(BACK).unwrap();
+        behind.set(router.as_mut(), BACK);
         survives(&behind, &blue, shape);
     }
 }

@@ -229,7 +229,7 @@ fn a_cache_whose_key_names_the_side_keeps_an_answer_for_each() {
         &format!("\"127.0.0.1:{}\"", asked.green.port),
         ", apart: true",
     );
-    asked.behind.open(&block).set(forward(0.5)).unwrap();
+    asked.behind.set(asked.behind.open(&block).as_mut(), forward(0.5));
     let met = asked.behind.met(200);
     assert!(met["1.0"] > 60 && met["1.1"] > 60, "{met:?}");
     let asked_for = asked.blue.served() + asked.green.served() - served;
@@ -303,7 +303,7 @@ fn two_services_behind_one_nginx_need_variables_of_their_own() {
     );
     let mut router = asked.behind.open(&block);
     router.check().unwrap();
-    router.set(forward(0.5)).unwrap();
+    asked.behind.set(router.as_mut(), forward(0.5));
     assert!(same_share(router.read().unwrap().green, 0.5));
     assert!(asked.behind.nginx.held().contains("map \"\" $shop_split"), "{}", asked.behind.nginx.held());
     for name in ["Shop", "9shop", "shop;", "", "$shop"] {

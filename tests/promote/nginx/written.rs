@@ -15,11 +15,11 @@ fn an_include_file_that_is_a_link_stays_one_whoever_writes_it() {
     let mode = || std::fs::metadata(&target).unwrap().mode() & 0o7777;
     let mut router = behind.between(&blue, &green);
     router.check().unwrap();
-    router.set(forward(1.0)).unwrap();
+    behind.set(router.as_mut(), forward(1.0));
     assert!(is_link() && std::fs::read_to_string(&target).unwrap().contains("trapkey"));
     assert_eq!((mode(), behind.met(20)), (0o664, only(&green, 20)));
-    by_hand(&router.by_hand(Half::Blue));
-    wait_until("blue", || behind.met(40) == only(&blue, 40));
+    behind.by_hand(&router.by_hand(Half::Blue));
+    assert_eq!(behind.met(40), only(&blue, 40));
     assert!(is_link());
     assert_eq!(mode(), 0o664);
     let folder = std::fs::read_dir(target.parent().unwrap()).unwrap();
@@ -45,7 +45,7 @@ fn a_file_of_somebody_else_that_nginx_refuses_is_named_and_a_way_back_waits_on_d
     let mut behind = Behind::pair(&blue);
     let other = other_file(&mut behind, "# mine\n");
     let mut router = behind.between(&blue, &green);
-    router.set(forward(0.5)).unwrap();
+    behind.set(router.as_mut(), forward(0.5));
     let held = behind.nginx.held();
     std::fs::write(&other, "# mine\nserver_tokns off;\n").unwrap();
     let line = format!("[emerg] unknown directive \"server_tokns\" in {}:2", other.display());
@@ -61,8 +61,8 @@ fn a_file_of_somebody_else_that_nginx_refuses_is_named_and_a_way_back_waits_on_d
     // Somebody mends it and reloads, as the message says.
     std::fs::write(&other, "# mine\n").unwrap();
     let config = behind.nginx.config.display().to_string();
-    by_hand(&[format!("nginx -t -c {config} && nginx -s reload -c {config}")]);
-    wait_until("blue", || behind.met(40) == only(&blue, 40));
+    behind.by_hand(&[format!("nginx -t -c {config} && nginx -s reload -c {config}")]);
+    assert_eq!(behind.met(40), only(&blue, 40));
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_server_on_neither_side_that_gets_users_is_told_and_a_backup_is_not() {
     assert!(router.read().unwrap().strangers.is_empty());
     std::fs::write(&behind.nginx.include, held).unwrap();
     // The next shift names the servers of both sides, and the backup.
-    router.set(forward(0.5)).unwrap();
+    behind.set(router.as_mut(), forward(0.5));
     assert!(router.read().unwrap().strangers.is_empty());
     assert!(behind.nginx.held().contains("    server 127.0.0.1:9 backup;\n"), "{}", behind.nginx.held());
     assert!(!behind.met(100).contains_key("third"));
@@ -137,15 +137,15 @@ fn weights_that_people_edited_by_hand_are_read_although_their_stamp_is_the_old_o
     let (blue, green) = (Server::start("blue"), Server::start("green"));
     let behind = Behind::pair(&blue);
     let mut router = behind.between(&blue, &green);
-    router.set(forward(0.5)).unwrap();
+    behind.set(router.as_mut(), forward(0.5));
     let edited = behind.nginx.held().replace(
         &format!("server 127.0.0.1:{} max_fails=0;", green.port),
         &format!("#server 127.0.0.1:{};", green.port),
     );
     std::fs::write(&behind.nginx.include, edited).unwrap();
     let config = behind.nginx.config.display().to_string();
-    by_hand(&[format!("nginx -s reload -c {config}")]);
-    wait_until("blue", || behind.met(40) == only(&blue, 40));
+    behind.by_hand(&[format!("nginx -s reload -c {config}")]);
+    assert_eq!(behind.met(40), only(&blue, 40));
     assert!(same_share(router.read().unwrap().green, 0.0));
 }
 
@@ -154,21 +154,21 @@ fn an_include_file_that_is_broken_or_gone_does_not_stop_a_way_back() {
     let (blue, green) = (Server::start("blue"), Server::start("green"));
     let behind = Behind::pair(&blue);
     let mut router = behind.between(&blue, &green);
-    router.set(forward(0.5)).unwrap();
+    behind.set(router.as_mut(), forward(0.5));
     std::fs::write(&behind.nginx.include, "upstream shop {\n server 127.0.0.1").unwrap();
     assert!(same_share(router.read().unwrap().green, 0.5), "what runs is what it was");
     let told = router.check().unwrap_err();
     assert_eq!(told.exit, trapkey::fault::Exit::Usage);
     assert!(told.to_string().contains("split.conf:2"), "{told}");
-    router.set(BACK).unwrap();
+    behind.set(router.as_mut(), BACK);
     assert_eq!(behind.met(40), only(&blue, 40));
     // Nor does one that is gone; a way forward does.
-    router.set(forward(0.5)).unwrap();
+    behind.set(router.as_mut(), forward(0.5));
     std::fs::remove_file(&behind.nginx.include).unwrap();
     assert!(same_share(router.read().unwrap().green, 0.5));
     refused(router.as_mut(), forward(0.9));
     assert!(!behind.nginx.include.exists());
-    router.set(BACK).unwrap();
+    behind.set(router.as_mut(), BACK);
     assert_eq!(behind.met(40), only(&blue, 40));
 }
 
@@ -183,10 +183,10 @@ fn the_commands_for_use_by_hand_give_users_of_a_key_to_either_side() {
         let behind = Behind { folder, nginx };
         let mut router = behind.between(&blue, &green);
         router.check().unwrap();
-        router.set(forward(0.5)).unwrap();
+        behind.set(router.as_mut(), forward(0.5));
         for (side, server, share) in [(Half::Green, &green, 1.0), (Half::Blue, &blue, 0.0)] {
-            by_hand(&router.by_hand(side));
-            wait_until("the other side", || behind.met(40) == only(server, 40));
+            behind.by_hand(&router.by_hand(side));
+            assert_eq!(behind.met(40), only(server, 40));
             assert!(same_share(router.read().unwrap().green, share), "{split}");
             router.check().unwrap();
         }
