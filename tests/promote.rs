@@ -32,6 +32,7 @@ mod once;
 mod routers;
 mod routers_http;
 mod soak;
+mod traffic;
 mod way_back;
 
 /// Two sides behind a router, a plan, and a folder for all of it.

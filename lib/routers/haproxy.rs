@@ -296,17 +296,28 @@ impl Haproxy {
         Ok(self.of_side(side, &self.states()?).into_iter().all(what))
     }
 
-    /// The weights that a side's servers have among themselves.
-    fn own_weights(&self, side: Side) -> Vec<u32> {
-        let known = |name: &&String| self.before.weights.get(*name).copied();
-        self.members(side).iter().map(|name| known(name).filter(|w| *w > 0).unwrap_or(100)).collect()
+    /// The weight that a server has among those of its side.
+    fn own_weight(&self, name: &String) -> u32 {
+        self.before.weights.get(name).copied().filter(|w| *w > 0).unwrap_or(100)
     }
 
-    /// The weights for a share, by server.
+    /// The same of a side's servers.
+    fn own_weights(&self, side: Side) -> Vec<u32> {
+        self.members(side).into_iter().map(|name| self.own_weight(name)).collect()
+    }
+
+    /// The weights for a share, by server. Those that people have taken out are no part of the share, and have the
+    /// weight that fits their side: they are brought back at any time.
     fn weights(&self, green: f64) -> ([Vec<u32>; 2], BTreeMap<&String, u32>) {
         let sides = weights::for_share(&self.own_weights(Side::Blue), &self.own_weights(Side::Green), green);
         let names = self.members(Side::Blue).into_iter().chain(self.members(Side::Green));
-        let by_name = names.zip(sides.iter().flatten().copied()).collect();
+        let mut by_name: BTreeMap<&String, u32> = names.zip(sides.iter().flatten().copied()).collect();
+        for (side, given) in [Side::Blue, Side::Green].into_iter().zip(&sides) {
+            for name in self.names(side) {
+                let fitting = || weights::fitting(self.own_weight(name), &self.own_weights(side), given);
+                by_name.entry(name).or_insert_with(fitting);
+            }
+        }
         (sides, by_name)
     }
 
@@ -366,7 +377,7 @@ impl Haproxy {
 
     /// The commands that give a side's servers these weights.
     fn to_weigh(&self, side: Side, wanted: &BTreeMap<&String, u32>, servers: &[Server]) -> Vec<String> {
-        let own = self.of_side(side, servers).into_iter();
+        let own = servers.iter().filter(|s| self.names(side).contains(&s.name));
         own.filter_map(|s| {
             let weight = *wanted.get(&s.name)?;
             (s.weight != weight).then(|| format!("set server {}/{} weight {weight}", self.backend, s.name))
@@ -597,8 +608,10 @@ impl Router for Haproxy {
                 commands.push(format!("set map {map} {name} {parts}; set map {map} {name}-rest {parts}"));
             }
         }
-        for (name, weight) in self.members(side).into_iter().zip(self.own_weights(side)) {
-            commands.push(format!("set server {backend}/{name} weight {weight}"));
+        for name in self.names(side) {
+            commands.push(format!("set server {backend}/{name} weight {}", self.own_weight(name)));
+        }
+        for name in self.members(side) {
             commands.push(format!("set server {backend}/{name} state ready"));
         }
         for name in self.names(side.other()) {
