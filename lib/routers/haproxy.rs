@@ -324,7 +324,9 @@ impl Haproxy {
     /// What HAProxy says of a side.
     fn view(&self, side: Side, servers: &[Server]) -> SideView {
         let own = self.of_side(side, servers);
-        let closed = own.iter().all(|s| !s.admitted());
+        // Whoever people bring back onto a side that we have closed does not open it.
+        let by_us = own.iter().any(|s| !s.admitted() && self.before.closed.contains(&s.name));
+        let closed = by_us || own.iter().all(|s| !s.admitted());
         let count = |what: fn(&Server) -> bool| {
             u32::try_from(own.iter().filter(|s| what(s)).count()).unwrap_or(u32::MAX)
         };
@@ -386,13 +388,28 @@ impl Haproxy {
     }
 
     /// The commands that bring a closed side into service. Where some of it is in service, the others were taken
-    /// out by people: they stay so.
+    /// out by people, unless it was us: they stay so.
     fn to_admit(&self, side: Side, servers: &[Server]) -> Vec<String> {
         let own = self.of_side(side, servers);
-        if own.iter().any(|s| s.admitted()) {
-            return Vec::new();
+        let all = own.iter().all(|s| !s.admitted());
+        own.into_iter()
+            .filter(|s| !s.admitted() && (all || self.before.closed.contains(&s.name)))
+            .map(|s| format!("set server {}/{} state ready", self.backend, s.name))
+            .collect()
+    }
+
+    /// Notes whom we are about to take out with their whole side, and who is out already while the others are not.
+    fn note_closing(&mut self, side: Side, servers: &[Server]) {
+        let open = self.of_side(side, servers).into_iter().any(Server::admitted);
+        let names: Vec<(String, bool)> =
+            self.of_side(side, servers).into_iter().map(|s| (s.name.clone(), s.admitted())).collect();
+        for (name, admitted) in names {
+            if admitted || !open || self.before.closed.contains(&name) {
+                self.before.closed.insert(name);
+            } else {
+                self.before.taken_out.insert(name);
+            }
         }
-        self.each(side, "set server {} state ready")
     }
 
     fn give_back(
@@ -437,6 +454,9 @@ impl Haproxy {
     }
 }
 
+/// How long an agent may take to say something else: `drain` and `ready` look like a weight until it does.
+const AGENT: Duration = Duration::from_secs(5);
+
 fn share(green: u32, blue: u32) -> Option<f64> {
     (green + blue > 0).then(|| f64::from(green) / f64::from(green + blue))
 }
@@ -457,7 +477,13 @@ impl Router for Haproxy {
         if let Some(backend) = backend {
             self.balances_by_weight(backend)?;
         }
-        self.no_agent_weighs(&rows)?;
+        let until = Instant::now() + AGENT;
+        let mut looked = self.no_agent_weighs(&rows);
+        while looked.is_err() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(200));
+            looked = self.no_agent_weighs(&self.stat(&servers)?);
+        }
+        looked?;
         self.blue_is_open()?;
         let Some(map) = &self.map else { return self.keeps_nobody() };
         self.steering(map)?;
@@ -474,13 +500,17 @@ impl Router for Haproxy {
     fn before(&mut self, known: &Before) -> Result<Before, Fault> {
         let servers = self.states()?;
         let mut taken_out = BTreeSet::new();
+        // A reload has opened them: whoever of them is out now was taken out since.
+        let is_out = |name: &String| servers.iter().any(|s| &s.name == name && !s.admitted());
+        let closed = if known.closed.iter().all(is_out) { known.closed.clone() } else { BTreeSet::new() };
         for side in [Side::Blue, Side::Green] {
             let own: Vec<&Server> = servers.iter().filter(|s| self.names(side).contains(&s.name)).collect();
             let open = own.iter().any(|s| s.admitted());
             let left: BTreeSet<String> = own
                 .iter()
                 // A side that is closed as a whole was closed by the release before, or waits for its first one.
-                .filter(|s| !s.admitted() && (open || known.taken_out.contains(&s.name)))
+                .filter(|s| !s.admitted() && !closed.contains(&s.name))
+                .filter(|s| open || known.taken_out.contains(&s.name))
                 .map(|s| s.name.clone())
                 .collect();
             if left.len() < own.len() {
@@ -498,11 +528,15 @@ impl Router for Haproxy {
                 }
             }
         }
-        Ok(Before { weights, taken_out })
+        Ok(Before { weights, taken_out, closed })
     }
 
     fn remember(&mut self, before: &Before) {
         self.before = before.clone();
+    }
+
+    fn known(&self) -> Option<Before> {
+        Some(self.before.clone())
     }
 
     fn after_reload(&mut self) -> Result<Option<AfterReload>, Fault> {
@@ -541,6 +575,9 @@ impl Router for Haproxy {
             return self.set_parts(map, split);
         }
         let servers = self.states()?;
+        if split.green <= 0.0 && split.close_idle_side {
+            self.note_closing(Side::Green, &servers);
+        }
         let (_, wanted) = self.weights(split.green);
         if split.green <= 0.0 {
             return self.give_back(&wanted, &servers, split.close_idle_side);
@@ -554,6 +591,8 @@ impl Router for Haproxy {
             None => self.read_weights()?,
         };
         let servers = self.states()?;
+        // Whoever is in service is not closed, whoever has opened it.
+        self.before.closed.retain(|name| servers.iter().any(|s| &s.name == name && !s.admitted()));
         Ok(Live {
             sides: Some([Side::Blue, Side::Green].map(|side| self.view(side, &servers))),
             strangers: self.strangers(&servers)?,
@@ -562,6 +601,8 @@ impl Router for Haproxy {
     }
 
     fn drain(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {
+        let servers = self.states()?;
+        self.note_closing(side, &servers);
         if !self.all_are(side, |s| !s.admitted() && s.weight == 0)? {
             let drain = self.each(side, "set server {} state drain");
             self.socket.order(&drain, &format!("drain {}", side.word()))?;

@@ -138,8 +138,7 @@ fn serve(mut stream: &TcpStream, known: &Known) {
         let close = head.contains("http/1.0") || head.contains("\r\nconnection: close");
         let last = if close { "connection: close\r\n" } else { "" };
         let release = known.release.load(Ordering::SeqCst);
-        let text =
-            format!("HTTP/1.1 200 x\r\nx-release: 1.{release}\r\n{last}content-length: 2\r\n\r\nok");
+        let text = format!("HTTP/1.1 200 x\r\nx-release: 1.{release}\r\n{last}content-length: 2\r\n\r\nok");
         if stream.write_all(text.as_bytes()).is_err() || close {
             break;
         }

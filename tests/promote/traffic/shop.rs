@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use super::servers::{Agents, Server};
-use crate::support::{free_port, wait_until};
+use crate::support::{free_port, wait_for, wait_until};
 
 /// The servers of each side, with the weights that they have among themselves.
 pub(super) const SIDES: [[(&str, u32); 3]; 2] =
@@ -49,6 +49,10 @@ pub(super) struct Shop {
     pub(super) configured: BTreeMap<String, u32>,
     /// Who is out, and how.
     pub(super) held: BTreeMap<String, How>,
+    /// The weights of the configuration that runs.
+    pub(super) loaded: BTreeMap<String, u32>,
+    /// Whom it calls `disabled`.
+    pub(super) disabled: BTreeSet<String>,
     process: Child,
 }
 
@@ -69,8 +73,19 @@ impl Shop {
         write(folder, port, agents.port, &servers, &configured, &BTreeSet::new());
         let process = spawn(folder, &[]);
         let folder = folder.to_path_buf();
-        let held = BTreeMap::new();
-        let shop = Self { folder, port, releases, servers, fronts, agents, configured, held, process };
+        let shop = Self {
+            folder,
+            port,
+            releases,
+            servers,
+            fronts,
+            agents,
+            loaded: configured.clone(),
+            configured,
+            held: BTreeMap::new(),
+            disabled: BTreeSet::new(),
+            process,
+        };
         wait_until("HAProxy", || shop.try_ask("show info").is_ok());
         wait_until("the checks of HAProxy", || shop.states().iter().all(|server| server.up));
         shop
@@ -101,35 +116,37 @@ impl Shop {
     }
 
     pub(super) fn states(&self) -> Vec<State> {
-        let reply = self.ask("show servers state shop");
-        let rows = reply.lines().skip(2).map(|line| line.split(' ').collect::<Vec<_>>());
-        rows.filter(|words| words.len() > 8)
-            .map(|words| State {
-                name: words[3].to_owned(),
-                up: words[5] == "2",
-                admitted: words[6].parse::<u32>().unwrap() & 0x09 == 0,
-                weight: words[7].parse().unwrap(),
-            })
-            .collect()
-    }
-
-    pub(super) fn state(&self, name: &str) -> State {
-        self.states().into_iter().find(|state| state.name == name).unwrap()
+        parse(&self.ask("show servers state shop"))
     }
 
     pub(super) fn server(&self, name: &str) -> &Server {
         self.servers.iter().find(|server| server.name == name).unwrap()
     }
 
-    /// An operator, or an agent, takes a server out.
-    pub(super) fn hold(&mut self, name: &str, how: How) {
-        match how {
-            How::Maint => assert_eq!(self.ask(&format!("set server shop/{name} state maint")).trim(), ""),
-            How::Drain => assert_eq!(self.ask(&format!("set server shop/{name} state drain")).trim(), ""),
-            How::Agent => self.agents.say(name, "drain"),
+    /// An operator, or an agent, takes a server out; false where its side was closed before, so that it was out.
+    pub(super) fn hold(&mut self, name: &str, how: How) -> bool {
+        let states = match how {
+            // In one go: the answer tells what the others were when it went out.
+            How::Maint => self.ask(&format!("set server shop/{name} state maint; show servers state shop")),
+            How::Drain => self.ask(&format!("set server shop/{name} state drain; show servers state shop")),
+            How::Agent => {
+                self.agents.say(name, "drain");
+                wait_for("a server to be out", || {
+                    let states = self.ask("show servers state shop");
+                    parse(&states).iter().any(|s| s.name == name && !s.admitted).then_some(states)
+                })
+            }
+        };
+        let side = SIDES.iter().find(|side| side.iter().any(|(own, _)| *own == name)).unwrap();
+        let others = side.iter().filter(|(own, _)| *own != name && !self.held.contains_key(*own));
+        let states = parse(&states);
+        let open = |own: &str| states.iter().any(|s| s.name == own && s.admitted);
+        if others.clone().count() > 0 && !others.clone().any(|(own, _)| open(own)) {
+            self.agents.say(name, "up");
+            return false;
         }
-        wait_until("a server to be out", || !self.state(name).admitted);
         self.held.insert(name.to_owned(), how);
+        true
     }
 
     /// Whoever took it out brings it back.
@@ -147,6 +164,8 @@ impl Shop {
     pub(super) fn reload(&mut self) {
         let held: BTreeSet<String> = self.held.keys().cloned().collect();
         write(&self.folder, self.port, self.agents.port, &self.servers, &self.configured, &held);
+        self.disabled = held;
+        self.loaded = self.configured.clone();
         let old = self.process.id().to_string();
         let socket = self.folder.join("haproxy.sock").display().to_string();
         let fresh = spawn(&self.folder, &["-x", &socket, "-sf", &old]);
@@ -162,6 +181,19 @@ impl Drop for Shop {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// The answer to `show servers state`.
+fn parse(reply: &str) -> Vec<State> {
+    let rows = reply.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    rows.filter(|words| words.len() > 8 && words[1] == "shop")
+        .map(|words| State {
+            name: words[3].to_owned(),
+            up: words[5] == "2",
+            admitted: words[6].parse::<u32>().unwrap() & 0x09 == 0,
+            weight: words[7].parse().unwrap(),
+        })
+        .collect()
 }
 
 fn write(
@@ -184,8 +216,7 @@ fn write(
     for Server { name, port, .. } in servers {
         let weight = weights[name];
         let out = if disabled.contains(name) { " disabled" } else { "" };
-        text +=
-            &format!("  server {name} 127.0.0.1:{port} weight {weight} agent-send \"{name}\\n\"{out}\n");
+        text += &format!("  server {name} 127.0.0.1:{port} weight {weight} agent-send \"{name}\\n\"{out}\n");
     }
     std::fs::write(folder.join("haproxy.cfg"), text).unwrap();
 }
