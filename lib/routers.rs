@@ -262,6 +262,9 @@ pub struct Before {
     pub weights: BTreeMap<String, u32>,
     /// Servers that people have taken out of service, by name: they stay so.
     pub taken_out: BTreeSet<String>,
+    /// Servers that a promotion has taken out of service itself, with their whole side, by name.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub closed: BTreeSet<String>,
 }
 
 /// What a router would do once it is reloaded or restarted with the configuration that it has.
@@ -326,6 +329,11 @@ pub trait Router: Send {
 
     /// Takes over what was found when the promotion began, or what has been seen since. Touches nothing.
     fn remember(&mut self, _before: &Before) {}
+
+    /// The same with what it has done and found itself since, for the record; null where nothing is left to people.
+    fn known(&self) -> Option<Before> {
+        None
+    }
 
     /// What a reload or a restart of the router would make of the split; null where the split lies in its
     /// configuration, or where that cannot be known.

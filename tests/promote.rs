@@ -36,6 +36,7 @@ mod routers;
 mod routers_http;
 mod soak;
 mod tried_before;
+mod traffic;
 mod way_back;
 
 /// Two sides behind a router, a plan, and a folder for all of it.

@@ -296,24 +296,37 @@ impl Haproxy {
         Ok(self.of_side(side, &self.states()?).into_iter().all(what))
     }
 
-    /// The weights that a side's servers have among themselves.
-    fn own_weights(&self, side: Side) -> Vec<u32> {
-        let known = |name: &&String| self.before.weights.get(*name).copied();
-        self.members(side).iter().map(|name| known(name).filter(|w| *w > 0).unwrap_or(100)).collect()
+    /// The weight that a server has among those of its side.
+    fn own_weight(&self, name: &String) -> u32 {
+        self.before.weights.get(name).copied().filter(|w| *w > 0).unwrap_or(100)
     }
 
-    /// The weights for a share, by server.
+    /// The same of a side's servers.
+    fn own_weights(&self, side: Side) -> Vec<u32> {
+        self.members(side).into_iter().map(|name| self.own_weight(name)).collect()
+    }
+
+    /// The weights for a share, by server. Those that people have taken out are no part of the share, and have the
+    /// weight that fits their side: they are brought back at any time.
     fn weights(&self, green: f64) -> ([Vec<u32>; 2], BTreeMap<&String, u32>) {
         let sides = weights::for_share(&self.own_weights(Side::Blue), &self.own_weights(Side::Green), green);
         let names = self.members(Side::Blue).into_iter().chain(self.members(Side::Green));
-        let by_name = names.zip(sides.iter().flatten().copied()).collect();
+        let mut by_name: BTreeMap<&String, u32> = names.zip(sides.iter().flatten().copied()).collect();
+        for (side, given) in [Side::Blue, Side::Green].into_iter().zip(&sides) {
+            for name in self.names(side) {
+                let fitting = || weights::fitting(self.own_weight(name), &self.own_weights(side), given);
+                by_name.entry(name).or_insert_with(fitting);
+            }
+        }
         (sides, by_name)
     }
 
     /// What HAProxy says of a side.
     fn view(&self, side: Side, servers: &[Server]) -> SideView {
         let own = self.of_side(side, servers);
-        let closed = own.iter().all(|s| !s.admitted());
+        // Whoever people bring back onto a side that we have closed does not open it.
+        let by_us = own.iter().any(|s| !s.admitted() && self.before.closed.contains(&s.name));
+        let closed = by_us || own.iter().all(|s| !s.admitted());
         let count = |what: fn(&Server) -> bool| {
             u32::try_from(own.iter().filter(|s| what(s)).count()).unwrap_or(u32::MAX)
         };
@@ -366,7 +379,7 @@ impl Haproxy {
 
     /// The commands that give a side's servers these weights.
     fn to_weigh(&self, side: Side, wanted: &BTreeMap<&String, u32>, servers: &[Server]) -> Vec<String> {
-        let own = self.of_side(side, servers).into_iter();
+        let own = servers.iter().filter(|s| self.names(side).contains(&s.name));
         own.filter_map(|s| {
             let weight = *wanted.get(&s.name)?;
             (s.weight != weight).then(|| format!("set server {}/{} weight {weight}", self.backend, s.name))
@@ -375,13 +388,28 @@ impl Haproxy {
     }
 
     /// The commands that bring a closed side into service. Where some of it is in service, the others were taken
-    /// out by people: they stay so.
+    /// out by people, unless it was us: they stay so.
     fn to_admit(&self, side: Side, servers: &[Server]) -> Vec<String> {
         let own = self.of_side(side, servers);
-        if own.iter().any(|s| s.admitted()) {
-            return Vec::new();
+        let all = own.iter().all(|s| !s.admitted());
+        own.into_iter()
+            .filter(|s| !s.admitted() && (all || self.before.closed.contains(&s.name)))
+            .map(|s| format!("set server {}/{} state ready", self.backend, s.name))
+            .collect()
+    }
+
+    /// Notes whom we are about to take out with their whole side, and who is out already while the others are not.
+    fn note_closing(&mut self, side: Side, servers: &[Server]) {
+        let open = self.of_side(side, servers).into_iter().any(Server::admitted);
+        let names: Vec<(String, bool)> =
+            self.of_side(side, servers).into_iter().map(|s| (s.name.clone(), s.admitted())).collect();
+        for (name, admitted) in names {
+            if admitted || !open || self.before.closed.contains(&name) {
+                self.before.closed.insert(name);
+            } else {
+                self.before.taken_out.insert(name);
+            }
         }
-        self.each(side, "set server {} state ready")
     }
 
     fn give_back(
@@ -426,6 +454,9 @@ impl Haproxy {
     }
 }
 
+/// How long an agent may take to say something else: `drain` and `ready` look like a weight until it does.
+const AGENT: Duration = Duration::from_secs(5);
+
 fn share(green: u32, blue: u32) -> Option<f64> {
     (green + blue > 0).then(|| f64::from(green) / f64::from(green + blue))
 }
@@ -446,7 +477,13 @@ impl Router for Haproxy {
         if let Some(backend) = backend {
             self.balances_by_weight(backend)?;
         }
-        self.no_agent_weighs(&rows)?;
+        let until = Instant::now() + AGENT;
+        let mut looked = self.no_agent_weighs(&rows);
+        while looked.is_err() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(200));
+            looked = self.no_agent_weighs(&self.stat(&servers)?);
+        }
+        looked?;
         self.blue_is_open()?;
         let Some(map) = &self.map else { return self.keeps_nobody() };
         self.steering(map)?;
@@ -463,13 +500,17 @@ impl Router for Haproxy {
     fn before(&mut self, known: &Before) -> Result<Before, Fault> {
         let servers = self.states()?;
         let mut taken_out = BTreeSet::new();
+        // A reload has opened them: whoever of them is out now was taken out since.
+        let is_out = |name: &String| servers.iter().any(|s| &s.name == name && !s.admitted());
+        let closed = if known.closed.iter().all(is_out) { known.closed.clone() } else { BTreeSet::new() };
         for side in [Side::Blue, Side::Green] {
             let own: Vec<&Server> = servers.iter().filter(|s| self.names(side).contains(&s.name)).collect();
             let open = own.iter().any(|s| s.admitted());
             let left: BTreeSet<String> = own
                 .iter()
                 // A side that is closed as a whole was closed by the release before, or waits for its first one.
-                .filter(|s| !s.admitted() && (open || known.taken_out.contains(&s.name)))
+                .filter(|s| !s.admitted() && !closed.contains(&s.name))
+                .filter(|s| open || known.taken_out.contains(&s.name))
                 .map(|s| s.name.clone())
                 .collect();
             if left.len() < own.len() {
@@ -487,11 +528,15 @@ impl Router for Haproxy {
                 }
             }
         }
-        Ok(Before { weights, taken_out })
+        Ok(Before { weights, taken_out, closed })
     }
 
     fn remember(&mut self, before: &Before) {
         self.before = before.clone();
+    }
+
+    fn known(&self) -> Option<Before> {
+        Some(self.before.clone())
     }
 
     fn after_reload(&mut self) -> Result<Option<AfterReload>, Fault> {
@@ -530,6 +575,9 @@ impl Router for Haproxy {
             return self.set_parts(map, split);
         }
         let servers = self.states()?;
+        if split.green <= 0.0 && split.close_idle_side {
+            self.note_closing(Side::Green, &servers);
+        }
         let (_, wanted) = self.weights(split.green);
         if split.green <= 0.0 {
             return self.give_back(&wanted, &servers, split.close_idle_side);
@@ -543,6 +591,8 @@ impl Router for Haproxy {
             None => self.read_weights()?,
         };
         let servers = self.states()?;
+        // Whoever is in service is not closed, whoever has opened it.
+        self.before.closed.retain(|name| servers.iter().any(|s| &s.name == name && !s.admitted()));
         Ok(Live {
             sides: Some([Side::Blue, Side::Green].map(|side| self.view(side, &servers))),
             strangers: self.strangers(&servers)?,
@@ -551,6 +601,8 @@ impl Router for Haproxy {
     }
 
     fn drain(&mut self, side: Side, limit: Duration) -> Result<u64, Fault> {
+        let servers = self.states()?;
+        self.note_closing(side, &servers);
         if !self.all_are(side, |s| !s.admitted() && s.weight == 0)? {
             let drain = self.each(side, "set server {} state drain");
             self.socket.order(&drain, &format!("drain {}", side.word()))?;
@@ -597,8 +649,10 @@ impl Router for Haproxy {
                 commands.push(format!("set map {map} {name} {parts}; set map {map} {name}-rest {parts}"));
             }
         }
-        for (name, weight) in self.members(side).into_iter().zip(self.own_weights(side)) {
-            commands.push(format!("set server {backend}/{name} weight {weight}"));
+        for name in self.names(side) {
+            commands.push(format!("set server {backend}/{name} weight {}", self.own_weight(name)));
+        }
+        for name in self.members(side) {
             commands.push(format!("set server {backend}/{name} state ready"));
         }
         for name in self.names(side.other()) {

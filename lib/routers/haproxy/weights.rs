@@ -73,6 +73,17 @@ fn scaled(weights: &[u32], scale: f64) -> Vec<u32> {
     weights.iter().map(one).collect()
 }
 
+/// The weight that fits one more server of a side whose others, with the weights `was` among themselves, have `is`.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 256")]
+pub(super) fn fitting(own: u32, was: &[u32], is: &[u32]) -> u32 {
+    let (was, is): (u32, u32) = (was.iter().sum(), is.iter().sum());
+    if is == 0 {
+        return 0;
+    }
+    let exact = f64::from(own) * f64::from(is) / f64::from(was.max(1));
+    exact.round().clamp(1.0, f64::from(MAX_WEIGHT)) as u32
+}
+
 /// How far the servers' shares of their side are off, at most.
 fn bent(was: &[u32], is: &[u32]) -> f64 {
     let sum = |weights: &[u32]| weights.iter().map(|w| f64::from(*w)).sum::<f64>().max(1.0);
@@ -109,6 +120,14 @@ mod tests {
                 assert!((got - asked).abs() < 0.006, "{blue}/{green} {percent} %: {got}");
             }
         }
+    }
+
+    #[test]
+    fn a_server_that_is_out_follows_its_side() {
+        assert_eq!(fitting(200, &[100, 50], &[100, 50]), 200);
+        assert_eq!(fitting(200, &[100, 50], &[20, 10]), 40);
+        assert_eq!(fitting(1, &[256], &[1]), 1, "none is shut out by rounding");
+        assert_eq!(fitting(200, &[100, 50], &[0, 0]), 0);
     }
 
     #[test]

@@ -267,9 +267,14 @@ impl Hands for Driver<'_> {
             );
             return Ok(Err(NotInForce { why, waited: true, restarting: false, back: false }));
         }
+        // Whom people have taken out a moment ago is no part of what is set, nor of what is read back.
+        let live = self.router.read();
+        if let Ok(live) = &live {
+            self.heed_people(live);
+        }
         if let Why::Step(_) = why
             && share < 1.0
-            && self.router.read().is_ok_and(|live| self.is_taken_out(Side::Blue, &live))
+            && live.is_ok_and(|live| self.is_taken_out(Side::Blue, &live))
         {
             let why = "somebody has taken all of blue out of service".to_owned();
             return Ok(Err(NotInForce { why, waited: true, restarting: false, back: false }));
@@ -282,7 +287,9 @@ impl Hands for Driver<'_> {
             Why::Repair => "reconcile".into(),
         };
         let terms = Terms { min_up: self.min_up(), warm_within: self.healthy_within() };
-        match shift(self.router.as_mut(), &self.entry, &self.record.markers, split, terms, &word) {
+        let shifted = shift(self.router.as_mut(), &self.entry, &self.record.markers, split, terms, &word);
+        self.know();
+        match shifted {
             Ok(done) => {
                 // Green has everything: blue stays as it is, closed or not.
                 if share < 1.0 {
@@ -324,7 +331,9 @@ impl Hands for Driver<'_> {
         self.watch = None;
         self.record.closed = Some(side);
         let started = Instant::now();
-        let left = match self.router.drain(side, self.drain_limit()) {
+        let drained = self.router.drain(side, self.drain_limit());
+        self.know();
+        let left = match drained {
             Ok(left) => left,
             Err(fault) => return Ok(Err(fault)),
         };

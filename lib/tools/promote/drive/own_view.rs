@@ -111,6 +111,20 @@ impl Driver<'_> {
         changed
     }
 
+    /// Puts on record what the router knows by now of what people have taken out, and of what it has closed itself.
+    pub(super) fn know(&mut self) {
+        let Some(known) = self.router.known() else { return };
+        let found: BTreeSet<String> =
+            known.taken_out.difference(&self.record.before.taken_out).cloned().collect();
+        if !found.is_empty() {
+            let what =
+                format!("somebody has taken {} out of service on the router: it stays so", words(&found));
+            self.job.talk().line(Mark::Warn, &what);
+            self.record.decided(world::now(), "trapkey", what);
+        }
+        self.record.before = known;
+    }
+
     /// Holds the promotion before its next step, until people let it go on.
     fn hold(&mut self, why: &str) {
         let on_its_way = matches!(
