@@ -35,8 +35,8 @@ mod own_view;
 mod routers;
 mod routers_http;
 mod soak;
-mod tried_before;
 mod traffic;
+mod tried_before;
 mod way_back;
 
 /// Two sides behind a router, a plan, and a folder for all of it.

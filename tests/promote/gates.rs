@@ -128,8 +128,7 @@ fn an_old_side_that_is_sick_is_not_gone_back_to() {
 
 #[test]
 fn the_retire_hook_runs_once_when_the_old_side_was_kept_for_long_enough() {
-    let hook =
-        "  hooks: {retire: [sh, -c, \"echo down >> retired.txt\"]}\n  keep_old: 1s\n";
+    let hook = "  hooks: {retire: [sh, -c, \"echo down >> retired.txt\"]}\n  keep_old: 1s\n";
     let stage = Stage::new("[{weight: 100%, bake: 200ms}]", hook);
     assert_eq!(stage.promote(&["run"]).code, 0);
     let retired = || std::fs::read_to_string(stage.path().join("retired.txt")).unwrap_or_default();

@@ -634,7 +634,8 @@ fn the_old_side_is_not_taken_down_while_a_reload_would_bring_its_users_back() {
 
 #[test]
 fn the_old_side_is_taken_down_once_nobody_has_asked_it_for_long_enough() {
-    let hook = "  hooks: {retire: [sh, -c, \"echo down >> retired.txt\"]}\n  retire_when: {requests: 0, for: 1h}\n";
+    let hook =
+        "  hooks: {retire: [sh, -c, \"echo down >> retired.txt\"]}\n  retire_when: {requests: 0, for: 1h}\n";
     let row = Row::new(PLAIN, "", SHORT, hook);
     let ended = row.promote(&["run"]);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
