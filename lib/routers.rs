@@ -21,6 +21,7 @@ mod command;
 mod envoy;
 mod haproxy;
 mod nginx;
+mod servers;
 mod traefik;
 mod weights;
 

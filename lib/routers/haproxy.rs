@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::servers::Servers;
 use super::{
     AfterReload, Before, By, Counters, Kind, Live, Order, Router, Side, SideCount, SideView, Split,
     same_share,
@@ -52,45 +53,6 @@ struct Settings {
     map: Option<String>,
 }
 
-#[derive(Clone, Debug, JsonSchema)]
-#[schemars(untagged)]
-enum Servers {
-    One(String),
-    Several(Vec<String>),
-}
-
-impl<'de> Deserialize<'de> for Servers {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Names;
-        impl<'de> serde::de::Visitor<'de> for Names {
-            type Value = Servers;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("the name of a server, or a list of names")
-            }
-            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Servers, E> {
-                Ok(Servers::One(name.to_owned()))
-            }
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Servers, A::Error> {
-                let mut names = Vec::new();
-                while let Some(name) = seq.next_element()? {
-                    names.push(name);
-                }
-                Ok(Servers::Several(names))
-            }
-        }
-        deserializer.deserialize_any(Names)
-    }
-}
-
-impl Servers {
-    fn names(&self) -> Vec<String> {
-        match self {
-            Self::One(name) => vec![name.clone()],
-            Self::Several(names) => names.clone(),
-        }
-    }
-}
-
 struct Haproxy {
     socket: Socket,
     backend: String,
@@ -105,7 +67,7 @@ struct Haproxy {
 
 fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
     let settings: Settings = order.with.read(order.variables)?;
-    let (blue, green) = (settings.blue.names(), settings.green.names());
+    let (blue, green) = (settings.blue.texts().to_vec(), settings.green.texts().to_vec());
     let place = order.with.0.as_ref().map(|n| n.place).unwrap_or_default();
     let by_requests = *order.split == By::Requests;
     match &settings.map {

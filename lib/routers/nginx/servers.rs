@@ -1,50 +1,8 @@
 //! The servers of both sides as the plan names them, and what may stand beside them in the upstream.
 
-use schemars::JsonSchema;
-use serde::Deserialize;
-
+pub(super) use super::super::servers::Servers;
 use super::super::{By, Side};
 use super::syntax::{self, Directive};
-
-/// One server, or several.
-#[derive(Clone, Debug, JsonSchema)]
-#[schemars(untagged)]
-pub(super) enum Servers {
-    One(String),
-    Several(Vec<String>),
-}
-
-impl<'de> Deserialize<'de> for Servers {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Lines;
-        impl<'de> serde::de::Visitor<'de> for Lines {
-            type Value = Servers;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("the address of a server, or a list of addresses")
-            }
-            fn visit_str<E: serde::de::Error>(self, line: &str) -> Result<Servers, E> {
-                Ok(Servers::One(line.to_owned()))
-            }
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Servers, A::Error> {
-                let mut lines = Vec::new();
-                while let Some(line) = seq.next_element()? {
-                    lines.push(line);
-                }
-                Ok(Servers::Several(lines))
-            }
-        }
-        deserializer.deserialize_any(Lines)
-    }
-}
-
-impl Servers {
-    fn lines(&self) -> &[String] {
-        match self {
-            Self::One(line) => std::slice::from_ref(line),
-            Self::Several(lines) => lines,
-        }
-    }
-}
 
 /// A server of a side: what stands behind `server`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,7 +105,7 @@ impl Sides {
     /// Errors: in words; a side without a server, or a server that is named twice.
     pub(super) fn of(blue: &Servers, green: &Servers) -> Result<Self, String> {
         let read = |servers: &Servers| -> Result<Vec<Server>, String> {
-            servers.lines().iter().map(|line| Server::parse(line)).collect()
+            servers.texts().iter().map(|line| Server::parse(line)).collect()
         };
         let sides = Self { blue: read(blue)?, green: read(green)? };
         let mut seen: Vec<String> = Vec::new();

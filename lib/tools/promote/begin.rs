@@ -7,7 +7,7 @@ use super::live::{front_door, twins};
 use super::machine::{Course, State};
 use super::record::{Markers, Record, course_of, steps_of, strategy_word};
 use super::say::KeptFlags;
-use super::shift::Entry;
+use super::shift::{Entry, min_up};
 use super::way_back;
 use crate::checks;
 use crate::evidence::{Need, Outcome, PreflightBody, Promotion, RouterRecord, SideRecord, SnapshotBody};
@@ -353,13 +353,9 @@ pub(super) fn all_on_blue(live: &Live, plan: &Promote) -> Result<(), Fault> {
         .help("name them on a side in `promote.router.with`, or take them out of service: the weights are no shares otherwise"))
 }
 
-/// The least share of a side's servers that must be up, where the plan does not say.
-const MIN_UP: f64 = 0.5;
-
 /// Refuses (1) a blue that the router itself holds for down: it is where a rollback goes.
 pub(super) fn router_serves_blue(live: &Live, plan: &Promote) -> Result<(), Fault> {
-    let min_up = plan.min_up.map_or(MIN_UP, |share| share.0);
-    match live.side(Side::Blue).and_then(|blue| blue.cannot_serve(min_up)) {
+    match live.side(Side::Blue).and_then(|blue| blue.cannot_serve(min_up(plan, Side::Blue))) {
         None => Ok(()),
         Some(why) => Err(Fault::closed("blue, the side that serves now, is not healthy")
             .place(plan.router.target.shown.clone())

@@ -8,7 +8,7 @@ use super::record::Markers;
 use crate::evidence::{Probed, Shift};
 use crate::fault::Fault;
 use crate::metrics::probe::{Connection, Sample, once_as};
-use crate::plan::ProbeSpec;
+use crate::plan::{ProbeSpec, Promote};
 use crate::redact::redact;
 use crate::routers::{By, Key, Live, Router, Side, Split, same_share};
 use crate::units::show_share;
@@ -263,6 +263,11 @@ pub(super) struct Terms {
     pub min_up: f64,
     /// How long servers whose weight is still rising are waited for.
     pub warm_within: Duration,
+}
+
+/// The least share of a side's servers that the router itself must hold for up.
+pub(super) fn min_up(plan: &Promote, side: Side) -> f64 {
+    plan.min_up.map_or(if side == Side::Blue { 0.5 } else { 0.6 }, |share| share.0)
 }
 
 /// Puts a split into force and proves it.

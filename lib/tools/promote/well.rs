@@ -9,6 +9,7 @@ use super::machine::{Hook, State};
 use super::orders;
 use super::record::Record;
 use super::say;
+use super::shift::min_up;
 use crate::fault::Fault;
 use crate::job::Job;
 use crate::plan::{Loaded, RouterSpec, Side as SidePlan};
@@ -18,8 +19,6 @@ use crate::world::http::{Client, join};
 
 /// How long one look may take. People wait for it.
 const LOOK: Duration = Duration::from_secs(5);
-/// The least share of a side's servers that the router must hold for up, where the plan does not say.
-const MIN_UP: f64 = 0.5;
 
 /// Reads the live router: what it gives green, and what it says of the sides. Never sets anything.
 ///
@@ -76,7 +75,7 @@ impl Sides {
                 return Self { blue: unknown.clone(), green: unknown };
             }
         };
-        let min_up = plan.min_up.map_or(MIN_UP, |share| share.0);
+        let [of_blue, of_green] = [Side::Blue, Side::Green].map(|side| min_up(plan, side));
         let asked = |side: &SidePlan| (join(&side.url.value, &side.health), side.health.clone());
         let (blue, green) = (asked(&plan.sides.blue), asked(&plan.sides.green));
         let both = within(move || {
@@ -88,11 +87,11 @@ impl Sides {
         });
         let late = || Well::No("it does not answer within 5 s".into());
         let (blue, green) = both.unwrap_or_else(|| (late(), late()));
-        let judge = |side: Side, well: Well| match live.and_then(|live| live.side(side)) {
+        let judge = |side: Side, min_up: f64, well: Well| match live.and_then(|live| live.side(side)) {
             Some(view) if well == Well::Yes => view.cannot_serve(min_up).map_or(Well::Yes, Well::No),
             _ => well,
         };
-        Self { blue: judge(Side::Blue, blue), green: judge(Side::Green, green) }
+        Self { blue: judge(Side::Blue, of_blue, blue), green: judge(Side::Green, of_green, green) }
     }
 }
 

@@ -11,7 +11,7 @@ use super::super::conduct::{Clock, Hands, LeftHook, Live, NotInForce, Theirs, Wh
 use super::super::machine::{Action, Course, Event, Hook, Look, State};
 use super::super::record::{Clocks, Record, millis, phase};
 use super::super::samples::{self, Of};
-use super::super::shift::{DATA_PLANE_LAG, Terms, shift};
+use super::super::shift::{DATA_PLANE_LAG, Terms, min_up, shift};
 use super::notes::{note, note_rollback};
 use super::{Driver, Mode, called_off};
 use crate::checks;
@@ -29,8 +29,6 @@ use crate::world::{self, signal};
 
 /// How long the router may be away in a restart, where the plan does not say.
 const ROUTER_BACK_WITHIN: Duration = Duration::from_secs(30);
-/// The least share of a side's servers that the router must hold for up, where the plan does not say.
-const MIN_UP: f64 = 0.6;
 /// So often a weight is put back in one step; then something else steers the router.
 const MOST_PUT_BACK: u32 = 3;
 /// How long to wait before the router is asked again.
@@ -692,7 +690,7 @@ impl<'a> Driver<'a> {
 
     /// The least share of a side's servers that the router must hold for up.
     pub(super) fn min_up(&self) -> f64 {
-        self.plan.min_up.map_or(MIN_UP, |share| share.0)
+        min_up(self.plan, Side::Green)
     }
 
     /// Users go back to what served them before, and to nothing else that answers in its place.
