@@ -78,10 +78,10 @@ pub fn approve(job: &Job, asked: Approve<'_>) -> Result<Exit, Fault> {
     write_atomic(&path, &bytes).map_err(|e| unwritable(&path, &e))?;
     store(job)?.keep(&kept_name(epoch, asked.role, step), &bytes)?;
     let share = record.course.steps.get(step - 1).map(|s| show_share(s.weight)).unwrap_or_default();
-    let step = say::command(job, "step");
+    let look = say::command(job, "step");
     let next = match &job.call.trust {
-        Some(_) => format!("it counts from the next look on: {step}"),
-        None => format!("not checked, for no --trust says whose keys count: the next look does: {step}"),
+        Some(_) => format!("it counts from the next look on: {look}"),
+        None => format!("not checked, for no --trust says whose keys count: the next look does: {look}"),
     };
     job.talk().line(
         Mark::Good,

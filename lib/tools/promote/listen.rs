@@ -12,7 +12,7 @@ use super::approve;
 use super::machine::State;
 use super::orders;
 use super::record::{Record, phase};
-use super::{say, store};
+use super::{by_state, say, store};
 use crate::evidence::{PromoteBody, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::{self, Job};
@@ -154,6 +154,14 @@ impl Counter {
         last.clone()
     }
 
+    /// The same for an abort, which goes by what the promotion began with: the variables of this host may be those of
+    /// another release.
+    fn job_of_then(&self) -> Job {
+        let last = self.job();
+        let call = job::Call { started_at: world::now(), ..last.call.clone() };
+        by_state::open(call).unwrap_or(last)
+    }
+
     fn status(&self) -> Result<Answer, Fault> {
         let job = self.job();
         let Some(record) = newest(&job)? else { return Ok(Answer::new(200, json!({"release": null}))) };
@@ -208,7 +216,7 @@ impl Counter {
     }
 
     fn abort(&self, asks: &Asks) -> Result<Answer, Fault> {
-        let job = self.job();
+        let job = self.job_of_then();
         let record = newest(&job)?.ok_or_else(|| nothing(&job))?;
         if matches!(record.state, State::RolledBack { .. }) {
             return Ok(Answer::new(200, json!({"did": "nothing", "why": "it is rolled back already"})));
@@ -262,7 +270,7 @@ impl Counter {
             Ok(payload) => payload,
             Err(why) => return Ok(Answer::refusal(400, why)),
         };
-        let job = self.job();
+        let job = self.job_of_then();
         if payload.left_out > 0 {
             let line = format!("{} alerts were left out of a webhook: raise `max_alerts`", payload.left_out);
             job.talk().line(Mark::Warn, &line);

@@ -367,3 +367,17 @@ fn no_command_comes_from_the_state() {
     let aborted = night(elsewhere.path(), &line("abort"));
     assert_eq!(aborted.code, 1, "{}", aborted.stderr);
 }
+
+#[test]
+fn an_abort_over_http_goes_by_what_the_promotion_began_with() {
+    let stage = Stage::new(LONG, "");
+    stage.edit("blue: blue, green: green", "blue: \"${LIVE:-blue}\", green: \"${IDLE:-green}\"");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    // The service that listens has the names of the next release.
+    let listening = Listening::start_with(&stage, &["--set", "LIVE=green", "--set", "IDLE=blue"]);
+    let (status, answer) = listening.post("/abort", "");
+    assert_eq!(status, 202, "{answer}");
+    wait_until("the way back", || stage.phase() == "rolled_back");
+    stage.assert_all_blue();
+    assert!(listening.said().contains("IDLE, LIVE are set to another value"), "{}", listening.said());
+}

@@ -134,3 +134,29 @@ fn the_abort_of_a_runbook_runs_as_it_stands() {
     assert_eq!(aborted.code, 1, "{abort}: {}", aborted.stderr);
     stage.assert_all_blue();
 }
+
+#[test]
+fn what_an_approval_prints_runs_as_it_stands() {
+    let steps = "[{weight: 10%, bake: 10m}, {weight: 100%, approve: [product_owner]}]";
+    let (stage, elsewhere) = (Stage::new(steps, "  approvers: {product_owner: [olga]}\n"), folder());
+    stage.edit("\"${VERSION:-1.1}\"", "\"${VERSION}\"");
+    gates::key(&stage, "ci", "");
+    gates::key(&stage, "olga", "approvers");
+    let signed = "--trust trust --sign-key ci.key";
+    let started = night(stage.path(), &format!("VERSION=1.1 promote start {signed}"));
+    assert_eq!(started.code, 0, "{}", started.stderr);
+    let approve = format!("promote approve --role product_owner --key olga.key {signed}");
+    let approved = night(stage.path(), &approve);
+    assert_eq!(approved.code, 0, "{}", approved.stderr);
+    let step = commands(&approved.stderr);
+    assert_eq!(step.len(), 1, "{}", approved.stderr);
+    stage.end_the_bake();
+    // On a busy machine a call may not get enough probes through, and the next one goes on.
+    wait_until("the last step", || {
+        let stepped = night(elsewhere.path(), &step[0]);
+        assert_eq!(stepped.code, 0, "{}: {}", step[0], stepped.stderr);
+        stage.outcome() == "promoted"
+    });
+    stage.assert_all_green();
+    assert_eq!(stage.promotion()["approvals"][0]["who"], "olga");
+}
