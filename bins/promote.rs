@@ -245,7 +245,7 @@ fn main() -> ExitCode {
             cli::gate_on::<PromoteBody>(promote::open, &shared, TOOL, |job| promote::accept(job, reason))
         }
         Command::Skip { reason } => {
-            cli::gate_on::<PromoteBody>(promote::open, &shared, TOOL, |job| promote::skip(job, reason))
+            cli::gate_on::<PromoteBody>(promote::go_on, &shared, TOOL, |job| promote::skip(job, reason))
         }
         Command::Undo(Why { reason }) => {
             cli::gate_on::<PromoteBody>(promote::open, &shared, TOOL, |job| promote::undo(job, reason))

@@ -159,8 +159,8 @@ pub(super) fn steps(promotion: &Promotion) -> Vec<StepRow> {
                     .copied()
                     .collect(),
             };
-            let requests: u64 = mine.iter().map(|i| i.green.requests).sum();
-            let errors: u64 = mine.iter().map(|i| i.green.errors).sum();
+            let requests = mine.iter().fold(0_u64, |all, i| all.saturating_add(i.green.requests));
+            let errors = mine.iter().fold(0_u64, |all, i| all.saturating_add(i.green.errors));
             let judged = promotion.judgements.iter().rfind(|j| j.step == number);
             let latency = judged
                 .and_then(|j| j.metrics.iter().find(|m| m.metric == "latency_p95").and_then(|m| m.green));
@@ -306,8 +306,9 @@ fn traffic(promotion: &Promotion, from: Timestamp, span: f64) -> Option<Chart> {
     let probed: Vec<_> = shifts
         .iter()
         .filter_map(|s| s.probed.as_ref().map(|p| (s, p)))
-        .filter(|(_, p)| p.green + p.blue > 0)
-        .map(|(s, p)| (at(s.at), p.green as f64 / (p.green + p.blue) as f64))
+        .map(|(s, p)| (s, p.green as f64, p.green as f64 + p.blue as f64))
+        .filter(|(_, _, all)| *all > 0.0)
+        .map(|(s, green, all)| (at(s.at), green / all))
         .collect();
     let every = promotion.series.len().div_ceil(POINTS).max(1);
     let specks: Vec<_> =

@@ -547,8 +547,8 @@ impl Row {
     fn wrong(&self) -> Option<String> {
         let shop = match &self.behind {
             Behind::Nginx(nginx, servers, _) => {
-                let down = format!("server 127.0.0.1:{} down;", servers[1 - self.serves].port);
-                return (!nginx.held().contains(&down)).then(|| nginx.held());
+                let named = |side: usize| nginx.held().contains(&format!("127.0.0.1:{}", servers[side].port));
+                return (!named(self.serves) || named(1 - self.serves)).then(|| nginx.held());
             }
             Behind::Haproxy(shop) => shop,
         };

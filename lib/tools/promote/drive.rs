@@ -67,6 +67,8 @@ pub(super) struct Driver<'a> {
     live: Option<crate::routers::Live>,
     /// Why blue is not taken down yet.
     blue_stays: Option<String>,
+    /// People have taken servers out, or brought some back, at the last look.
+    rearranged: bool,
     /// All of blue was taken out by people at the last look.
     blue_was_out: bool,
     /// Since when the router does not answer, by [`Clock::passed`].
@@ -109,6 +111,7 @@ impl<'a> Driver<'a> {
             clock: Clock::start(),
             live: None,
             blue_stays: None,
+            rearranged: false,
             blue_was_out: false,
             away_since: None,
             drained: None,

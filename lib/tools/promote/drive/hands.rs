@@ -203,6 +203,7 @@ impl Hands for Driver<'_> {
             Ok(Some(live)) => self.heed_people(&live.clone()),
             _ => false,
         };
+        self.rearranged = rearranged;
         if rearranged {
             found = read(self);
         }
@@ -259,7 +260,9 @@ impl Hands for Driver<'_> {
             Why::Rollback => true,
             Why::Repair => share == 0.0,
         };
-        if why == Why::Repair && self.record.put_back >= MOST_PUT_BACK {
+        // People's hands and a router that began anew explain what was found; anything else steers it as well.
+        let unexplained = why == Why::Repair && !self.rearranged && !self.router_began_anew()?;
+        if unexplained && self.record.put_back >= MOST_PUT_BACK {
             let why = format!(
                 "the weight was put back {MOST_PUT_BACK} times in this step, and something else sets it again and again"
             );
@@ -293,7 +296,8 @@ impl Hands for Driver<'_> {
                 if share < 1.0 {
                     self.record.closed = if split.close_idle_side { Some(Side::Green) } else { None };
                 }
-                self.record.put_back = if why == Why::Repair { self.record.put_back + 1 } else { 0 };
+                let before = if why == Why::Repair { self.record.put_back } else { 0 };
+                self.record.put_back = before + u32::from(unexplained);
                 match why {
                     Why::Rollback => {
                         note_rollback(&mut self.record, &done);
