@@ -22,6 +22,7 @@ use crate::support::folder;
 mod anywhere;
 mod damaged;
 mod kills;
+mod makers;
 mod s3;
 mod s3_faults;
 mod s3_rights;

@@ -93,43 +93,41 @@ pub struct Snapshots {
 
 impl Repository {
     /// Makes a new repository of version 2. Trying a passphrase takes about `work` on this machine,
-    /// and next to nothing where that is zero: only for a passphrase that is no secret.
+    /// and next to nothing where that is zero: only for a passphrase that is no secret. Of several that
+    /// make it at once at most one does, where [`Backend::put`] keeps what is there.
     ///
-    /// Errors: refused (5) when there is one already; 4 when the store cannot be written.
+    /// Errors: refused (5) when there is one already, or somebody else makes it; 4 when the store cannot be written.
     pub fn init(backend: Arc<dyn Backend>, passphrase: &Passphrase, work: Duration) -> Result<Self, Fault> {
         if backend.length(Name::Config)?.is_some() {
             return Err(Fault::refused("there is a repository already").place(backend.place()));
         }
-        let begun = !backend.list(Kind::Key)?.is_empty();
-        let (key, master) = if begun {
-            adopt(&*backend, passphrase)?
-        } else {
+        let before: Vec<Id> = keys_there(&*backend)?;
+        let master = if before.is_empty() {
             backend.prepare()?;
-            let master = Key::random()?;
-            (keys::add(&*backend, &master, passphrase, work)?, master)
+            Key::random()?
+        } else {
+            adopt(&*backend, passphrase, &before)?
         };
-        let config = Config::new()?;
-        let json = serde_json::to_vec(&config)
+        // Each maker has a key of its own, so that nobody needs one that somebody else takes back.
+        let key = keys::add(&*backend, &master, passphrase, work)?;
+        let json = serde_json::to_vec(&Config::new()?)
             .map_err(|e| Fault::infrastructure("the file `config` cannot be written").cause(e))?;
         let mut sealed = Vec::new();
         master.encrypt(&json, &mut sealed)?;
-        // Whoever does the same at this moment sees our key, or we see theirs.
-        let alone = backend.list(Kind::Key).is_ok_and(|keys| keys.len() == 1);
-        if !begun && (!alone || backend.length(Name::Config)?.is_some()) {
-            backend.remove(Name::File(Kind::Key, key))?;
-            return Err(Fault::refused("somebody makes a repository here at the same moment")
-                .place(backend.place())
-                .help("open that one, or try again"));
+        // Whoever begins at this moment sees our key, or we see theirs. One that began before may have looked
+        // already, and the first file `config` decides.
+        let came = keys_there(&*backend)?.iter().any(|id| *id != key && !before.contains(id));
+        if came || backend.length(Name::Config)?.is_some() {
+            return Err(outrun(&*backend, key));
         }
-        // Last: only now it is a repository.
+        // Last: only now it is a repository. One that is there stays as it is.
         backend.put(Name::Config, &[&sealed])?;
-        let there = backend::read_whole(&*backend, Name::Config, MAX_CONFIG)?;
-        let Ok(config) = read_config(&there, &master) else {
-            backend.remove(Name::File(Kind::Key, key))?;
-            return Err(Fault::refused("somebody made a repository here at the same moment")
-                .place(backend.place())
-                .help("open that one, or name another place"));
-        };
+        if !stands(&*backend, key, &sealed)? {
+            return Err(outrun(&*backend, key));
+        }
+        let config =
+            read_config(&sealed, &master).map_err(|why| backend::damaged(&*backend, Name::Config, why))?;
+        keys::clear(&*backend, key, &master, &before, passphrase);
         let store = Arc::new(Store::new(backend, master, config.version));
         Ok(Self { store, config, key, locking: true })
     }
@@ -374,10 +372,48 @@ fn read_config(sealed: &[u8], master: &Key) -> Result<Config, String> {
     Config::parse(&json)
 }
 
-/// The key that an interrupted making of a repository left.
+/// The names of the keys that are there.
+fn keys_there(backend: &dyn Backend) -> Result<Vec<Id>, Fault> {
+    Ok(backend.list(Kind::Key)?.into_iter().map(|(id, _)| id).collect())
+}
+
+/// Whether the file `config` that lies there is this one: no two makers write the same.
 ///
-/// Errors: refused (5) where there is more than keys, or the passphrase opens none of them.
-fn adopt(backend: &dyn Backend, passphrase: &Passphrase) -> Result<(Id, Key), Fault> {
+/// Errors (4): it cannot be read, or is neither this one nor somebody else's.
+fn stands(backend: &dyn Backend, key: Id, sealed: &[u8]) -> Result<bool, Fault> {
+    let first = backend::read_whole(backend, Name::Config, MAX_CONFIG)?;
+    if first == sealed {
+        return Ok(true);
+    }
+    // It may have been damaged on the way only, and then our key is the one that opens it.
+    let second = backend.afresh(Name::Config, MAX_CONFIG)?;
+    if second == sealed {
+        return Ok(true);
+    }
+    if second == first && keys_there(backend)?.iter().any(|id| *id != key) {
+        return Ok(false);
+    }
+    Err(backend::damaged(backend, Name::Config, "it is read back different from what was written"))
+}
+
+/// Takes back the key of a maker that was not the first, and says so.
+fn outrun(backend: &dyn Backend, key: Id) -> Fault {
+    match backend.remove(Name::File(Kind::Key, key)) {
+        Err(fault) => fault,
+        Ok(()) => at_once(backend),
+    }
+}
+
+fn at_once(backend: &dyn Backend) -> Fault {
+    Fault::refused("somebody makes a repository here at the same moment")
+        .place(backend.place())
+        .help("open that one, or try again")
+}
+
+/// The master key that an interrupted making of a repository left, or one that is under way.
+///
+/// Errors: refused (5) where there is more than keys, the passphrase opens none of them, or one is gone meanwhile.
+fn adopt(backend: &dyn Backend, passphrase: &Passphrase, before: &[Id]) -> Result<Key, Fault> {
     for kind in [Kind::Snapshot, Kind::Index, Kind::Pack] {
         if !backend.list(kind)?.is_empty() {
             return Err(Fault::refused("there is a repository without its file `config`")
@@ -385,9 +421,14 @@ fn adopt(backend: &dyn Backend, passphrase: &Passphrase) -> Result<(Id, Key), Fa
                 .help("restore `config` from a copy, or name another place"));
         }
     }
-    keys::open(backend, passphrase, &|_| true).map_err(|fault| {
+    keys::open(backend, passphrase, &|_| true).map(|(_, master)| master).map_err(|fault| {
         if fault.exit != Exit::Refused {
-            return fault;
+            // A maker that was not the first has taken its key back meanwhile.
+            return match keys_there(backend) {
+                Ok(now) if before.iter().all(|id| now.contains(id)) => fault,
+                Ok(_) => at_once(backend),
+                Err(unreached) => unreached,
+            };
         }
         Fault::refused("somebody began to make a repository here, with another passphrase")
             .place(format!("{}/keys", backend.place()))

@@ -200,6 +200,19 @@ pub(super) fn opens(
     Ok(found.is_some_and(|key| key.parts() == master.parts()))
 }
 
+/// Removes what other makings of a repository have left that now has `own`: the keys that the same passphrase
+/// opens, where they were there `before` or hold another master key. restic would try these, and fail. Where they
+/// cannot be removed they stay, and are passed over here.
+pub(super) fn clear(backend: &dyn Backend, own: Id, master: &Key, before: &[Id], passphrase: &Passphrase) {
+    let others = backend.list(Kind::Key).unwrap_or_default().into_iter().map(|(id, _)| id);
+    for id in others.filter(|id| *id != own).take(MAX_KEYS) {
+        let opened = read(backend, id).ok().and_then(|file| unlock(&file, passphrase).ok().flatten());
+        if opened.is_some_and(|key| before.contains(&id) || key.parts() != master.parts()) {
+            let _ = backend.remove(Name::File(Kind::Key, id));
+        }
+    }
+}
+
 /// Every key.
 pub(super) fn list(backend: &dyn Backend, current: Id) -> Result<Vec<KeyInfo>, Fault> {
     let mut keys = Vec::new();

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rustix::fs::{Advice, CWD, RenameFlags, fadvise, renameat_with};
+use rustix::fs::{Advice, AtFlags, CWD, RenameFlags, fadvise, linkat, renameat_with};
 use rustix::io::Errno;
 
 use super::{Backend, Kind, Name};
@@ -76,8 +76,8 @@ impl Local {
             match renameat_with(CWD, &temporary, CWD, path, RenameFlags::NOREPLACE) {
                 // Somebody wrote it at the same moment: theirs stays.
                 Err(Errno::EXIST) => fs::remove_file(&temporary)?,
-                // Some file systems cannot do that; what has this name has this content.
-                Err(Errno::INVAL | Errno::NOSYS) => fs::rename(&temporary, path)?,
+                // Some file systems cannot do that.
+                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => move_by_link(&temporary, path)?,
                 moved => moved?,
             }
             files::sync_folder(&folder)
@@ -219,6 +219,16 @@ impl Backend for Local {
     }
 }
 
+/// Moves a file to a name that is free, by a second link to it; a file that has the name keeps it.
+fn move_by_link(temporary: &Path, path: &Path) -> io::Result<()> {
+    match linkat(CWD, temporary, CWD, path, AtFlags::empty()) {
+        Ok(()) | Err(Errno::EXIST) => fs::remove_file(temporary),
+        // It knows no such links either. Whatever has this name has this content, but for `config`.
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => fs::rename(temporary, path),
+        Err(e) => Err(e.into()),
+    }
+}
+
 fn unreadable(path: &Path, error: &io::Error) -> Fault {
     let help = match error.kind() {
         io::ErrorKind::NotFound => {
@@ -261,6 +271,20 @@ mod tests {
         store.remove(name).unwrap();
         store.remove(name).unwrap();
         assert!(store.list(Kind::Pack).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_move_by_link_leaves_alone_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second, name) =
+            (folder.path().join("a"), folder.path().join("b"), folder.path().join("config"));
+        fs::write(&first, "first").unwrap();
+        fs::write(&second, "second").unwrap();
+        move_by_link(&first, &name).unwrap();
+        move_by_link(&second, &name).unwrap();
+        assert_eq!(fs::read(&name).unwrap(), b"first");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+        assert!(move_by_link(&first, &folder.path().join("c")).is_err());
     }
 
     #[test]
