@@ -242,7 +242,7 @@ fn main() -> ExitCode {
             })
         }
         Command::Accept { reason } => {
-            cli::gate_on::<PromoteBody>(promote::open, &shared, TOOL, |job| promote::accept(job, reason))
+            cli::gate_on::<PromoteBody>(promote::go_on, &shared, TOOL, |job| promote::accept(job, reason))
         }
         Command::Skip { reason } => {
             cli::gate_on::<PromoteBody>(promote::go_on, &shared, TOOL, |job| promote::skip(job, reason))

@@ -285,6 +285,9 @@ pub const MEAN_OF_LAST: u64 = 1024;
 pub struct SideCount {
     /// Requests, those that never reached it among them.
     pub requests: u64,
+    /// Requests that were given to it so far, where the router tells: those that are not answered yet among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assigned: Option<u64>,
     /// Every failure: answers 5xx, broken answers, connections that failed, requests that were tried again or
     /// moved to another server.
     pub errors: u64,

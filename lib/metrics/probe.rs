@@ -116,6 +116,9 @@ pub struct Manner {
     pub headers: Headers,
     /// What becomes of a connection.
     pub connection: Connection,
+    /// Whether the moments lie by chance within their time. Requests at even distances fall into step with a
+    /// router's round robin and with users who come as evenly, and then meet one side alone.
+    pub scattered: bool,
 }
 
 /// What one side's workers share.
@@ -203,7 +206,9 @@ impl Sampler {
         headers: impl Into<Headers>,
     ) -> Self {
         let headers = headers.into();
-        Self::begin(urls, &Manner { rate: rate_per_side, timeout, headers, connection: Connection::Kept })
+        let manner =
+            Manner { rate: rate_per_side, timeout, headers, connection: Connection::Kept, scattered: false };
+        Self::begin(urls, &manner)
     }
 
     /// The same in a manner of one's own.
@@ -228,9 +233,10 @@ impl Sampler {
             let (sides, stop) = (sides.clone(), Arc::clone(&stop));
             let rate = if manner.rate.is_finite() && manner.rate > 0.0 { manner.rate } else { 1.0 };
             let every = (1.0 / rate).clamp(1e-6, 86_400.0);
+            let scattered = manner.scattered;
             std::thread::Builder::new()
                 .name("probe clock".into())
-                .spawn(move || tick(&sides, &stop, every))
+                .spawn(move || tick(&sides, &stop, every, scattered))
                 .ok()
         };
         Self { sides, stop, clock }
@@ -316,10 +322,11 @@ impl Counts {
 }
 
 /// The clock: hands the same moments to every side.
-fn tick(sides: &[Arc<Side>], stop: &Stop, every: f64) {
+fn tick(sides: &[Arc<Side>], stop: &Stop, every: f64, scattered: bool) {
     let (start, started_at) = (Instant::now(), now());
     for turn in 0_u32.. {
-        let offset = Duration::from_secs_f64(f64::from(turn) * every);
+        let chance = if scattered { crate::world::unique() as f64 / u64::MAX as f64 } else { 0.0 };
+        let offset = Duration::from_secs_f64((f64::from(turn) + chance) * every);
         let moment = start + offset;
         if !stop.sleep_until(moment) {
             return;

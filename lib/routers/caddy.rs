@@ -342,6 +342,19 @@ impl Caddy {
         Ok(heard)
     }
 
+    /// Refuses to write into a handler that has neither side, and somebody else: a path leads to another one when a
+    /// route was put in front of it.
+    fn is_ours(&self, handler: &Handler) -> Result<(), Fault> {
+        if handler.blue + handler.green > 0 || handler.strangers.is_empty() {
+            return Ok(());
+        }
+        let others: Vec<&str> = handler.strangers.iter().filter_map(|u| u["dial"].as_str()).collect();
+        Err(Fault::infrastructure("the reverse proxy there is another one now: neither side is among its upstreams")
+            .place(self.url())
+            .cause(format!("it sends its requests to {}", others.join(", ")))
+            .help("nothing is written there; give the handler an `@id` and name it in `with.id`: a path leads elsewhere once a route is put in front"))
+    }
+
     fn no_handler(&self, cause: String, help: String) -> Fault {
         Fault::usage("Caddy has no reverse proxy there").place(self.url()).cause(cause).help(help)
     }
@@ -480,6 +493,7 @@ impl Router for Caddy {
 
     fn set(&mut self, split: Split) -> Result<(), Fault> {
         let handler = self.handler()?;
+        self.is_ours(&handler)?;
         let (blue, green) = weights::small(split.green, MOST);
         let share = self.nearest(split.green);
         if weights::share(handler.blue, handler.green).is_some_and(|now| same_share(now, share)) {
@@ -506,6 +520,7 @@ impl Router for Caddy {
 
     fn read(&mut self) -> Result<Live, Fault> {
         let handler = self.handler()?;
+        self.is_ours(&handler)?;
         let Some(green) = weights::share(handler.blue, handler.green) else {
             return Err(Fault::infrastructure("the reverse proxy of Caddy has no upstream")
                 .place(self.url())

@@ -285,6 +285,7 @@ impl Envoy {
                 mean_ms: None,
                 max_ms: None,
                 current: number("active"),
+                ..SideCount::default()
             }
         };
         // Listeners that take our routes, and how often these led to a cluster that is not there.

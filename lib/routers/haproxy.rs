@@ -289,6 +289,7 @@ impl Haproxy {
         // Whoever people bring back onto a side that we have closed does not open it.
         let by_us = own.iter().any(|s| !s.admitted() && self.before.closed.contains(&s.name));
         let closed = by_us || own.iter().all(|s| !s.admitted());
+        let weighs = own.iter().any(|s| s.share_weight() > 0);
         let count = |what: fn(&Server) -> bool| {
             u32::try_from(own.iter().filter(|s| what(s)).count()).unwrap_or(u32::MAX)
         };
@@ -303,7 +304,7 @@ impl Haproxy {
                 .map(|s| format!("{}: {}", s.name, s.why_not()))
                 .collect(),
             warming: names(&Server::warming).iter().map(|s| s.name.clone()).collect(),
-            taken_out: names(&|s| !closed && !s.admitted()).iter().map(|s| s.name.clone()).collect(),
+            taken_out: names(&|s| !closed && is_out(s, weighs)).iter().map(|s| s.name.clone()).collect(),
             closed,
         }
     }
@@ -343,6 +344,10 @@ impl Haproxy {
     fn to_weigh(&self, side: Side, wanted: &BTreeMap<&String, u32>, servers: &[Server]) -> Vec<String> {
         let own = servers.iter().filter(|s| self.names(side).contains(&s.name));
         own.filter_map(|s| {
+            // A weight of 0 is a way of people's to take a server out.
+            if self.before.taken_out.contains(&s.name) && s.admitted() && s.weight == 0 {
+                return None;
+            }
             let weight = *wanted.get(&s.name)?;
             (s.weight != weight).then(|| format!("set server {}/{} weight {weight}", self.backend, s.name))
         })
@@ -354,8 +359,11 @@ impl Haproxy {
     fn to_admit(&self, side: Side, servers: &[Server]) -> Vec<String> {
         let own = self.of_side(side, servers);
         let all = own.iter().all(|s| !s.admitted());
+        // We close by maintenance: whoever drains beside those that are in it is people's.
+        let maintenance = own.iter().any(|s| s.in_maintenance());
         own.into_iter()
-            .filter(|s| !s.admitted() && (all || self.before.closed.contains(&s.name)))
+            .filter(|s| !s.admitted() && (s.in_maintenance() || !maintenance))
+            .filter(|s| all || self.before.closed.contains(&s.name))
             .map(|s| format!("set server {}/{} state ready", self.backend, s.name))
             .collect()
     }
@@ -419,6 +427,11 @@ impl Haproxy {
 /// How long an agent may take to say something else: `drain` and `ready` look like a weight until it does.
 const AGENT: Duration = Duration::from_secs(5);
 
+/// Whether people have taken a server out: by its state, or by a weight of 0 while others of its side have one.
+fn is_out(server: &Server, others_weigh: bool) -> bool {
+    !server.admitted() || (others_weigh && server.weight == 0)
+}
+
 fn share(green: u32, blue: u32) -> Option<f64> {
     (green + blue > 0).then(|| f64::from(green) / f64::from(green + blue))
 }
@@ -463,15 +476,16 @@ impl Router for Haproxy {
         let servers = self.states()?;
         let mut taken_out = BTreeSet::new();
         // A reload has opened them: whoever of them is out now was taken out since.
-        let is_out = |name: &String| servers.iter().any(|s| &s.name == name && !s.admitted());
-        let closed = if known.closed.iter().all(is_out) { known.closed.clone() } else { BTreeSet::new() };
+        let shut = |name: &String| servers.iter().any(|s| &s.name == name && !s.admitted());
+        let closed = if known.closed.iter().all(shut) { known.closed.clone() } else { BTreeSet::new() };
         for side in [Side::Blue, Side::Green] {
             let own: Vec<&Server> = servers.iter().filter(|s| self.names(side).contains(&s.name)).collect();
             let open = own.iter().any(|s| s.admitted());
+            let weighs = own.iter().any(|s| s.share_weight() > 0);
             let left: BTreeSet<String> = own
                 .iter()
                 // A side that is closed as a whole was closed by the release before, or waits for its first one.
-                .filter(|s| !s.admitted() && !closed.contains(&s.name))
+                .filter(|s| is_out(s, weighs) && !closed.contains(&s.name))
                 .filter(|s| open || known.taken_out.contains(&s.name))
                 .map(|s| s.name.clone())
                 .collect();
@@ -694,6 +708,7 @@ fn side_count(row: &Row) -> SideCount {
     let failed = of("hrsp_5xx") + of("eresp") + of("econ") + of("wredis") + of("wretr");
     SideCount {
         requests,
+        assigned: Some(of("stot").saturating_sub(of("wretr"))),
         errors: failed.min(requests),
         mean_ms: time("rtime"),
         max_ms: time("rtime_max"),
@@ -715,6 +730,7 @@ fn plus(one: SideCount, other: SideCount) -> SideCount {
     };
     SideCount {
         requests: one.requests + other.requests,
+        assigned: Some(one.assigned.unwrap_or(0) + other.assigned.unwrap_or(0)),
         errors: one.errors + other.errors,
         mean_ms: mean,
         max_ms: greater(one.max_ms, other.max_ms),

@@ -652,3 +652,83 @@ fn the_old_side_is_taken_down_once_nobody_has_asked_it_for_long_enough() {
     assert_eq!(row.promote(&["step"]).code, 0);
     assert_eq!((row.phase().as_str(), row.path().join("retired.txt").exists()), ("promoted", true));
 }
+
+#[test]
+fn a_server_that_people_drain_by_a_weight_of_zero_stays_drained() {
+    let backend = "  balance roundrobin\n  server blue 127.0.0.1:{b} weight 100\n  server blue2 127.0.0.1:{b} weight 100\n  server green 127.0.0.1:{g} weight 0";
+    let sides = "blue: [blue, blue2], green: green";
+    // Before a release.
+    let row = Row::new(backend, sides, HOUR, "");
+    row.haproxy.ask("set server shop/blue2 weight 0");
+    assert_eq!(row.promote(&["start"]).code, 0);
+    assert_eq!((row.haproxy.server("blue").0, row.haproxy.server("blue2").0), (50, 0));
+    assert_eq!(row.promote(&["abort"]).code, 1);
+    assert_eq!((row.haproxy.server("blue").0, row.haproxy.server("blue2").0), (100, 0));
+    // In the middle of one.
+    let row = Row::new(backend, sides, HOUR, "");
+    assert_eq!(row.promote(&["start"]).code, 0);
+    row.haproxy.ask("set server shop/blue2 weight 0");
+    let step = row.promote(&["step"]);
+    assert!(step.stderr.contains("somebody has taken blue2 out of service"), "{}", step.stderr);
+    assert_eq!((row.haproxy.server("blue").0, row.haproxy.server("blue2").0), (50, 0));
+    assert_eq!(row.promote(&["abort"]).code, 1);
+    assert_eq!(row.haproxy.server("blue2").0, 0);
+}
+
+#[test]
+fn requests_of_before_the_step_that_are_answered_in_it_are_not_counted_against_the_split() {
+    let row = Row::new(PLAIN, "", HOUR, "");
+    for side in [&row.blue, &row.green] {
+        side.answers.delay_ms.store(1500, Ordering::SeqCst);
+    }
+    let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let users: Vec<_> = (0..60)
+        .map(|_| {
+            let (url, over) = (row.haproxy.url(), std::sync::Arc::clone(&over));
+            std::thread::spawn(move || {
+                let client = trapkey::world::http::Client::new(ANSWER, 0);
+                while !over.load(Ordering::SeqCst) {
+                    let _ = client.get(&url);
+                }
+            })
+        })
+        .collect();
+    wait_until("users under way", || row.blue.served() >= 60);
+    assert_eq!(row.promote(&["start"]).code, 0);
+    let step = row.promote(&["step"]);
+    over.store(true, Ordering::SeqCst);
+    assert_eq!(step.code, 0, "{}", step.stderr);
+    users.into_iter().for_each(|user| user.join().unwrap());
+}
+
+#[test]
+fn a_green_that_fails_is_neither_accepted_nor_given_more_and_a_way_that_goes_on_is_not_accepted() {
+    let row = Row::new(PLAIN, "", HOUR, "");
+    assert_eq!(row.promote(&["start"]).code, 0);
+    let refused = row.promote(&["accept", "--reason", "hurry"]);
+    assert_eq!(refused.code, 5, "{}", refused.stderr);
+    assert!(refused.stderr.contains("blue is well"), "{}", refused.stderr);
+    row.green.answers.fail_every.store(1, Ordering::SeqCst);
+    for wish in ["accept", "skip"] {
+        let refused = row.promote(&[wish, "--reason", "hurry"]);
+        assert_eq!(refused.code, 5, "{wish}: {}", refused.stderr);
+        assert!(refused.stderr.contains("20 of 20 requests to it failed"), "{}", refused.stderr);
+    }
+    assert_eq!(row.haproxy.server("green").0, 50);
+}
+
+#[test]
+fn an_approval_that_is_missing_stands_before_an_accept_as_well() {
+    let row = Row::new(PLAIN, "", "[{weight: 50%, bake: 1h}, {weight: 100%, approve: [qa]}]", "");
+    let trust = row.path().join("trust");
+    std::fs::create_dir(&trust).unwrap();
+    let signed = ["--trust", "trust"];
+    let call = |words: &[&str]| row.promote(&[words, &signed[..]].concat());
+    assert_eq!(call(&["start"]).code, 0);
+    sick(&row.blue);
+    assert_eq!(call(&["abort"]).code, 1);
+    let refused = call(&["accept", "--reason", "blue is gone"]);
+    assert_eq!(refused.code, 5, "{}", refused.stderr);
+    assert!(refused.stderr.contains("step 2 waits for the approval of qa"), "{}", refused.stderr);
+    assert_eq!((row.phase().as_str(), row.haproxy.server("green").0), ("frozen", 50));
+}

@@ -106,7 +106,7 @@ impl Haproxy {
         }
         Err(Fault::refused("no server of blue is in service")
             .place(self.socket.shown())
-            .cause(format!("people have taken {} out", self.blue.join(", ")))
-            .help("bring them back with `set server … state ready`, or correct the sides of the plan"))
+            .cause(format!("{} is in maintenance or drained", self.blue.join(", ")))
+            .help("where the release before ended with everything on green, change the names of the sides over; otherwise bring blue back with `set server … state ready`"))
     }
 }

@@ -62,6 +62,11 @@ impl Server {
         self.admin & BY_PEOPLE == 0
     }
 
+    /// People, or we, have put it into maintenance.
+    pub(super) fn in_maintenance(&self) -> bool {
+        self.admin & 0x01 != 0
+    }
+
     /// It is given users where it has a weight.
     pub(super) fn serving(&self) -> bool {
         self.admitted() && self.admin & BY_OTHERS == 0 && matches!(self.state, State::Up | State::Warming)

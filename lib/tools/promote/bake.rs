@@ -133,6 +133,7 @@ impl<'a> Watch<'a> {
             timeout,
             headers: Headers { server: None, ..headers.clone() },
             connection: Connection::New,
+            scattered: true,
         };
         let mut front = Front::default();
         for line in before.iter().filter_map(|line| line.front.as_ref()) {
@@ -263,6 +264,7 @@ impl<'a> Watch<'a> {
                     seen.green += 1;
                     seen.failed[1] += failed;
                 }
+                None if sample.status == Some(429) => seen.limited += 1,
                 None => {
                     seen.nobody += 1;
                     seen.unsigned = Some(nobodys(&sample));
@@ -338,6 +340,8 @@ pub(super) struct Scene {
     pub(super) now: Timestamp,
     /// Green's share by the router's own view.
     pub(super) share: f64,
+    /// The router does not answer, or has begun anew since the look before.
+    pub(super) away: bool,
     /// What the router counts now, where it counts.
     pub(super) counters: Option<Counters>,
     /// Why it did not say what it counted, where it should have.
@@ -353,13 +357,16 @@ pub(super) fn look(watch: &mut Watch<'_>, record: &mut Record, log: &mut Log, sc
         [sum(|bin| bin.requests), sum(|bin| bin.errors)]
     });
     let mut newest = Front { share: [scene.share, scene.share], direct, ..watch.at_the_door() };
-    if let Some((counted, made)) = counted(watch, record, scene, now_ms) {
+    if let Some(counted) = counted(watch, record, scene, now_ms) {
         let follows = scene.counters.as_ref().is_some_and(|counters| !counters.sticky);
-        let sum = |side: &Requests| side.bins.iter().map(|bin| bin.requests).sum::<u64>();
-        newest.counted =
-            counted.requests.as_ref().filter(|_| follows).map(|sides| [sum(&sides[0]), sum(&sides[1])]);
-        newest.made = made;
-        given.push(counted);
+        newest.counted = counted.given_to.filter(|_| follows);
+        newest.made = counted.made;
+        given.push(counted.given);
+    }
+    if scene.away {
+        // What is not answered while the router is away belongs to its restart.
+        newest.nobody = 0;
+        newest.unsigned = None;
     }
     watch.front.add(&newest);
     given.extend(watch.readers.iter_mut().map(Reader::take));
@@ -451,11 +458,22 @@ pub(super) fn count_on(record: &mut Record, before: &[Line]) {
     record.base.get_or_insert_with(|| first.clone());
 }
 
-/// What the router counted since the look before, and the errors among it that it made itself.
-fn counted(watch: &Watch<'_>, record: &mut Record, scene: &Scene, now_ms: i64) -> Option<(Given, u64)> {
+/// What the router counted since the look before.
+struct Counted {
+    given: Given,
+    /// Requests that it gave to blue and to green, answered or not.
+    given_to: Option<[u64; 2]>,
+    /// Errors that it made itself.
+    made: u64,
+}
+
+/// What the router counted since the look before.
+fn counted(watch: &Watch<'_>, record: &mut Record, scene: &Scene, now_ms: i64) -> Option<Counted> {
     let source = watch.plan.router.kind.clone();
-    let trouble =
-        |why: String| Some((Given { source: source.clone(), trouble: Some(why), ..Given::default() }, 0));
+    let trouble = |why: String| {
+        let given = Given { source: source.clone(), trouble: Some(why), ..Given::default() };
+        Some(Counted { given, given_to: None, made: 0 })
+    };
     if let Some(why) = &scene.lost {
         return trouble(format!("the router does not say what it counted: {why}"));
     }
@@ -488,7 +506,14 @@ fn counted(watch: &Watch<'_>, record: &mut Record, scene: &Scene, now_ms: i64) -
     let sides = [side(base.blue, before.blue, counters.blue), side(base.green, before.green, counters.green)];
     record.counted = Some(counters.clone());
     let made = counters.nobody.saturating_sub(before.nobody);
-    Some((Given { source, requests: Some(sides), ..Given::default() }, made))
+    // Answers that come now may be of requests from before the step.
+    let assigned = |now: SideCount, before: SideCount| {
+        let now = now.assigned.unwrap_or(now.requests);
+        now.saturating_sub(before.assigned.unwrap_or(before.requests))
+    };
+    let given_to = [assigned(counters.blue, before.blue), assigned(counters.green, before.green)];
+    let given = Given { source, requests: Some(sides), ..Given::default() };
+    Some(Counted { given, given_to: Some(given_to), made })
 }
 
 /// A mean counts only where all of the requests behind it belong to the step: the router remembers

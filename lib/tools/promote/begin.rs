@@ -292,6 +292,7 @@ pub(super) fn record(
         before,
         closed: None,
         put_back: 0,
+        blue_is_out: false,
         quiet: None,
         accepted: None,
         base: None,

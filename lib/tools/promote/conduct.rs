@@ -62,6 +62,8 @@ pub enum Live<F> {
     /// The same, after people have taken servers out of service or brought some back: what it gives now is no wish
     /// of anybody.
     Rearranged(f64),
+    /// Blue is in service again after people had taken all of it out: what was seen meanwhile was another split.
+    Returned,
     /// It gives users to somebody who is on neither side, in words.
     Astray(String),
     /// It does not answer, and may be restarting.
@@ -688,6 +690,11 @@ fn reconcile_with<H: Hands>(hands: &mut H, state: &State) -> Done<H, Option<Even
             }
             found
         }
+        Live::Returned if baking => {
+            hands.judge_anew()?;
+            return Ok(Some(Event::PutBack { at_ms: hands.now_ms()? }));
+        }
+        Live::Returned => return Ok(None),
         // Nobody judges what they get. Behind the end of the way, or on the way back, that is for people.
         Live::Astray(why) => return Ok(is_forward(state).then_some(Event::ShiftFailed { why })),
         Live::Lost(fault) if baking => return Ok(Some(Event::ShiftFailed { why: fault.line() })),

@@ -67,10 +67,10 @@ pub(super) struct Driver<'a> {
     live: Option<crate::routers::Live>,
     /// Why blue is not taken down yet.
     blue_stays: Option<String>,
+    /// The router did not answer at the look before.
+    was_away: bool,
     /// People have taken servers out, or brought some back, at the last look.
     rearranged: bool,
-    /// All of blue was taken out by people at the last look.
-    blue_was_out: bool,
     /// Since when the router does not answer, by [`Clock::passed`].
     away_since: Option<Duration>,
     /// How many requests a side that was drained has left, and how long that took.
@@ -111,8 +111,8 @@ impl<'a> Driver<'a> {
             clock: Clock::start(),
             live: None,
             blue_stays: None,
+            was_away: false,
             rearranged: false,
-            blue_was_out: false,
             away_since: None,
             drained: None,
             ready: None,

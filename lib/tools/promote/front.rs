@@ -38,6 +38,9 @@ pub(super) struct Front {
     /// What the last of these was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) unsigned: Option<String>,
+    /// Answers of nobody's that say that this machine asks too often (429): they say nothing of a side.
+    #[serde(default)]
+    pub(super) limited: u64,
     /// Requests that the router counted on blue and on green, ours among them; null where it does not count, or
     /// where users stay on their side for a reason of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,6 +63,7 @@ impl Front {
         self.direct[0] += more.direct[0];
         self.direct[1] += more.direct[1];
         self.nobody += more.nobody;
+        self.limited += more.limited;
         self.made += more.made;
         if more.unsigned.is_some() {
             self.unsigned.clone_from(&more.unsigned);
@@ -178,6 +182,13 @@ pub(super) fn judge(all: &Front, newest: &Front, asked: Asked<'_>) -> Finding {
             newest.asked()
         ));
     }
+    if all.limited > all.asked() {
+        return Finding::Doubt(format!(
+            "the front door lets this machine ask only so often ({} of its answers were 429): exempt it there, or give \
+             `router.entry` another address",
+            all.limited
+        ));
+    }
     if all.asked() < LEAST_ASKED {
         return Finding::Doubt(format!("only {} requests have come back from the front door", all.asked()));
     }
@@ -283,6 +294,13 @@ mod tests {
         assert!(matches!(found(&small, 0.02), Finding::Bad(_)));
         let newest = front(4, 0, 1);
         assert!(matches!(judge(&front(75, 25, 1), &newest, at(0.25)), Finding::Doubt(_)));
+    }
+
+    #[test]
+    fn a_limit_of_the_front_door_is_named_and_is_nobodys_failure() {
+        let limited = Front { limited: 200, ..front(75, 25, 0) };
+        assert!(matches!(found(&limited, 0.25), Finding::Doubt(why) if why.contains("429")));
+        assert_eq!(found(&Front { limited: 20, ..front(75, 25, 0) }, 0.25), Finding::Fine);
     }
 
     #[test]

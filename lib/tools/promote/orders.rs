@@ -159,7 +159,14 @@ pub fn pause(job: &Job) -> Result<Exit, Fault> {
 pub fn resume(job: &Job) -> Result<Exit, Fault> {
     let record = running(job)?.record;
     same_service(job, &record)?;
-    store(job)?.forget(Ask::Pause)?;
+    let store = store(job)?;
+    if !record.state.finished()
+        && store.asked(Ask::Abort, record.promotion.epoch, record.id.as_deref()).is_some()
+    {
+        return Err(Fault::refused(format!("{} was called off", name_release(&record.release)))
+            .help(format!("it goes back, by the next job: {}", super::say::command(job, "step"))));
+    }
+    store.forget(Ask::Pause)?;
     job.talk().line(Mark::Good, &format!("{} may go on", name_release(&record.release)));
     Ok(Exit::Pass)
 }

@@ -66,6 +66,9 @@ pub(super) struct Record {
     /// The side that this promotion has closed on the router.
     #[serde(default)]
     pub closed: Option<Side>,
+    /// All of blue was taken out by people at the last look.
+    #[serde(default)]
+    pub blue_is_out: bool,
     /// How often the weight of the watched step was put back.
     #[serde(default)]
     pub put_back: u32,

@@ -66,11 +66,12 @@ impl Entry {
     fn meet(&self, markers: &Markers, until: Instant) -> Met {
         let started = Instant::now();
         let asks = Arc::new(asks(&self.by, self.requests as usize));
-        let Came { answers, unsigned, back } = self.send(&asks, markers, until);
+        let Came { answers, limited, unsigned, back } = self.send(&asks, markers, until);
         let cut = back < answers.len();
         let tally = |what: &dyn Fn(&Ask) -> bool| {
             let mut probed = Probed { requests: 0, green: 0, blue: 0, unknown: 0, took_ms: 0.0 };
-            for (_, side) in asks.iter().zip(&answers).filter(|(ask, _)| what(ask)) {
+            let told = asks.iter().zip(&answers).zip(&limited);
+            for ((_, side), _) in told.filter(|((ask, _), limited)| what(ask) && !**limited) {
                 probed.requests += 1;
                 match side {
                     Some(Side::Green) => probed.green += 1,
@@ -116,12 +117,15 @@ impl Entry {
             let _ = std::thread::Builder::new().name("entry probe".into()).spawn(work);
         }
         drop(tell);
-        let mut came = Came { answers: vec![None; asks.len()], unsigned: None, back: 0 };
+        let (answers, limited) = (vec![None; asks.len()], vec![false; asks.len()]);
+        let mut came = Came { answers, limited, unsigned: None, back: 0 };
         while let Ok((number, sample)) = told.recv_timeout(until.saturating_duration_since(Instant::now())) {
             let side = markers.signed(&sample);
             if side.is_none() {
                 came.unsigned = Some(nobodys(&sample));
             }
+            // That this machine asks too often says nothing of a side.
+            came.limited[number] = side.is_none() && sample.status == Some(429);
             came.answers[number] = side;
             came.back += 1;
         }
@@ -133,6 +137,8 @@ impl Entry {
 struct Came {
     /// For each the side that answered, where one did in time.
     answers: Vec<Option<Side>>,
+    /// Whether it was answered that this machine asks too often.
+    limited: Vec<bool>,
     /// What the last answer was that no side signed.
     unsigned: Option<String>,
     /// How many came back in time, whatever they were.

@@ -82,7 +82,12 @@ pub fn status(job: &Job) -> Result<Exit, Fault> {
         if job.call.json {
             print("null\n")?;
         } else {
-            print(&format!("nothing was ever promoted to {}\n", job.release.environment))?;
+            let place = job.state_place();
+            print(&format!(
+                "nothing was ever promoted to {}, by the state in {}\n",
+                job.release.environment,
+                place.display()
+            ))?;
         }
         return Ok(Exit::Pass);
     };
@@ -147,6 +152,13 @@ fn told(
     }
     for way in well::ways_out(job, record, live) {
         say(way);
+    }
+    if let Some(left) = store(job)?.asked(Ask::Abort, epoch, record.id.as_deref()).filter(|_| under_way) {
+        say(format!(
+            "{} has called it off, and nobody has carried that out yet: {}",
+            left.who,
+            say::command(job, "step")
+        ));
     }
     if store(job)?.asked(Ask::Pause, epoch, record.id.as_deref()).is_some() {
         say(format!("paused: no further step until {}", say::command(job, "resume")));

@@ -180,11 +180,11 @@ pub(super) fn ways_out(job: &Job, record: &Record, live: Option<&Live>) -> Vec<S
         format!("tries again to go back to blue: {}", say::command(job, "abort")),
         format!("the same, and looks once: {}", say::command(job, "step")),
     ];
-    if sides.green != Well::Yes || sides.blue == Well::Yes {
-        ways.push(format!("closes it as it stands: {}", say::command_with_reason(job, "accept")));
-    } else {
+    // Where green has no users there is nothing that stands.
+    let serves = live.is_some_and(|live| live.effective.unwrap_or(live.green) > 0.0);
+    if sides.green == Well::Yes && serves {
         ways.push(format!(
-            "green serves and is well: closes it as it stands: {}",
+            "green is well: closes it with everything on green: {}",
             say::command_with_reason(job, "accept")
         ));
     }

@@ -117,3 +117,22 @@ fn a_third_upstream_is_told_keeps_its_share_and_does_not_hold_up_the_way_back() 
         .collect();
     assert!(own.iter().all(|upstream| upstream["max_requests"] == 7), "its settings stay: {own:?}");
 }
+
+#[test]
+fn a_handler_that_has_become_somebody_elses_is_never_written_to() {
+    let sides = Sides::new();
+    let (blue, green) = (sides.blue.port, sides.green.port);
+    let caddy = Caddy::start(sides.path(), blue);
+    let mut router = sides.open(&caddy.router(blue, green));
+    router.set(split(0.5)).unwrap();
+    // As where a route was put in front and the path leads to another service.
+    let other = json!([{"dial": format!("127.0.0.1:{}", crate::support::free_port())}]);
+    ask(&caddy, "PATCH", "upstreams", &other);
+    for refused in [router.set(split(0.0)).unwrap_err(), router.read().unwrap_err()] {
+        assert!(refused.to_string().contains("neither side is among its upstreams"), "{refused}");
+    }
+    let mut request = Request::get(&format!("http://127.0.0.1:{}/id/shop/upstreams", caddy.admin));
+    request.headers.push(("connection".into(), "close".into()));
+    let answer = Client::new(ANSWER, 0).send(&request).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&answer.body).unwrap(), other);
+}

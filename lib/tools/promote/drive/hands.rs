@@ -199,6 +199,7 @@ impl Hands for Driver<'_> {
             if awaited { driver.read_router() } else { driver.router.read().map(Some) }
         };
         let mut found = read(self);
+        let blue_was_out = self.record.blue_is_out;
         let rearranged = match &found {
             Ok(Some(live)) => self.heed_people(&live.clone()),
             _ => false,
@@ -218,6 +219,7 @@ impl Hands for Driver<'_> {
                     }
                     // Nothing is to be put back onto a side that people have taken out.
                     () if blue_is_out => Live::Awaited,
+                    () if blue_was_out => Live::Returned,
                     () if rearranged => Live::Rearranged(share),
                     () => Live::Green(share),
                 }
@@ -408,7 +410,12 @@ impl Hands for Driver<'_> {
         let weight = self.record.course.steps.get(step).map_or(0.0, |s| s.weight);
         let now = self.clock.now();
         let share = self.live.as_ref().and_then(|live| live.effective).unwrap_or(weight);
-        let scene = Scene { weight, now, share, counters, lost };
+        let before = self.record.counted.as_ref().or(self.record.base.as_ref()).map(|c| &c.instance);
+        let anew = counters.as_ref().is_some_and(|now| before.is_some_and(|before| *before != now.instance));
+        let gone = self.away_since.is_some() || lost.is_some();
+        let away = gone || anew || std::mem::replace(&mut self.was_away, gone);
+        self.was_away = gone;
+        let scene = Scene { weight, now, share, away, counters, lost };
         let mut looked = look(watch, &mut self.record, &mut self.log, &scene);
         // A short call does not leave before its sources have answered. What is bad without them does
         // not wait.
@@ -443,7 +450,7 @@ impl Hands for Driver<'_> {
                 looked.look = Look::Unknown;
                 sentence = format!("blue cannot take its users: {why}");
             }
-            None if self.blue_was_out && looked.look == Look::Good => {
+            None if self.record.blue_is_out && looked.look == Look::Good => {
                 looked.look = Look::Unknown;
                 sentence = "somebody has taken all of blue out of service: there is no way back".into();
             }

@@ -60,7 +60,7 @@ impl Driver<'_> {
         let Some(sides) = &live.sides else { return false };
         let any = sides.iter().any(|side| !side.taken_out.is_empty()) || self.is_taken_out(Side::Blue, live);
         if !any && self.record.before.taken_out.is_empty() {
-            self.blue_was_out = false;
+            self.record.blue_is_out = false;
             return false;
         }
         let out: BTreeSet<String> = sides.iter().flat_map(|side| side.taken_out.iter().cloned()).collect();
@@ -89,10 +89,10 @@ impl Driver<'_> {
                 words(&out)
             ));
         }
-        if blue_out && !self.blue_was_out {
+        if blue_out && !self.record.blue_is_out {
             what.push("somebody has taken all of blue out of service on the router: it stays so".into());
         }
-        self.blue_was_out = blue_out;
+        self.record.blue_is_out = blue_out;
         if !what.is_empty() {
             self.hold(&what.join("; "));
         }

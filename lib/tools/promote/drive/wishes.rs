@@ -6,11 +6,16 @@ use super::super::begin::look_at;
 use super::super::machine::{Event, State};
 use super::Driver;
 use crate::fault::Fault;
+use crate::metrics::probe::{Connection, once};
 use crate::routers::Side;
 use crate::state::{Ask, Asked};
 use crate::world;
+use crate::world::http::{Client, join};
 use crate::world::talk::Mark;
 
+/// How many requests show whether green answers, and how many of them may fail.
+const ASKED: usize = 20;
+const FAILED: usize = 1;
 /// How long green may take to show that it is well.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -62,9 +67,8 @@ impl Driver<'_> {
     pub(super) fn may(&mut self, ask: Ask) -> Result<(), String> {
         let (first, last) = match (&self.record.state, ask) {
             (State::Baking { step, .. }, Ask::Skip) => (step + 1, step + 1),
-            (State::Baking { step, .. } | State::Shifting { step: step @ 1.. }, Ask::Accept) => {
-                (step + 1, self.record.course.steps.len())
-            }
+            (State::Baking { step, .. }, Ask::Accept) => (step + 1, self.record.course.steps.len()),
+            (State::Shifting { step: step @ 1.. }, Ask::Accept) => (*step, self.record.course.steps.len()),
             (State::Frozen { .. }, Ask::Accept) => (self.reached(), self.record.course.steps.len()),
             (_, Ask::Skip) => return Err("no step is watched now".into()),
             (State::Accepting { .. } | State::CheckingBlue { .. } | State::RollingBack { .. }, _) => {
@@ -72,6 +76,10 @@ impl Driver<'_> {
             }
             _ => return Err("green has no users yet".into()),
         };
+        let frozen = matches!(self.record.state, State::Frozen { .. });
+        if !frozen && self.asked(Ask::Abort).is_some() {
+            return Err("an abort is left, and it wins: `promote step` carries it out".into());
+        }
         for step in first..=last {
             let missing = self.not_approved(step);
             if !missing.is_empty() {
@@ -80,7 +88,35 @@ impl Driver<'_> {
         }
         let seen = look_at(&self.plan.sides.green, self.plan, PATIENCE, false);
         seen.and_then(|_| self.router_lets(Side::Green, Duration::ZERO))
-            .map_err(|why| format!("green is not well: {why}"))
+            .and_then(|()| self.green_answers())
+            .map_err(|why| format!("green is not well: {why}"))?;
+        if ask == Ask::Accept { self.may_stand(frozen) } else { Ok(()) }
+    }
+
+    /// What a judge would see at once: whether green answers what the probes ask.
+    fn green_answers(&self) -> Result<(), String> {
+        let timeout = self.plan.probe.timeout.map_or(PATIENCE, |span| span.0.min(PATIENCE));
+        let client = Client::new(timeout, 0);
+        let url = join(&self.plan.sides.green.url.value, &self.plan.probe.path);
+        let header = self.plan.probe.header.to_ascii_lowercase();
+        let failed = (0..ASKED).filter(|_| !once(&client, &url, &header, Connection::New).ok).count();
+        if failed > FAILED { Err(format!("{failed} of {ASKED} requests to it failed")) } else { Ok(()) }
+    }
+
+    /// Whether there is something that may be closed as it stands: users are on green, and there is no other way.
+    fn may_stand(&mut self, frozen: bool) -> Result<(), String> {
+        let live = self.router.read().map_err(|fault| fault.line())?;
+        if live.effective.unwrap_or(live.green) <= 0.0 {
+            return Err("the router gives green no users: nothing stands that could be accepted".into());
+        }
+        let blue = look_at(&self.plan.sides.blue, self.plan, Duration::ZERO, false);
+        if !frozen && blue.is_ok() && self.router_lets(Side::Blue, Duration::ZERO).is_ok() {
+            return Err(
+                "blue is well, so the way goes on and back: `promote skip` ends the bake, `promote abort` goes back"
+                    .into(),
+            );
+        }
+        Ok(())
     }
 
     /// The first step (from 0) that was never in force.

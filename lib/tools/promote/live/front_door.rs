@@ -170,7 +170,7 @@ fn unsigned(url: &str, answer: &Answer, header: &str) -> Wrong {
         };
         return Wrong::new(format!("the front door redirects to {location}"), cause, help);
     }
-    if matches!(status, 401 | 403 | 407) || answer.header("www-authenticate").is_some() {
+    if matches!(status, 401 | 407) || answer.header("www-authenticate").is_some() {
         return Wrong::new("the front door asks for a login", cause, PAST);
     }
     if is_a_login_page(answer) {
