@@ -698,7 +698,9 @@ fn requests_of_before_the_step_that_are_answered_in_it_are_not_counted_against_t
     let step = row.promote(&["step"]);
     over.store(true, Ordering::SeqCst);
     assert_eq!(step.code, 0, "{}", step.stderr);
-    users.into_iter().for_each(|user| user.join().unwrap());
+    for user in users {
+        user.join().unwrap();
+    }
 }
 
 #[test]

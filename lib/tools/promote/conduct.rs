@@ -674,7 +674,6 @@ fn reconcile_with<H: Hands>(hands: &mut H, state: &State) -> Done<H, Option<Even
     let baking = matches!(state, State::Baking { .. });
     let live = hands.live(baking)?;
     let found = match live {
-        Live::Awaited => return Ok(None),
         Live::Green(share) | Live::Rearranged(share) => {
             let nearest = hands.nearest(weight);
             if same_share(share, nearest) {
@@ -694,7 +693,7 @@ fn reconcile_with<H: Hands>(hands: &mut H, state: &State) -> Done<H, Option<Even
             hands.judge_anew()?;
             return Ok(Some(Event::PutBack { at_ms: hands.now_ms()? }));
         }
-        Live::Returned => return Ok(None),
+        Live::Awaited | Live::Returned => return Ok(None),
         // Nobody judges what they get. Behind the end of the way, or on the way back, that is for people.
         Live::Astray(why) => return Ok(is_forward(state).then_some(Event::ShiftFailed { why })),
         Live::Lost(fault) if baking => return Ok(Some(Event::ShiftFailed { why: fault.line() })),
