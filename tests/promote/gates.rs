@@ -298,6 +298,12 @@ fn a_step_waits_for_its_approval_and_only_the_right_key_opens_it() {
         stage.promotion()["waits_for"]
     );
     assert_eq!(stage.haproxy.server("green").0, 10);
+    for wish in ["accept", "skip"] {
+        let early = promote(&[wish, "--reason", "hurry"]);
+        assert_eq!(early.code, 5, "{wish}: {}", early.stderr);
+        assert!(early.stderr.contains("step 2 waits for the approval of product_owner"), "{}", early.stderr);
+    }
+    assert_eq!(stage.haproxy.server("green").0, 10);
     // Somebody else's key, and one that is not trusted at all.
     let refused = promote(&["approve", "--role", "product_owner", "--key", "otto.key"]);
     assert_eq!(refused.code, 5, "{}", refused.stderr);

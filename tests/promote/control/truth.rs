@@ -81,7 +81,7 @@ fn a_frozen_release_says_why_and_what_people_can_do() {
         "nothing moves and nobody watches",
         "blue is not well: /health answered 503",
         "green is well now",
-        "green serves and is well: closes it as it stands: promote accept --plan ",
+        "green is well: closes it with everything on green: promote accept --plan ",
         "blue is not well (/health answered 503): send no users there",
         "green is well; all traffic goes to it by hand:",
     ] {
