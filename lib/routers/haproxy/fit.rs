@@ -86,8 +86,9 @@ impl Haproxy {
             let Some(row) = rows.iter().find(|row| row.get("svname") == Some(name)) else { continue };
             let out = said(row, "status");
             let out = ["MAINT", "DRAIN", "DOWN"].iter().any(|word| out.starts_with(word));
-            // `CHECKED` is the answer of an agent that says no state: a weight, then.
-            if said(row, "agent_status") == "CHECKED" && !out {
+            // `CHECKED` is the answer of an agent that says no state: a weight, then. A star before it says that it is
+            // being asked once more.
+            if said(row, "agent_status").trim_start_matches("* ") == "CHECKED" && !out {
                 return Err(self.unfit(
                     format!("an agent sets the weight of `{name}` in `{}`", self.backend),
                     format!("its `agent-check` answers with a weight, now {}", said(row, "weight")),
