@@ -396,15 +396,16 @@ impl Hands for Driver<'_> {
     }
 
     fn look(&mut self, step: usize, until_ms: i64) -> Result<Option<Event>, Fault> {
+        // First what is under way at the front door: the router counts it as well.
+        if let Some(watch) = self.watch.as_ref().filter(|_| self.mode == Mode::Once) {
+            watch.await_the_door();
+        }
         // A router that counts, and does not say what it counted, leaves part of the window unjudged.
         let (counters, lost) = match self.router.counters() {
             Ok(counters) => (counters, None),
             Err(fault) => (None, Some(fault.line())),
         };
         let most = 3 * self.interval();
-        if let Some(watch) = self.watch.as_ref().filter(|_| self.mode == Mode::Once) {
-            watch.await_the_door();
-        }
         let Some(watch) = self.watch.as_mut() else { return Ok(None) };
         let blind = counters.is_none() && lost.is_none() && !watch.reads_requests();
         let weight = self.record.course.steps.get(step).map_or(0.0, |s| s.weight);
