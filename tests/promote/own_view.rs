@@ -154,7 +154,7 @@ esac
         "{{kind: command, target: edge, entry: \"{}\", with: {{set: [sh, route.sh, set, \"{{green}}\"], get: [sh, route.sh, get]}}}}",
         sides.blue.url()
     );
-    sides.write(&block, SHORT, "");
+    sides.write(&block, SHORT, "  healthy_within: 1s\n");
     let ended = call("promote", sides.path(), &["run"]);
     assert_eq!(ended.code, 1, "{}", ended.stderr);
     assert_eq!(std::fs::read_to_string(sides.path().join("share")).unwrap(), "0\n");

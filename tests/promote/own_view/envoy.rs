@@ -51,7 +51,7 @@ fn a_cluster_that_fails_its_health_check_is_given_no_more_than_a_try() {
         let why = live.side(Half::Green).unwrap().cannot_serve(0.1).unwrap();
         assert!(why.contains("it fails its health check"), "{why}");
         assert_eq!(serving(&live, Half::Blue), (1, 1));
-        sides.write(&envoy.router(0, 0), SHORT, "");
+        sides.write(&envoy.router(0, 0), SHORT, "  healthy_within: 1s\n");
         let ended = call("promote", sides.path(), &["run"]);
         assert_eq!(ended.code, 1, "{panic}: {}", ended.stderr);
         let promotion = sides.promotion();
