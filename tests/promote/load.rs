@@ -1,13 +1,12 @@
 //! Releases in a row under a steady load: no user may notice one.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::*;
+use crate::support::visitor::{Broken, Visitor};
 
 /// Requests per second through the router.
 const RATE: u64 = 2_000;
@@ -47,12 +46,12 @@ struct Users {
 impl Users {
     fn start(url: &str) -> Self {
         let seen = Arc::new(Seen::default());
-        let address = url.trim_start_matches("http://").to_owned();
+        let port = url.rsplit_once(':').unwrap().1.parse().unwrap();
         let began = Instant::now();
         let threads = (0..CLIENTS)
             .map(|number| {
-                let (seen, address) = (Arc::clone(&seen), address.clone());
-                std::thread::spawn(move || user(&address, &seen, began, number))
+                let seen = Arc::clone(&seen);
+                std::thread::spawn(move || user(port, &seen, began, number))
             })
             .collect();
         Self { seen, threads, began }
@@ -70,22 +69,22 @@ impl Users {
     }
 }
 
-fn user(address: &str, seen: &Seen, began: Instant, number: u64) {
+fn user(port: u16, seen: &Seen, began: Instant, number: u64) {
     let every = Duration::from_micros(1_000_000 * CLIENTS / RATE);
     let mut due = began + every / u32::try_from(CLIENTS).unwrap() * u32::try_from(number).unwrap();
-    let mut kept: Option<BufReader<TcpStream>> = None;
+    let mut visitor = Visitor::default();
     while !seen.stop.load(Ordering::SeqCst) {
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        let mut again = kept.is_some();
+        let mut again = visitor.keeps_one();
         loop {
-            match ask(address, &mut kept) {
-                Ok(200) => {
+            match visitor.ask(port, "/", ANSWER) {
+                Ok((200, _)) => {
                     seen.good.fetch_add(1, Ordering::SeqCst);
                     let took = u64::try_from(due.elapsed().as_micros()).unwrap();
                     seen.slowest_us.fetch_max(took, Ordering::SeqCst);
                 }
-                Ok(status) => seen.fail(format!("answered {status}")),
-                Err(Broken::Idle) if again => {
+                Ok((status, _)) => seen.fail(format!("answered {status}")),
+                Err(Broken::BeforeAnswer) if again => {
                     seen.closed_idle.fetch_add(1, Ordering::SeqCst);
                     again = false;
                     continue;
@@ -96,61 +95,6 @@ fn user(address: &str, seen: &Seen, began: Instant, number: u64) {
         }
         due += every;
     }
-}
-
-#[derive(Debug)]
-enum Broken {
-    /// Closed before the first byte of an answer.
-    Idle,
-    /// Anything else.
-    #[expect(dead_code, reason = "shown by Debug")]
-    Failed(String),
-}
-
-fn ask(address: &str, kept: &mut Option<BufReader<TcpStream>>) -> Result<u16, Broken> {
-    let failed = |e: std::io::Error| Broken::Failed(e.to_string());
-    let mut reader = if let Some(reader) = kept.take() {
-        reader
-    } else {
-        let stream = TcpStream::connect(address).map_err(failed)?;
-        stream.set_nodelay(true).map_err(failed)?;
-        stream.set_read_timeout(Some(ANSWER)).map_err(failed)?;
-        BufReader::new(stream)
-    };
-    if reader.get_mut().write_all(b"GET / HTTP/1.1\r\nhost: shop\r\n\r\n").is_err() {
-        return Err(Broken::Idle);
-    }
-    let mut first = String::new();
-    match reader.read_line(&mut first) {
-        Ok(0) => return Err(Broken::Idle),
-        Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset && first.is_empty() => {
-            return Err(Broken::Idle);
-        }
-        Err(e) => return Err(failed(e)),
-        Ok(_) => {}
-    }
-    let status = first.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
-    let (mut length, mut close) = (0, false);
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line).map_err(failed)? == 0 {
-            return Err(Broken::Failed("cut in the middle of an answer".into()));
-        }
-        let line = line.trim().to_ascii_lowercase();
-        if line.is_empty() {
-            break;
-        }
-        if let Some(n) = line.strip_prefix("content-length:") {
-            length = n.trim().parse().unwrap_or(0);
-        }
-        close |= line == "connection: close";
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).map_err(failed)?;
-    if !close {
-        *kept = Some(reader);
-    }
-    Ok(status)
 }
 
 /// So many releases, each promoted and then undone, without a failed request, and with the router's

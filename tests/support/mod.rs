@@ -25,6 +25,7 @@ pub(crate) mod router;
 pub(crate) mod s3;
 pub(crate) mod side;
 pub(crate) mod traefik;
+pub(crate) mod visitor;
 
 /// A folder that goes away with the test.
 pub(crate) fn folder() -> tempfile::TempDir {

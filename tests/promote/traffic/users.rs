@@ -1,13 +1,12 @@
 //! Users with kept connections, who may meet two releases and no third, and no error.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::super::ANSWER;
 use super::servers::{micros, path};
+use crate::support::visitor::{Broken, Visitor};
 
 const CLIENTS: u64 = 8;
 /// Whoever is so far behind does not catch up.
@@ -117,14 +116,14 @@ impl Users {
 
 fn user(port: u16, seen: &Seen, every: Duration) {
     let mut due = Instant::now();
-    let mut kept: Option<BufReader<TcpStream>> = None;
+    let mut visitor = Visitor::default();
     while !seen.stop.load(Ordering::SeqCst) {
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         let began = Instant::now();
         let before: Vec<u32> = seen.may.iter().map(|may| may.load(Ordering::SeqCst)).collect();
-        let mut again = kept.is_some();
+        let mut again = visitor.keeps_one();
         loop {
-            match ask(port, micros(seen.began), &mut kept) {
+            match ask(port, micros(seen.began), &mut visitor) {
                 // What was right when it was asked or when it was answered is right.
                 Ok((200, Some(met))) if before.contains(&met) || seen.allows(met) => {
                     seen.good.fetch_add(1, Ordering::SeqCst);
@@ -149,62 +148,8 @@ fn user(port: u16, seen: &Seen, every: Duration) {
     }
 }
 
-#[derive(Debug)]
-enum Broken {
-    /// Closed before the first byte of an answer.
-    BeforeAnswer,
-    /// Anything else.
-    #[expect(dead_code, reason = "shown by Debug")]
-    Failed(String),
-}
-
 /// The status, and the release that signed: 7 for `1.7`.
-fn ask(port: u16, now: u64, kept: &mut Option<BufReader<TcpStream>>) -> Result<(u16, Option<u32>), Broken> {
-    let failed = |e: std::io::Error| Broken::Failed(e.to_string());
-    let mut reader = if let Some(reader) = kept.take() {
-        reader
-    } else {
-        let stream = TcpStream::connect(("127.0.0.1", port)).map_err(failed)?;
-        stream.set_nodelay(true).map_err(failed)?;
-        stream.set_read_timeout(Some(ANSWER)).map_err(failed)?;
-        BufReader::new(stream)
-    };
-    let request = format!("GET {} HTTP/1.1\r\nhost: shop\r\n\r\n", path(now));
-    if reader.get_mut().write_all(request.as_bytes()).is_err() {
-        return Err(Broken::BeforeAnswer);
-    }
-    let mut first = String::new();
-    match reader.read_line(&mut first) {
-        Ok(0) => return Err(Broken::BeforeAnswer),
-        Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset && first.is_empty() => {
-            return Err(Broken::BeforeAnswer);
-        }
-        Err(e) => return Err(failed(e)),
-        Ok(_) => {}
-    }
-    let status = first.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
-    let (mut length, mut close, mut release) = (0, false, None);
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line).map_err(failed)? == 0 {
-            return Err(Broken::Failed("cut in the middle of an answer".into()));
-        }
-        let line = line.trim().to_ascii_lowercase();
-        if line.is_empty() {
-            break;
-        }
-        match line.split_once(": ") {
-            Some(("content-length", n)) => length = n.parse().unwrap_or(0),
-            Some(("x-release", version)) => {
-                release = version.strip_prefix("1.").and_then(|minor| minor.parse().ok());
-            }
-            _ => close |= line == "connection: close",
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).map_err(failed)?;
-    if !close {
-        *kept = Some(reader);
-    }
-    Ok((status, release))
+fn ask(port: u16, now: u64, visitor: &mut Visitor) -> Result<(u16, Option<u32>), Broken> {
+    let (status, release) = visitor.ask(port, &path(now), ANSWER)?;
+    Ok((status, release.and_then(|version| version.strip_prefix("1.")?.parse().ok())))
 }

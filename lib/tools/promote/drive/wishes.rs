@@ -52,13 +52,20 @@ impl Driver<'_> {
             (format!("ends the bake of step {step} early{why}"), Event::Skipped { reason })
         } else {
             let reason = format!("accepted as it stands by {who}{why}");
-            // Whoever accepts knows that the way back was tried; an abort that comes from now on still wins.
-            self.store().forget(Ask::Abort)?;
+            self.take_back_the_abort()?;
             self.record.accepted = Some(reason.clone());
             (format!("accepts it as it stands{why}"), Event::Accepted { reason })
         };
         self.record.decided(world::now(), who, what);
         Ok(event)
+    }
+
+    /// An abort that has led to where nothing moves is over once that is accepted. One that comes from now on wins.
+    fn take_back_the_abort(&self) -> Result<(), Fault> {
+        let tried = self.asked(Ask::Abort).filter(|_| matches!(self.record.state, State::Frozen { .. }));
+        let Some(tried) = tried else { return Ok(()) };
+        let over = Asked { epoch: 0, ..tried.clone() };
+        self.store().revise_asked(Ask::Abort, |found| (found.as_ref() == Some(&tried)).then(|| over.clone()))
     }
 
     /// Whether a wish may be granted.
