@@ -75,13 +75,13 @@ enum Command {
     /// Close it as it stands: everything to green, whatever became of blue
     Accept {
         /// Why; goes on record
-        #[arg(long, value_name = "TEXT")]
+        #[arg(long, visible_alias = "why", value_name = "TEXT")]
         reason: String,
     },
     /// End the bake that is under way; the next step's approval is still needed
     Skip {
         /// Why; goes on record
-        #[arg(long, value_name = "TEXT")]
+        #[arg(long, visible_alias = "why", value_name = "TEXT")]
         reason: String,
     },
     /// Sign the approval that a step waits for
@@ -235,17 +235,21 @@ fn main() -> ExitCode {
             cli::gate_on::<PromoteBody>(promote::open, &shared, TOOL, |job| promote::rollback(job, reason))
         }
         Command::Approve { role, key, step, reason, expires_in } => {
-            cli::order_on(promote::approve_step, &shared, TOOL, |job| {
+            cli::order_on(promote::go_on_elsewhere, &shared, TOOL, |job| {
                 let asked =
                     Approve { role: &role, step, key: key.as_deref(), reason: reason.clone(), expires_in };
                 promote::approve(job, asked)
             })
         }
         Command::Accept { reason } => {
-            cli::gate_on::<PromoteBody>(promote::go_on, &shared, TOOL, |job| promote::accept(job, reason))
+            cli::gate_on::<PromoteBody>(promote::go_on_elsewhere, &shared, TOOL, |job| {
+                promote::accept(job, reason)
+            })
         }
         Command::Skip { reason } => {
-            cli::gate_on::<PromoteBody>(promote::go_on, &shared, TOOL, |job| promote::skip(job, reason))
+            cli::gate_on::<PromoteBody>(promote::go_on_elsewhere, &shared, TOOL, |job| {
+                promote::skip(job, reason)
+            })
         }
         Command::Undo(Why { reason }) => {
             cli::gate_on::<PromoteBody>(promote::open, &shared, TOOL, |job| promote::undo(job, reason))

@@ -46,7 +46,7 @@ use crate::world::{self, ci, signal};
 
 pub use approve::{Approve, approve};
 pub(super) use begin::judged;
-pub use by_state::{approve_step, begin_or_go_on, go_on, judge, open};
+pub use by_state::{begin_or_go_on, go_on, go_on_elsewhere, judge, open};
 use drive::Driver;
 pub use drive::Mode;
 pub use foresee::foresee;

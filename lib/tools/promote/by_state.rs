@@ -204,7 +204,7 @@ fn warn_of_changes(scene: &Scene) {
 ///
 /// Errors: those of [`Job::open`]; a variable that it keeps no value of is not set (2).
 pub fn go_on(call: Call) -> Result<Job, Fault> {
-    let mut job = approve_step(call)?;
+    let mut job = go_on_elsewhere(call)?;
     job.release.artifacts = job::artifacts(&job.loaded)?;
     let place = Store::open(&job.state_place(), &job.release.environment)?;
     match place.load::<Record>()? {
@@ -213,10 +213,10 @@ pub fn go_on(call: Call) -> Result<Job, Fault> {
     }
 }
 
-/// The same for whoever approves a step: the artifacts need not be here.
+/// The same for whoever approves a step, ends a bake or accepts a release: the artifacts need not be here.
 ///
 /// Errors: those of [`Job::open_without_artifacts`]; a variable that the state keeps no value of is not set (2).
-pub fn approve_step(call: Call) -> Result<Job, Fault> {
+pub fn go_on_elsewhere(call: Call) -> Result<Job, Fault> {
     match Scene::of(call.clone()) {
         Ok(scene) if scene.record.is_some() && !scene.is_whole() => scene.forward(),
         // Where the state cannot be read, the plan says first what is wrong with it.

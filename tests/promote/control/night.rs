@@ -134,6 +134,27 @@ fn rollback_is_an_abort_on_the_way_and_an_undo_after_it() {
 }
 
 #[test]
+fn a_bake_is_ended_and_a_release_accepted_where_neither_variables_nor_artifacts_are() {
+    for (blue, command) in [(200, "skip"), (503, "accept")] {
+        let (stage, elsewhere) = (with_variables(LONG, PAGES), folder());
+        stage.edit("version: \"${VERSION}\"", "version: \"${VERSION}\", artifacts: [shop.tar]");
+        let artifact = stage.path().join("shop.tar");
+        std::fs::write(&artifact, "shop").unwrap();
+        let started = run(&mut by_day(&stage, "start"));
+        assert_eq!(started.code, 0, "{}", started.stderr);
+        std::fs::remove_file(&artifact).unwrap();
+        stage.blue.answers.health.store(blue, Ordering::SeqCst);
+        if command == "accept" {
+            assert_eq!(promote(&stage, elsewhere.path(), "abort").code, 1);
+            assert_eq!(stage.phase(), "frozen");
+        }
+        let done = promote(&stage, elsewhere.path(), &format!("{command} --why 'we know'"));
+        assert_eq!(done.code, 0, "{command}: {}", done.stderr);
+        stage.assert_all_green();
+    }
+}
+
+#[test]
 fn words_of_other_tools_name_the_command_that_is_meant() {
     let elsewhere = folder();
     for (word, told) in [
