@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use trapkey::evidence::{BaselineBody, Body, Document, VerifyBody, sha256_hex};
-use trapkey::metrics::probe::{Connection, Headers, MAX_WORKERS, REQUESTS_PER_CONNECTION, Sampler, once};
+use trapkey::metrics::probe::{
+    Connection, Headers, MAX_WORKERS, Manner, REQUESTS_PER_CONNECTION, Sampler, once,
+};
 use trapkey::world::http::Client;
 
 use crate::support::{self, Ended};
@@ -480,6 +482,32 @@ fn probes_keep_their_connections_and_single_ones_open_new_ones() {
         assert!(once(&client, &shop.url(), "X-Release", Connection::New).version.is_some());
     }
     assert_eq!(connections.load(Ordering::SeqCst) - opened, 10);
+}
+
+#[test]
+fn scattered_requests_keep_their_rate_and_no_step() {
+    let gaps = |scattered| {
+        let manner = Manner {
+            rate: 200.0,
+            timeout: NEVER,
+            headers: "x-release".into(),
+            connection: Connection::New,
+            scattered,
+        };
+        let shop = Shop::open();
+        let sampler = Sampler::begin(&[shop.url()], &manner);
+        let mut moments = Vec::new();
+        support::wait_until("samples", || {
+            moments.extend(sampler.take().into_iter().flatten().map(|sample| sample.at.as_microsecond()));
+            moments.len() >= 40
+        });
+        moments.sort_unstable();
+        // By the timetable, whatever the machine made of it: 5 ms of time each.
+        let first = moments[0];
+        moments.iter().map(|at| (at - first) % 5_000).collect::<std::collections::BTreeSet<_>>().len()
+    };
+    assert!(gaps(false) <= 3, "even distances are even");
+    assert!(gaps(true) >= 20, "and scattered ones are not");
 }
 
 /// Answers as one of several servers behind a balancer of connections, each of which takes the next one.

@@ -709,3 +709,62 @@ fn a_green_that_fails_is_neither_accepted_nor_given_more_and_a_way_that_goes_on_
     }
     assert_eq!(row.haproxy.server("green").0, 50);
 }
+
+#[test]
+fn nothing_is_promoted_that_users_do_not_meet_at_the_last_look() {
+    let row = Row::new(PLAIN, "", "[{weight: 100%, bake: 1h}]", "");
+    assert_eq!(row.promote(&["start"]).code, 0);
+    // The bake is over by the record, and from now on HAProxy cannot reach green.
+    let mut state = row.state();
+    state["record"]["state"] = serde_json::json!({"phase": "retiring_blue"});
+    std::fs::write(row.path().join(".trapkey/production/state.json"), state.to_string()).unwrap();
+    row.haproxy.ask(&format!("set server shop/green addr 127.0.0.1 port {}", crate::support::free_port()));
+    let step = row.promote(&["step"]);
+    assert_eq!(step.code, 1, "{}", step.stderr);
+    assert_eq!((row.phase().as_str(), row.users()), ("rolled_back", (100, 0)));
+}
+
+#[test]
+fn a_restart_in_a_bake_is_waited_for_and_what_the_door_refused_meanwhile_is_the_restart_s() {
+    let mut row = Row::new(PLAIN, "", LONG, "");
+    let job = row.spawn(&["run"]);
+    wait_until("the bake", || row.phase() == "baking");
+    row.haproxy.halt();
+    wait_until("it to be seen", || row.talk().contains("it may be restarting"));
+    // Longer than the door needs to refuse some dozen requests.
+    std::thread::sleep(Duration::from_secs(2));
+    row.haproxy.begin_again();
+    wait_until("the weight", || row.haproxy.server("green").0 == 50);
+    wait_until("the end", || {
+        let skipped = row.promote(&["skip", "--reason", "it is back"]);
+        skipped.code == 5 || row.phase() == "promoted"
+    });
+    assert_eq!(job.wait_with_output().unwrap().status.code(), Some(0), "{}", row.talk());
+}
+
+#[test]
+fn a_bake_begins_anew_once_a_side_that_people_had_taken_out_is_back() {
+    let row = Row::new(PLAIN, "", HOUR, "");
+    assert_eq!(row.promote(&["start"]).code, 0);
+    row.haproxy.ask("set server shop/blue state maint");
+    assert_eq!(row.promote(&["step"]).code, 0);
+    // All of the bake has passed, with everybody on green.
+    end_the_bake(row.path());
+    row.haproxy.ask("set server shop/blue state ready");
+    assert_eq!(row.promote(&["resume"]).code, 0);
+    let step = row.promote(&["step"]);
+    assert_eq!(step.code, 0, "{}", step.stderr);
+    assert_eq!((row.phase().as_str(), row.haproxy.server("green").0), ("baking", 50));
+    assert_eq!(row.promote(&["abort"]).code, 1);
+}
+
+#[test]
+fn a_limit_of_the_front_door_is_no_failure_of_a_side() {
+    let limited = PLAIN.replace(
+        "  balance roundrobin\n",
+        "  balance roundrobin\n  http-request deny deny_status 429 if { rand(4) eq 0 }\n",
+    );
+    let row = Row::new(&limited, "", SHORT, "");
+    let ended = row.promote(&["run"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+}
