@@ -116,7 +116,7 @@ pub struct Manner {
     pub headers: Headers,
     /// What becomes of a connection.
     pub connection: Connection,
-    /// Whether the moments lie by chance within their time. Requests at even distances fall into step with a
+    /// Whether the moments lie by chance, with the rate that was asked. Requests at even distances fall into step with a
     /// router's round robin and with users who come as evenly, and then meet one side alone.
     pub scattered: bool,
 }
@@ -324,9 +324,10 @@ impl Counts {
 /// The clock: hands the same moments to every side.
 fn tick(sides: &[Arc<Side>], stop: &Stop, every: f64, scattered: bool) {
     let (start, started_at) = (Instant::now(), now());
+    let mut by_chance = 0.0;
     for turn in 0_u32.. {
-        let chance = if scattered { crate::world::unique() as f64 / u64::MAX as f64 } else { 0.0 };
-        let offset = Duration::from_secs_f64((f64::from(turn) + chance) * every);
+        let offset = Duration::from_secs_f64(if scattered { by_chance } else { f64::from(turn) * every });
+        by_chance += every * gap();
         let moment = start + offset;
         if !stop.sleep_until(moment) {
             return;
@@ -341,6 +342,13 @@ fn tick(sides: &[Arc<Side>], stop: &Stop, every: f64, scattered: bool) {
             side.ask(Due { at, moment }, overslept);
         }
     }
+}
+
+/// A gap between two requests of users who know nothing of each other, of 1 on average. One request by chance in each
+/// slot of time would not do: a router that takes turns would still give it the turn of whoever comes as often.
+fn gap() -> f64 {
+    let chance = crate::world::unique() as f64 / u64::MAX as f64;
+    -(1.0 - chance).max(f64::MIN_POSITIVE).ln()
 }
 
 impl Side {

@@ -666,32 +666,51 @@ fn a_server_that_people_drain_by_a_weight_of_zero_stays_drained() {
 }
 
 #[test]
-fn requests_of_before_the_step_that_are_answered_in_it_are_not_counted_against_the_split() {
-    let row = Row::new(PLAIN, "", HOUR, "");
-    for side in [&row.blue, &row.green] {
-        side.answers.delay_ms.store(500, Ordering::SeqCst);
-    }
-    let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let users: Vec<_> = (0..60)
+fn requests_are_counted_for_the_split_as_they_are_given_out_and_not_as_they_are_answered() {
+    use std::io::Write;
+    let row = Row::new(PLAIN, "", SHORT, "");
+    row.blue.answers.delay_ms.store(600_000, Ordering::SeqCst);
+    let mut router = row.open();
+    let port = row.haproxy.port;
+    let waiting: Vec<_> = (0..5)
         .map(|_| {
-            let (url, over) = (row.haproxy.url(), std::sync::Arc::clone(&over));
-            std::thread::spawn(move || {
-                let client = trapkey::world::http::Client::new(ANSWER, 0);
-                while !over.load(Ordering::SeqCst) {
-                    let _ = client.get(&url);
-                }
-            })
+            let mut user = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+            user.write_all(b"GET / HTTP/1.1\r\nhost: shop\r\n\r\n").unwrap();
+            user
         })
         .collect();
-    wait_until("users under way", || row.blue.served() >= 60);
-    let start = row.promote(&["start"]);
-    assert_eq!(start.code, 0, "{}", start.stderr);
-    let step = row.promote(&["step"]);
+    // Answers of before a step would be taken for requests in it.
+    let counted = wait_for("users under way", || {
+        router.counters().unwrap().filter(|counted| counted.blue.assigned == Some(5))
+    });
+    assert_eq!((counted.blue.current, counted.green.assigned), (5, Some(0)));
+    drop(waiting);
+}
+
+#[test]
+fn a_user_who_comes_in_steps_of_time_does_not_turn_what_the_door_meets() {
+    let row = Row::new(PLAIN, "", "[{weight: 50%, bake: 3s}, {weight: 100%}]", "");
+    let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (url, ended) = (row.haproxy.url(), std::sync::Arc::clone(&over));
+    let user = std::thread::spawn(move || {
+        let client = trapkey::world::http::Client::new(ANSWER, 0);
+        let began = std::time::Instant::now();
+        // As often as the door is asked, at even distances.
+        for turn in 0.. {
+            std::thread::sleep(
+                (began + turn * Duration::from_millis(50))
+                    .saturating_duration_since(std::time::Instant::now()),
+            );
+            if ended.load(Ordering::SeqCst) {
+                return;
+            }
+            let _ = client.get(&url);
+        }
+    });
+    let ended = row.promote(&["run"]);
     over.store(true, Ordering::SeqCst);
-    assert_eq!(step.code, 0, "{}", step.stderr);
-    for user in users {
-        user.join().unwrap();
-    }
+    user.join().unwrap();
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
 }
 
 #[test]

@@ -506,14 +506,13 @@ fn counted(watch: &Watch<'_>, record: &mut Record, scene: &Scene, now_ms: i64) -
     let sides = [side(base.blue, before.blue, counters.blue), side(base.green, before.green, counters.green)];
     record.counted = Some(counters.clone());
     let made = counters.nobody.saturating_sub(before.nobody);
-    // Answers that come now may be of requests from before the step.
-    let assigned = |now: SideCount, before: SideCount| {
-        let now = now.assigned.unwrap_or(now.requests);
-        now.saturating_sub(before.assigned.unwrap_or(before.requests))
-    };
-    let given_to = [assigned(counters.blue, before.blue), assigned(counters.green, before.green)];
-    let given = Given { source, requests: Some(sides), ..Given::default() };
-    Some(Counted { given, given_to: Some(given_to), made })
+    let given_to = Some([given_out(before.blue, counters.blue), given_out(before.green, counters.green)]);
+    Some(Counted { given: Given { source, requests: Some(sides), ..Given::default() }, given_to, made })
+}
+
+/// How many requests a side was given: answers that come now may be of requests from before the step.
+fn given_out(before: SideCount, now: SideCount) -> u64 {
+    now.assigned.unwrap_or(now.requests).saturating_sub(before.assigned.unwrap_or(before.requests))
 }
 
 /// A mean counts only where all of the requests behind it belong to the step: the router remembers
@@ -620,6 +619,14 @@ mod tests {
         // Cleared, and past the old number of requests since: the errors tell.
         assert!(!same_instance(&count(1000, 50), &count(1200, 40)));
         assert!(same_instance(&count(1000, 50), &count(1200, 50)));
+    }
+
+    #[test]
+    fn the_split_goes_by_what_was_given_out_in_the_step() {
+        let count = |requests, assigned| SideCount { requests, assigned, ..SideCount::default() };
+        // A hundred were under way when the step began, and are answered in it.
+        assert_eq!(given_out(count(900, Some(1000)), count(1010, Some(1015))), 15);
+        assert_eq!(given_out(count(900, None), count(1010, None)), 110, "the router tells no more");
     }
 
     #[test]
