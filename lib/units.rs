@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::yaml::TEXT_TOKEN;
 
+mod decimal;
+
+pub use decimal::Decimal;
+
 /// A duration in a plan: `250ms`, `90s`, `5m`, `2h`, `7d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
@@ -59,8 +63,12 @@ pub enum Unit {
     Bytes,
     /// Events per second; written `500/s`.
     Rate,
-    /// A text, compared by equality, order of versions, or a regular expression.
+    /// A text, compared by equality, by a regular expression, or as what the plan says it is.
     Text,
+    /// A version: `1.10` is newer than `1.9`.
+    Version,
+    /// A value of JSON, which says itself whether it is a number, a text, or true or false.
+    Json,
     /// `true` or `false`.
     Flag,
 }
@@ -70,6 +78,10 @@ pub enum Unit {
 pub enum Observed {
     /// A number with its dimension.
     Number(f64, Unit),
+    /// A number that was written somewhere, with all its digits.
+    Exact(Decimal),
+    /// A version, where the kind knows that it is one.
+    Version(String),
     /// A text.
     Text(String),
     /// A yes or no.
@@ -93,7 +105,15 @@ const SIZES: &[(&str, f64)] = &[
 
 fn split_unit(text: &str) -> Option<(f64, &str)> {
     let text = text.trim();
-    let end = text.find(|c: char| !(c.is_ascii_digit() || ".-+_".contains(c))).unwrap_or(text.len());
+    let digits =
+        |text: &str| text.find(|c: char| !(c.is_ascii_digit() || ".-+_".contains(c))).unwrap_or(text.len());
+    let mut end = digits(text);
+    // `1e-3`; the E of `5EB` has no digit behind it.
+    if let Some(power) = text[end..].strip_prefix(['e', 'E']) {
+        if power.trim_start_matches(['+', '-']).starts_with(|c: char| c.is_ascii_digit()) {
+            end += 1 + digits(power);
+        }
+    }
     let number: f64 = text[..end].replace('_', "").parse().ok()?;
     number.is_finite().then(|| (number, text[end..].trim()))
 }
@@ -423,7 +443,8 @@ impl fmt::Display for Observed {
             // Whole numbers are counts or codes, which are never rounded.
             Self::Number(n, _) if n.fract() == 0.0 && n.abs() < 1e15 => write!(f, "{n}"),
             Self::Number(n, _) => f.write_str(&show_number(*n)),
-            Self::Text(text) => f.write_str(text),
+            Self::Exact(number) => write!(f, "{number}"),
+            Self::Text(text) | Self::Version(text) => f.write_str(text),
             Self::Flag(flag) => write!(f, "{flag}"),
         }
     }
@@ -438,15 +459,8 @@ impl Observed {
             Self::Number(n, Unit::Bytes) => Some((*n, "B")),
             Self::Number(n, Unit::Rate) => Some((*n, "1/s")),
             Self::Number(n, _) => Some((*n, "")),
-            Self::Text(_) | Self::Flag(_) => None,
-        }
-    }
-
-    pub(crate) fn unit(&self) -> Unit {
-        match self {
-            Self::Number(_, unit) => *unit,
-            Self::Text(_) => Unit::Text,
-            Self::Flag(_) => Unit::Flag,
+            Self::Exact(number) => Some((number.nearest(), "")),
+            Self::Text(_) | Self::Version(_) | Self::Flag(_) => None,
         }
     }
 }

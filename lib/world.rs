@@ -9,6 +9,7 @@ pub mod files;
 pub mod http;
 pub mod left_behind;
 pub mod postgres;
+pub mod redirect;
 pub mod s3;
 pub mod scratch;
 pub mod serve;

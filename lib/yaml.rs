@@ -4,10 +4,10 @@
 //! Why not a ready deserializer: kinds read their own `with` block long after the plan was parsed,
 //! `version: 1.10` must stay `1.10`, `NO` must stay `NO`, and an error must show its line all the same.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use granit_parser::{Event, Options, Parser, ScalarStyle};
+use granit_parser::{Event, Options, Parser, ScalarStyle, Tag};
 use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
 
 use crate::fault::Fault;
@@ -104,6 +104,7 @@ impl Problem {
 }
 
 fn excerpt(source: &str, place: Place) -> String {
+    let source = source.strip_prefix('\u{feff}').unwrap_or(source);
     let Some(line) = source.lines().nth(place.line.saturating_sub(1)) else { return String::new() };
     let number = place.line.to_string();
     let gap = " ".repeat(number.len());
@@ -158,17 +159,31 @@ pub fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>)
     Problem { place: None, message, help: Some(help) }
 }
 
-/// Parses one YAML document into a tree.
+/// Parses a plan into a tree. Merge keys (`<<`) are filled in, a byte order mark is left out.
 ///
-/// Errors: syntax, a key given twice, more than one document, more than 64 levels, or more than
-/// 50,000 values after aliases are expanded (a "YAML bomb").
+/// Errors: syntax, a key given twice, a key with a variable, a tag other than YAML's own (an unquoted `!= 0` is
+/// one), `>5` (a block of text), more than one document, more than 64 levels, or more than 50,000 values after
+/// aliases are expanded (a "YAML bomb").
 pub fn parse(text: &str) -> Result<Node, Problem> {
+    read_document(text, true)
+}
+
+/// The same for a file of another program, whose tags and keys are its own.
+///
+/// Errors: as for [`parse`], but for tags, `>5` and variables in keys.
+pub fn parse_foreign(text: &str) -> Result<Node, Problem> {
+    read_document(text, false)
+}
+
+fn read_document(text: &str, plan: bool) -> Result<Node, Problem> {
     let options = {
         let mut options = Options::default();
         options.set_emit_comments(false);
         options
     };
-    let mut builder = Builder::default();
+    // PowerShell and editors on Windows put it in front.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut builder = Builder { text: plan.then_some(text), ..Builder::default() };
     for event in Parser::new_from_str_with_options(text, options) {
         let (event, span) = event.map_err(|e| not_yaml(text, &e))?;
         builder.take(event, place(span.start))?;
@@ -183,7 +198,27 @@ fn not_yaml(text: &str, error: &granit_parser::ScanError) -> Problem {
     if line.contains("${") && line.contains(['{', '[']) {
         return problem.help("inside `{ … }` and `[ … ]` a variable needs quotes: \"${NAME}\"");
     }
-    problem
+    match sign_in(line) {
+        Some(sign) => problem.help(format!(
+            "a value that begins with `{}` needs quotes: \"{sign}\"",
+            sign.chars().next().unwrap_or('>')
+        )),
+        None => problem,
+    }
+}
+
+/// The value of a line that begins with a sign to which YAML gives a meaning of its own: `> 5` in `size: > 5`.
+fn sign_in(line: &str) -> Option<String> {
+    // From `: > 5, b: 1}` what stands before the comma.
+    let mut after = line.split_once(": ").or_else(|| line.split_once("- "))?.1;
+    loop {
+        let value = after.trim_start();
+        if value.starts_with(['>', '|', '!', '%', '@', '`', '*', '&']) {
+            let value = value.split([',', '}', ']']).next().unwrap_or(value).trim_end();
+            return Some(value.replace('\\', "\\\\").replace('"', "\\\""));
+        }
+        after = after.split_once(": ")?.1;
+    }
 }
 
 fn place(mark: granit_parser::Marker) -> Place {
@@ -191,7 +226,9 @@ fn place(mark: granit_parser::Marker) -> Place {
 }
 
 #[derive(Default)]
-struct Builder {
+struct Builder<'t> {
+    /// The plan's text; none for what another program has written.
+    text: Option<&'t str>,
     open: Vec<Open>,
     anchors: HashMap<usize, (Node, usize)>,
     nodes: usize,
@@ -210,21 +247,39 @@ enum Content {
     Mapping(Vec<(Node, Node)>, Option<Node>),
 }
 
-impl Builder {
+impl Builder<'_> {
     fn take(&mut self, event: Event<'_>, place: Place) -> Result<(), Problem> {
         match event {
             Event::DocumentStart(..) if self.root.is_some() => {
                 Err(Problem::at(place, "a second document begins here, a plan is one document"))
             }
-            Event::Scalar(text, style, anchor, _) => {
+            Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain;
+                let plain = match self.own_tag(tag.as_deref(), place)? {
+                    Some(tag) => scalar_as(&tag, &text, place)?,
+                    None => plain,
+                };
+                match style {
+                    ScalarStyle::Folded => self.no_comparison(&text, place)?,
+                    ScalarStyle::Literal if self.text.is_some() && text.trim().is_empty() => {
+                        return Err(Problem::at(place, "`|` begins a block of text, and there is none")
+                            .help("write \"\" for an empty text"));
+                    }
+                    _ => {}
+                }
                 let node = Node { value: Value::Scalar { text: text.into_owned(), plain }, place };
                 self.count(1, place)?;
                 self.remember(anchor, &node, 1);
                 self.put(node)
             }
-            Event::SequenceStart(_, anchor, _) => self.open(place, anchor, Content::Sequence(Vec::new())),
-            Event::MappingStart(_, anchor, _) => self.open(place, anchor, Content::Mapping(Vec::new(), None)),
+            Event::SequenceStart(_, anchor, tag) => {
+                self.collection_as(tag.as_deref(), "seq", place)?;
+                self.open(place, anchor, Content::Sequence(Vec::new()))
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                self.collection_as(tag.as_deref(), "map", place)?;
+                self.open(place, anchor, Content::Mapping(Vec::new(), None))
+            }
             Event::SequenceEnd | Event::MappingEnd => self.close(),
             Event::Alias(id) => {
                 let Some((node, size)) = self.anchors.get(&id).cloned() else {
@@ -235,6 +290,42 @@ impl Builder {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The name of a tag of YAML's own, `str` of `!!str`; tags of other programs' files mean nothing here.
+    ///
+    /// Errors: any other tag in a plan.
+    fn own_tag(&self, tag: Option<&Tag>, place: Place) -> Result<Option<String>, Problem> {
+        let (Some(text), Some(tag)) = (self.text, tag) else { return Ok(None) };
+        if let Some(name) = tag.core_suffix() {
+            return Ok(Some(name.to_owned()));
+        }
+        let line = text.lines().nth(place.line.saturating_sub(1)).unwrap_or("");
+        let example = sign_in(line).filter(|sign| sign.starts_with('!')).unwrap_or_else(|| tag.original());
+        Err(Problem::at(place, format!("`{}` is a YAML tag here, not a part of the value", tag.original()))
+            .help(format!("a value that begins with `!` needs quotes: \"{example}\"")))
+    }
+
+    fn collection_as(&self, tag: Option<&Tag>, own: &str, place: Place) -> Result<(), Problem> {
+        match self.own_tag(tag, place)? {
+            Some(tag) if tag != own => {
+                let what = if own == "seq" { "a list" } else { "a block of keys" };
+                Err(Problem::at(place, format!("`!!{tag}` stands before {what}")).help("take the tag out"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `> 5` and `>5` are meant as comparisons; YAML takes them for the beginning of a block of text.
+    fn no_comparison(&self, block: &str, place: Place) -> Result<(), Problem> {
+        let Some(text) = self.text else { return Ok(()) };
+        let (at, sign) = block_header(text, block, place);
+        if block.trim().is_empty() || sign.contains(|c: char| c.is_ascii_digit()) {
+            let message = format!("`{sign}` begins a block of text in YAML, it compares nothing");
+            return Err(Problem::at(at, message)
+                .help(format!("a value that begins with `>` needs quotes: \"{sign}\"")));
+        }
+        Ok(())
     }
 
     fn count(&mut self, nodes: usize, place: Place) -> Result<(), Problem> {
@@ -266,7 +357,7 @@ impl Builder {
         let Some(done) = self.open.pop() else { return Ok(()) };
         let value = match done.content {
             Content::Sequence(items) => Value::Sequence(items),
-            Content::Mapping(entries, _) => Value::Mapping(entries),
+            Content::Mapping(entries, _) => Value::Mapping(merged(entries)?),
         };
         let node = Node { value, place: done.place };
         self.remember(done.anchor, &node, self.nodes - done.nodes_before);
@@ -282,18 +373,21 @@ impl Builder {
                     entries.push((key, node));
                 } else {
                     let name = key_text(&node)?;
-                    if name == "<<" {
-                        return Err(Problem::at(node.place, "merge keys (`<<`) are not supported")
-                            .help("write the keys out, or use an alias for the whole value"));
+                    if self.text.is_some() && name.contains("${") {
+                        return Err(Problem::at(node.place, format!("the key `{name}` holds a variable"))
+                            .help("variables are filled into values only: write the key out"));
                     }
                     if let Some((first, _)) =
                         entries.iter().find(|(k, _)| key_text(k).is_ok_and(|k| k == name))
                     {
                         let line = first.place.line;
-                        return Err(Problem::at(
-                            node.place,
-                            format!("the key `{name}` is given twice, first on line {line}"),
-                        ));
+                        let twice = format!("the key `{name}` is given twice, first on line {line}");
+                        let problem = Problem::at(node.place, twice);
+                        return Err(if is_merge(&node) {
+                            problem.help("several blocks are merged by one list: `<<: [*first, *second]`")
+                        } else {
+                            problem
+                        });
                     }
                     *waiting = Some(node);
                 }
@@ -301,6 +395,81 @@ impl Builder {
         }
         Ok(())
     }
+}
+
+/// The `>` of a block of text with what stands behind it, and its place; of the block only the place of its first line
+/// is known, and where nothing comes after it that of the sign itself.
+fn block_header<'t>(text: &'t str, block: &str, place: Place) -> (Place, &'t str) {
+    let lines: Vec<&str> = text.lines().take(place.line).collect();
+    let sign = |line: &'t str| {
+        let at = line.rfind(" #").filter(|at| line[..*at].contains('>')).unwrap_or(line.len());
+        let start = line[..at].rfind('>')?;
+        Some((line[..start].chars().count() + 1, line[start..at].trim_end()))
+    };
+    let own = lines.last().filter(|_| block.trim().is_empty());
+    let own = own.filter(|line| line.chars().nth(place.column.saturating_sub(1)) == Some('>'));
+    let above = lines.iter().rev().skip(1).position(|line| !line.trim().is_empty());
+    let number = if own.is_some() { place.line } else { place.line - 1 - above.unwrap_or(0) };
+    match lines.get(number.saturating_sub(1)).and_then(|line| sign(line)) {
+        Some((column, sign)) => (Place { line: number, column }, sign),
+        None => (place, ">"),
+    }
+}
+
+/// Whether a scalar with a tag of YAML's own counts as one without quotes.
+///
+/// Errors: it is not what its tag says.
+fn scalar_as(tag: &str, text: &str, place: Place) -> Result<bool, Problem> {
+    let (fits, what) = match tag {
+        "str" => return Ok(false),
+        // What a variable holds is read later.
+        _ if text.contains("${") => return Ok(true),
+        "int" => (text.parse::<i128>().is_ok(), "a whole number"),
+        "float" => (text.parse::<f64>().is_ok_and(f64::is_finite), "a number"),
+        "bool" => (matches!(text, "true" | "false"), "true or false"),
+        "null" => (matches!(text, "" | "~" | "null"), "nothing"),
+        _ => (false, "a list or a block of keys"),
+    };
+    if fits {
+        return Ok(true);
+    }
+    Err(Problem::at(place, format!("`!!{tag} {text}`: expected {what}, as the tag says"))
+        .help("take the tag out"))
+}
+
+/// `<<` without quotes; in quotes it is a key as any other.
+fn is_merge(key: &Node) -> bool {
+    matches!(&key.value, Value::Scalar { text, plain: true } if text == "<<")
+}
+
+/// The entries with those of the merge key in its place: own keys win, and of a list the earlier block.
+///
+/// Errors: something else than blocks of keys is to be merged.
+fn merged(entries: Vec<(Node, Node)>) -> Result<Vec<(Node, Node)>, Problem> {
+    let Some(at) = entries.iter().position(|(key, _)| is_merge(key)) else { return Ok(entries) };
+    let mut entries = entries;
+    let after = entries.split_off(at + 1);
+    let Some((_, from)) = entries.pop() else { return Ok(after) };
+    let blocks = match from.value {
+        Value::Sequence(items) => items,
+        value => vec![Node { value, place: from.place }],
+    };
+    let name = |key: &Node| key_text(key).unwrap_or_default().to_owned();
+    let mut named: HashSet<String> = entries.iter().chain(&after).map(|(key, _)| name(key)).collect();
+    let mut found = Vec::new();
+    for block in blocks {
+        let Value::Mapping(inner) = block.value else {
+            return Err(Problem::at(
+                block.place,
+                format!("`<<` merges blocks of keys, this is {}", block.what()),
+            )
+            .help("write `<<: *name`, or `<<: [*first, *second]`"));
+        };
+        found.extend(inner.into_iter().filter(|(key, _)| named.insert(name(key))));
+    }
+    entries.extend(found);
+    entries.extend(after);
+    Ok(entries)
 }
 
 fn key_text(node: &Node) -> Result<&str, Problem> {
@@ -464,7 +633,7 @@ impl Node {
 
     fn what(&self) -> String {
         match &self.value {
-            Value::Scalar { text, .. } if text.is_empty() => "nothing".into(),
+            Value::Scalar { text, .. } if text.is_empty() || self.is_null() => "nothing".into(),
             Value::Scalar { text, .. } => format!("`{}`", text.chars().take(60).collect::<String>()),
             Value::Sequence(_) => "a list".into(),
             Value::Mapping(_) => "a block of keys".into(),
@@ -724,76 +893,4 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde::Deserialize;
-
-    #[derive(Debug, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    #[expect(dead_code, reason = "some fields are only there to be refused")]
-    struct Sample {
-        version: String,
-        #[serde(default)]
-        retries: Option<u32>,
-        #[serde(default)]
-        keep: Option<bool>,
-    }
-
-    fn read(text: &str) -> Result<Sample, Problem> {
-        parse(text)?.read(&|name: &str| (name == "V").then(|| "1.10".to_owned()))
-    }
-
-    #[test]
-    fn keeps_the_text_of_a_version_and_of_a_country() {
-        assert_eq!(read("version: 1.10").map(|s| s.version).ok().as_deref(), Some("1.10"));
-        assert_eq!(read("version: NO").map(|s| s.version).ok().as_deref(), Some("NO"));
-        assert_eq!(read("version: ${V}-a").map(|s| s.version).ok().as_deref(), Some("1.10-a"));
-        assert_eq!(read("version: ${W:-x}").map(|s| s.version).ok().as_deref(), Some("x"));
-    }
-
-    #[test]
-    fn says_where_and_what_was_expected() {
-        let cases = [
-            ("version: 1\nretries: many", 2, 10, "expected a whole number, found `many`"),
-            ("version: 1\nkeep: yes", 2, 7, "expected true or false, found `yes`"),
-            ("version: 1\nretires: 2", 2, 1, "unknown key `retires`"),
-            ("version: 1\nversion: 2", 2, 1, "the key `version` is given twice, first on line 1"),
-            ("version: ${W}", 1, 10, "the variable `W` is not set"),
-            ("retries: 2", 1, 1, "the key `version` is missing here"),
-            ("version: [1", 1, 12, "not YAML"),
-        ];
-        for (text, line, column, message) in cases {
-            let problem = read(text).map(|_| ()).unwrap_err();
-            assert!(problem.message.contains(message), "{text:?}: {problem:?}");
-            let place = problem.place.unwrap_or_default();
-            assert_eq!(place.line, line, "{text:?}: {problem:?}");
-            if message != "not YAML" {
-                assert_eq!(place.column, column, "{text:?}: {problem:?}");
-            }
-        }
-        assert!(read("version: 1\nretires: 2").unwrap_err().help.unwrap_or_default().contains("`retries`"));
-    }
-
-    #[test]
-    fn names_the_variables_of_a_text_and_those_that_are_not_set() {
-        assert_eq!(variables_in("${A}-${B:-b}$${C}${D"), [("A", None), ("B", Some("b"))]);
-        assert_eq!(variables_in("${A:-}"), [("A", Some(""))]);
-        let node = parse("a: [x, {b: \"${V}${W:-w}\"}]\nc: ${X}").unwrap();
-        let set = |name: &str| (name == "V").then(|| "v".to_owned());
-        assert_eq!(node.unset(&set).as_deref(), Some("X"));
-        assert_eq!(node.get("a").and_then(|a| a.unset(&set)), None);
-    }
-
-    #[test]
-    fn refuses_a_yaml_bomb() {
-        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
-        for i in 1..12 {
-            let before = i - 1;
-            text.push_str(&format!(
-                "a{i}: &a{i} [*a{before}, *a{before}, *a{before}, *a{before}, *a{before}]\n"
-            ));
-        }
-        assert!(parse(&text).unwrap_err().message.contains("more than 50000 values"));
-        assert!(parse(&"[".repeat(5000)).is_err());
-    }
-}
+mod tests;

@@ -4,5 +4,6 @@ mod contract;
 mod encrypted;
 mod gate;
 mod papers;
+mod redirects;
 mod rules;
 pub(crate) mod servers;

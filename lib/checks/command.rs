@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::Value;
 
-use super::{Check, Kind, Observable, Order, Presumed, Sight, Trouble, json};
+use super::json::{self, Json};
+use super::{Check, Kind, Observable, Order, Presumed, Sight, Trouble};
 use crate::redact::redact;
 use crate::units::{Observed, Target, Text, Unit};
 use crate::world::shell::{self, Ran};
@@ -132,12 +132,12 @@ fn sight(exit: i32, ran: &Ran, asked: &[String]) -> Sight {
     if !words.is_empty() {
         sight = sight.note(format!("it said: {words}"));
     }
-    let parsed: Option<Value> = if ran.cut { None } else { serde_json::from_slice(&ran.stdout).ok() };
+    let parsed = if ran.cut { None } else { Json::read(&ran.stdout).ok() };
     for name in asked {
         let observed = match name.as_str() {
             "stdout" => (!ran.cut).then(|| text(&ran.stdout)),
             "stderr" => Some(text(&ran.stderr)),
-            pointer if pointer.starts_with('/') => parsed.as_ref().and_then(|json| json::at(json, pointer)),
+            pointer if pointer.starts_with('/') => parsed.and_then(|json| json.observed(pointer)),
             _ => continue,
         };
         match observed {

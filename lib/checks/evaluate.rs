@@ -36,9 +36,12 @@ pub(super) struct Outcome {
 /// One line with what was seen of it.
 struct Compared<'a> {
     line: &'a Line,
-    observed: Option<&'a Observed>,
+    /// What was seen under its name: several only where a name stands for several, as `Set-Cookie` does.
+    observed: Vec<&'a Observed>,
     hidden: bool,
     verdict: Verdict,
+    /// Why the two could not be compared.
+    unlike: Option<String>,
 }
 
 /// Compares. One line that fails makes a failure; one without an observation makes `no_data`.
@@ -53,7 +56,8 @@ pub(super) fn evaluate(lines: &[Line], sight: &Sight) -> Outcome {
         Verdict::Pass
     };
     let told = told(&compared, verdict);
-    let figure = told.iter().filter(|c| !c.hidden).find_map(|c| c.observed.and_then(Observed::figure));
+    let figure =
+        told.iter().filter(|c| !c.hidden).find_map(|c| c.observed.first().and_then(|seen| seen.figure()));
     let figure = figure.filter(|(value, _)| value.is_finite());
     Outcome {
         verdict,
@@ -67,15 +71,27 @@ pub(super) fn evaluate(lines: &[Line], sight: &Sight) -> Outcome {
 }
 
 fn compare<'a>(line: &'a Line, sight: &'a Sight) -> Compared<'a> {
-    let observed = sight.seen.iter().find(|(name, _)| *name == line.name).map(|(_, observed)| observed);
-    let verdict = match observed {
-        None => Verdict::NoData,
-        // `~ .*` would match the word NaN.
-        Some(Observed::Number(number, _)) if !number.is_finite() => Verdict::NoData,
-        Some(observed) if line.is.met_by(observed) => Verdict::Pass,
-        Some(_) => Verdict::Fail,
+    let named = sight.seen.iter().filter(|(name, _)| *name == line.name);
+    let observed: Vec<&Observed> = named.map(|(_, observed)| observed).collect();
+    let endless = |seen: &&Observed| matches!(seen, Observed::Number(number, _) if !number.is_finite());
+    let mut unlike = None;
+    // `~ .*` would match the word NaN.
+    let verdict = if observed.is_empty() || observed.iter().any(endless) {
+        Verdict::NoData
+    } else {
+        let mut met = observed.iter().map(|seen| {
+            line.is.judge(seen).unwrap_or_else(|why| {
+                unlike.get_or_insert(why);
+                false
+            })
+        });
+        // Of several values one is what is looked for, and all are not what must not be.
+        let passed = if line.is.excludes() { met.all(|met| met) } else { met.any(|met| met) };
+        if passed { Verdict::Pass } else { Verdict::Fail }
     };
-    Compared { line, observed, hidden: sight.hidden.contains(&line.name.as_str()), verdict }
+    let hidden = sight.hidden.contains(&line.name.as_str());
+    let unlike = unlike.filter(|_| verdict == Verdict::Fail && !hidden);
+    Compared { line, observed, hidden, verdict, unlike }
 }
 
 /// The lines worth telling: what decided, and without that what the plan asked for.
@@ -87,17 +103,18 @@ fn told<'a, 'b>(compared: &'b [Compared<'a>], verdict: Verdict) -> Vec<&'b Compa
     if asked.is_empty() { compared.iter().collect() } else { asked }
 }
 
-/// Numbers of a single name need no name; `false` and texts do.
-fn bare(told: &[&Compared<'_>]) -> bool {
+/// Where all lines are of one name, it stands before what was seen and need not stand before what was expected:
+/// `exit 1`, expected `0`.
+fn of_one_name(told: &[&Compared<'_>]) -> bool {
     let first = told.first().map(|c| &c.line.name);
-    told.iter().all(|c| Some(&c.line.name) == first && matches!(c.observed, Some(Observed::Number(..))))
+    told.iter().all(|c| Some(&c.line.name) == first)
 }
 
 fn observed(told: &[&Compared<'_>]) -> Option<String> {
     let mut parts: Vec<String> = Vec::new();
     for c in told {
         let Some(shown) = c.shown() else { continue };
-        let part = if bare(told) { shown } else { format!("{} {shown}", c.line.name) };
+        let part = format!("{} {shown}", c.line.name);
         if !parts.contains(&part) {
             parts.push(part);
         }
@@ -106,9 +123,9 @@ fn observed(told: &[&Compared<'_>]) -> Option<String> {
 }
 
 fn expected(told: &[&Compared<'_>]) -> Option<String> {
-    let part = |c: &&Compared<'_>| {
-        if bare(told) { c.wanted() } else { format!("{} {}", c.line.name, c.wanted()) }
-    };
+    // Without anything seen, the name stands nowhere else.
+    let bare = of_one_name(told) && told.iter().any(|c| c.shown().is_some());
+    let part = |c: &&Compared<'_>| if bare { c.wanted() } else { format!("{} {}", c.line.name, c.wanted()) };
     let parts: Vec<String> = told.iter().map(part).collect();
     (!parts.is_empty()).then(|| parts.join(", "))
 }
@@ -119,7 +136,10 @@ fn message(told: &[&Compared<'_>], verdict: Verdict, sight: &Sight) -> String {
         let shown = c.shown().unwrap_or_else(|| "nothing".into());
         let part = match verdict {
             Verdict::Pass => format!("{} {shown}", c.line.name),
-            Verdict::Fail => format!("{} is {shown}, expected {}", c.line.name, c.wanted()),
+            Verdict::Fail => {
+                let unlike = c.unlike.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+                format!("{} is {shown}, expected {}{unlike}", c.line.name, c.wanted())
+            }
             _ => format!("no data on {}, expected {}", c.line.name, c.wanted()),
         };
         if !parts.contains(&part) {
@@ -147,7 +167,11 @@ fn evidence(compared: &[Compared<'_>], sight: &Sight) -> Value {
     let mut seen = serde_json::Map::new();
     for (name, observed) in &sight.seen {
         if !sight.hidden.contains(&name.as_str()) {
-            seen.insert(name.clone(), Value::String(plain(&observed.to_string(), 300)));
+            let shown = plain(&observed.to_string(), 300);
+            match seen.get_mut(name) {
+                Some(Value::String(before)) => *before = format!("{before}\n{shown}"),
+                _ => drop(seen.insert(name.clone(), Value::String(shown))),
+            }
         }
     }
     let mut all = sight.details.clone();
@@ -158,18 +182,51 @@ fn evidence(compared: &[Compared<'_>], sight: &Sight) -> Value {
 
 impl Compared<'_> {
     fn shown(&self) -> Option<String> {
-        match (self.observed?, self.hidden) {
-            (_, true) if self.verdict == Verdict::Pass => Some("matches".into()),
-            (_, true) => Some("something else".into()),
-            (Observed::Text(text), _) => Some(format!("`{}`", plain(text, 160))),
-            (other, _) => Some(other.to_string()),
+        match (self.observed.is_empty(), self.hidden) {
+            (true, _) => None,
+            (false, true) if self.verdict == Verdict::Pass => Some("matches".into()),
+            (false, true) => Some("something else".into()),
+            _ => Some(self.observed.iter().map(|seen| show(seen)).collect::<Vec<_>>().join(" and ")),
         }
     }
 
     fn wanted(&self) -> String {
         // An equality that is met would tell the value.
-        if self.hidden { "as in the plan".into() } else { self.line.shown.clone() }
+        if self.hidden { "as in the plan".into() } else { visible(&self.line.shown, 300) }
     }
+}
+
+fn show(observed: &Observed) -> String {
+    match observed {
+        Observed::Text(text) => format!("`{}`", visible(text, 160)),
+        Observed::Version(_) | Observed::Exact(_) => visible(&observed.to_string(), 160),
+        other => other.to_string(),
+    }
+}
+
+/// A text on one line in which everything is seen: what does not show on a screen, such as the end of a line, is
+/// written as Rust and JSON write it. Secrets are left out first.
+fn visible(text: &str, most: usize) -> String {
+    let text = redact(text);
+    let mut out = String::new();
+    for (number, c) in text.chars().enumerate() {
+        if number == most {
+            out.push('…');
+            break;
+        }
+        if c.is_control() || (c.is_whitespace() && c != ' ') || is_invisible(c) {
+            out.extend(c.escape_debug());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Characters without width, and those that turn the direction of others.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
 }
 
 /// A text on one line without control characters, secrets left out before it is cut: half a secret
@@ -216,14 +273,44 @@ mod tests {
         let lines = [line("status", ">= 200"), line("status", "< 300"), line("latency", "<= 100ms")];
         let outcome = evaluate(&lines, &sight);
         assert_eq!(outcome.verdict, Verdict::Fail);
-        assert_eq!(outcome.observed.as_deref(), Some("203 ms"));
+        assert_eq!(outcome.observed.as_deref(), Some("latency 203 ms"));
         assert_eq!(outcome.expected.as_deref(), Some("<= 100ms"));
         assert_eq!((outcome.value, outcome.unit), (Some(203.0), Some("ms")));
         assert_eq!(outcome.message, "latency is 203 ms, expected <= 100ms");
         let passed = evaluate(&lines[..2], &sight);
         assert_eq!(passed.verdict, Verdict::Pass);
-        assert_eq!(passed.observed.as_deref(), Some("200"));
+        assert_eq!(passed.observed.as_deref(), Some("status 200"));
         assert_eq!(passed.expected.as_deref(), Some(">= 200, < 300"));
+    }
+
+    #[test]
+    fn what_a_number_is_and_what_does_not_show_is_told() {
+        let told = |name: &str, is: &str, seen: Observed| {
+            let outcome = evaluate(&[line(name, is)], &Sight::default().saw(name, seen));
+            (outcome.observed.unwrap(), outcome.expected.unwrap(), outcome.message)
+        };
+        let number = Observed::Number(1.0, Unit::Plain);
+        assert_eq!(told("exit", "0", number), ("exit 1".into(), "0".into(), "exit is 1, expected 0".into()));
+        let hidden = "o\u{200b}k\r\n\t\u{a0}\u{1b}[1m";
+        let shown = "`o\\u{200b}k\\r\\n\\t\\u{a0}\\u{1b}[1m`";
+        let message = told("body", "ok", Observed::Text(hidden.into())).2;
+        assert_eq!(message, format!("body is {shown}, expected ok"));
+        let why = told("stdout", ">= 3", Observed::Text("three".into())).2;
+        assert_eq!(why, "stdout is `three`, expected >= 3: `three` is no number");
+    }
+
+    #[test]
+    fn of_several_values_one_is_it_and_none_is_what_must_not_be() {
+        let verdict = |is: &str| {
+            let cookie = |text: &str| Observed::Text(text.into());
+            let sight = Sight::default().saw("c", cookie("a=1")).saw("c", cookie("s=2; Secure"));
+            evaluate(&[line("c", is)], &sight).verdict
+        };
+        assert_eq!(verdict("~ ^s=.*Secure"), Verdict::Pass);
+        assert_eq!(verdict("a=1"), Verdict::Pass);
+        assert_eq!(verdict("~ ^a=.*Secure"), Verdict::Fail);
+        assert_eq!(verdict("!= a=1"), Verdict::Fail);
+        assert_eq!(verdict("!= a=2"), Verdict::Pass);
     }
 
     #[test]

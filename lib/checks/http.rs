@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::Value;
 
-use super::{Check, Kind, Observable, Order, Presumed, Sight, Trouble, json};
+use super::json::{self, Json};
+use super::{Check, Kind, Observable, Order, Presumed, Sight, Trouble};
 use crate::redact;
 use crate::units::{Observed, Size, Text, Unit};
-use crate::world::http::{Answer, Client, Request};
+use crate::world::http::{Answer, Client, NoAnswer, Request};
+use crate::world::redirect::{self, Stopped};
 use crate::yaml::Problem;
 
 /// See `preflight explain http`.
@@ -29,11 +30,17 @@ pub(super) static KIND: Kind = Kind {
     observes: &[
         Observable { name: "status", unit: Unit::Plain, about: "the status code" },
         Observable { name: "latency", unit: Unit::Duration, about: "from the start to the last byte" },
-        Observable { name: "body", unit: Unit::Text, about: "the body as text" },
+        Observable {
+            name: "body",
+            unit: Unit::Text,
+            about: "the body as text, without the line's end behind it",
+        },
         Observable { name: "size", unit: Unit::Bytes, about: "the size of the body" },
     ],
     presumes: &[Presumed::new("status", ">= 200"), Presumed::new("status", "< 300")],
-    open_names: Some("`header:NAME` (a response header) and JSON pointers into the body, such as `/status`"),
+    open_names: Some(
+        "`header:NAME` (a response header; of several `Set-Cookie` any) and JSON pointers into the body, such as `/status`",
+    ),
     open_unit: |name| match name.strip_prefix("header:") {
         Some(header) => (!header.is_empty()).then_some(Unit::Text),
         None => json::pointer_unit(name),
@@ -48,7 +55,7 @@ struct Settings {
     /// The method; GET when absent, POST when there is a body.
     #[serde(default)]
     method: Option<String>,
-    /// Request headers.
+    /// Request headers. Those that say who asks are not sent on to another origin by a redirect.
     #[serde(default)]
     headers: BTreeMap<String, Text>,
     /// The request body.
@@ -125,16 +132,27 @@ fn headers(order: &Order<'_>, given: &BTreeMap<String, Text>) -> Result<Vec<(Str
 
 impl Check for Http {
     fn look(&self, within: Duration) -> Result<Sight, Trouble> {
-        let client = Client::new(within, self.redirects);
-        let answer = client.send(&self.request).map_err(|no| {
+        let client = Client::new(within, 0);
+        let silent = |no: NoAnswer| {
             if no.timed_out {
                 let time = crate::units::show_duration(within.as_secs_f64());
                 Trouble::failed(format!("no answer within {time}: {}", no.why))
             } else {
                 Trouble::failed(format!("no answer: {}", no.why))
             }
-        })?;
-        Ok(sight(&answer, self.request.keep, &self.asked))
+        };
+        let followed = redirect::follow(&client, &self.request, self.redirects, within).map_err(
+            |stopped| match stopped {
+                Stopped::Silent(no) => silent(no),
+                Stopped::Astray(why) => Trouble::failed(why),
+            },
+        )?;
+        let sight = sight(&followed.answer, self.request.keep, &self.asked);
+        if followed.left_out.is_empty() || sight.note.is_some() {
+            return Ok(sight);
+        }
+        let names = followed.left_out.join(", ");
+        Ok(sight.note(format!("redirected to another origin, to which the request took no {names} along")))
     }
 }
 
@@ -149,26 +167,46 @@ fn sight(answer: &Answer, keep: u64, asked: &[String]) -> Sight {
     if whole {
         sight = sight.number("size", answer.body.len() as f64, Unit::Bytes);
     }
-    let parsed: Option<Value> = if whole { serde_json::from_slice(&answer.body).ok() } else { None };
+    let parsed = if whole { Json::read(&answer.body).ok() } else { None };
     for name in asked {
+        if let Some(header) = name.strip_prefix("header:") {
+            let values = header_values(answer, &header.to_ascii_lowercase());
+            if values.is_empty() {
+                sight = sight.note("the answer has no such header");
+            }
+            sight = values.into_iter().fold(sight, |sight, value| sight.saw(name, Observed::Text(value)));
+            continue;
+        }
         let observed = if name == "body" {
-            whole.then(|| Observed::Text(String::from_utf8_lossy(&answer.body).into_owned()))
-        } else if let Some(header) = name.strip_prefix("header:") {
-            answer.header(&header.to_ascii_lowercase()).map(|value| Observed::Text(value.to_owned()))
+            whole.then(|| Observed::Text(body(&answer.body)))
         } else if name.starts_with('/') {
-            parsed.as_ref().and_then(|value| json::at(value, name))
+            parsed.and_then(|json| json.observed(name))
         } else {
             continue;
         };
         match observed {
             Some(observed) => sight = sight.saw(name, observed),
-            None if name.starts_with("header:") => sight = sight.note("the answer has no such header"),
             None if !whole => sight = sight.note("the body is larger than `max_body`"),
             None if parsed.is_none() => sight = sight.note("the body is not JSON"),
             None => sight = sight.note("the body has nothing there"),
         }
     }
     sight
+}
+
+/// The values of a header: several of `Set-Cookie`, and of every other one the list that its lines stand for (RFC
+/// 9110, section 5.3).
+fn header_values(answer: &Answer, name: &str) -> Vec<String> {
+    let lines = answer.headers.iter().filter(|(known, _)| known == name).map(|(_, value)| value.clone());
+    let lines: Vec<String> = lines.collect();
+    if name == "set-cookie" || lines.is_empty() { lines } else { vec![lines.join(", ")] }
+}
+
+/// The body as text, without the line's end that most servers put behind it.
+fn body(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let text = text.strip_suffix('\n').map_or(&*text, |text| text.strip_suffix('\r').unwrap_or(text));
+    text.to_owned()
 }
 
 #[cfg(test)]
@@ -195,6 +233,25 @@ mod tests {
         let sight = super::sight(&answer(r#"{"status": "ok"}"#), 1000, &asked);
         assert_eq!(names(&sight), ["status", "latency", "size", "body", "/status", "header:X-Release"]);
         assert_eq!(sight.note.as_deref(), Some("the body has nothing there"));
+    }
+
+    #[test]
+    fn a_header_that_comes_several_times_is_a_list_and_cookies_stand_alone() {
+        let headers = [("set-cookie", "a=1"), ("vary", "x"), ("set-cookie", "b=2"), ("vary", "y")];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let answer = Answer { headers, ..answer("") };
+        assert_eq!(header_values(&answer, "set-cookie"), ["a=1", "b=2"]);
+        assert_eq!(header_values(&answer, "vary"), ["x, y"]);
+        assert!(header_values(&answer, "via").is_empty());
+    }
+
+    #[test]
+    fn one_end_of_the_line_is_no_part_of_a_body() {
+        for (bytes, text) in
+            [("ok\n", "ok"), ("ok\r\n", "ok"), ("ok\n\n", "ok\n"), ("ok ", "ok "), ("\n", ""), ("", "")]
+        {
+            assert_eq!(body(bytes.as_bytes()), text);
+        }
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::Value;
 
+use super::json::Json;
 use super::{Check, Kind, Order, Sight, Trouble};
-use crate::units::Unit;
+use crate::units::{Observed, Unit};
 use crate::yaml::Problem;
 
 /// See `preflight explain metrics_file`.
@@ -70,18 +70,19 @@ impl Check for MetricsFile {
             return Err(Trouble::broken(format!("{place} is larger than 64 MiB")));
         }
         let text = String::from_utf8(bytes).map_err(|_| Trouble::broken(format!("{place} is not UTF-8")))?;
-        let metrics: Value = serde_json::from_str(&without_bare_words(&text))
+        let text = without_bare_words(&text);
+        let metrics = Json::read(text.as_bytes())
             .map_err(|error| Trouble::broken(format!("{place} is not JSON: {error}")))?;
-        Ok(sight(&metrics, &self.asked))
+        Ok(sight(metrics, &self.asked))
     }
 }
 
-fn sight(metrics: &Value, asked: &[String]) -> Sight {
+fn sight(metrics: Json<'_>, asked: &[String]) -> Sight {
     let mut sight = Sight::default();
     let mut missing = Vec::new();
     for name in asked {
-        match find(metrics, name).map(Value::as_f64) {
-            Some(Some(number)) => sight = sight.number(name, number, Unit::Plain),
+        match find(metrics, name).map(Json::number) {
+            Some(Some(number)) => sight = sight.saw(name, Observed::Exact(number)),
             Some(None) => missing.push(format!("`{name}` is no number")),
             None => missing.push(format!("`{name}` is not in the file")),
         }
@@ -90,11 +91,11 @@ fn sight(metrics: &Value, asked: &[String]) -> Sight {
 }
 
 /// A top-level key, a JSON pointer, or one without its first slash.
-fn find<'a>(metrics: &'a Value, name: &str) -> Option<&'a Value> {
+fn find<'a>(metrics: Json<'a>, name: &str) -> Option<Json<'a>> {
     match metrics.get(name) {
         Some(value) => Some(value),
-        None if name.starts_with('/') => metrics.pointer(name),
-        None if name.contains('/') => metrics.pointer(&format!("/{name}")),
+        None if name.starts_with('/') => metrics.at(name),
+        None if name.contains('/') => metrics.at(&format!("/{name}")),
         None => None,
     }
 }
@@ -130,13 +131,13 @@ mod tests {
 
     #[test]
     fn finds_keys_and_pointers_and_only_numbers() {
-        let metrics =
-            serde_json::json!({"accuracy": 0.9, "a/b": 1, "g": [{"r": 2}], "text": "0.9", "none": null});
+        let metrics = r#"{"accuracy": 0.9, "a/b": 1, "g": [{"r": 2}], "text": "0.9", "none": null}"#;
+        let metrics = Json::read(metrics.as_bytes()).unwrap();
         let asked: Vec<String> = ["accuracy", "a/b", "/g/0/r", "g/0/r", "text", "none", "missing"]
             .iter()
             .map(ToString::to_string)
             .collect();
-        let sight = sight(&metrics, &asked);
+        let sight = sight(metrics, &asked);
         let names: Vec<&str> = sight.seen.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["accuracy", "a/b", "/g/0/r", "g/0/r"]);
         assert_eq!(

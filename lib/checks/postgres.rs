@@ -29,10 +29,10 @@ pub(super) static KIND: Kind = Kind {
         Observable {
             name: "value",
             unit: Unit::Text,
-            about: "the first column of the first row, a number where it reads as one",
+            about: "the first column of the first row, as the text that psql shows",
         },
         Observable { name: "rows", unit: Unit::Plain, about: "how many rows came back" },
-        Observable { name: "server_version", unit: Unit::Text, about: "the server's version, `16.4`" },
+        Observable { name: "server_version", unit: Unit::Version, about: "the server's version, `16.4`" },
     ],
     presumes: &[Presumed { name: "rows", is: ">= 1", unless: &["value"] }],
     open_names: None,
@@ -101,7 +101,7 @@ fn sight(answer: &[SimpleQueryMessage]) -> Sight {
     let rows = answer.iter().filter(|message| matches!(message, SimpleQueryMessage::Row(_))).count();
     let sight = Sight::default().number("rows", rows as f64, Unit::Plain);
     match first(answer) {
-        Some(value) => sight.saw("value", observed(&value)),
+        Some(value) => sight.saw("value", observed(value)),
         None => sight.note("the answer has no value"),
     }
 }
@@ -110,7 +110,7 @@ fn sight(answer: &[SimpleQueryMessage]) -> Sight {
 fn with_version(sight: Sight, answer: &[SimpleQueryMessage]) -> Sight {
     let version = first(answer).and_then(|text| text.split_whitespace().next().map(str::to_owned));
     match version {
-        Some(version) => sight.saw("server_version", Observed::Text(version)),
+        Some(version) => sight.saw("server_version", Observed::Version(version)),
         None => sight,
     }
 }
@@ -124,10 +124,11 @@ fn first(answer: &[SimpleQueryMessage]) -> Option<String> {
     if row.is_empty() { None } else { row.get(0).map(str::to_owned) }
 }
 
-fn observed(value: &str) -> Observed {
-    match value.parse::<f64>() {
-        Ok(number) => Observed::Number(number, Unit::Plain),
-        Err(_) => Observed::Text(value.to_owned()),
+/// Of which type a value is the protocol does not say here: it is the text of it. These are no values of any.
+fn observed(value: String) -> Observed {
+    match value.as_str() {
+        "NaN" | "Infinity" | "-Infinity" => Observed::Number(f64::NAN, Unit::Plain),
+        _ => Observed::Text(value),
     }
 }
 
@@ -137,17 +138,4 @@ fn words(error: &postgres::Error) -> String {
         return format!("the database says: {} ({})", said.message(), said.code().code());
     }
     server::chain(error)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_read_as_numbers_where_they_are_some() {
-        assert_eq!(observed("42"), Observed::Number(42.0, Unit::Plain));
-        assert_eq!(observed("2.50"), Observed::Number(2.5, Unit::Plain));
-        assert_eq!(observed("blue"), Observed::Text("blue".into()));
-        assert!(matches!(observed("NaN"), Observed::Number(n, _) if n.is_nan()));
-    }
 }

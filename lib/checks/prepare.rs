@@ -100,6 +100,10 @@ fn check_line(kind: &Kind, line: &Expected) -> Result<(), Problem> {
     line.is.fits(unit).map_err(|message| {
         Problem::at(line.place, format!("`{}: {}` cannot be compared: {message}", line.name, line.is))
             .help(format!("`{}` is {}", line.name, unit_in_words(unit)))
+    })?;
+    let unclear = if matches!(unit, Unit::Text | Unit::Json) { line.is.unclear(&line.name) } else { None };
+    unclear.map_or(Ok(()), |why| {
+        Err(Problem::at(line.place, format!("`{}: {}` is not clear: {why}", line.name, line.is)))
     })
 }
 
@@ -112,6 +116,8 @@ pub(super) fn unit_in_words(unit: Unit) -> &'static str {
         Unit::Bytes => "a size, such as 8GiB",
         Unit::Rate => "a rate, such as 500/s",
         Unit::Text => "a text",
+        Unit::Version => "a version, such as 1.10",
+        Unit::Json => "what the JSON has there: a number, a text, true or false",
         Unit::Flag => "true or false",
     }
 }

@@ -38,10 +38,10 @@ pub(super) static KIND: Kind = Kind {
         Observable { name: "chain_valid", unit: Unit::Flag, about: "whether it leads to a trusted root" },
         Observable { name: "name_matches", unit: Unit::Flag, about: "whether it is for this host name" },
         Observable { name: "issuer", unit: Unit::Text, about: "who issued it" },
-        Observable { name: "version", unit: Unit::Text, about: "the agreed version, `1.3`" },
+        Observable { name: "version", unit: Unit::Version, about: "the agreed version, `1.3`" },
         Observable {
             name: "min_version",
-            unit: Unit::Text,
+            unit: Unit::Version,
             about: "the lowest version that the server still accepts, from `1.0`; a bare `1.2` means at least",
         },
         Observable { name: "latency", unit: Unit::Duration, about: "connection and handshake together" },
@@ -94,7 +94,7 @@ impl Check for Tls {
             return Err(Trouble::failed("the server showed no certificate"));
         };
         let sight = describe(&shown, world::now().as_second())?
-            .saw("version", Observed::Text(version_text(version).into()))
+            .saw("version", Observed::Version(version_text(version).into()))
             .number("latency", latency.as_secs_f64(), Unit::Duration);
         if self.min_version { self.with_min_version(sight, version, until) } else { Ok(sight) }
     }
@@ -141,7 +141,7 @@ impl Tls {
             let mut stream = self.connect(until)?;
             match hello::ask(&mut stream, old, name) {
                 Ok(Answer::Accepted) => {
-                    return Ok(sight.saw("min_version", Observed::Text(old.text().into())));
+                    return Ok(sight.saw("min_version", Observed::Version(old.text().into())));
                 }
                 Ok(Answer::Refused) => {}
                 Err(error) => {
@@ -149,7 +149,7 @@ impl Tls {
                 }
             }
         }
-        Ok(sight.saw("min_version", Observed::Text(version_text(agreed).into())))
+        Ok(sight.saw("min_version", Observed::Version(version_text(agreed).into())))
     }
 }
 

@@ -230,7 +230,7 @@ impl Compose {
 
     fn parsed(&self, text: &str) -> Result<Node, Fault> {
         // The problem may show a line of it, its place never does.
-        let root = yaml::parse(text).map_err(|problem| {
+        let root = yaml::parse_foreign(text).map_err(|problem| {
             let line = problem.place.map_or(0, |place| place.line);
             self.failed("the configuration cannot be read")
                 .cause(format!("not YAML, at line {line} of the output"))

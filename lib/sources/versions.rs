@@ -13,6 +13,7 @@ use crate::plan::{Promote, Side};
 use crate::redact::redact;
 use crate::units::{Span, Text};
 use crate::world::http::{Answer, Client, Request, join};
+use crate::world::redirect::{self, Stopped};
 use crate::world::shell;
 use crate::yaml::Problem;
 
@@ -33,6 +34,8 @@ const FILE: &[u8] = b"versions.json";
 const LONGEST: usize = 256;
 /// How much of an answer is read, in bytes.
 const MOST: u64 = 1024 * 1024;
+/// How many redirects are followed.
+const REDIRECTS: u32 = 5;
 /// Time for one answer where the plan says nothing.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -169,7 +172,7 @@ fn how(thing: Thing) -> Result<How, String> {
 
 impl Source for Versions {
     fn back_up(&self, _: &Context<'_>, keep: &mut dyn Keep) -> Result<Extra, Fault> {
-        let client = Client::new(self.timeout, 5);
+        let client = Client::new(self.timeout, 0);
         let mut versions = Map::new();
         for ask in &self.asks {
             stop_if_asked()?;
@@ -267,7 +270,11 @@ impl Versions {
 
 fn answer(client: &Client, url: &Text) -> Result<Answer, String> {
     let request = Request { keep: MOST, ..Request::get(&url.value) };
-    client.send(&request).map_err(|no| format!("it did not answer: {}", no.why))
+    match redirect::follow(client, &request, REDIRECTS, client.timeout()) {
+        Ok(followed) => Ok(followed.answer),
+        Err(Stopped::Silent(no)) => Err(format!("it did not answer: {}", no.why)),
+        Err(Stopped::Astray(why)) => Err(why),
+    }
 }
 
 impl std::fmt::Display for How {

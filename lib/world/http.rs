@@ -62,6 +62,11 @@ impl Client {
         Self { timeout, redirects, plain, secure: OnceLock::new() }
     }
 
+    /// How long a request may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     fn agent(&self, url: &str) -> &Agent {
         // A plain request may be redirected to a secure one.
         let secure = url.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"));

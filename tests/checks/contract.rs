@@ -280,7 +280,7 @@ impl World {
                     url,
                     ", with: {query: \"SELECT count(*) FROM orders\"}, expect: {value: 2, latency: \"<= 5m\", server_version: \">= 9\"}",
                 ),
-                With(Pass, "value 2"),
+                With(Pass, "value `2`"),
             ),
             (with(&format!("{url}?sslmode=disable"), ""), With(Pass, "rows 1")),
             (with(&format!("{url}?sslmode=prefer"), ""), With(Pass, "rows 1")),
@@ -303,6 +303,30 @@ impl World {
             (
                 with(url, ", with: {query: \"SELECT 'NaN'::numeric\"}, expect: {value: \"~ .*\"}"),
                 With(NoData, "no data on value"),
+            ),
+            // What the database has is compared as the text that it is.
+            (
+                with(url, ", with: {query: \"SELECT '1.10'::text\"}, expect: {value: \"1.1\"}"),
+                With(Fail, "value is `1.10`, expected 1.1: another text, but the same number"),
+            ),
+            (
+                with(
+                    url,
+                    ", with: {query: \"SELECT 20260101120000123\"}, expect: {value: 20260101120000124}",
+                ),
+                With(Fail, "value is `20260101120000123`"),
+            ),
+            (
+                with(url, ", with: {query: \"SELECT 2.50\"}, expect: {value: \"number = 2.5\"}"),
+                With(Pass, "value `2.50`"),
+            ),
+            (
+                with(url, ", with: {query: \"SELECT '1.9'\"}, expect: {value: \"version >= 1.10\"}"),
+                With(Fail, "value is `1.9`"),
+            ),
+            (
+                with(url, ", with: {query: \"SELECT 2.50\"}, expect: {value: \">= 1.5\"}"),
+                Refused("`1.5` may be a number or a version"),
             ),
             (with(&wrong, ""), With(Fail, "password authentication failed")),
             (with(&gone, ""), With(Fail, "does not exist")),

@@ -13,7 +13,7 @@ use trapkey::plan::Loaded;
 use super::servers::{http, silent};
 use crate::support::{folder, wait_until};
 
-fn run_all(checks_yaml: &str, parallel: usize) -> Result<Vec<Finding>, Fault> {
+pub(crate) fn run_all(checks_yaml: &str, parallel: usize) -> Result<Vec<Finding>, Fault> {
     let folder = folder();
     let path = folder.path().join("release.yaml");
     let plan =
@@ -205,4 +205,85 @@ fn defaults_hold_unless_a_check_says_otherwise_and_variables_are_shown_by_name()
     assert_eq!(findings[0].severity, trapkey::severity::Severity::Info);
     assert_eq!(findings[2].expected.as_deref(), Some("< ${LIMIT}"));
     assert_eq!(findings[2].unit.as_deref(), Some("B"));
+}
+
+#[test]
+fn a_merged_block_of_checks_is_as_good_as_one_written_out() {
+    let folder = folder();
+    let path = folder.path().join("release.yaml");
+    let plan = "\u{feff}x-usual: &usual {kind: command, timeout: 30s, expect: {exit: 0}}\nversion: 1\nservice: shop\nrelease: {version: 1.0}\n\
+                preflight:\n  checks:\n    - {name: a, <<: *usual, target: [\"true\"]}\n    - {name: b, <<: *usual, target: [\"false\"], expect: {exit: 1}}\n    \
+                - {name: c, <<: *usual, target: [\"false\"]}\n";
+    std::fs::write(&path, plan).unwrap();
+    let loaded = Loaded::read(&path, BTreeMap::new()).unwrap();
+    let prepared = checks::prepare(&loaded.plan.preflight.as_ref().unwrap().checks, &loaded).unwrap();
+    let findings = checks::run(&prepared, 2, &|_| {});
+    let verdicts: Vec<_> = findings.iter().map(|f| f.verdict).collect();
+    assert_eq!(verdicts, [Verdict::Pass, Verdict::Pass, Verdict::Fail]);
+    assert_eq!(findings[2].message.split(';').next(), Some("exit is 1, expected 0"));
+    // What is wrong with a merged one is shown where it was written.
+    std::fs::write(&path, plan.replace("exit: 0}", "exit: many}")).unwrap();
+    let loaded = Loaded::read(&path, BTreeMap::new()).unwrap();
+    let fault =
+        checks::prepare(&loaded.plan.preflight.as_ref().unwrap().checks, &loaded).map(|_| ()).unwrap_err();
+    assert!(fault.place.as_deref().unwrap_or_default().contains("release.yaml:1:"), "{fault:?}");
+}
+
+/// Ways in which people write what they expect, each with what it must come to: a wrong pass is the worst.
+#[test]
+fn what_people_write_never_passes_by_a_guess() {
+    let out = |text: &str| format!("kind: command, target: [printf, '%s', '{text}']");
+    let cases = [
+        // The text that was said, the comparison as in the plan, and whether it passes; none: the plan is refused.
+        (out("FAILED"), "stdout: != FAILED", None),
+        (out("FAILED"), "stdout: \"!= FAILED\"", Some(false)),
+        (out("0.5"), "stdout: \"<= 0.10\"", Some(false)),
+        (out("0.9"), "stdout: \">= 0.85\"", Some(true)),
+        (out("3.9"), "stdout: \">= 3.10\"", None),
+        (out("3.9"), "stdout: \"version >= 3.10\"", Some(false)),
+        (out("3.10"), "stdout: \"version >= 3.9\"", Some(true)),
+        (out("3.9"), "stdout: \"number >= 3.10\"", Some(true)),
+        (out("v3.14.2"), "stdout: \">= v3.9\"", Some(true)),
+        (out("1.10"), "stdout: 1.1", Some(false)),
+        (out("1.10"), "stdout: \"!= 1.1\"", Some(false)),
+        (out("0.0"), "stdout: \"!= 0\"", Some(false)),
+        (out("20260101120000123"), "stdout: 20260101120000124", Some(false)),
+        (out("20260101120000123"), "stdout: \">= 20260101120000124\"", Some(false)),
+        (out("{\"n\": 9007199254740993}"), "/n: 9007199254740992", Some(false)),
+        (out("{\"n\": 9007199254740993}"), "/n: 9007199254740993", Some(true)),
+        (out("{\"n\": 0.0001}"), "/n: \"< 1e-3\"", Some(true)),
+        (out("{\"n\": 1.5}"), "/n: \">= 1.25\"", Some(true)),
+        (out("{\"n\": \"1.5\"}"), "/n: \">= 1.25\"", Some(false)),
+        (out("{\"n\": \"1.5\"}"), "/n: \"number >= 1.25\"", Some(true)),
+        (out("{\"n\": \"0.5\"}"), "/n: \"<= 0.10\"", Some(false)),
+        (out("{\"version\": \"1.9\"}"), "/version: \">= 1.10\"", None),
+        (out("{\"version\": 1.10}"), "/version: \"version > 1.9\"", Some(true)),
+        (out("{\"ok\": true}"), "/ok: true", Some(true)),
+        (out("{\"ok\": \"true\"}"), "/ok: true", Some(true)),
+        (out("{\"ok\": false}"), "/ok: \"!= yes\"", Some(false)),
+        (out("a"), "stdout: [\"a, b\", c]", Some(false)),
+        (out("7"), "stdout: [\">= 5\", \"<= 6\"]", None),
+        (out("7"), "stdout: \">= 5, <= 6\"", None),
+        (out("x"), "stdout: \"=~ ^ok\"", None),
+        (out("x"), "stdout: \"!~ x\"", None),
+        (out("x"), "stdout: \"> apple\"", None),
+        (out("200 ms"), "stdout: \"<= 100ms\"", None),
+        (out(""), "stdout: >5", None),
+        (out("many"), "stdout: \"> 0\"", Some(false)),
+        (out("NaN"), "stdout: \"!= 0\"", Some(true)),
+        (out("NaN"), "stdout: \"<= 0.1\"", Some(false)),
+    ];
+    for (check, expect, passes) in cases {
+        // In a block, as most people write it: in a flow some of these are something else.
+        let entries = check.replace(", target", "\n      target");
+        let text = format!("    - name: it\n      {entries}\n      expect:\n        {expect}\n");
+        match (run_all(&text, 1), passes) {
+            (Ok(findings), Some(passes)) => {
+                let verdict = if passes { Verdict::Pass } else { Verdict::Fail };
+                assert_eq!(findings[0].verdict, verdict, "{text}: {}", findings[0].message);
+            }
+            (Err(fault), None) => assert!(fault.place.is_some(), "{text}: {fault:?}"),
+            (other, _) => panic!("{text}: {other:?}"),
+        }
+    }
 }

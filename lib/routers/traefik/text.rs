@@ -29,7 +29,7 @@ pub(super) struct Kept {
 impl Kept {
     /// Reads it from the file. What is no YAML runs nowhere, so nothing is kept of it.
     pub(super) fn of(text: &str, settings: &Settings) -> Self {
-        let weighted = yaml::parse(text).ok().and_then(|root| {
+        let weighted = yaml::parse_foreign(text).ok().and_then(|root| {
             let service = root.get("http")?.get("services")?.get(&settings.service)?;
             service.get("weighted")?.read::<Map<String, Value>>(&|_: &str| None).ok()
         });

@@ -18,7 +18,7 @@ pub(super) fn read(text: &str) -> Option<Value> {
     if text.starts_with('{') {
         return serde_json::from_str(text).ok();
     }
-    value(&yaml::parse(text).ok()?)
+    value(&yaml::parse_foreign(text).ok()?)
 }
 
 fn value(node: &yaml::Node) -> Option<Value> {

@@ -284,6 +284,8 @@ fn unit_word(unit: Unit) -> &'static str {
         Unit::Bytes => "size",
         Unit::Rate => "rate",
         Unit::Text => "text",
+        Unit::Version => "version",
+        Unit::Json => "a value of JSON",
         Unit::Flag => "true or false",
     }
 }
