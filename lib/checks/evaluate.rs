@@ -137,7 +137,8 @@ fn message(told: &[&Compared<'_>], verdict: Verdict, sight: &Sight) -> String {
         let part = match verdict {
             Verdict::Pass => format!("{} {shown}", c.line.name),
             Verdict::Fail => {
-                let unlike = c.unlike.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+                let unlike =
+                    c.unlike.as_ref().map(|why| format!(": {}", visible(why, 300))).unwrap_or_default();
                 format!("{} is {shown}, expected {}{unlike}", c.line.name, c.wanted())
             }
             _ => format!("no data on {}, expected {}", c.line.name, c.wanted()),

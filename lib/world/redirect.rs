@@ -112,12 +112,19 @@ fn target(base: &str, location: &str) -> Result<Url, String> {
     }
     let mut url = base_url.join(location).map_err(|_| broken())?;
     url.set_fragment(None);
-    if url.origin() == base_url.origin() && url.username().is_empty() && url.password().is_none() {
+    if same_origin(&url, &base_url) && url.username().is_empty() && url.password().is_none() {
         let name = url.set_username(base_url.username());
         let password = url.set_password(base_url.password());
         name.and(password).map_err(|()| broken())?;
     }
     Ok(url)
+}
+
+/// Scheme, host and port alike; also of addresses such as `http+unix:`, which no standard gives an origin.
+fn same_origin(a: &Url, b: &Url) -> bool {
+    let origin =
+        |url: &Url| (url.scheme().to_owned(), url.host_str().map(str::to_owned), url.port_or_known_default());
+    origin(a) == origin(b)
 }
 
 /// `file` of `file:///etc/passwd`.
@@ -143,7 +150,7 @@ fn next(before: Request, status: u16, url: &Url, left_out: &mut Vec<String>) -> 
         request.body = None;
         request.headers.retain(|(name, _)| !name.starts_with("content-"));
     }
-    let same = Url::parse(&before.url).is_ok_and(|before| before.origin() == url.origin());
+    let same = Url::parse(&before.url).is_ok_and(|before| same_origin(&before, url));
     if same {
         return Ok(request);
     }
@@ -244,6 +251,10 @@ mod tests {
             let found = target("http://a/b/c/d;p?q", location).map(String::from);
             assert_eq!(found.unwrap_or_default(), url, "{location:?}");
         }
+        assert_eq!(
+            target("http+unix://%2Frun%2Fa/x", "/y").map(String::from).as_deref(),
+            Ok("http+unix://%2Frun%2Fa/y")
+        );
         assert_eq!(target("http://u:p@a/x", "/y").map(String::from).as_deref(), Ok("http://u:p@a/y"));
         assert_eq!(target("http://u:p@a/x", "http://a/y").map(String::from).as_deref(), Ok("http://u:p@a/y"));
         assert_eq!(target("http://u:p@a/x", "//b/y").map(String::from).as_deref(), Ok("http://b/y"));
@@ -335,7 +346,7 @@ mod tests {
             assert_eq!(after.headers.len() + left_out.len(), headers.len());
             after.headers.len()
         };
-        for same in ["https://a/x", "https://a:443/x", "https://A/"] {
+        for same in ["https://a/x", "https://a:443/x", "https://A/x?y"] {
             assert_eq!(names(same), headers.len(), "{same}");
         }
         for other in ["http://a/x", "https://a:444/x", "https://b/x", "https://a.b/x", "https://a.:443/x"] {

@@ -238,11 +238,11 @@ impl World {
                     modern,
                     "expires_in: \">= 14d\", version: 1.3, min_version: \">= 1.2\", issuer: \"~ Trapkey test\"",
                 ),
-                With(Pass, "min_version `1.3`"),
+                With(Pass, "min_version 1.3"),
             ),
             (with(expired, "expires_in: \"> 0s\""), With(Fail, "chain_valid is false")),
-            (with(expired, "chain_valid: false, min_version: 1.2"), With(Pass, "min_version `1.2`")),
-            (with(old, "min_version: \">= 1.2\""), With(Fail, "min_version is `1.0`")),
+            (with(expired, "chain_valid: false, min_version: 1.2"), With(Pass, "min_version 1.2")),
+            (with(old, "min_version: \">= 1.2\""), With(Fail, "min_version is 1.0")),
             (
                 format!(
                     "{{target: \"localhost:{modern}\", with: {{ca: ca.pem, server_name: shop.example.com}}}}"

@@ -32,7 +32,7 @@ fn redirector() -> (Server, Asked) {
 }
 
 fn check(url: &str, more: &str) -> Finding {
-    let line = format!("    - {{name: it, kind: http, target: \"{url}\"{more}}}\n");
+    let line = format!("    - {{name: it, kind: http, target: '{url}'{more}}}\n");
     run_all(&line, 1).unwrap_or_else(|fault| panic!("{line}{fault:?}")).remove(0)
 }
 
@@ -183,6 +183,8 @@ fn what_says_who_asks_stays_at_its_origin() {
         let all = std::mem::take(&mut *asked.lock().unwrap());
         (all.len(), all.iter().filter(|(_, _, lines, _)| lines.contains(basic)).count())
     };
+    with_basic(&asked_here);
+    with_basic(&asked_there);
     check(&format!("http://u:p@127.0.0.1:{}/302?{a}/x", here.port), "");
     assert_eq!(with_basic(&asked_here), (2, 2));
     check(&format!("http://u:p@127.0.0.1:{}/302?{b}/x", here.port), "");
