@@ -102,7 +102,7 @@ impl Expectation {
     /// Any of several values, each as it stands.
     ///
     /// Errors: none of them, or one that is a comparison itself.
-    pub fn any_of(items: Vec<String>) -> Result<Self, String> {
+    pub fn any_of(items: &[String]) -> Result<Self, String> {
         if let Some(item) = items.iter().find(|item| Self::parse(item).map_or(true, |e| !e.bare)) {
             return Err(format!("a list is any of its values, and `{item}` is a comparison"));
         }
@@ -181,7 +181,6 @@ impl Expectation {
                         _ => {}
                     }
                 }
-                Unit::Text | Unit::Json => {}
                 Unit::Version if self.reads == Reads::Number => {
                     return Err(format!("`{text}` says that it is a number, and it is a version"));
                 }
@@ -193,7 +192,7 @@ impl Expectation {
                 Unit::Plain if decimal(operand).is_none() => {
                     return Err(format!("`{operand}` is not a number"));
                 }
-                Unit::Plain => {}
+                Unit::Text | Unit::Json | Unit::Plain => {}
                 _ => drop(parse_operand(operand, unit)?),
             }
         }
@@ -299,13 +298,20 @@ impl Expectation {
         };
         let same = |text: &str| Ok((text == operand).then_some(Ordering::Equal));
         match (observed, self.reads) {
-            (Observed::Text(text) | Observed::Version(text), Reads::Text) => same(text),
+            (Observed::Text(text), Reads::Untold) if self.orders() => match ordered(operand) {
+                Ordered::Number => numbers(text),
+                Ordered::Version => versions(text),
+                Ordered::Either => Err(either(&self.text, operand)),
+                Ordered::No => Err(NO_ORDER.into()),
+            },
+            (Observed::Text(text) | Observed::Version(text), Reads::Text)
+            | (Observed::Text(text), Reads::Untold) => same(text),
             (Observed::Exact(number), Reads::Text) => same(number.text()),
             (Observed::Text(text), Reads::Number) => numbers(text),
             (Observed::Exact(number), Reads::Number | Reads::Untold) => numbers(number.text()),
-            (Observed::Text(text) | Observed::Version(text), Reads::Version) => versions(text),
+            (Observed::Text(text) | Observed::Version(text), Reads::Version)
+            | (Observed::Version(text), Reads::Untold) => versions(text),
             (Observed::Exact(number), Reads::Version) => versions(number.text()),
-            (Observed::Version(text), Reads::Untold) => versions(text),
             (Observed::Number(number, Unit::Plain), Reads::Number | Reads::Untold) => {
                 let number = Decimal::of(*number).ok_or_else(|| format!("{number} is no number"))?;
                 numbers(number.text())
@@ -318,13 +324,6 @@ impl Expectation {
                 Ok(operand) => Ok(Some(flag.cmp(&operand))),
                 Err(_) => Err(format!("`{operand}` is not true or false")),
             },
-            (Observed::Text(text), Reads::Untold) if self.orders() => match ordered(operand) {
-                Ordered::Number => numbers(text),
-                Ordered::Version => versions(text),
-                Ordered::Either => Err(either(&self.text, operand)),
-                Ordered::No => Err(NO_ORDER.into()),
-            },
-            (Observed::Text(text), Reads::Untold) => same(text),
             (Observed::Number(..) | Observed::Flag(_) | Observed::Version(_), _) => {
                 Err(format!("`{}` says what a text is, and this is none", self.text))
             }

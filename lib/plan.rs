@@ -207,7 +207,7 @@ impl Expect {
                 let is = match &value.value {
                     yaml::Value::Sequence(_) => {
                         let items: Vec<String> = value.read(variables)?;
-                        Expectation::any_of(items).map_err(|m| Problem::at(value.place, m))?
+                        Expectation::any_of(&items).map_err(|m| Problem::at(value.place, m))?
                     }
                     _ => value.read(variables).map_err(|mut problem: Problem| {
                         problem.place.get_or_insert(value.place);

@@ -109,10 +109,10 @@ fn split_unit(text: &str) -> Option<(f64, &str)> {
         |text: &str| text.find(|c: char| !(c.is_ascii_digit() || ".-+_".contains(c))).unwrap_or(text.len());
     let mut end = digits(text);
     // `1e-3`; the E of `5EB` has no digit behind it.
-    if let Some(power) = text[end..].strip_prefix(['e', 'E']) {
-        if power.trim_start_matches(['+', '-']).starts_with(|c: char| c.is_ascii_digit()) {
-            end += 1 + digits(power);
-        }
+    if let Some(power) = text[end..].strip_prefix(['e', 'E'])
+        && power.trim_start_matches(['+', '-']).starts_with(|c: char| c.is_ascii_digit())
+    {
+        end += 1 + digits(power);
     }
     let number: f64 = text[..end].replace('_', "").parse().ok()?;
     number.is_finite().then(|| (number, text[end..].trim()))

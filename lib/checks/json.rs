@@ -93,12 +93,12 @@ impl<'a> Json<'a> {
         let kind = self.at("/data/resultType").and_then(Self::observation);
         let Some(Observed::Text(kind)) = kind else { return false };
         let pieces: Vec<&str> = pointer.split('/').skip(1).collect();
-        match (kind.as_str(), pieces.as_slice()) {
+        matches!(
+            (kind.as_str(), pieces.as_slice()),
             ("vector", ["data", "result", _, "value", "1"])
-            | ("matrix", ["data", "result", _, "values", _, "1"])
-            | ("scalar", ["data", "result", "1"]) => true,
-            _ => false,
-        }
+                | ("matrix", ["data", "result", _, "values", _, "1"])
+                | ("scalar", ["data", "result", "1"])
+        )
     }
 }
 
@@ -155,7 +155,7 @@ mod tests {
     }
 
     fn exact(text: &str) -> Option<Observed> {
-        Some(Observed::Exact(Decimal::parse(text).unwrap()))
+        Decimal::parse(text).map(Observed::Exact)
     }
 
     #[test]

@@ -4,8 +4,8 @@ fn parsed(text: &str) -> Expectation {
     Expectation::parse(text).unwrap_or_else(|why| panic!("{text}: {why}"))
 }
 
-fn met(text: &str, observed: Observed) -> bool {
-    parsed(text).met_by(&observed)
+fn met(text: &str, observed: impl std::borrow::Borrow<Observed>) -> bool {
+    parsed(text).met_by(observed.borrow())
 }
 
 /// What is seen.
@@ -285,7 +285,8 @@ fn what_says_nothing_or_two_things_is_refused() {
 
 #[test]
 fn a_list_is_any_of_its_values_as_they_stand() {
-    let any = |items: &[&str]| Expectation::any_of(items.iter().map(ToString::to_string).collect());
+    let any =
+        |items: &[&str]| Expectation::any_of(&items.iter().map(ToString::to_string).collect::<Vec<_>>());
     let with_comma = any(&["a, b", "c"]).unwrap();
     assert!(
         with_comma.met_by(&Observed::Text("a, b".into())) && !with_comma.met_by(&Observed::Text("a".into()))

@@ -61,7 +61,7 @@ pub fn follow(client: &Client, request: &Request, most: u32, within: Duration) -
             let to = shown(url.as_str());
             return Err(Stopped::Astray(format!("more than {most} redirects; the next one leads to {to}")));
         }
-        request = next(request, answer.status, &url, &mut left_out).map_err(Stopped::Astray)?;
+        request = next(&request, answer.status, &url, &mut left_out).map_err(Stopped::Astray)?;
         let step = (request.method.clone(), request.url.clone());
         if let Some(first) = way.iter().position(|before| *before == step) {
             let circle: Vec<String> = way[first..].iter().chain([&step]).map(|(_, url)| shown(url)).collect();
@@ -138,7 +138,7 @@ fn scheme(location: &str) -> Option<&str> {
 /// The request that a redirect asks for.
 ///
 /// Errors: a secret in the body would go to another origin.
-fn next(before: Request, status: u16, url: &Url, left_out: &mut Vec<String>) -> Result<Request, String> {
+fn next(before: &Request, status: u16, url: &Url, left_out: &mut Vec<String>) -> Result<Request, String> {
     let mut request = Request { url: url.to_string(), ..before.clone() };
     let asks = match (status, before.method.as_str()) {
         (301 | 302, "POST") => true,
@@ -318,7 +318,7 @@ mod tests {
             for (method, becomes) in ["GET", "HEAD", "POST", "PUT", "DELETE"].into_iter().zip(becomes) {
                 let before = request(method, "http://a/", &[("content-type", "x"), ("accept", "y")]);
                 let after =
-                    next(before, status, &Url::parse("http://a/x").unwrap(), &mut Vec::new()).unwrap();
+                    next(&before, status, &Url::parse("http://a/x").unwrap(), &mut Vec::new()).unwrap();
                 assert_eq!(after.method, becomes.to_uppercase(), "{status} {method}");
                 let whole = becomes.starts_with(|c: char| c.is_ascii_uppercase());
                 assert_eq!((after.body.is_some(), after.headers.len()), (whole, 1 + usize::from(whole)));
@@ -342,7 +342,7 @@ mod tests {
         let names = |to: &str| {
             let mut left_out = Vec::new();
             let before = request("GET", "https://a/", &headers);
-            let after = next(before, 302, &Url::parse(to).unwrap(), &mut left_out).unwrap();
+            let after = next(&before, 302, &Url::parse(to).unwrap(), &mut left_out).unwrap();
             assert_eq!(after.headers.len() + left_out.len(), headers.len());
             after.headers.len()
         };
@@ -355,9 +355,9 @@ mod tests {
         crate::redact::learn("a-secret-in-a-harmless-place");
         let mut before = request("POST", "https://a/", &[("user-agent", "a-secret-in-a-harmless-place")]);
         let other = Url::parse("https://b/").unwrap();
-        assert!(next(before.clone(), 308, &other, &mut Vec::new()).unwrap().headers.is_empty());
+        assert!(next(&before, 308, &other, &mut Vec::new()).unwrap().headers.is_empty());
         before.body = Some(b"token=a-secret-in-a-harmless-place".to_vec());
-        assert!(next(before.clone(), 307, &other, &mut Vec::new()).is_err());
-        assert!(next(before, 302, &other, &mut Vec::new()).is_ok_and(|after| after.body.is_none()));
+        assert!(next(&before, 307, &other, &mut Vec::new()).is_err());
+        assert!(next(&before, 302, &other, &mut Vec::new()).is_ok_and(|after| after.body.is_none()));
     }
 }
