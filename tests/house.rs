@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 const FLOORS: &[&[&str]] = &[
-    &["redact", "severity", "fault", "yaml", "units", "expectation", "calendar", "signature"],
+    &["bounds", "caught", "redact", "severity", "fault", "yaml", "units", "expectation", "calendar", "signature"],
     &["evidence", "plan"],
     &["world"],
     &["checks", "sources", "repository", "routers", "metrics", "judge", "renderers", "state"],

@@ -170,7 +170,7 @@ impl Envoy {
                 .cause(cause)
                 .help("it must be there before the first release, as JSON: {\"resources\": [{\"@type\": \"type.googleapis.com/envoy.config.route.v3.RouteConfiguration\", …}]}")
         };
-        let text = std::fs::read_to_string(&self.file).map_err(|e| odd(e.to_string()))?;
+        let text = files::read_text(&self.file).map_err(|e| odd(e.to_string()))?;
         let json = serde_json::from_str(&text).map_err(|e| odd(format!("it is no JSON: {e}")))?;
         Ok((text, json))
     }

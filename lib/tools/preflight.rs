@@ -95,7 +95,7 @@ fn validate_the_rest(job: &Job) -> Result<(), Fault> {
 /// Errors: refused (5) when there is a file; infrastructure (4) when it cannot be written.
 pub fn init(path: &Path, talk: &Talk) -> Result<Exit, Fault> {
     let place = path.display().to_string();
-    let opened = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
+    let opened = crate::bounds::fresh(path, 0o666);
     let mut file = opened.map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => Fault::refused("there is a plan already")
             .place(&place)

@@ -176,11 +176,7 @@ fn read_templates(folder: Option<&Path>) -> Result<(Templates, Vec<String>), Fau
             unknown.push(name);
             continue;
         }
-        let size = std::fs::metadata(&path).map_err(|e| unreadable(&path, &e))?.len();
-        if size > MAX_TEMPLATE {
-            return Err(unreadable(&path, &"it is larger than 1 MiB"));
-        }
-        let text = std::fs::read_to_string(&path).map_err(|e| unreadable(&path, &e))?;
+        let text = crate::bounds::text(&path, MAX_TEMPLATE).map_err(|e| unreadable(&path, &e))?;
         templates.replace(&name, text, &path.display().to_string());
     }
     Ok((templates, unknown))

@@ -1,6 +1,5 @@
 //! A program that runs beside us until we end it: a scratch server.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -23,12 +22,12 @@ impl Background {
     /// Starts a program in a folder, with nothing of our environment but `PATH`. What it prints goes
     /// into the file `log`.
     ///
-    /// Errors: it cannot be started, or the file not be made.
+    /// Errors: it cannot be started, or the file not be made: it must not be there yet.
     pub fn start(argv: &[String], folder: &Path, log: &Path) -> io::Result<Self> {
         let Some((program, arguments)) = argv.split_first() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"));
         };
-        let out = File::create(log)?;
+        let out = crate::bounds::fresh(log, 0o600)?;
         let child = Command::new(program)
             .args(arguments)
             .current_dir(folder)

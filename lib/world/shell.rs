@@ -56,7 +56,7 @@ const NEVER_BEGAN: u8 = 127;
 /// Whether the kernel would run a file: the C library would give anything else to a shell, an empty file too.
 fn can_be_run(program: &Path) -> bool {
     let mut head = Vec::new();
-    let read = std::fs::File::open(program).and_then(|file| file.take(4).read_to_end(&mut head));
+    let read = crate::bounds::open(program).and_then(|file| file.take(4).read_to_end(&mut head));
     // What may be run and not read is a program.
     let known = read.is_err() || head.starts_with(b"#!") || head == b"\x7fELF";
     // Other kinds of programs have been made known to the kernel.

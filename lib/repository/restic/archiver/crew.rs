@@ -1,20 +1,19 @@
 //! The workers of a backup: they read, hash, compress, encrypt and store, in bounded memory.
 
 use std::collections::VecDeque;
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-
-use rustix::fs::OFlags;
 
 use super::ahead::Look;
 use super::cutter::MIN;
 use super::holes::{Holes, Part};
 use super::intake::Intake;
 use super::parent::Parent;
+use crate::bounds;
 use crate::fault::Fault;
 use crate::repository::restic::id::Id;
 use crate::repository::restic::pack::BlobKind;
@@ -414,12 +413,8 @@ impl<'a> Crew<'a> {
 
 fn open(job: &Job) -> io::Result<(File, Metadata)> {
     // Never through a link, and never waiting for a pipe, that took the file's place meanwhile.
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&job.path)?;
+    let file = bounds::open_seen(&job.path)?;
     let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(io::Error::other("something else took its place"));
-    }
     Ok((file, meta))
 }
 
