@@ -297,7 +297,11 @@ mod tests {
             let read = whole(&path, 64 * 1024);
             let kind = read.as_ref().err().map(io::Error::kind);
             assert_eq!(told(read), expected, "{name}");
-            assert_eq!(kind == Some(io::ErrorKind::NotFound), matches!(name, "dangling" | "missing"), "{name}");
+            assert_eq!(
+                kind == Some(io::ErrorKind::NotFound),
+                matches!(name, "dangling" | "missing"),
+                "{name}"
+            );
             let there = whole_if_there(&path, 64 * 1024);
             assert_eq!(matches!(there, Ok(None)), name == "missing", "{name}");
             assert_eq!(there.is_err(), !expected.contains(" bytes") && name != "missing", "{name}");

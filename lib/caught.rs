@@ -4,9 +4,15 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
-use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
 
 use crate::fault::Fault;
+
+/// Whether a panic that nobody catches is printed as ever, or only noted: what it says may be anybody's text.
+static SILENT: AtomicBool = AtomicBool::new(false);
+/// The last one that was noted: a scope of threads says of its own no more than that there was one.
+static NOTED: Mutex<Option<String>> = Mutex::new(None);
 
 thread_local! {
     /// How many of [`caught`] this thread is in.
@@ -33,11 +39,15 @@ pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 /// Notes the place of a panic that is caught; prints the others, as ever. What a panic says may be anybody's
 /// text, so nothing of one that is caught goes to the log from here.
 fn note(panic: &PanicHookInfo<'_>, otherwise: &(dyn Fn(&PanicHookInfo<'_>) + Sync + Send)) {
-    if INSIDE.get() == 0 {
-        return otherwise(panic);
+    let place = panic.location().map(|at| format!("{}:{}", short(at.file()), at.line())).unwrap_or_default();
+    if INSIDE.get() > 0 {
+        PLACE.set(place);
+    } else if SILENT.load(Ordering::Relaxed) {
+        let line = line(&place, panic.payload());
+        *NOTED.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
+    } else {
+        otherwise(panic);
     }
-    let place = panic.location().map(|at| format!("{}:{}", short(at.file()), at.line()));
-    PLACE.set(place.unwrap_or_default());
 }
 
 /// `postgres-0.19.10/src/row.rs` of a path in somebody's home.
@@ -50,10 +60,20 @@ fn short(file: &str) -> &str {
 fn line(place: &str, payload: &(dyn Any + Send)) -> String {
     let said = payload.downcast_ref::<&str>().copied();
     let said = said.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or_default();
+    if said == "a scoped thread panicked"
+        && let Some(noted) = NOTED.lock().unwrap_or_else(PoisonError::into_inner).take()
+    {
+        return noted;
+    }
     // Half a secret would no longer be recognised as one: first out, then cut.
     let said = crate::redact::redact(said);
     let said: String = said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
     format!("a fault of Trapkey itself at {place}: {said}")
+}
+
+/// From now on nothing is printed of a panic, wherever it is: who catches it tells it.
+pub fn say_nothing() {
+    SILENT.store(true, Ordering::Relaxed);
 }
 
 /// The error of a tool that broke.
@@ -79,7 +99,8 @@ mod tests {
         // One in the other: the inner one is told by the inner call.
         let inner = caught(|| caught(|| panic!("inner")).unwrap_err()).unwrap();
         assert!(inner.ends_with(": inner"), "{inner}");
-        let home = "/home/me/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/postgres-0.19.10/src/row.rs";
+        let home =
+            "/home/me/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/postgres-0.19.10/src/row.rs";
         assert_eq!(short(home), "postgres-0.19.10/src/row.rs");
     }
 }

@@ -1205,9 +1205,9 @@ fn read_text(path: &Path) -> Result<String, Fault> {
             .help("name it with --plan FILE, or make one with `preflight init`")
     };
     let bytes = bounds::whole(path, yaml::MAX_BYTES).map_err(|error| match error.kind() {
-        std::io::ErrorKind::IsADirectory => Fault::usage("the plan is a folder")
-            .place(&shown)
-            .help("name the file with --plan FILE"),
+        std::io::ErrorKind::IsADirectory => {
+            Fault::usage("the plan is a folder").place(&shown).help("name the file with --plan FILE")
+        }
         std::io::ErrorKind::FileTooLarge => Fault::usage("the plan is larger than 1 MiB")
             .place(&shown)
             .help("a plan is written by hand; is this the right file?"),

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod files;
 pub mod http;
 pub mod left_behind;
+pub mod mounts;
 pub mod postgres;
 pub mod s3;
 pub mod scratch;

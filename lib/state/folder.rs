@@ -231,14 +231,13 @@ impl Place for Folder {
         let there = self.path.ancestors().find(|folder| !missing(folder)).unwrap_or(&self.path);
         let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
         let path = there.join(format!(".trapkey-probe.{:016x}", crate::world::unique()));
-        let tried =
-            bounds::fresh(&path, 0o666).and_then(|mut file| {
-                // As much as a record may need: a full disk takes an empty file.
-                let written = file.write_all(&[b' '; 4096]).and_then(|()| file.sync_all());
-                let locked = flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(io::Error::from);
-                let removed = fs::remove_file(&path);
-                written.and(locked).and(removed)
-            });
+        let tried = bounds::fresh(&path, 0o666).and_then(|mut file| {
+            // As much as a record may need: a full disk takes an empty file.
+            let written = file.write_all(&[b' '; 4096]).and_then(|()| file.sync_all());
+            let locked = flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(io::Error::from);
+            let removed = fs::remove_file(&path);
+            written.and(locked).and(removed)
+        });
         tried.map_err(|e| {
             let fault = unwritable(&self.path, &e);
             Fault { what: "the promote state cannot be written".into(), ..fault }

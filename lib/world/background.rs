@@ -22,11 +22,13 @@ impl Background {
     /// Starts a program in a folder, with nothing of our environment but `PATH`. What it prints goes
     /// into the file `log`.
     ///
-    /// Errors: it cannot be started, or the file not be made: it must not be there yet.
+    /// Errors: it cannot be started, or the file not be made.
     pub fn start(argv: &[String], folder: &Path, log: &Path) -> io::Result<Self> {
         let Some((program, arguments)) = argv.split_first() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"));
         };
+        // That of an earlier start.
+        let _ = std::fs::remove_file(log);
         let out = crate::bounds::fresh(log, 0o600)?;
         let child = Command::new(program)
             .args(arguments)

@@ -14,6 +14,7 @@ use super::holes::{Holes, Part};
 use super::intake::Intake;
 use super::parent::Parent;
 use crate::bounds;
+use crate::caught::{broke, caught};
 use crate::fault::Fault;
 use crate::repository::restic::id::Id;
 use crate::repository::restic::pack::BlobKind;
@@ -263,15 +264,15 @@ impl<'a> Crew<'a> {
         let mut scratch = Scratch::default();
         let mut small = Vec::new();
         while let Some(task) = self.next() {
-            let done = match task {
+            let done = caught(|| match task {
                 Task::Piece(piece) => self.store(&piece, &mut scratch),
                 Task::Look(look) => {
                     look.work(self.parent);
                     Ok(())
                 }
                 Task::File(job) => self.file(&job, &mut small, &mut scratch),
-            };
-            if let Err(fault) = done {
+            });
+            if let Err(fault) = done.unwrap_or_else(|why| Err(broke("the backup", &why))) {
                 self.fail(fault);
             }
         }
