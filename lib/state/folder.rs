@@ -26,8 +26,8 @@ use crate::world::files::{self, unwritable, write_atomic};
 /// time of a sync.
 const PATIENCE_MS: u64 = 30_000;
 
-/// The largest object that is read, as with a bucket.
-const LARGEST: u64 = 256 << 20;
+/// The largest object that is read.
+const LARGEST: u64 = 64 << 20;
 
 /// One environment's folder.
 #[derive(Debug)]
