@@ -89,6 +89,9 @@ impl Plan {
             "" => String::new(),
             metric => format!("verify:\n  metrics:\n    - {metric}\n"),
         };
+        if !self.metric.is_empty() {
+            return format!("version: 1\nservice: shop\nrelease: {{version: \"1.1\"}}\n{metrics}");
+        }
         format!(
             "version: 1\nservice: shop\nrelease: {{version: \"1.1\"{}}}\n\
              environments: {{production: {{url: \"http://127.0.0.1:9\"}}}}\n\
@@ -96,7 +99,7 @@ impl Plan {
              snapshot:\n  store: store\n  sources:\n    - {}\n\
              promote:\n  router: {{kind: command, target: edge, with: {{set: [\"true\", \"{{green}}\"], get: [echo, \"0\"]}}}}\n  \
              sides: {{blue: {{url: \"http://127.0.0.1:1\"}}, green: {{url: \"http://127.0.0.1:2\"}}}}\n  \
-             steps: [{{weight: 100%, bake: 0s, approval: [lead]}}]\n{metrics}",
+             steps: [{{weight: 100%, bake: 0s, approve: [lead]}}]\n  rollback_when: [{{metric: error_rate, is: \"> 10%\"}}]\n",
             self.release, self.source
         )
     }
@@ -161,6 +164,7 @@ const FLAGS: &[Place] = &[
     place("--on", "series.csv", AnyFile, &["promote", "plan", "--on", "series.csv"]),
     place("--templates", "templates", Folder, &["report", "--templates", "templates"]),
     place("--templates", "templates/runbook.md", File, &["report", "--templates", "templates"]),
+    place("--scratch", "scratch", Anything, &["snapshot", "drill", "--scratch", "scratch"]),
     place("--to", "schemas", Folder, &["report", "schemas", "--to", "schemas"]),
     place("--store", "store", Folder, &["snapshot", "list", "--store", "store"]),
     place("--store", "store/config", File, &["snapshot", "list", "--store", "store"]),
@@ -203,7 +207,9 @@ const OF_THE_PLAN: &[Place] = &[
         "af",
         AnyFile,
         PREFLIGHT,
-        Plan::check("{name: b, kind: artifact, target: af, with: {checksums: sums}}"),
+        Plan::check(
+            "{name: b, kind: artifact, target: af, with: {sha256: \"0000000000000000000000000000000000000000000000000000000000000000\"}}",
+        ),
     ),
     with(
         "artifact: checksums",
@@ -272,7 +278,9 @@ const OF_THE_PLAN: &[Place] = &[
         "my.cnf",
         Anything,
         CREATE,
-        Plan::source("{name: db, kind: mysql, target: shop, with: {defaults_file: my.cnf}}"),
+        Plan::source(
+            "{name: db, kind: mysql, target: \"mysql://u@127.0.0.1:9/shop\", with: {defaults_file: my.cnf}}",
+        ),
     ),
     with(
         "docker_compose: target",

@@ -283,8 +283,8 @@ mod tests {
             use Verdict::{Error, Pass, Skipped};
             let expected = [
                 ("first", Pass, 1),
-                ("breaks", Error, 2),
-                ("index", Error, 2),
+                ("breaks", Error, 1),
+                ("index", Error, 1),
                 ("needs it", Skipped, 0),
                 ("last", Pass, 1),
             ];

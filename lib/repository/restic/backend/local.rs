@@ -156,8 +156,9 @@ impl Backend for Local {
     fn length(&self, name: Name) -> Result<Option<u64>, Fault> {
         let path = self.path(name);
         match fs::metadata(&path) {
-            Ok(meta) if meta.is_file() => Ok(Some(meta.len())),
-            Ok(_) => Err(unreadable(&path, &io::Error::other("it is not a file"))),
+            Ok(meta) => crate::bounds::regular(&meta)
+                .map(|()| Some(meta.len()))
+                .map_err(|not| unreadable(&path, &not)),
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             Err(e) => Err(unreadable(&path, &e)),
         }
