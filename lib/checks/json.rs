@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde::de::{Deserializer as _, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -38,8 +38,8 @@ impl<'a> Json<'a> {
         // As RFC 6901 has it: no zeros in front, no sign.
         let plain = number == "0" || (!number.starts_with('0') && number.bytes().all(|b| b.is_ascii_digit()));
         let number: usize = number.parse().ok().filter(|_| plain)?;
-        let items: Vec<&'a RawValue> = serde_json::from_str(self.0.get()).ok()?;
-        items.get(number).copied().map(Self)
+        let mut deserializer = serde_json::Deserializer::from_str(self.0.get());
+        deserializer.deserialize_seq(Item(number)).ok().flatten().map(Self)
     }
 
     /// What a pointer finds.
@@ -118,6 +118,29 @@ impl<'de> Visitor<'de> for Under<'_> {
             if key == self.0 {
                 found = Some(value);
             }
+        }
+        Ok(found)
+    }
+}
+
+/// The item of a list at a place, without keeping the others.
+struct Item(usize);
+
+impl<'de> Visitor<'de> for Item {
+    type Value = Option<&'de RawValue>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        let mut number = 0;
+        while let Some(item) = list.next_element::<&RawValue>()? {
+            if number == self.0 {
+                found = Some(item);
+            }
+            number += 1;
         }
         Ok(found)
     }
