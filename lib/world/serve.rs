@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
 use super::signal;
+use crate::caught::caught;
 use crate::fault::Fault;
 use crate::redact::redact_json;
 
@@ -128,7 +129,10 @@ pub fn serve(listener: &TcpListener, limits: Limits, desk: &dyn Desk) -> Result<
             }
             let open = &open;
             scope.spawn(move || {
-                attend(&stream, limits, desk);
+                if caught(|| attend(&stream, limits, desk)).is_err() {
+                    let sorry = Answer::refusal(500, "answering that broke");
+                    let _ = write(&stream, &sorry, Duration::from_millis(100));
+                }
                 open.fetch_sub(1, Ordering::SeqCst);
             });
         }
