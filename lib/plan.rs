@@ -524,8 +524,8 @@ pub struct Promote {
     /// 20% when absent: at a weight of 5 %, 4 % to 6 %.
     #[serde(default)]
     pub split_tolerance: Option<Share>,
-    /// Whether the retire hook waits while a reload of the router would send users to the old side again; otherwise
-    /// that is a warning.
+    /// Whether the retire hook waits while a reload of the router would send users to the old side again, or other ways
+    /// of its configuration lead there; otherwise that is a warning.
     #[serde(default)]
     pub retire_needs_durable: bool,
     /// The old side is retired only once it has had so few requests for so long, by the router's counters.

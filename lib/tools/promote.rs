@@ -246,7 +246,7 @@ fn stands_as_blue(job: &Job, record: &Record) -> Result<Option<Record>, Fault> {
     let (then, now) = (&record.promotion.router, &plan.router);
     let swapped = then.kind == now.kind
         && then.target == now.target.shown
-        && orders::same_commands(&router.by_hand(Side::Green), &then.by_hand);
+        && orders::same_lines(&router.identity(Side::Green), &then.identity);
     if !swapped || !same_share(router.read()?.green, 0.0) {
         return Ok(None);
     }

@@ -366,25 +366,30 @@ pub(super) fn steers_the_same(job: &Job, record: &Record) -> Result<(), Fault> {
     let (now, then) = (&begin::section(job)?.router, &record.promotion.router);
     let same_place = now.kind == then.kind && now.target.shown == then.target;
     // The lines name files by the folder that they are called from.
-    let by_hand = |folder: &Path| {
+    let identity = |folder: &Path| {
         let loaded = Loaded { folder: folder.to_path_buf(), ..job.loaded.clone() };
-        routers::open(now, &loaded).map(|mut router| {
-            router.remember(&record.before);
-            router.by_hand(Side::Blue)
-        })
+        routers::open(now, &loaded).map(|router| router.identity(Side::Blue))
     };
-    let as_then = by_hand(&folder_of(Path::new(&record.plan.path)))?;
+    let as_then = identity(&folder_of(Path::new(&record.plan.path)))?;
     let here = say::whole(&job.loaded.folder);
     let same_files = match record.folder() {
-        Some(folder) if folder != here => by_hand(folder)? == by_hand(&here)?,
+        Some(folder) if folder != here => identity(folder)? == identity(&here)?,
         _ => true,
     };
-    if same_place && same_files && same_commands(&as_then, &then.by_hand) {
+    if same_place && same_files && same_lines(&as_then, &then.identity) {
         return Ok(());
     }
+    let differs = as_then
+        .iter()
+        .zip(&then.identity)
+        .find(|(now, then)| !same_lines(&[(*now).clone()], &[(*then).clone()]));
+    let cause = match differs {
+        Some((now, then)) if same_place => format!("it began with `{then}`, and the plan says `{now}`"),
+        _ => format!("it began on {} {}", then.kind, then.target),
+    };
     Err(Fault::refused("the plan names another router, or other sides of it, than this promotion steers")
         .place(&job.loaded.reference.path)
-        .cause(format!("it began on {} {}", then.kind, then.target)))
+        .cause(crate::redact::redact(&cause)))
 }
 
 /// The same, with what people can do about it.
@@ -406,9 +411,9 @@ pub(super) fn same_router(job: &Job, record: &Record) -> Result<(), Fault> {
     })
 }
 
-/// Whether two ways back by hand lead to the same place. What was left out of the record for being
-/// secret cannot be compared.
-pub(super) fn same_commands(now: &[String], then: &[String]) -> bool {
+/// Whether two routers say the same of themselves. What was left out of the record for being secret cannot be
+/// compared.
+pub(super) fn same_lines(now: &[String], then: &[String]) -> bool {
     let same = |(now, then): (&String, &String)| then.contains("***") || crate::redact::redact(now) == *then;
     now.len() == then.len() && now.iter().zip(then).all(same)
 }

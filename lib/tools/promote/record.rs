@@ -69,6 +69,9 @@ pub(super) struct Record {
     /// All of blue was taken out by people at the last look.
     #[serde(default)]
     pub blue_is_out: bool,
+    /// What of blue's weights people have taken, in words: they are left so until the promotion is resumed.
+    #[serde(default)]
+    pub spared: Option<String>,
     /// How often the weight of the watched step was put back.
     #[serde(default)]
     pub put_back: u32,
@@ -209,7 +212,7 @@ impl Record {
     pub(super) fn steers_the_same(&self, other: &Self) -> bool {
         let router = |record: &Self| {
             let router = &record.promotion.router;
-            (router.kind.clone(), router.target.clone(), router.by_hand.clone())
+            (router.kind.clone(), router.target.clone(), router.identity.clone())
         };
         let sides = |record: &Self| (record.promotion.blue.url.clone(), record.promotion.green.url.clone());
         self.id == other.id

@@ -13,6 +13,7 @@ use super::super::record::{Clocks, Record, millis, phase};
 use super::super::samples::{self, Of};
 use super::super::shift::{DATA_PLANE_LAG, Terms, min_up, shift};
 use super::notes::{note, note_rollback};
+use super::own_view::Weighed;
 use super::{Driver, Mode, called_off};
 use crate::checks;
 use crate::evidence::HookRecord;
@@ -204,6 +205,11 @@ impl Hands for Driver<'_> {
             Ok(Some(live)) => self.heed_people(&live.clone()),
             _ => false,
         };
+        let weighed = match &found {
+            Ok(Some(live)) if !rearranged => self.heed_weights(&live.clone()),
+            _ => Weighed::No,
+        };
+        let rearranged = rearranged || weighed == Weighed::Anew;
         self.rearranged = rearranged;
         if rearranged {
             found = read(self);
@@ -219,7 +225,8 @@ impl Hands for Driver<'_> {
                     }
                     // Nothing is to be put back onto a side that people have taken out.
                     () if blue_is_out => Live::Awaited,
-                    () if blue_was_out => Live::Returned,
+                    () if weighed == Weighed::Left => Live::Awaited,
+                    () if blue_was_out || weighed == Weighed::Turned => Live::Returned,
                     () if rearranged => Live::Rearranged(share),
                     () => Live::Green(share),
                 }
@@ -787,7 +794,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Counters from here on belong to the weight that is in force now.
-    fn count_anew(&mut self) {
+    pub(super) fn count_anew(&mut self) {
         self.record.base = self.router.counters().ok().flatten();
         self.record.counted = None;
         self.record.counting += 1;
