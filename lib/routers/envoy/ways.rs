@@ -30,7 +30,7 @@ impl Settings {
         for name in clusters.names().filter(|name| *name != blue && *name != green) {
             for address in clusters.addresses(name) {
                 if let Some(side) = known.side(&address, 80) {
-                    ways.add(side, format!("the cluster `{name}`"), &address);
+                    ways.add(side, &format!("the cluster `{name}`"), &address);
                 }
             }
         }
@@ -87,7 +87,7 @@ impl Settings {
     fn names(&self, name: &Value, at: At<'_>, ways: &mut Ways) {
         for (side, own) in self.sides() {
             if name.as_str() == Some(own) {
-                ways.add(side, format!("another user of the cluster `{own}`"), at.trail);
+                ways.add(side, &format!("another user of the cluster `{own}`"), at.trail);
             }
         }
     }

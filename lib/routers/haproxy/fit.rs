@@ -16,7 +16,7 @@ impl Haproxy {
     /// Whether this is the socket of a process that serves. That of the master process (`haproxy -S`) takes most
     /// commands for those of nobody, and hands on what begins with `@1`: to another process after each reload.
     pub(super) fn is_no_master(&self) -> Result<(), Fault> {
-        let said = self.socket.ask("show proc")?;
+        let said = self.socket.ask_at_last("show proc")?;
         let master = said.lines().any(|line| line.split_whitespace().nth(1) == Some("master"));
         // The socket of a worker knows no such command.
         if !master {

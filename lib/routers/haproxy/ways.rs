@@ -31,7 +31,7 @@ impl Haproxy {
                 continue;
             };
             if let Some(side) = known.side(address, 0) {
-                ways.add(side, format!("server `{}` of the backend `{backend}`", server.name), address);
+                ways.add(side, &format!("server `{}` of the backend `{backend}`", server.name), address);
             }
         }
         Ok(Some(ways.all()))

@@ -236,7 +236,7 @@ impl Look<'_> {
         }
         let directive = placed.directive;
         let name = directive.name();
-        let mut add = |side: Side, what: String| ways.add(side, what, &placed.place());
+        let mut add = |side: Side, what: String| ways.add(side, &what, &placed.place());
         match (name, directive.words.as_slice()) {
             (_, [_, target, ..]) if PASSES.iter().any(|(pass, _)| *pass == name) => {
                 if let Some(side) = self.passes_to(target, known) {

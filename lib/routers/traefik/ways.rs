@@ -43,7 +43,7 @@ pub(super) fn other_ways(all: &Value, split: &Split<'_>, is_ours: impl Fn(&str) 
                 let named = |own: &str| of_http && service == own;
                 let mut add = |side: Side| {
                     let place = if service == to { to.clone() } else { format!("{to}, {service}") };
-                    ways.add(side, format!("the router `{name}`"), &place);
+                    ways.add(side, &format!("the router `{name}`"), &place);
                 };
                 if named(split.blue) {
                     add(Side::Blue);
@@ -111,8 +111,8 @@ mod tests {
             lines,
             [
                 "blue the router `admin@file` (shop-blue@file)",
-                "green the router `mirrored@file` (mirror@file, shop-green@file)",
                 "blue the router `mirrored@file` (mirror@file, shop-blue@file)",
+                "green the router `mirrored@file` (mirror@file, shop-green@file)",
                 "blue the router `old@file` (old@file, shop-blue@file)",
                 "blue the router `other@docker` (other@docker)",
                 "blue the router `raw@file` (raw@file)",

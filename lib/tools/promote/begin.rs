@@ -281,7 +281,7 @@ pub(super) fn record(
     twins::apart_by_address(&plan.sides, &job.loaded)?;
     let markers = Markers { blue: Some(marker(Side::Blue, &plan.sides.blue, plan)?), green: None };
     front_door::by_this_router(router, &entry(job)?, &markers, plan)?;
-    Ok(Record {
+    let mut record = Record {
         id: Some(format!("{:016x}", world::unique())),
         release: job.release.clone(),
         plan: job.loaded.reference.clone(),
@@ -335,7 +335,11 @@ pub(super) fn record(
         },
         markers,
         course,
-    })
+    };
+    if let Some(fault) = comes_later {
+        record.decided(world::now(), "trapkey", format!("{}: the deploy hook must bring it", fault.line()));
+    }
+    Ok(record)
 }
 
 /// What is missing of a green side that the deploy hook may still bring; none where the router knows it.

@@ -164,6 +164,8 @@ impl Driver<'_> {
             None => Vec::new(),
         };
         before.taken_out.retain(|name| !back.contains(name));
+        // Whoever comes back does so with a weight of people's.
+        before.set.retain(|name, _| !back.contains(name));
         self.router.remember(&before);
         let mut what = Vec::new();
         if !out.is_empty() {
