@@ -49,7 +49,7 @@ pub(in crate::tools::promote) fn by_this_router(
 }
 
 /// How long a router may take to count what it has answered.
-const COUNTS_WITHIN: Duration = Duration::from_secs(3);
+const COUNTS_WITHIN: Duration = Duration::from_secs(10);
 
 /// All that a router has counted.
 fn counted(counters: &Counters) -> u64 {
