@@ -219,6 +219,13 @@ impl Stage {
         std::fs::write(&path, text.replace(from, to)).unwrap();
     }
 
+    /// The same where it stands there.
+    pub(crate) fn edit_if_there(&self, from: &str, to: &str) {
+        let path = self.path().join("release.yaml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace(from, to)).unwrap();
+    }
+
     /// From now on the bake is over by the state on disk; nobody may be at work.
     pub(crate) fn end_the_bake(&self) {
         end_the_bake(self.path());

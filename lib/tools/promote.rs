@@ -81,13 +81,35 @@ const LEASE: Duration = Duration::from_secs(30);
 
 /// Takes the lease on an environment's state.
 fn take(job: &Job, store: &Arc<Store>) -> Result<Held<Record>, Fault> {
-    let lasts = begin::section(job).ok().and_then(|plan| plan.lease).map_or(LEASE, |span| span.0);
-    Lease::take(store, &holder(job), lasts).map_err(|held| match held.exit {
-        Exit::Refused if held.what.contains("holds this environment") => {
-            held.help(format!("wait for it, or call it off: {}", say::command(job, "abort")))
+    Lease::take(store, &holder(job), lasts(job)).map_err(|fault| not_taken(job, store, fault, false))
+}
+
+/// The same for whoever takes users back: also on a disk that takes no writes.
+fn take_to_go_back(job: &Job, store: &Arc<Store>) -> Result<Held<Record>, Fault> {
+    Lease::take_to_go_back(store, &holder(job), lasts(job))
+        .map_err(|fault| not_taken(job, store, fault, true))
+}
+
+fn lasts(job: &Job) -> Duration {
+    begin::section(job).ok().and_then(|plan| plan.lease).map_or(LEASE, |span| span.0)
+}
+
+/// What people can do without the lease.
+fn not_taken(job: &Job, store: &Store, fault: Fault, goes_back: bool) -> Fault {
+    match fault.exit {
+        Exit::Refused if fault.what.contains("holds this environment") => {
+            fault.help(format!("wait for it, or call it off: {}", say::command(job, "abort")))
         }
-        _ => held,
-    })
+        Exit::Infrastructure => {
+            // Where the record cannot be read either, the plan alone says too little.
+            let record = store.load::<Record>().ok().flatten().map(|saved| saved.record);
+            match record.filter(|record| !record.state.finished() && (goes_back || !record.state.serves())) {
+                Some(record) => well::with_by_hand(job, &record, fault),
+                None => fault,
+            }
+        }
+        _ => fault,
+    }
 }
 
 fn holder(job: &Job) -> Holder {
