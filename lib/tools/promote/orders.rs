@@ -508,7 +508,10 @@ pub(super) fn finished(job: &Job, record: &Record) -> Fault {
         fault = fault
             .help(format!("the old side is kept, and this goes back to it: {}", say::command(job, "undo")));
     } else {
-        fault = fault.help(format!("it cannot be held or closed any more; look at it: {}", say::command(job, "status")));
+        fault = fault.help(format!(
+            "it cannot be held or closed any more; look at it: {}",
+            say::command(job, "status")
+        ));
     }
     fault
 }
