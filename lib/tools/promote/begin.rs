@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::live::{front_door, twins};
+use super::dry_run::{front_door, twins};
 use super::machine::{Course, State};
 use super::record::{Markers, Record, course_of, steps_of, strategy_word};
 use super::say::KeptFlags;
