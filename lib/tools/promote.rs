@@ -28,7 +28,7 @@ mod shift;
 mod sight;
 mod status;
 mod way_back;
-mod well;
+mod ways_out;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,7 +104,7 @@ fn not_taken(job: &Job, store: &Store, fault: Fault, goes_back: bool) -> Fault {
             // Where the record cannot be read either, the plan alone says too little.
             let record = store.load::<Record>().ok().flatten().map(|saved| saved.record);
             match record.filter(|record| !record.state.finished() && (goes_back || !record.state.serves())) {
-                Some(record) => well::with_by_hand(job, &record, fault),
+                Some(record) => ways_out::with_by_hand(job, &record, fault),
                 None => fault,
             }
         }
@@ -193,7 +193,7 @@ fn end(job: &Job, driver: &mut Driver<'_>) -> Result<Exit, Fault> {
 
 /// The last line of a job that was asked to stop: who watches now, what users get, and what goes on or back.
 fn tell_who_watches(job: &Job, record: &Record, mode: Mode) {
-    let green = match well::live(job, record) {
+    let green = match ways_out::live(job, record) {
         Ok(live) => format!("the router gives green {}", show_share(live.green)),
         Err(why) => format!("what the router gives green is not known ({why})"),
     };

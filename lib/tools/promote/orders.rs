@@ -9,7 +9,7 @@ use super::drive::{Driver, Mode, called_off};
 use super::machine::{Course, State};
 use super::record::{Record, course_of, phase, strategy_word};
 use super::shift::DATA_PLANE_LAG;
-use super::{by_state, end, say, sight, store, take_to_go_back, well};
+use super::{by_state, end, say, sight, store, take_to_go_back, ways_out};
 use crate::evidence::{Outcome, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
@@ -219,7 +219,7 @@ pub fn rollback(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
 pub(super) fn may_be_called_off(job: &Job, record: &Record) -> Result<(), Fault> {
     if record.state.serves() {
         let fault = finished(job, record);
-        let by_hand = || well::by_hand(job, record);
+        let by_hand = || ways_out::by_hand(job, record);
         return Err(if record.state.can_be_undone() { fault } else { fault.help(by_hand()) });
     }
     same_router(job, record)?;
@@ -231,7 +231,7 @@ pub(super) fn may_be_called_off(job: &Job, record: &Record) -> Result<(), Fault>
 /// Errors (2): neither can be seen, and without the variable nobody knows.
 fn somebody_vouches_for_blue(job: &Job, record: &Record) -> Result<(), Fault> {
     let Some(variable) = &job.loaded.unseen.blue else { return Ok(()) };
-    let live = well::live(job, record);
+    let live = ways_out::live(job, record);
     let blue = live.as_ref().ok().and_then(|live| live.side(Side::Blue));
     if blue.is_some_and(|blue| blue.serving > 0 && !blue.closed) {
         return Ok(());
@@ -246,7 +246,7 @@ fn somebody_vouches_for_blue(job: &Job, record: &Record) -> Result<(), Fault> {
         .cause(format!("the variable `{variable}` is not set, and neither the router nor the front door shows that blue is up"))
         .help(format!(
             "set {variable} and run it again; or look at blue yourself: {}",
-            well::by_hand(job, record)
+            ways_out::by_hand(job, record)
         )))
 }
 
@@ -389,7 +389,7 @@ pub fn undo(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
             0 => "its old side is not kept any more, for the plan has no `keep_old`",
             _ => "its old side is not kept any more: the time of `keep_old` is over",
         };
-        return Err(not_to_undo(&record, cause, &well::by_hand(job, &record)));
+        return Err(not_to_undo(&record, cause, &ways_out::by_hand(job, &record)));
     }
     same_router(job, &record)?;
     somebody_vouches_for_blue(job, &record)?;
@@ -473,7 +473,7 @@ pub(super) fn same_router(job: &Job, record: &Record) -> Result<(), Fault> {
         fault.help(format!(
             "bring back the plan that it began with, sha256 {}, and go back: {back}\n{}",
             record.plan.sha256,
-            well::by_hand_of_then(record)
+            ways_out::by_hand_of_then(record)
         ))
     })
 }

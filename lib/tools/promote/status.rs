@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::machine::State;
 use super::orders::{newest, pretty, print};
 use super::record::{Record, moment, phase, phase_without_share};
-use super::{say, store, well};
+use super::{say, store, ways_out};
 use crate::evidence::{Outcome, Promotion, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
@@ -163,7 +163,7 @@ pub fn status(job: &Job) -> Result<Exit, Fault> {
         return Ok(Exit::Pass);
     };
     let record = saved.record;
-    let live = well::live(job, &record);
+    let live = ways_out::live(job, &record);
     let now = RouterNow::of(&record, &live);
     if job.call.json {
         print(&pretty(&Status { promotion: record.promotion, router_now: now, watched })?)?;
@@ -228,7 +228,7 @@ fn told(
     if state.can_be_undone() {
         say(format!("goes back to blue: {}", say::command(job, "undo")));
     }
-    for way in well::ways_out(job, record, live) {
+    for way in ways_out::ways_out(job, record, live) {
         say(way);
     }
     if let Some(left) = store(job)?.asked(Ask::Abort, epoch, record.id.as_deref()).filter(|_| under_way) {
