@@ -21,6 +21,7 @@ mod connections;
 mod control;
 mod crashes;
 mod disasters;
+mod dry_run;
 mod envoy;
 mod gates;
 mod judging;
@@ -36,7 +37,6 @@ mod routers;
 mod routers_http;
 mod soak;
 mod traffic;
-mod tried_before;
 mod way_back;
 
 /// Two sides behind a router, a plan, and a folder for all of it.
