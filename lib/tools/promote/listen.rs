@@ -30,7 +30,7 @@ use ledger::Turn;
 use token::Token;
 
 const LIMITS: Limits =
-    Limits { body: 64 * 1024, time: Duration::from_secs(5), at_once: 64, waiting: 128, per_peer: 64 };
+    Limits { body: 64 * 1024, time: Duration::from_secs(5), at_once: 64, waiting: 256, per_peer: 128 };
 
 /// What can be called, and how.
 const CALLS: &[(&str, &str)] = &[

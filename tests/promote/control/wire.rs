@@ -257,7 +257,7 @@ fn no_crowd_keeps_an_abort_out() {
 fn the_oldest_of_whoever_has_most_connections_give_way_and_are_told() {
     let (stage, listening) = begun();
     let quiet = from_peer(9, listening.port).unwrap();
-    let mut held: Vec<TcpStream> = (0..80).map(|_| from_peer(8, listening.port).unwrap()).collect();
+    let mut held: Vec<TcpStream> = (0..150).map(|_| from_peer(8, listening.port).unwrap()).collect();
     // On a busy machine some have waited for too long before the last ones come.
     for stream in &mut held[..10] {
         let (status, told) = answer(stream);

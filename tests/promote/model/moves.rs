@@ -22,7 +22,7 @@ type Add<'a> = dyn FnMut(usize, &'static str, World) + 'a;
 
 impl Promotion {
     pub(super) fn every_move(&self, w: &World, add: &mut Add<'_>) {
-        for j in 0..self.jobs {
+        for j in 0..2 {
             self.moves(w, j, &mut |what, to| add(j, what, to));
         }
         self.surroundings(w, add);
@@ -65,6 +65,9 @@ impl Promotion {
     }
 
     fn starts(&self, w: &World, j: usize, add: &mut dyn FnMut(&'static str, World)) {
+        if self.alone && w.jobs[1 - j].pc != Pc::Idle {
+            return;
+        }
         let taken = w.jobs[1 - j].has_it() && !w.unlocked;
         if taken && self.defect != Defect::TakesWithoutWatching {
             return;
