@@ -221,13 +221,13 @@ impl<'a> Run<'a> {
             conduct::come_back(self)?;
         }
         match self.ask(Call::Wish(Some(wish)))? {
-            Answer::Granted(Some(wish)) => conduct::grant(self, &self.granted(wish)),
+            Answer::Granted(Some(wish)) => conduct::grant(self, &Self::granted(wish)),
             Answer::Granted(None) => Ok(()),
             other => panic!("{other:?}"),
         }
     }
 
-    fn granted(&self, wish: Wish) -> Event {
+    fn granted(wish: Wish) -> Event {
         match wish {
             Wish::Accept => Event::Accepted { reason: why() },
             Wish::Skip => Event::Skipped { reason: why() },
@@ -238,12 +238,15 @@ impl<'a> Run<'a> {
     pub(super) fn breaks(&self, before: &State, event: Option<&Event>) -> Option<Rule> {
         let after = &self.record.state;
         let forward = !went_back(before) && !went_back(after) && before != after;
-        match (event?, self.seen.look) {
+        let event = event?;
+        if matches!(
+            event,
+            Event::Aborted { .. } | Event::Undone { .. } | Event::HookBegins | Event::HookEnded { .. }
+        ) {
+            return None;
+        }
+        match (event, self.seen.look) {
             (Event::Looked { .. }, Some(Saw::Returned)) if forward => Some(Rule::OldBake),
-            (
-                Event::Aborted { .. } | Event::Undone { .. } | Event::HookBegins | Event::HookEnded { .. },
-                _,
-            ) => None,
             (_, Some(Saw::Astray)) if forward && is_judged(before) => Some(Rule::Astray),
             (Event::ShiftFailed { .. }, Some(Saw::Rearranged)) if !self.seen.refused => {
                 Some(Rule::HandsAreNoReason)
@@ -365,7 +368,7 @@ impl Hands for Run<'_> {
             return Ok(None);
         }
         match self.ask(Call::Wish(None))? {
-            Answer::Granted(wish) => Ok(wish.map(|wish| self.granted(wish))),
+            Answer::Granted(wish) => Ok(wish.map(Self::granted)),
             other => panic!("{other:?}"),
         }
     }

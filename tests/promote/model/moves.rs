@@ -262,7 +262,7 @@ impl Promotion {
             }
             Call::Wish(asked) => {
                 let wish = asked.or(w.told.wish);
-                let granted = wish.filter(|wish| self.may(w, record, *wish));
+                let granted = wish.filter(|wish| Self::may(w, record, *wish));
                 to("looks what is asked of it", Answer::Granted(granted), &|w| {
                     // It is heeded once.
                     w.told.wish = w.told.wish.filter(|_| asked.is_some());
@@ -602,7 +602,7 @@ impl Promotion {
     }
 
     /// Whether what somebody asks may be, as `promote accept` and `promote skip` see it.
-    fn may(&self, w: &World, record: &Record, wish: Wish) -> bool {
+    fn may(w: &World, record: &Record, wish: Wish) -> bool {
         let frozen = matches!(record.state, State::Frozen { .. });
         let left = w.told.abort == Some(record.about()) && !frozen;
         let held = w.told.paused || w.is_sick(record, false) || left;

@@ -126,6 +126,7 @@ pub(super) enum Process {
 
 /// What people have asked, and what has been done in this promotion.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Told {
     pub abort: Option<About>,
     /// Somebody has read which promotion stands there, and is about to ask.
