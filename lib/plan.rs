@@ -838,7 +838,7 @@ pub struct Contact {
 mod judging;
 mod kept;
 
-pub use kept::{Kept, Known, Part, Sketch};
+pub use kept::{Kept, Known, Part, Sketch, Unseen};
 
 pub use judging::{
     Aggregate, AnomalySpec, Before, BurnRate, BurnWindow, CompareSpec, JudgeKind, JudgeSpec, LevelSpec,
@@ -905,6 +905,8 @@ pub struct Loaded {
     pub part: Part,
     /// Why `promote` was not read, where it is there and the call could do without.
     pub without_promote: Option<Box<Fault>>,
+    /// What of a way back cannot be seen or run from here.
+    pub unseen: Unseen,
 }
 
 /// The time that one attempt of a check may take.
@@ -935,6 +937,7 @@ impl Loaded {
             variables,
             part: Part::Whole,
             without_promote: None,
+            unseen: Unseen::default(),
         })
     }
 

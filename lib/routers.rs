@@ -266,12 +266,20 @@ pub struct Before {
     pub weights: BTreeMap<String, u32>,
     /// Servers that people have taken out of service, by name: they stay so.
     pub taken_out: BTreeSet<String>,
-    /// Servers that a promotion has taken out of service itself, with their whole side, by name.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub closed: BTreeSet<String>,
+    /// Sides that a promotion has taken out of service itself, each with those of its servers that were in it, by name;
+    /// none where the router has none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub closed: BTreeMap<Side, BTreeSet<String>>,
     /// The weights that a promotion has set last, by name: what differs was set by somebody else.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub set: BTreeMap<String, u32>,
+}
+
+impl Before {
+    /// Whether a promotion has taken a server out itself.
+    pub fn has_closed(&self, server: &str) -> bool {
+        self.closed.values().any(|servers| servers.contains(server))
+    }
 }
 
 /// What a router would do once it is reloaded or restarted with the configuration that it has.

@@ -321,7 +321,7 @@ impl Haproxy {
     fn view(&self, side: Side, servers: &[Server]) -> SideView {
         let own = self.of_side(side, servers);
         // Whoever people bring back onto a side that we have closed does not open it.
-        let by_us = own.iter().any(|s| !s.admitted() && self.before.closed.contains(&s.name));
+        let by_us = own.iter().any(|s| !s.admitted() && self.before.has_closed(&s.name));
         let missing: Vec<String> = self
             .members(side)
             .into_iter()
@@ -404,7 +404,7 @@ impl Haproxy {
         let maintenance = own.iter().any(|s| s.in_maintenance());
         own.into_iter()
             .filter(|s| !s.admitted() && (s.in_maintenance() || !maintenance))
-            .filter(|s| all || self.before.closed.contains(&s.name))
+            .filter(|s| all || self.before.has_closed(&s.name))
             .map(|s| format!("set server {}/{} state ready", self.backend, s.name))
             .collect()
     }
@@ -415,8 +415,8 @@ impl Haproxy {
         let names: Vec<(String, bool)> =
             self.of_side(side, servers).into_iter().map(|s| (s.name.clone(), s.admitted())).collect();
         for (name, admitted) in names {
-            if admitted || !open || self.before.closed.contains(&name) {
-                self.before.closed.insert(name);
+            if admitted || !open || self.before.has_closed(&name) {
+                self.before.closed.entry(side).or_default().insert(name);
             } else {
                 self.before.taken_out.insert(name);
             }
@@ -544,7 +544,17 @@ impl Router for Haproxy {
         let mut taken_out = BTreeSet::new();
         // A reload has opened them: whoever of them is out now was taken out since.
         let shut = |name: &String| servers.iter().any(|s| &s.name == name && !s.admitted());
-        let closed = if known.closed.iter().all(shut) { known.closed.clone() } else { BTreeSet::new() };
+        let then: Vec<&String> = known.closed.values().flatten().collect();
+        let then = if then.iter().all(|name| shut(name)) { then } else { Vec::new() };
+        // The sides may have changed places since.
+        let mut closed: BTreeMap<Side, BTreeSet<String>> = BTreeMap::new();
+        for side in [Side::Blue, Side::Green] {
+            let own = then.iter().filter(|name| self.names(side).contains(**name));
+            let own: BTreeSet<String> = own.map(|name| (*name).clone()).collect();
+            if !own.is_empty() {
+                closed.insert(side, own);
+            }
+        }
         for side in [Side::Blue, Side::Green] {
             let own: Vec<&Server> = servers.iter().filter(|s| self.names(side).contains(&s.name)).collect();
             let open = own.iter().any(|s| s.admitted());
@@ -552,7 +562,7 @@ impl Router for Haproxy {
             let left: BTreeSet<String> = own
                 .iter()
                 // A side that is closed as a whole was closed by the release before, or waits for its first one.
-                .filter(|s| is_out(s, weighs) && !closed.contains(&s.name))
+                .filter(|s| is_out(s, weighs) && !then.contains(&&s.name))
                 .filter(|s| open || known.taken_out.contains(&s.name))
                 .map(|s| s.name.clone())
                 .collect();
@@ -641,7 +651,12 @@ impl Router for Haproxy {
         let servers = self.states()?;
         self.learn_weights(&servers);
         // Whoever is in service is not closed, whoever has opened it.
-        self.before.closed.retain(|name| servers.iter().any(|s| &s.name == name && !s.admitted()));
+        let mut closed = std::mem::take(&mut self.before.closed);
+        closed.retain(|side, names| {
+            names.retain(|name| servers.iter().any(|s| &s.name == name && !s.admitted()));
+            !names.is_empty() || self.of_side(*side, &servers).iter().all(|s| !s.admitted())
+        });
+        self.before.closed = closed;
         Ok(Live {
             sides: Some([Side::Blue, Side::Green].map(|side| self.view(side, &servers))),
             strangers: self.strangers(&servers)?,

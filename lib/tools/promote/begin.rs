@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::live::{front_door, twins};
+use super::dry_run::{front_door, twins};
 use super::machine::{Course, State};
 use super::record::{Markers, Record, course_of, steps_of, strategy_word};
 use super::say::KeptFlags;
@@ -219,7 +219,8 @@ pub(super) fn entry(job: &Job) -> Result<Entry, Fault> {
             )
             .help(format!("give `promote.router.entry`, or `environments.{}.url`", job.release.environment))
     })?;
-    Ok(Entry::new(&url.value, &plan.probe).by(&By::of(&plan.router.split).unwrap_or(By::Requests)))
+    let by = By::of(&plan.router.split).unwrap_or(By::Requests);
+    Ok(Entry::new(&url.value, &plan.probe).by(&by).unseen(job.loaded.unseen.door.clone()))
 }
 
 /// The documents that must be there, and must have passed.
@@ -295,7 +296,6 @@ pub(super) fn record(
         clocks: None,
         counting: 0,
         before,
-        closed: None,
         put_back: 0,
         blue_is_out: false,
         spared: None,

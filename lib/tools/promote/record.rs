@@ -13,7 +13,7 @@ use crate::evidence::{
     name_release,
 };
 use crate::plan::{Kept, Promote, Strategy, Undecided};
-use crate::routers::{Before, Counters, Side};
+use crate::routers::{Before, Counters};
 use crate::units::{show_duration, show_share};
 use crate::world;
 
@@ -63,9 +63,6 @@ pub(super) struct Record {
     /// What people had set on the router when it began, and since: it is left, or given back.
     #[serde(default)]
     pub before: Before,
-    /// The side that this promotion has closed on the router.
-    #[serde(default)]
-    pub closed: Option<Side>,
     /// All of blue was taken out by people at the last look.
     #[serde(default)]
     pub blue_is_out: bool,

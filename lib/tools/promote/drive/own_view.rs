@@ -126,7 +126,7 @@ impl Driver<'_> {
     pub(super) fn is_taken_out(&self, side: Side, live: &routers::Live) -> bool {
         let closed = live.side(side).is_some_and(|view| view.closed);
         let fresh = side == Side::Green && self.record.promotion.shifts.is_empty();
-        closed && self.record.closed != Some(side) && !fresh
+        closed && !self.record.before.closed.contains_key(&side) && !fresh
     }
 
     /// The side with a share that the router holds for down, and why.
@@ -194,6 +194,17 @@ impl Driver<'_> {
             self.record.promotion.router.by_hand = self.router.by_hand(Side::Blue);
         }
         changed
+    }
+
+    /// Notes which side this promotion has taken out of service itself, where it is one.
+    pub(super) fn closes(&mut self, side: Option<Side>) {
+        let mut before = self.router.known().unwrap_or_else(|| self.record.before.clone());
+        before.closed.retain(|closed, _| side == Some(*closed));
+        if let Some(side) = side {
+            before.closed.entry(side).or_default();
+        }
+        self.router.remember(&before);
+        self.record.before = before;
     }
 
     /// Puts on record what the router knows by now of what people have taken out, and of what it has closed itself.

@@ -177,6 +177,14 @@ fn unanswered(url: &str, none: &NoAnswer) -> Wrong {
         );
     }
     if says(&["certificate", "unknownissuer", "notvalidforname"]) {
+        if says(&["causedasendentity"]) {
+            return Wrong::new(
+                "the certificate of the front door is not trusted",
+                format!("it is that of an authority itself, with CA:TRUE, and no server's ({})", none.why),
+                "`openssl req -x509` makes such a one unless it is told `-addext basicConstraints=critical,CA:FALSE`: \
+                 show one for servers, and name its authority in SSL_CERT_FILE",
+            );
+        }
         let help = if says(&["notvalidforname", "not valid for name"]) {
             "use a name that the certificate has, in `promote.router.entry` or the environment's `url`"
         } else if says(&["expired", "not valid yet", "notvalidyet"]) {
@@ -344,6 +352,13 @@ mod tests {
         let https = "https://shop.example.com/";
         let untrusted = what(https, &none("io: invalid peer certificate: UnknownIssuer"));
         assert_eq!(untrusted, "the certificate of the front door is not trusted");
+        // As the library words it for what `openssl req -x509` makes.
+        let seen = none("io: invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))");
+        let own = wrong(https, &seen, "x-release", "1.0").unwrap();
+        assert!(
+            own.cause.starts_with("it is that of an authority itself") && own.help.contains("CA:FALSE"),
+            "{own:?}"
+        );
         assert!(
             what(https, &none("io: received corrupt message of type InvalidContentType")).contains("TLS")
         );
