@@ -114,7 +114,9 @@ impl Place {
     /// The file at `path`, and the line and column that a fault names behind it (`PATH:LINE:COLUMN`).
     pub fn of_fault(path: &Path, place: Option<&str>) -> Self {
         let shown = path.display().to_string();
-        let behind = place.and_then(|place| place.strip_prefix(&shown)?.strip_prefix(':'));
+        // What stands there is shown in the lines below it.
+        let first = place.and_then(|place| place.lines().next());
+        let behind = first.and_then(|place| place.strip_prefix(&shown)?.strip_prefix(':'));
         let mut numbers = behind.unwrap_or_default().split(':').map_while(|number| number.parse().ok());
         Self { file: path.into(), line: numbers.next(), column: numbers.next() }
     }
@@ -266,6 +268,7 @@ mod tests {
         let place = |text: Option<&str>| Place::of_fault(Path::new("a/release.yaml"), text);
         let at = |line, column| Place { line, column, ..Place::file("a/release.yaml") };
         assert_eq!(place(Some("a/release.yaml:12:7")), at(Some(12), Some(7)));
+        assert_eq!(place(Some("a/release.yaml:12:7\n  12 | kind: x\n     |      ^")), at(Some(12), Some(7)));
         assert_eq!(place(Some("a/release.yaml:12")), at(Some(12), None));
         for other in [None, Some("a/release.yaml"), Some("a/release.yamlx:1:2"), Some("store/x:1:2")] {
             assert_eq!(place(other), at(None, None), "{other:?}");

@@ -123,7 +123,9 @@ impl Drop for Heartbeat {
 fn beat_line(since: Duration, at_work: &[(u64, String)]) -> String {
     let names: Vec<&str> = at_work.iter().map(|(_, what)| what.as_str()).filter(|w| !w.is_empty()).collect();
     let what = if names.is_empty() { String::new() } else { format!(": {}", listed(&names, NAMED)) };
-    format!("still at work after {}{what}", show_duration(since.as_secs_f64().round()))
+    let since = since.as_secs_f64();
+    let since = if since < 1.0 { since } else { since.round() };
+    format!("still at work after {}{what}", show_duration(since))
 }
 
 #[cfg(test)]
