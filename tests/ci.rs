@@ -7,6 +7,7 @@ use crate::support::workflow::{as_a_step, cancel, left_of, scripts, shipped};
 use crate::support::{Ended, binary, call, folder, json, run, tool, wait_until};
 
 mod checkers;
+mod deploy;
 mod guides;
 mod logs;
 
