@@ -268,6 +268,6 @@ fn main() -> ExitCode {
                 flags::eval(job, &name, user.as_deref(), &group, exit_code)
             }
         }),
-        Command::Listen { on } => cli::order(&shared, TOOL, |job| promote::listen(job, on)),
+        Command::Listen { on } => cli::serve(&shared, TOOL, |job| promote::listen(job, on)),
     })
 }

@@ -5,6 +5,7 @@ mod support;
 
 mod chain;
 mod checks;
+mod ci;
 mod demo_files;
 mod house;
 mod judge;

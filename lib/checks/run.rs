@@ -11,6 +11,7 @@ use super::evaluate::{Outcome, evaluate, plain};
 use super::{Prepared, Sight, Trouble};
 use crate::evidence::{Finding, Verdict};
 use crate::units::show_duration;
+use crate::world::talk::AtWork;
 use crate::world::{self, signal};
 
 /// The longest pause between two attempts.
@@ -124,6 +125,7 @@ fn unlooked(check: &Prepared, verdict: Verdict, message: impl Into<String>) -> F
 
 /// Looks until it passes or the attempts are used up.
 fn look(check: &Prepared) -> Finding {
+    let _at_work = AtWork::on(&check.name);
     let mut finding = begin(check);
     let started = Instant::now();
     let mut attempts: Vec<Value> = Vec::new();

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::moment::{self, Finest};
 use super::{Ask, Point, Trouble};
 use crate::redact::redact;
+use crate::units::{clipped, listed};
 
 /// How a series is written.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
@@ -144,8 +145,8 @@ fn read_csv(bytes: &[u8], names: &Names, word: &str) -> Result<Series, Trouble> 
             (Some(at), None) => Ok(at),
             (Some(_), Some(_)) => Err(Trouble::babble(format!("two columns are called `{name}`"))),
             (None, _) => {
-                let all: Vec<String> = headers.iter().take(20).map(plain_or_dots).collect();
-                Err(Trouble::babble(format!("no column `{name}`; its header row: {}", all.join(", "))))
+                let all: Vec<String> = headers.iter().map(plain_or_dots).collect();
+                Err(Trouble::babble(format!("no column `{name}`; its header row: {}", listed(&all, 20))))
             }
         }
     };
@@ -302,5 +303,5 @@ fn not_json(error: &serde_json::Error) -> Trouble {
 }
 
 fn start_of(text: &str) -> String {
-    redact(text).chars().filter(|c| !c.is_control()).take(40).collect()
+    clipped(&redact(text).chars().filter(|c| !c.is_control()).collect::<String>(), 40)
 }

@@ -151,7 +151,7 @@ impl Reply {
         let text = value["error"]
             .as_str()
             .map_or_else(|| String::from_utf8_lossy(&self.body).trim().to_owned(), str::to_owned);
-        let text: String = crate::redact::redact(&text).chars().take(300).collect();
+        let text = crate::units::clipped(&crate::redact::redact(&text), 300);
         format!("{}: {text}", self.status)
     }
 }

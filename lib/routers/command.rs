@@ -223,7 +223,7 @@ impl SideTold {
 fn told(text: &str) -> Result<(Live, Option<WaysTold>), String> {
     let text = text.trim();
     let odd = || {
-        let start: String = redact(text).chars().take(80).collect();
+        let start = units::clipped(&redact(text), 80);
         format!("it printed `{start}`; one share is expected: 5%, 0.05 or {{\"green\": 0.05}}")
     };
     let said = || json!({"said": redact(text)});

@@ -166,7 +166,7 @@ impl Haproxy {
         let command = format!("show map {map}");
         let reply = self.socket.ask(&command)?;
         Steering::of(&reply, &self.blue[0], &self.green[0]).ok_or_else(|| {
-            let said: String = reply.trim().chars().take(200).collect();
+            let said = crate::units::clipped(&crate::redact::redact(reply.trim()), 200);
             Fault::usage(format!("HAProxy has not the lines in the map {map} that a split needs"))
                 .place(self.socket.shown())
                 .cause(format!("it said: {}", if said.is_empty() { "nothing" } else { &said }))

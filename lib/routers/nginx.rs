@@ -423,7 +423,7 @@ fn complaints(output: &str) -> String {
         }
     }
     // Half a secret would no longer be recognised as one: first out, then cut.
-    crate::redact::redact(&found.join("; ")).chars().take(1000).collect()
+    crate::units::clipped(&crate::redact::redact(&found.join("; ")), 1000)
 }
 
 /// The end of a file.

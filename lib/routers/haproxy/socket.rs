@@ -104,7 +104,7 @@ impl Socket {
         for some in commands.chunks(AT_ONCE) {
             let reply = self.exchange(&some.join("; ")).map_err(|e| self.unreachable(doing, &e))?;
             if !reply.trim().is_empty() {
-                let said: String = reply.trim().chars().take(300).collect();
+                let said = crate::units::clipped(&crate::redact::redact(reply.trim()), 300);
                 return Err(Fault::infrastructure(format!("HAProxy refused to {doing}"))
                     .place(self.shown())
                     .cause(said)
@@ -119,7 +119,7 @@ impl Socket {
         let reply = self.ask(command)?;
         let separator = if command.starts_with("show stat") { ',' } else { ' ' };
         parse_table(&reply, separator).ok_or_else(|| {
-            let said: String = reply.trim().chars().take(120).collect();
+            let said = crate::units::clipped(&crate::redact::redact(reply.trim()), 120);
             Fault::infrastructure(format!("HAProxy's answer to `{command}` is not understood"))
                 .place(self.shown())
                 .cause(format!("it said: {}", if said.is_empty() { "nothing" } else { &said }))

@@ -345,6 +345,15 @@ pub(super) fn between_ms(from: Timestamp, to: Timestamp) -> f64 {
     (to.as_nanosecond() - from.as_nanosecond()) as f64 / 1e6
 }
 
+/// What is left of a bake, in words.
+pub(super) fn time_left(ms: i64) -> String {
+    if ms > 0 {
+        format!("{} left", show_duration((ms as f64 / 1e3).ceil()))
+    } else {
+        "its time is over".into()
+    }
+}
+
 /// Where a promotion stands, in words that name no share: for where the router has another one.
 pub(super) fn phase_without_share(state: &State, course: &Course) -> String {
     let of = course.steps.len();

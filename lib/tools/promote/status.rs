@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::machine::State;
 use super::orders::{newest, pretty, print};
-use super::record::{Record, moment, phase, phase_without_share};
+use super::record::{Record, moment, phase, phase_without_share, time_left};
 use super::{say, store, ways_out};
 use crate::evidence::{Outcome, Promotion, name_release};
 use crate::fault::{Exit, Fault};
@@ -177,6 +177,9 @@ pub fn status(job: &Job) -> Result<Exit, Fault> {
     Ok(Exit::Pass)
 }
 
+/// So many of the newest decisions are shown.
+const DECISIONS: usize = 5;
+
 /// The lines, each with how deep it stands.
 fn told(
     job: &Job,
@@ -205,6 +208,10 @@ fn told(
     }
     for stranger in live.map_or(&[][..], |live| &live.strangers) {
         say(format!("on neither side, and it gets users: {stranger}"));
+    }
+    if let State::Baking { step, since_ms } = state {
+        let until_ms = since_ms.saturating_add(course.bake_ms(*step));
+        say(format!("this step's bake: {}", time_left(until_ms - world::now().as_millisecond())));
     }
     if let Some(why) = &promotion.waits_for {
         say(why.clone());
@@ -241,7 +248,11 @@ fn told(
     if store(job)?.asked(Ask::Pause, epoch, record.id.as_deref()).is_some() {
         say(format!("paused: no further step until {}", say::command(job, "resume")));
     }
-    for decision in promotion.decisions.iter().rev().take(5).rev() {
+    let earlier = promotion.decisions.len().saturating_sub(DECISIONS);
+    if earlier > 0 {
+        say(format!("{earlier} earlier, see `promote status --json`; the newest:"));
+    }
+    for decision in &promotion.decisions[earlier..] {
         say(format!("{}  {}: {}", moment(decision.at), decision.who, decision.what));
     }
     Ok(lines)
@@ -265,6 +276,12 @@ fn approvals_left(job: &Job, record: &Record) -> Result<Vec<String>, Fault> {
     Ok(left.collect())
 }
 
+/// Whether it is a commit and nothing else: a job checks it out, and the state that it is from is not signed.
+/// The name of a branch, of a tag or of somebody's pull request would be another one tomorrow.
+fn names_a_commit(text: &str) -> bool {
+    [40, 64].contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
 /// What a job reads that only goes on where there is something to go on with: `due` says so, the
 /// rest names the release as it was begun.
 fn tell_outputs(record: Option<&Record>, watched: Option<&Watched>) -> Result<(), Fault> {
@@ -284,11 +301,27 @@ fn tell_outputs(record: Option<&Record>, watched: Option<&Watched>) -> Result<()
     if let Some(record) = record {
         outputs.push(("epoch", record.promotion.epoch.to_string()));
         outputs.push(("version", record.release.version.clone()));
-        outputs.push(("commit", record.release.commit.clone().unwrap_or_default()));
+        let commit = record.release.commit.as_deref().filter(|commit| names_a_commit(commit));
+        outputs.push(("commit", commit.unwrap_or_default().to_owned()));
     }
     ci::outputs(&outputs).map_err(|e| {
         Fault::infrastructure("the step outputs cannot be written")
             .cause(e)
             .help("look at GITHUB_OUTPUT or TRAPKEY_OUTPUT")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_commit_is_told_to_the_job_that_checks_it_out() {
+        assert!(names_a_commit(&"a1".repeat(20)) && names_a_commit(&"0f".repeat(32)));
+        let wrong = ["", "main", "refs/pull/7/merge", "v1.4.2", "abc1234", "HEAD", "--upload-pack=x", "a\nb"];
+        let long = ["A1".repeat(20), "g1".repeat(20), "a1".repeat(19), "a1".repeat(21), " ".repeat(40)];
+        for wrong in wrong.iter().map(|w| (*w).to_owned()).chain(long) {
+            assert!(!names_a_commit(&wrong), "{wrong:?}");
+        }
+    }
 }

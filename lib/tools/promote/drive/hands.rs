@@ -9,7 +9,7 @@ use super::super::bake::{Bake, Looked, MOST_AT_THE_DOOR, Scene, Watch, count_on,
 use super::super::begin::{self, Says, look_at};
 use super::super::conduct::{Clock, Hands, LeftHook, Live, NotInForce, Theirs, Why, abort_asked, going_back};
 use super::super::machine::{Action, Course, Event, Hook, Look, State};
-use super::super::record::{Clocks, Record, millis, phase};
+use super::super::record::{Clocks, Record, millis, phase, time_left};
 use super::super::samples::{self, Of};
 use super::super::shift::{DATA_PLANE_LAG, Terms, min_up, shift};
 use super::notes::{note, note_rollback};
@@ -21,7 +21,7 @@ use crate::fault::Fault;
 use crate::plan::Undecided;
 use crate::routers::{self, Side, Split};
 use crate::state::{Ask, Asked};
-use crate::units::{Text, show_duration, show_share};
+use crate::units::{Text, ending, show_duration, show_share};
 use crate::world::clock::System;
 use crate::world::left_behind::LeftBehind;
 use crate::world::shell::{Order, Ready};
@@ -478,7 +478,9 @@ impl Hands for Driver<'_> {
             looked.look = Look::Bad;
             sentence = why;
         }
-        self.ticker.set(&format!("{} · {sentence}", phase(&self.record.state, &self.record.course)));
+        let left = time_left(until_ms - now.as_millisecond());
+        let phase = phase(&self.record.state, &self.record.course);
+        self.ticker.set(&format!("{phase}, {left} · {sentence}"));
         let judgements = &mut self.record.promotion.judgements;
         match judgements.last_mut().filter(|j| j.step == step + 1 && j.verdict == looked.judgement.verdict) {
             Some(last) => *last = looked.judgement,
@@ -553,13 +555,13 @@ impl Hands for Driver<'_> {
             }
             Err(e) => (None, Duration::ZERO, format!("it could not be started: {e}"), String::new()),
         };
-        let skip = output.chars().count().saturating_sub(2000);
         self.record.promotion.hooks.push(HookRecord {
             hook: hook.word().into(),
             command,
             exit,
             duration_ms: took.as_secs_f64() * 1e3,
-            output: output.chars().skip(skip).collect(),
+            // Half a secret would no longer be recognised as one: first out, then cut.
+            output: ending(&crate::redact::redact(&output), 2000),
         });
         let ok = exit == Some(0);
         let mark = if ok { Mark::Good } else { Mark::Warn };

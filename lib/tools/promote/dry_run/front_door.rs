@@ -300,8 +300,8 @@ fn is_a_login_page(answer: &Answer) -> bool {
 
 /// What came from outside, as a part of one line.
 fn plain(text: &str) -> String {
-    let text: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
-    redact(&text)
+    let text: String = redact(text).chars().filter(|c| !c.is_control()).collect();
+    crate::units::clipped(&text, 200)
 }
 
 #[cfg(test)]
