@@ -232,6 +232,8 @@ fn watched(check: &Prepared) -> Result<Sight, Trouble> {
 mod tests {
     use super::*;
 
+    use Verdict::{Error, Pass, Skipped};
+
     /// A check that does this.
     struct Does(fn() -> Sight);
 
@@ -280,7 +282,6 @@ mod tests {
                 assert!(finding.name != "last", "it cannot be shown");
             });
             let seen: Vec<_> = findings.iter().map(|f| (f.name.as_str(), f.verdict, f.attempts)).collect();
-            use Verdict::{Error, Pass, Skipped};
             let expected = [
                 ("first", Pass, 1),
                 ("breaks", Error, 1),
