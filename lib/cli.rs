@@ -16,6 +16,7 @@ use clap::builder::{BoolishValueParser, Resettable};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, Args, Command, Parser, ValueEnum};
 
+use crate::caught::{broke, caught};
 use crate::evidence::Body;
 use crate::fault::{Exit, Fault};
 use crate::job::{self, Call, Job, KeyFiles};
@@ -165,6 +166,7 @@ pub fn run_knowing<A: Parser>(
     work: impl FnOnce(A) -> Result<Exit, Fault>,
 ) -> ExitCode {
     signal::listen();
+    crate::caught::say_nothing();
     let mut command = without_empty_variables(A::command());
     let parsed = command
         .try_get_matches_from_mut(std::env::args_os())
@@ -181,7 +183,8 @@ pub fn run_knowing<A: Parser>(
             return ExitCode::from(if error.use_stderr() { Exit::Usage.code() } else { Exit::Pass.code() });
         }
     };
-    let exit = work(arguments).unwrap_or_else(|fault| {
+    let done = caught(|| work(arguments)).unwrap_or_else(|why| Err(broke("this tool", &why)));
+    let exit = done.unwrap_or_else(|fault| {
         Talk::new(false, Color::Auto).error(&fault.to_string());
         fault.exit
     });
@@ -239,14 +242,16 @@ pub fn gate_on<B: Body + Default>(
         return Err(fault);
     }
     let _beats = call.talk.heartbeat(shared.heartbeat.0);
-    let job = match open(call.clone()) {
+    let opened = caught(|| open(call.clone()));
+    let job = match opened.unwrap_or_else(|why| Err(broke(&format!("`{tool}`"), &why))) {
         Ok(job) => job,
         Err(fault) => {
             job::record_fault::<B>(&call, None, &fault);
             return Err(fault);
         }
     };
-    let done = work(&job).inspect_err(|fault| job::record_fault::<B>(&call, Some(&job), fault))?;
+    let done = caught(|| work(&job)).unwrap_or_else(|why| Err(broke(&format!("`{tool}`"), &why)));
+    let done = done.inspect_err(|fault| job::record_fault::<B>(&call, Some(&job), fault))?;
     job.hand_over::<B>()?;
     Ok(done)
 }

@@ -257,7 +257,8 @@ impl Job {
             return Ok(());
         }
         let path = self.evidence().join(B::FILE);
-        let bytes = std::fs::read(&path).map_err(|e| files::unwritable(&path, &e))?;
+        let bytes =
+            files::read_bounded(&path, evidence::MAX_DOCUMENT).map_err(|e| files::unwritable(&path, &e))?;
         world::talk::data(&bytes).map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
     }
 }

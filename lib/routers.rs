@@ -484,7 +484,7 @@ pub fn same_share(a: f64, b: f64) -> bool {
 /// Puts a file of the router's back as it was, where it still is as this job has written it: one that comes late
 /// must not undo what another has written since.
 fn take_back(file: &Path, ours: &str, swap: impl FnOnce() -> Result<(), Fault>) -> Result<(), Fault> {
-    match std::fs::read_to_string(file) {
+    match crate::world::files::read_text(file) {
         Ok(there) if there != ours => Ok(()),
         _ => swap(),
     }

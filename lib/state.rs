@@ -20,6 +20,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::bounds;
 use crate::fault::Fault;
 use crate::world::clock::{Clock, System};
 use crate::world::s3::Access;
@@ -279,7 +280,7 @@ impl Store {
 
     fn read<T: DeserializeOwned>(&self) -> Result<Option<(Saved<T>, Tag)>, Fault> {
         let Some(object) = self.place.get(STATE)? else { return Ok(None) };
-        serde_json::from_slice(&object.bytes).map(|saved| Some((saved, object.tag))).map_err(|e| {
+        bounds::json(&object.bytes, MOST_VALUES).map(|saved| Some((saved, object.tag))).map_err(|e| {
             Fault::infrastructure("the promote state is damaged")
                 .place(format!("{}/{STATE}", self.shown()))
                 .cause(e)
@@ -349,7 +350,7 @@ impl Store {
             why: Some("the request is not readable".into()),
         };
         match self.place.get(ask.object()) {
-            Ok(Some(object)) => Ok(Some(serde_json::from_slice(&object.bytes).unwrap_or(unreadable))),
+            Ok(Some(object)) => Ok(Some(bounds::json(&object.bytes, MOST_VALUES).unwrap_or(unreadable))),
             // In a folder it is there and must not be read: it may be an abort.
             Err(_) if self.place.between_looks().is_zero() => Ok(Some(unreadable)),
             Ok(None) => Ok(None),
@@ -443,7 +444,7 @@ impl Store {
 
     fn read_document<T: DeserializeOwned>(&self, name: &str) -> Result<Option<(T, Tag)>, Fault> {
         let Some(object) = self.place.get(name)? else { return Ok(None) };
-        serde_json::from_slice(&object.bytes).map(|document| Some((document, object.tag))).map_err(|e| {
+        bounds::json(&object.bytes, MOST_VALUES).map(|document| Some((document, object.tag))).map_err(|e| {
             Fault::infrastructure("a document beside the promote state is damaged")
                 .place(format!("{}/{name}", self.shown()))
                 .cause(e)
@@ -459,6 +460,8 @@ impl Store {
 }
 
 const STATE: &str = "state.json";
+/// The most values of an object; a long release has a hundredth of them.
+const MOST_VALUES: usize = 2_000_000;
 
 /// How often a change is tried where others change the same.
 const REVISIONS: usize = 100;

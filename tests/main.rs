@@ -3,6 +3,7 @@
 
 mod support;
 
+mod breaks;
 mod chain;
 mod checks;
 mod ci;
@@ -13,6 +14,7 @@ mod judge_trend;
 mod metrics;
 mod metrics_files;
 mod mistakes;
+mod opened;
 mod promote;
 mod report;
 mod restic;

@@ -89,6 +89,8 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// A configuration dump of thousands of routes is some megabytes.
 const MAX_DUMP: u64 = 64 * 1024 * 1024;
+/// It has no more values: some 10,000 routes have a tenth of them.
+const MOST_VALUES: usize = 2_000_000;
 const TYPE: &str = "RouteConfiguration";
 
 impl Envoy {
@@ -109,7 +111,8 @@ impl Envoy {
         if answer.status != 200 {
             return Err(failed(format!("it answered {}", answer.status)));
         }
-        serde_json::from_slice(&answer.body).map_err(|e| failed(format!("its answer is no JSON: {e}")))
+        crate::bounds::json(&answer.body, MOST_VALUES)
+            .map_err(|e| failed(format!("its answer is no JSON: {e}")))
     }
 
     /// The route configurations of our name that run; Envoy has one for each way it is subscribed to.
@@ -171,7 +174,7 @@ impl Envoy {
                 .cause(cause)
                 .help("it must be there before the first release, as JSON: {\"resources\": [{\"@type\": \"type.googleapis.com/envoy.config.route.v3.RouteConfiguration\", …}]}")
         };
-        let text = std::fs::read_to_string(&self.file).map_err(|e| odd(e.to_string()))?;
+        let text = files::read_text(&self.file).map_err(|e| odd(e.to_string()))?;
         let json = serde_json::from_str(&text).map_err(|e| odd(format!("it is no JSON: {e}")))?;
         Ok((text, json))
     }

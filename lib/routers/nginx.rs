@@ -207,7 +207,7 @@ impl Nginx {
     }
 
     fn text(&self) -> Result<String, Fault> {
-        std::fs::read_to_string(&self.file).map_err(|e| files::unwritable(&self.file, &e))
+        files::read_text(&self.file).map_err(|e| files::unwritable(&self.file, &e))
     }
 
     fn include(&self, text: &str) -> Result<Include, Fault> {
@@ -429,7 +429,7 @@ fn complaints(output: &str) -> String {
 /// The end of a file.
 fn end_of(path: &str) -> std::io::Result<String> {
     use std::io::{Read, Seek, SeekFrom};
-    let mut file = std::fs::File::open(path)?;
+    let mut file = crate::bounds::open(std::path::Path::new(path))?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(END_OF_LOG)))?;
     let mut bytes = Vec::new();

@@ -353,7 +353,7 @@ impl Traefik {
     }
 
     fn file(&self) -> Result<String, Fault> {
-        std::fs::read_to_string(&self.file).map_err(|e| files::unwritable(&self.file, &e))
+        files::read_text(&self.file).map_err(|e| files::unwritable(&self.file, &e))
     }
 
     fn swap(&self, text: &str) -> Result<(), Fault> {
@@ -551,7 +551,7 @@ impl Router for Traefik {
             "put exactly this into it, and let a router use the service `{}`:\n{first}",
             self.settings.service
         );
-        match std::fs::read_to_string(&self.file) {
+        match files::read_text(&self.file) {
             Ok(text) if text.starts_with(OURS) => {}
             Ok(_) => {
                 return Err(Fault::usage("the file is not one that Trapkey may overwrite")
@@ -648,7 +648,7 @@ impl Router for Traefik {
         let (green, running) = loop {
             let (share, running) = self.share()?;
             // A file that has just been swapped is loaded soon; after that, what runs is the truth.
-            let file = std::fs::read_to_string(&self.file).ok().and_then(|text| share_in(&text));
+            let file = files::read_text(&self.file).ok().and_then(|text| share_in(&text));
             if file.is_none_or(|file| same_share(file, share)) || Instant::now() >= until {
                 break (share, running);
             }

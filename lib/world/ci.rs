@@ -1,9 +1,9 @@
 //! The CI system around us: who runs this, where step outputs go, how a line becomes an annotation.
 
-use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use crate::bounds;
 use crate::evidence::Ci;
 use crate::redact::redact;
 use crate::units::listed;
@@ -46,7 +46,7 @@ pub fn actor() -> String {
 /// The name of the user that this process runs as, or its number where it has no name.
 fn user_of_process() -> String {
     let uid = rustix::process::getuid().as_raw().to_string();
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let passwd = super::files::read_text(Path::new("/etc/passwd")).unwrap_or_default();
     let name = passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
@@ -65,7 +65,7 @@ fn output_file() -> Option<PathBuf> {
 /// Line breaks become spaces, so that no value can smuggle in a second output.
 pub fn outputs(pairs: &[(&str, String)]) -> std::io::Result<()> {
     let Some(path) = output_file() else { return Ok(()) };
-    OpenOptions::new().create(true).append(true).open(path)?.write_all(lines(pairs).as_bytes())
+    bounds::open_to_tell(&path)?.write_all(lines(pairs).as_bytes())
 }
 
 fn lines(pairs: &[(&str, String)]) -> String {
@@ -77,7 +77,7 @@ fn lines(pairs: &[(&str, String)]) -> String {
 /// Appends to the step summary of GitHub, where there is one; the limit of 1 MiB is the caller's.
 pub fn summary(markdown: &str) -> std::io::Result<()> {
     let Some(path) = var("GITHUB_STEP_SUMMARY") else { return Ok(()) };
-    OpenOptions::new().create(true).append(true).open(path)?.write_all(redact(markdown).as_bytes())
+    bounds::open_to_tell(Path::new(&path))?.write_all(redact(markdown).as_bytes())
 }
 
 /// How loud an annotation is.

@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
 
 use super::signal;
+use crate::caught::caught;
 use crate::fault::Fault;
 use crate::redact::redact_json;
 
@@ -187,7 +187,7 @@ fn answer_aside<'scope>(
 fn attend(whole: &Whole, limits: Limits, desk: &dyn Desk) {
     let Whole { stream, head, body } = whole;
     // One that breaks must not end those who come after it.
-    let answer = catch_unwind(AssertUnwindSafe(|| desk.answer(head, body)))
+    let answer = caught(|| desk.answer(head, body))
         .unwrap_or_else(|_| Answer::refusal(500, "this broke here; what was asked may be done or not"));
     // Whoever does not listen any more has lost nothing but the answer.
     let told = stream.set_nonblocking(false).and_then(|()| {

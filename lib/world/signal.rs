@@ -62,7 +62,7 @@ pub fn outlast() {
 
 /// Whether this process was started with a signal ignored.
 fn is_ignored(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = super::files::read_text(std::path::Path::new("/proc/self/status")).unwrap_or_default();
     ignores(&status, signal)
 }
 

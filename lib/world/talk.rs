@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
+use crate::caught::caught;
 use crate::redact::redact;
 use crate::units::{show_duration, show_size};
 
@@ -234,8 +235,11 @@ impl Ticker {
                 let (over, wake) = &*done;
                 let mut guard = over.lock().unwrap_or_else(PoisonError::into_inner);
                 while !*guard {
-                    let (files, bytes) = count();
-                    self.step(&step, files, bytes);
+                    // What cannot be shown must not end what is shown.
+                    let _ = caught(|| {
+                        let (files, bytes) = count();
+                        self.step(&step, files, bytes);
+                    });
                     let waited = wake.wait_timeout(guard, LOOK);
                     guard = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }

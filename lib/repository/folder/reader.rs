@@ -1,6 +1,5 @@
 //! Reads a snapshot: every chunk is verified before anybody sees it.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -46,7 +45,7 @@ impl Opened {
                 )
         };
         let mut bytes = Vec::with_capacity(chunk.size as usize);
-        let read = File::open(&path).and_then(|file| {
+        let read = crate::bounds::open(&path).and_then(|file| {
             if self.staging.is_some() {
                 // The proof wants the disk's bytes, not those that the kernel still remembers.
                 let _ = fadvise(&file, 0, None, Advice::DontNeed);

@@ -227,7 +227,7 @@ impl Hooks<'_> {
             files::sync_folder(above).map_err(unwritable)?;
         }
         let path = self.folder.join("lock");
-        let mut lock = File::options().create(true).append(true).open(&path).map_err(unwritable)?;
+        let mut lock = crate::bounds::open_to_add(&path, 0o666).map_err(unwritable)?;
         let started = Instant::now();
         let mut said = false;
         loop {
