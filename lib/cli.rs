@@ -21,12 +21,14 @@ use crate::evidence::Body;
 use crate::fault::{Exit, Fault};
 use crate::job::{self, Call, Job, KeyFiles};
 use crate::signature::{SigningKey, Trust};
+use crate::units::Span;
 use crate::world::shell::SIGN_KEY_PEM;
 use crate::world::talk::{Color, Mark, Progress, Talk};
-use crate::world::{self, signal};
+use crate::world::{self, ci, signal};
 
 /// The flags that all five tools share.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Shared {
     /// The plan
     #[arg(long, global = true, env = "TRAPKEY_PLAN", default_value = "release.yaml", value_name = "FILE")]
@@ -58,6 +60,9 @@ pub struct Shared {
     /// When to colour
     #[arg(long, global = true, env = "TRAPKEY_COLOR", default_value = "auto", value_name = "WHEN")]
     pub color: When,
+    /// How often a log without a terminal hears what goes on, when nothing else was said; 0s: never
+    #[arg(long, global = true, env = "TRAPKEY_HEARTBEAT", default_value = "1m", value_name = "DURATION")]
+    pub heartbeat: Span,
     /// How progress is shown, where a tool has a flag for it.
     #[arg(skip)]
     pub progress: Progress,
@@ -179,13 +184,14 @@ pub fn run_knowing<A: Parser>(
         }
     };
     let done = caught(|| work(arguments)).unwrap_or_else(|why| Err(broke("this tool", &why)));
-    match done {
-        Ok(exit) => ExitCode::from(exit.code()),
-        Err(fault) => {
-            Talk::new(false, Color::Auto).error(&fault.to_string());
-            ExitCode::from(fault.exit.code())
-        }
-    }
+    let exit = done.unwrap_or_else(|fault| {
+        Talk::new(false, Color::Auto).error(&fault.to_string());
+        fault.exit
+    });
+    // For the steps behind it, which know a failed one by no more than that. Where the outputs cannot be
+    // written, whoever wrote the others has said so.
+    let _ = ci::outputs(&[("exit_code", exit.code().to_string())]);
+    ExitCode::from(exit.code())
 }
 
 /// What is told of a command that has another name here.
@@ -235,6 +241,7 @@ pub fn gate_on<B: Body + Default>(
         job::record_fault::<B>(&call, None, &fault);
         return Err(fault);
     }
+    let _beats = call.talk.heartbeat(shared.heartbeat.0);
     let opened = caught(|| open(call.clone()));
     let job = match opened.unwrap_or_else(|why| Err(broke(&format!("`{tool}`"), &why))) {
         Ok(job) => job,
@@ -255,7 +262,9 @@ pub fn aside(
     tool: &'static str,
     work: impl FnOnce(&Job) -> Result<Exit, Fault>,
 ) -> Result<Exit, Fault> {
-    work(&Job::open(shared.call(tool)?)?)
+    let call = shared.call(tool)?;
+    let _beats = call.talk.heartbeat(shared.heartbeat.0);
+    work(&Job::open(call)?)
 }
 
 /// The same without looking at the plan's artifacts.
@@ -274,5 +283,16 @@ pub fn order_on(
     tool: &'static str,
     work: impl FnOnce(&Job) -> Result<Exit, Fault>,
 ) -> Result<Exit, Fault> {
-    work(&open(shared.call(tool)?)?)
+    let call = shared.call(tool)?;
+    let _beats = call.talk.heartbeat(shared.heartbeat.0);
+    work(&open(call)?)
+}
+
+/// The same for what serves until it is ended: its log is silent while nobody calls.
+pub fn serve(
+    shared: &Shared,
+    tool: &'static str,
+    work: impl FnOnce(&Job) -> Result<Exit, Fault>,
+) -> Result<Exit, Fault> {
+    work(&Job::open_without_artifacts(shared.call(tool)?)?)
 }

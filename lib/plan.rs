@@ -523,8 +523,8 @@ pub struct Promote {
     /// 20% when absent: at a weight of 5 %, 4 % to 6 %.
     #[serde(default)]
     pub split_tolerance: Option<Share>,
-    /// Whether the retire hook waits while a reload of the router would send users to the old side again; otherwise
-    /// that is a warning.
+    /// Whether the retire hook waits while a reload of the router would send users to the old side again, or other ways
+    /// of its configuration lead there; otherwise that is a warning.
     #[serde(default)]
     pub retire_needs_durable: bool,
     /// The old side is retired only once it has had so few requests for so long, by the router's counters.
@@ -837,7 +837,7 @@ pub struct Contact {
 mod judging;
 mod kept;
 
-pub use kept::{Kept, Known, Part, Sketch};
+pub use kept::{Kept, Known, Part, Sketch, Unseen};
 
 pub use judging::{
     Aggregate, AnomalySpec, Before, BurnRate, BurnWindow, CompareSpec, JudgeKind, JudgeSpec, LevelSpec,
@@ -904,6 +904,8 @@ pub struct Loaded {
     pub part: Part,
     /// Why `promote` was not read, where it is there and the call could do without.
     pub without_promote: Option<Box<Fault>>,
+    /// What of a way back cannot be seen or run from here.
+    pub unseen: Unseen,
 }
 
 /// The time that one attempt of a check may take.
@@ -934,6 +936,7 @@ impl Loaded {
             variables,
             part: Part::Whole,
             without_promote: None,
+            unseen: Unseen::default(),
         })
     }
 

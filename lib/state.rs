@@ -29,7 +29,7 @@ mod bucket;
 mod folder;
 mod lease;
 
-pub use lease::{Held, Holder, Lease};
+pub use lease::{Held, Holder, Lease, Over, Worker};
 
 /// The state of one environment.
 #[derive(Debug)]
@@ -145,6 +145,13 @@ pub(crate) trait Place: Send + Sync + std::fmt::Debug {
     /// Shows others that the holder of a fencing number lives; nothing when another one does already.
     fn guard(&self, _fence: u64) -> Result<Option<Guard>, Fault> {
         Ok(Some(Guard::none()))
+    }
+    /// Locks an object that is there, where nothing new can be written: a place that takes no writes. Nothing where it
+    /// does, or where that cannot be told.
+    ///
+    /// Errors: another one has locked it (5).
+    fn guard_what_is_there(&self, _name: &str) -> Result<Option<Guard>, Fault> {
+        Ok(None)
     }
     /// Shows that the place keeps its conditions, before the first lease on it is trusted.
     ///

@@ -6,6 +6,7 @@ mod support;
 mod breaks;
 mod chain;
 mod checks;
+mod ci;
 mod demo_files;
 mod house;
 mod judge;

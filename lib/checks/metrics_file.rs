@@ -66,7 +66,8 @@ impl Check for MetricsFile {
         })?;
         let text = String::from_utf8(bytes).map_err(|_| Trouble::broken(format!("{place} is not UTF-8")))?;
         let text = without_bare_words(&text);
-        let counted = if text.len() > MOST_VALUES { bounds::count(text.as_bytes(), MOST_VALUES) } else { Ok(0) };
+        let counted =
+            if text.len() > MOST_VALUES { bounds::count(text.as_bytes(), MOST_VALUES) } else { Ok(0) };
         let metrics = counted
             .and_then(|_| Json::read(text.as_bytes()))
             .map_err(|error| Trouble::broken(format!("{place} is not JSON: {error}")))?;

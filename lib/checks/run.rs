@@ -12,6 +12,7 @@ use super::{Prepared, Sight, Trouble};
 use crate::caught::caught;
 use crate::evidence::{Finding, Verdict};
 use crate::units::show_duration;
+use crate::world::talk::AtWork;
 use crate::world::{self, signal};
 
 /// The longest pause between two attempts.
@@ -126,6 +127,7 @@ fn unlooked(check: &Prepared, verdict: Verdict, message: impl Into<String>) -> F
 
 /// Looks until it passes or the attempts are used up.
 fn look(check: &Prepared) -> Finding {
+    let _at_work = AtWork::on(&check.name);
     let mut finding = begin(check);
     let started = Instant::now();
     let mut attempts: Vec<Value> = Vec::new();
@@ -232,6 +234,8 @@ fn watched(check: &Prepared) -> Result<Sight, Trouble> {
 mod tests {
     use super::*;
 
+    use Verdict::{Error, Pass, Skipped};
+
     /// A check that does this.
     struct Does(fn() -> Sight);
 
@@ -280,7 +284,6 @@ mod tests {
                 assert!(finding.name != "last", "it cannot be shown");
             });
             let seen: Vec<_> = findings.iter().map(|f| (f.name.as_str(), f.verdict, f.attempts)).collect();
-            use Verdict::{Error, Pass, Skipped};
             let expected = [
                 ("first", Pass, 1),
                 ("breaks", Error, 1),

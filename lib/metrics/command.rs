@@ -169,5 +169,5 @@ fn json(text: &str, word: &str) -> Result<Series, Trouble> {
 }
 
 fn cut(line: &str) -> String {
-    redact(line).chars().filter(|c| !c.is_control()).take(60).collect()
+    crate::units::clipped(&redact(line).chars().filter(|c| !c.is_control()).collect::<String>(), 60)
 }

@@ -334,9 +334,7 @@ fn said(answer: &Answer) -> Option<String> {
 /// One line of a text, not too long.
 pub(super) fn short(text: &str) -> String {
     let line: Vec<&str> = text.split_whitespace().collect();
-    let line = redact::redact(&line.join(" "));
-    let cut: String = line.chars().take(MAX_SAID).collect();
-    if cut.len() < line.len() { format!("{cut}…") } else { cut }
+    crate::units::clipped(&redact::redact(&line.join(" ")), MAX_SAID)
 }
 
 /// Labels as people know them: `{job="shop", status="500"}`.

@@ -8,6 +8,7 @@ use super::moment::{self, Finest};
 use super::{Ask, Point, Trouble};
 use crate::bounds;
 use crate::redact::redact;
+use crate::units::{clipped, listed};
 
 /// No text has more values, keys among them: some 400,000 points, in some 200 MiB of memory.
 pub(super) const MAX_VALUES: usize = 2_000_000;
@@ -150,8 +151,8 @@ fn read_csv(bytes: &[u8], names: &Names, word: &str) -> Result<Series, Trouble> 
             (Some(at), None) => Ok(at),
             (Some(_), Some(_)) => Err(Trouble::babble(format!("two columns are called `{name}`"))),
             (None, _) => {
-                let all: Vec<String> = headers.iter().take(20).map(plain_or_dots).collect();
-                Err(Trouble::babble(format!("no column `{name}`; its header row: {}", all.join(", "))))
+                let all: Vec<String> = headers.iter().map(plain_or_dots).collect();
+                Err(Trouble::babble(format!("no column `{name}`; its header row: {}", listed(&all, 20))))
             }
         }
     };
@@ -311,5 +312,5 @@ fn not_json(error: &serde_json::Error) -> Trouble {
 }
 
 fn start_of(text: &str) -> String {
-    redact(text).chars().filter(|c| !c.is_control()).take(40).collect()
+    clipped(&redact(text).chars().filter(|c| !c.is_control()).collect::<String>(), 40)
 }

@@ -19,7 +19,7 @@ use serde_json::Value;
 use self::routes::{Says, TOTAL, field, list, name_of, parts};
 use self::view::Clusters;
 use super::{
-    By, Counters, Kind, Live, Order, Router, Side, SideCount, Split, same_share, take_back, weights,
+    By, Counters, Kind, Live, Order, OtherWay, Router, Side, SideCount, Split, same_share, take_back, weights,
 };
 use crate::fault::Fault;
 use crate::units::show_duration;
@@ -29,6 +29,7 @@ use crate::yaml::Problem;
 
 mod routes;
 mod view;
+mod ways;
 
 pub(super) static KIND: Kind = Kind {
     name: "envoy",
@@ -322,14 +323,26 @@ impl Envoy {
         // Versions that do not know the filter answer with all of them.
         let ours =
             format!("^({}|{})$", regex::escape(&self.settings.blue), regex::escape(&self.settings.green));
-        Clusters::of(&self.ask(&format!("/clusters?format=json&filter={}", encoded(&ours)))?).map_err(
-            |cause| {
-                Fault::infrastructure("Envoy's admin address does not answer as it should")
-                    .place(crate::redact::redact(&self.settings.admin))
-                    .cause(cause)
-                    .help("is this the address under `admin:` of Envoy's configuration?")
-            },
-        )
+        self.clusters_of(&format!("/clusters?format=json&filter={}", encoded(&ours)))
+    }
+
+    fn clusters_of(&self, path: &str) -> Result<Clusters, Fault> {
+        Clusters::of(&self.ask(path)?).map_err(|cause| {
+            Fault::infrastructure("Envoy's admin address does not answer as it should")
+                .place(crate::redact::redact(&self.settings.admin))
+                .cause(cause)
+                .help("is this the address under `admin:` of Envoy's configuration?")
+        })
+    }
+
+    /// Whether it knows the cluster of a side.
+    fn knows(&self, side: Side) -> Result<(), Fault> {
+        if self.clusters()?.has(self.cluster(side)) {
+            return Ok(());
+        }
+        Err(Fault::usage(format!("Envoy has no cluster `{}` for {}", self.cluster(side), side.word()))
+            .place(crate::redact::redact(&self.settings.admin))
+            .help("define it under `clusters`, or name another one in `with`"))
     }
 
     /// Whether a cluster that has no hosts of its own may serve all the same: it leads to others, or finds its
@@ -362,6 +375,26 @@ fn encoded(text: &str) -> String {
 }
 
 impl Router for Envoy {
+    fn identity(&self, old: Side) -> Vec<String> {
+        vec![
+            format!("envoy by {}", self.shown()),
+            format!("its admin address {}", crate::redact::redact(&self.settings.admin)),
+            format!("routes {}", self.settings.routes),
+            format!("old side {}", self.cluster(old)),
+            format!("new side {}", self.cluster(old.other())),
+        ]
+    }
+
+    fn green_is_known(&mut self) -> Result<(), Fault> {
+        self.knows(Side::Green)
+    }
+
+    fn other_ways(&mut self) -> Result<Option<Vec<OtherWay>>, Fault> {
+        let clusters = self.clusters_of("/clusters?format=json")?;
+        let dump = self.ask("/config_dump")?;
+        Ok(Some(self.settings.other_ways(&clusters, &dump)))
+    }
+
     fn check(&mut self) -> Result<(), Fault> {
         let (_, mut file) = self.on_disk()?;
         let unfit = self.resource(&mut file).and_then(|ours| self.settings.unfit(ours, &self.by));
@@ -382,19 +415,7 @@ impl Router for Envoy {
                 .cause(format!("the file says {}, Envoy {}", says.raw, live.raw))
                 .help("was its last change rejected? the reason stands in Envoy's log"));
         }
-        let clusters = self.clusters()?;
-        for side in [Side::Blue, Side::Green] {
-            if !clusters.has(self.cluster(side)) {
-                return Err(Fault::usage(format!(
-                    "Envoy has no cluster `{}` for {}",
-                    self.cluster(side),
-                    side.word()
-                ))
-                .place(crate::redact::redact(&self.settings.admin))
-                .help("define it under `clusters`, or name another one in `with`"));
-            }
-        }
-        Ok(())
+        self.knows(Side::Blue)
     }
 
     fn nearest(&self, green: f64) -> f64 {

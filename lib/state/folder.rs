@@ -225,6 +225,27 @@ impl Place for Folder {
         }
     }
 
+    fn guard_what_is_there(&self, name: &str) -> Result<Option<Guard>, Fault> {
+        let full = [rustix::io::Errno::ROFS, rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT];
+        let probe = self.file(&format!(".trapkey-probe.{:016x}", crate::world::unique()));
+        match OpenOptions::new().write(true).create_new(true).open(&probe) {
+            Err(e) if full.iter().any(|full| e.raw_os_error() == Some(full.raw_os_error())) => {}
+            Err(_) => return Ok(None),
+            Ok(_) => {
+                // One that stays is empty, and looked at by nobody.
+                let _ = fs::remove_file(&probe);
+                return Ok(None);
+            }
+        }
+        let Ok(file) = OpenOptions::new().read(true).open(self.file(name)) else { return Ok(None) };
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Guard::of(file, None))),
+            Err(_) => Err(Fault::refused("another job goes back already, on a disk that takes no writes")
+                .place(self.shown())
+                .help("wait for it, and look at the router")),
+        }
+    }
+
     /// A file of its own is written, locked and removed: in the folder, or where that would be made.
     fn may_write(&self) -> Result<(), Fault> {
         let missing = |folder: &&Path| matches!(folder.symlink_metadata(), Err(e) if e.kind() == io::ErrorKind::NotFound);

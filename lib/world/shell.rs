@@ -437,7 +437,7 @@ impl Ran {
         let text = if stderr.trim().is_empty() { stdout } else { stderr };
         let line = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("").trim();
         // Half a secret would no longer be recognised as one: first out, then cut.
-        crate::redact::redact(line).chars().take(300).collect()
+        crate::units::clipped(&crate::redact::redact(line), 300)
     }
 
     /// How it ended, in words: `exit 3`, `ended after 10 s`, `ended by a signal`.

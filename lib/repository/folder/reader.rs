@@ -10,6 +10,7 @@ use super::{object_path, short};
 use crate::evidence::{hex, sha256_hex};
 use crate::fault::Fault;
 use crate::repository::{Chunk, Content, Manifest, Reader};
+use crate::units::listed;
 
 /// An opened snapshot.
 pub(super) struct Opened {
@@ -34,10 +35,10 @@ impl Opened {
         let staged = self.staging.as_ref().map(|s| s.join(&chunk.sha256)).filter(|p| p.exists());
         let path = staged.unwrap_or_else(|| object_path(&self.at, &chunk.sha256));
         let damaged = |why: String| {
-            let users: Vec<String> = self.users(chunk).take(5).collect();
+            let users: Vec<String> = self.users(chunk).collect();
             Fault::infrastructure(format!("an object of the snapshot {} is damaged", short(&self.id)))
                 .place(path.display().to_string())
-                .cause(format!("{why}; needed by {}", users.join(", ")))
+                .cause(format!("{why}; needed by {}", listed(&users, 5)))
                 .help(
                     "look at the disk; move the object away, and the next `snapshot create` stores it again if \
                      the source still has it",

@@ -37,6 +37,12 @@ impl Driver<'_> {
                 return Some(shut(why, None));
             }
         }
+        if let Some(words) = &self.record.spared {
+            return Some(shut(
+                format!("{next} waits: somebody has given blue less on the router ({words})"),
+                None,
+            ));
+        }
         if let Some(closed) = self.plan.calendar.as_ref().and_then(|c| c.closed(self.clock.now())) {
             return Some(shut(format!("{next} waits: {}", closed.why), closed.opens_at));
         }
