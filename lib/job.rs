@@ -124,6 +124,7 @@ impl Job {
     ///
     /// Errors (2): the environment is not in the plan.
     pub fn of(call: Call, loaded: Loaded) -> Result<Self, Fault> {
+        crate::world::trust::follow(&loaded);
         let known: Vec<String> = loaded.plan.environments.keys().cloned().collect();
         let environment = choose_environment(&known, call.environment.as_deref(), &loaded.reference.path)?;
         let spec = &loaded.plan.release;

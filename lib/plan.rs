@@ -37,6 +37,9 @@ pub struct Plan {
     /// Defaults for every check.
     #[serde(default)]
     pub defaults: Defaults,
+    /// How connections are trusted, by host: `db.corp.example`, `10.0.0.11:8443`, `*.corp.example` or `*`.
+    #[serde(default)]
+    pub connections: BTreeMap<String, Connection>,
     /// The checks before anything moves.
     #[serde(default)]
     pub preflight: Option<Preflight>,
@@ -835,9 +838,11 @@ pub struct Contact {
     pub reach: String,
 }
 
+mod connections;
 mod judging;
 mod kept;
 
+pub use connections::Connection;
 pub use kept::{Kept, Known, Part, Sketch, Unseen};
 
 pub use judging::{
@@ -1010,6 +1015,7 @@ fn check_text(plan: &Plan, root: &Node) -> Result<(), Problem> {
 fn check_whole(plan: &Plan, root: &Node) -> Result<(), Problem> {
     let place_of = |section: &str| root.get(section).map_or(root.place, |n| n.place);
     check_text(plan, root)?;
+    connections::check(plan, root)?;
     for (section, checks) in [
         ("preflight", plan.preflight.as_ref().map(|p| &p.checks)),
         ("verify", plan.verify.as_ref().map(|v| &v.checks)),

@@ -328,6 +328,10 @@ fn prune(
     node.retain(|key, value| {
         SECTIONS.contains(&key) && (key != "defaults" || value.unset(variables).is_none())
     });
+    // Another host's certificate keeps nobody from going back.
+    if let Some(connections) = node.get_mut("connections") {
+        connections.retain(|_, value| value.unset(variables).is_none());
+    }
     if let Some(known) = known {
         if let (Some(service), Some(node)) = (known.service, node.get_mut("service"))
             && node.unset(variables).is_some()
