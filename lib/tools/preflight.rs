@@ -113,8 +113,7 @@ pub fn init(path: &Path, talk: &Talk) -> Result<Exit, Fault> {
 ///
 /// Errors (4): stdout is closed.
 pub fn print(text: &str) -> Result<Exit, Fault> {
-    talk::data(text.as_bytes())
-        .map_err(|error| Fault::infrastructure("stdout cannot be written").cause(error))?;
+    talk::text(text).map_err(|error| Fault::infrastructure("stdout cannot be written").cause(error))?;
     Ok(Exit::Pass)
 }
 
@@ -122,5 +121,7 @@ pub fn print(text: &str) -> Result<Exit, Fault> {
 ///
 /// Errors (4): stdout is closed.
 pub fn print_json(value: &serde_json::Value) -> Result<Exit, Fault> {
-    print(&format!("{value:#}\n"))
+    talk::json(format!("{value:#}\n").as_bytes())
+        .map_err(|error| Fault::infrastructure("stdout cannot be written").cause(error))?;
+    Ok(Exit::Pass)
 }

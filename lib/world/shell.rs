@@ -44,7 +44,7 @@ pub fn gate_if_asked() -> Option<std::process::ExitCode> {
         return Some(NEVER_BEGAN.into());
     }
     let error = Command::new(program).args(arguments).stdin(Stdio::null()).exec();
-    let _ = writeln!(io::stderr(), "it could not be started: {error}");
+    super::talk::note(&format!("it could not be started: {error}"));
     Some(NEVER_BEGAN.into())
 }
 
@@ -129,8 +129,22 @@ pub const SIGN_KEY_PEM: &str = "TRAPKEY_SIGN_KEY_PEM";
 pub const PASSPHRASE: &str = "TRAPKEY_PASSPHRASE";
 /// The variable that holds the passphrase that comes after it.
 pub const NEW_PASSPHRASE: &str = "TRAPKEY_NEW_PASSPHRASE";
-/// What no command inherits: secrets that are nothing for hooks, and the token of `promote listen`.
-pub const KEPT_BACK: [&str; 4] = [SIGN_KEY_PEM, PASSPHRASE, NEW_PASSPHRASE, "TRAPKEY_TOKEN"];
+/// The variables that no command inherits, and all that begin like them (`…_FILE`, `…_COMMAND`): the keys and passphrases of
+/// the tools themselves, the token of `promote listen`, and the values of the plan's variables.
+const KEPT_BACK: [&str; 5] = ["TRAPKEY_SIGN_KEY", PASSPHRASE, NEW_PASSPHRASE, "TRAPKEY_TOKEN", "TRAPKEY_SET"];
+
+/// Takes from a command what no command needs of our environment.
+pub fn keep_back(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let kept = |begin: &&str| {
+            let rest = name.to_str().and_then(|name| name.strip_prefix(*begin));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+        };
+        if KEPT_BACK.iter().any(|begin| kept(&begin)) {
+            command.env_remove(&name);
+        }
+    }
+}
 
 /// How long the output of a command that has ended may still be on its way.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -158,9 +172,7 @@ impl Order {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"));
         };
         let mut command = Command::new(program);
-        for name in KEPT_BACK {
-            command.env_remove(name);
-        }
+        keep_back(&mut command);
         command
             .args(arguments)
             .current_dir(&self.folder)
@@ -414,7 +426,18 @@ impl Ran {
         let text = if stderr.trim().is_empty() { stdout } else { stderr };
         let line = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("").trim();
         // Half a secret would no longer be recognised as one: first out, then cut.
-        crate::redact::redact(line).chars().take(300).collect()
+        let text = if self.cut { crate::redact::redact_cut(line) } else { crate::redact::redact(line) };
+        text.chars().take(300).collect()
+    }
+
+    /// All that it said and that was kept, secrets left out.
+    pub fn all_words(&self) -> String {
+        let mut said = String::new();
+        for (bytes, cut) in [(&self.stdout, self.cut), (&self.stderr, false)] {
+            let text = String::from_utf8_lossy(bytes);
+            said.push_str(&if cut { crate::redact::redact_cut(&text) } else { crate::redact::redact(&text) });
+        }
+        said
     }
 
     /// How it ended, in words: `exit 3`, `ended after 10 s`, `ended by a signal`.
