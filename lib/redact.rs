@@ -261,9 +261,8 @@ fn each_shape(text: &str, found: &mut dyn FnMut(Range<usize>, Sure)) {
     if let Some(pattern) = &*PARAMETER {
         for captures in pattern.captures_iter(text) {
             let name = &captures["name"];
-            if names::holds_a_secret(name)
-                || matches!(name.to_ascii_lowercase().as_str(), "sig" | "signature")
-            {
+            let small = name.to_ascii_lowercase();
+            if names::holds_a_secret(name) || names::holds_a_secret(&small) || small == "sig" {
                 found(secret(&captures), Sure::Yes);
             }
         }
@@ -275,10 +274,7 @@ fn each_shape(text: &str, found: &mut dyn FnMut(Range<usize>, Sure)) {
             let apart = !captures["gap"].is_empty() || !captures["more"].is_empty();
             let password = name.to_ascii_lowercase().ends_with("password");
             // Words of prose, and what only names the value.
-            let generic = matches!(
-                name.to_ascii_lowercase().as_str(),
-                "key" | "keys" | "pin" | "auth" | "pass" | "private"
-            );
+            let generic = is_generic(name);
             let named = value.starts_with(['$', '…', '{', '<', '%', '(', '=', '>']);
             if names::holds_a_secret(name) && !generic && !named && (password || !apart) && !is_switch(value)
             {
@@ -369,14 +365,42 @@ fn inside_json(text: &str) -> Vec<String> {
     found
 }
 
-/// Remembers what is secret in the environment of this process. The path of a file that is there is none.
+/// The largest file whose content is taken for a secret, in bytes.
+const MAX_FILE: u64 = 64 * 1024;
+
+/// Remembers what is secret in the environment of this process. Where a variable has the path of a file, as GitLab and Docker
+/// hand secrets over, the secret is what stands in it.
 pub fn learn_environment() {
     for (name, value) in std::env::vars_os() {
         let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
-        if !names_a_secret(name) || !std::path::Path::new(value).exists() {
+        let of_a_file = names::is_the_file_of_a_secret(name);
+        if (names_a_secret(name) || of_a_file)
+            && let Ok(found) = std::fs::metadata(value)
+        {
+            // Neither a pipe, which would wait, nor what is too large to be one.
+            if found.is_file() && found.len() <= MAX_FILE {
+                learn(&std::fs::read_to_string(value).unwrap_or_default());
+            }
+        } else {
             learn_variable(name, value);
         }
     }
+}
+
+/// Remembers a text that stands in a plan itself under a key such as `password`.
+pub fn learn_literal(key: &str, text: &str) {
+    if names::holds_a_secret(key)
+        && !is_generic(key)
+        && !key.eq_ignore_ascii_case("cookie")
+        && !is_switch(text)
+    {
+        learn(text);
+    }
+}
+
+/// Words that are names of other things as well.
+fn is_generic(name: &str) -> bool {
+    matches!(name.to_ascii_lowercase().as_str(), "key" | "keys" | "pin" | "auth" | "pass" | "private")
 }
 
 /// Remembers what is secret in the variable `name`: all of it when its name says so or the plan does, otherwise what is
@@ -484,16 +508,16 @@ pub fn redact(text: &str) -> String {
 /// The same of a text that was cut off at its end: half a secret is no longer known as one, so the last word goes, and
 /// whatever could be the beginning of one.
 pub fn redact_cut(text: &str) -> String {
-    let word = text.trim_end_matches(|c: char| !c.is_whitespace());
-    // Without a blank nobody knows where a word begins.
-    let mut end = word.len();
     let known = Arc::clone(&KNOWN.read().unwrap_or_else(PoisonError::into_inner));
+    let whole = known.redact(text);
+    // Without a blank nobody knows where a word begins.
+    let mut kept = whole.trim_end_matches(|c: char| !c.is_whitespace());
     for (value, _) in known.values.iter().filter(|(value, _)| value.contains(char::is_whitespace)) {
-        let longest = value.char_indices().map(|(at, _)| at).filter(|at| *at > 0).rev();
-        let begun = longest.map(|at| &value[..at]).find(|beginning| text.ends_with(beginning));
-        end = end.min(begun.map_or(end, |beginning| text.len() - beginning.len()));
+        let beginnings = value.char_indices().map(|(at, _)| &value[..at]).skip(1);
+        let begun = beginnings.filter(|beginning| kept.ends_with(beginning)).last();
+        kept = begun.map_or(kept, |begun| &kept[..kept.len() - begun.len()]);
     }
-    known.redact(&text[..end])
+    kept.to_owned()
 }
 
 #[cfg(test)]

@@ -123,15 +123,12 @@ fn fit_word(word: &str, is_code: bool, no_option: bool, variables: &dyn Variable
     let code = is_code || literal.contains(|c: char| c.is_whitespace() || CODE.contains(c));
     for (name, default) in named {
         let value = variables.get(name).filter(|value| default.is_none() || !value.is_empty());
-        if redact::names_a_secret(name) && value.as_ref().is_some_and(|value| redact::is_secret(name, value))
-        {
+        let filled = value.as_deref().or(default).unwrap_or_default();
+        if !filled.is_empty() && redact::is_secret(name, filled) {
             return Err(secret());
         }
         // A default stands in the plan itself.
         let Some(value) = value else { continue };
-        if redact::is_secret(name, &value) {
-            return Err(secret());
-        }
         if code && !is_plain(&value) {
             return Err(Unfit::new(
                 format!("the value of `{name}` would become code in `{}`", redact::redact(word)),
@@ -262,6 +259,21 @@ pub(super) fn learn_marked(root: &Node, variables: &dyn Variables) {
     for name in names {
         if let Some(value) = variables.get(&name) {
             redact::learn_variable(&name, &value);
+        }
+    }
+    learn_literals(root, "", false);
+}
+
+/// Secrets that stand in the plan itself, in the settings of kinds.
+fn learn_literals(node: &Node, key: &str, inside: bool) {
+    match &node.value {
+        yaml::Value::Scalar { text, .. } if inside && yaml::variables_in(text).is_empty() => {
+            redact::learn_literal(key, text);
+        }
+        yaml::Value::Scalar { .. } => {}
+        yaml::Value::Sequence(items) => items.iter().for_each(|item| learn_literals(item, key, inside)),
+        yaml::Value::Mapping(_) => {
+            node.entries().for_each(|(key, _, value)| learn_literals(value, key, inside || key == "with"));
         }
     }
 }

@@ -62,6 +62,7 @@ const ENDINGS: &[&str] = &[
     "MASTERKEY",
     "DEPLOYKEY",
     "ENCRYPTIONKEY",
+    "PASSKEY",
     "COOKIE",
 ];
 /// Words that end so and mean something else.
@@ -182,6 +183,14 @@ pub(super) fn holds_a_secret(name: &str) -> bool {
         return words.iter().any(strong);
     }
     words.iter().any(|word| secret(word)) || (0..words.len()).any(key)
+}
+
+/// Whether a variable of that name has the path of a file with a secret in it: `PASSWORD_FILE`, `TOKEN_PATH`.
+pub(super) fn is_the_file_of_a_secret(name: &str) -> bool {
+    let head = name
+        .rsplit_once('_')
+        .filter(|(_, last)| matches!(last.to_ascii_uppercase().as_str(), "FILE" | "PATH"));
+    head.is_some_and(|(head, _)| holds_a_secret(head))
 }
 
 /// A name's words in capitals: parted by what is no letter or digit, and where a capital follows a small letter.

@@ -58,6 +58,7 @@ const FIXED: &[&str] = &[
     "verdict",
     "version",
     "wait",
+    "window_from",
 ];
 /// Keys below which nothing is free text: the release, the plan's digest, signatures, and what a promotion goes by when
 /// another job takes it up.

@@ -464,3 +464,13 @@ fn only_free_text_of_a_document_is_redacted() {
     });
     assert_eq!(shown, expected);
 }
+
+#[test]
+fn what_a_file_holds_that_a_variable_names_is_a_secret() {
+    for name in ["PASSWORD_FILE", "MYSQL_ROOT_PASSWORD_FILE", "TOKEN_PATH", "key_file"] {
+        assert!(names::is_the_file_of_a_secret(name), "{name}");
+    }
+    for name in ["PATH", "FILE", "CONFIG_FILE", "GITHUB_PATH", "LOG_PATH"] {
+        assert!(!names::is_the_file_of_a_secret(name), "{name}");
+    }
+}

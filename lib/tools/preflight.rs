@@ -113,7 +113,7 @@ pub fn init(path: &Path, talk: &Talk) -> Result<Exit, Fault> {
 ///
 /// Errors (4): stdout is closed.
 pub fn print(text: &str) -> Result<Exit, Fault> {
-    talk::text(text).map_err(|error| Fault::infrastructure("stdout cannot be written").cause(error))?;
+    talk::own(text).map_err(|error| Fault::infrastructure("stdout cannot be written").cause(error))?;
     Ok(Exit::Pass)
 }
 

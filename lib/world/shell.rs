@@ -423,10 +423,12 @@ impl Ran {
     pub fn last_words(&self) -> String {
         let stderr = String::from_utf8_lossy(&self.stderr);
         let stdout = String::from_utf8_lossy(&self.stdout);
-        let text = if stderr.trim().is_empty() { stdout } else { stderr };
+        let by_stdout = stderr.trim().is_empty();
+        let text = if by_stdout { stdout } else { stderr };
         let line = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("").trim();
         // Half a secret would no longer be recognised as one: first out, then cut.
-        let text = if self.cut { crate::redact::redact_cut(line) } else { crate::redact::redact(line) };
+        let text =
+            if self.cut && by_stdout { crate::redact::redact_cut(line) } else { crate::redact::redact(line) };
         text.chars().take(300).collect()
     }
 

@@ -267,6 +267,13 @@ pub fn note(text: &str) {
     say(&harmless(&redact(text)));
 }
 
+/// Lets a panic say what happened by the same door: its words may be those of others.
+pub fn say_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        note(&format!("error: this is a fault of the program itself: {panic}"))
+    }));
+}
+
 /// Whether what is printed is read by a person at once.
 pub fn stdout_is_a_terminal() -> bool {
     std::io::stdout().is_terminal()
@@ -281,8 +288,15 @@ pub(super) fn command(line: &str) {
 ///
 /// Errors: stdout is closed or full.
 pub fn text(text: &str) -> std::io::Result<()> {
+    own(&redact(text))
+}
+
+/// Writes text of our own to stdout, with nothing of others in it that could be a secret: examples stay as they are.
+///
+/// Errors: stdout is closed or full.
+pub fn own(text: &str) -> std::io::Result<()> {
     let ends = if text.ends_with('\n') { "\n" } else { "" };
-    let lines: Vec<String> = redact(text).lines().map(harmless_line).collect();
+    let lines: Vec<String> = text.lines().map(harmless_line).collect();
     raw(format!("{}{ends}", lines.join("\n")).as_bytes())
 }
 

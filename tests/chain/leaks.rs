@@ -26,8 +26,12 @@ const WAYS: &[(&str, &str, &str)] = &[
         "{\"private_key\": \"-----BEGIN X-----\\nTGl6YXJkTGl6YXJk77\\n-----END X-----\\n\"}",
         "TGl6YXJkTGl6YXJk77",
     ),
+    ("CI_DEPLOY_TOKEN", FROM_A_FILE, FROM_A_FILE),
     ("TRAPKEY_PASSPHRASE", "m4nta ray of the store", "m4nta ray of the store"),
 ];
+
+/// A secret that the variable has the path of, as GitLab hands files over.
+const FROM_A_FILE: &str = "b0ngo from a file";
 
 type Form = (&'static str, fn(&str) -> String);
 
@@ -135,8 +139,12 @@ fn no_secret_in_any_form_goes_out_anywhere_and_nobody_speaks_to_the_runner() {
         .unwrap();
     assert!(made.status.success());
     let pem = std::fs::read_to_string(&key).unwrap();
+    let file = keys.path().join("token");
+    std::fs::write(&file, format!("{FROM_A_FILE}\n")).unwrap();
+    let value =
+        |value: &str| if value == FROM_A_FILE { file.display().to_string() } else { value.to_owned() };
     chain.environment.retain(|(name, _)| *name != "TRAPKEY_PASSPHRASE");
-    chain.environment.extend(WAYS.iter().map(|(name, value, _)| (*name, (*value).to_owned())));
+    chain.environment.extend(WAYS.iter().map(|(name, given, _)| (*name, value(given))));
     chain.environment.extend([
         ("TRAPKEY_SIGN_KEY_PEM", pem.clone()),
         ("GITHUB_ACTIONS", "true".to_owned()),
@@ -191,7 +199,7 @@ fn no_secret_in_any_form_goes_out_anywhere_and_nobody_speaks_to_the_runner() {
     // What was said did arrive, and the outputs are there.
     for (file, word) in [
         ("evidence/preflight.json", "***"),
-        ("evidence/promote.json", "plain: ***"),
+        ("evidence/promote.json", "***"),
         ("github-output", "verdict=pass"),
     ] {
         assert!(std::fs::read_to_string(chain.path(file)).unwrap().contains(word), "{file}");
@@ -275,7 +283,7 @@ fn a_secret_among_arguments_and_a_value_that_would_be_code_are_refused_before_an
     let promote = |hook: &str| {
         format!(
             "{base}promote: {{router: {{kind: haproxy, target: x, with: {{backend: b, blue: b, green: g}}}}, sides: {{blue: {{url: 'http://b'}}, \
-                 green: {{url: 'http://g'}}}}, hooks: {{{hook}}}, steps: [{{weight: 100%}}]}}\n"
+                 green: {{url: 'http://g'}}}}, strategy: blue_green, hooks: {{{hook}}}, steps: [{{weight: 100%}}]}}\n"
         )
     };
     let snapshot = |source: &str| format!("{base}snapshot: {{store: s, {source}}}\n");
