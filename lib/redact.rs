@@ -55,6 +55,11 @@ static SETTING: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(r#"(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)(?P<gap>\s*)=(?P<more>\s*)(?P<secret>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s&;,'"`]+)"#).ok()
 });
 
+/// `name: value`, as a plan is written.
+static ENTRY: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(r#"["']?(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)["']?\s*:\s+(?P<secret>'[^']*'|"(?:[^"\\]|\\.)*"|[^\s,}\]#]+)"#).ok()
+});
+
 /// What authorizes in a header.
 static SCHEME: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(r"(?i)\b(?P<scheme>bearer|basic|token)\s+(?P<secret>[A-Za-z0-9._~+/=-]{8,})").ok()
@@ -372,7 +377,9 @@ const MAX_FILE: u64 = 64 * 1024;
 /// hand secrets over, the secret is what stands in it.
 pub fn learn_environment() {
     for (name, value) in std::env::vars_os() {
-        let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
+        let Some(name) = name.to_str() else { continue };
+        // What is no text is read in the same way where it is printed.
+        let value: &str = &value.to_string_lossy();
         let of_a_file = names::is_the_file_of_a_secret(name);
         if (names_a_secret(name) || of_a_file)
             && let Ok(found) = std::fs::metadata(value)
@@ -440,6 +447,34 @@ fn learn_part(text: &str) {
     }
     learn(text);
     learn(&decoded(text));
+}
+
+/// A line of a plan, for an error that shows it: what stands in it under a key such as `password` is hidden as well. Returns
+/// the column, from 1, where the one that was given stands then.
+pub fn source_line(line: &str, column: usize) -> (String, usize) {
+    let mut ranges = shapes(line);
+    ranges.extend(Arc::clone(&KNOWN.read().unwrap_or_else(PoisonError::into_inner)).forms(line));
+    if let Some(pattern) = &*ENTRY {
+        for captures in pattern.captures_iter(line) {
+            let (name, value) = (&captures["name"], &captures["secret"]);
+            let named =
+                value.trim_start_matches(['"', '\'']).starts_with(['$', '[', '{', '&', '*', '!', '|', '>']);
+            if names::holds_a_secret(name) && !is_generic(name) && !named && !is_switch(value) {
+                ranges.push(captures.name("secret").map_or(0..0, |m| m.range()));
+            }
+        }
+    }
+    let at = line.char_indices().nth(column.saturating_sub(1)).map_or(line.len(), |(at, _)| at);
+    // Where the column is inside of what is hidden, the beginning of that is meant.
+    let at = ranges
+        .iter()
+        .filter(|range| range.start < at && at < range.end)
+        .map(|range| range.start)
+        .min()
+        .unwrap_or(at);
+    let before = hide(&line[..at], ranges.iter().filter(|range| range.end <= at).cloned().collect());
+    let after = ranges.iter().filter(|range| range.start >= at).map(|range| range.start - at..range.end - at);
+    (format!("{before}{}", hide(&line[at..], after.collect())), before.chars().count() + 1)
 }
 
 /// Remembers that the plan calls these variables secret.

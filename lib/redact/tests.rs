@@ -474,3 +474,18 @@ fn what_a_file_holds_that_a_variable_names_is_a_secret() {
         assert!(!names::is_the_file_of_a_secret(name), "{name}");
     }
 }
+
+#[test]
+fn a_line_of_a_plan_hides_its_secrets_before_it_is_cut_and_keeps_its_caret() {
+    for (line, column, shown, at) in [
+        ("  with: {password: hunter2-x, port: 1}", 34, "  with: {password: ***, port: 1}", 28),
+        ("  token: 'a b'", 3, "  token: ***", 3),
+        ("  token: ${X}", 10, "  token: ${X}", 10),
+        ("  password: hunter2", 15, "  password: ***", 13),
+        ("  target: postgres://u:pw-1@h/d x: y", 34, "  target: postgres://u:***@h/d x: y", 33),
+        ("  key: id, secret: [A_NAME], token: true", 8, "  key: id, secret: [A_NAME], token: true", 8),
+        ("\u{e9}: x", 99, "\u{e9}: x", 5),
+    ] {
+        assert_eq!(source_line(line, column), (shown.to_owned(), at), "{line}");
+    }
+}
