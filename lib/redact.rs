@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock, OnceLock, PoisonError, RwLock};
 
-use aho_corasick::AhoCorasick;
+use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind};
 use regex::{Captures, Regex};
 
 mod forms;
@@ -57,7 +57,7 @@ static SETTING: LazyLock<Option<Regex>> = LazyLock::new(|| {
 
 /// `name: value`, as a plan is written.
 static ENTRY: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(r#"["']?(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)["']?\s*:\s+(?P<secret>'[^']*'|"(?:[^"\\]|\\.)*"|[^\s,}\]#]+)"#).ok()
+    Regex::new(r#"["']?(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)["']?\s*:\s+(?P<secret>'[^']*'|"(?:[^"\\]|\\.)*"|[^\s,}\]\[{#][^\s,}\]#]*)"#).ok()
 });
 
 /// What authorizes in a header.
@@ -127,7 +127,9 @@ impl Known {
     }
 
     fn search(&self) -> Option<&AhoCorasick> {
-        let build = || AhoCorasick::new(self.values.iter().map(|(value, _)| value)).ok();
+        let beginnings = self.values.iter().map(|(value, _)| beginning(value));
+        let build =
+            || AhoCorasickBuilder::new().kind(Some(AhoCorasickKind::ContiguousNFA)).build(beginnings).ok();
         self.search.get_or_init(build).as_ref()
     }
 
@@ -138,9 +140,13 @@ impl Known {
         }
         let Some(search) = self.search() else { return };
         for place in search.find_overlapping_iter(text) {
-            let (_, care) = &self.values[place.pattern().as_usize()];
-            if care.counts(text, &place.range()) {
-                found(place.range());
+            let (value, care) = &self.values[place.pattern().as_usize()];
+            // As much of a long one as stands there: it may have been cut off.
+            let more = value.bytes().zip(text[place.start()..].bytes()).take_while(|(a, b)| a == b).count();
+            let end = (place.start()..=place.start() + more).rev().find(|end| text.is_char_boundary(*end));
+            let range = place.start()..end.unwrap_or(place.end()).max(place.end());
+            if care.counts(text, &range) {
+                found(range);
             }
         }
     }
@@ -197,6 +203,13 @@ impl Known {
         ranges.extend(shapes(text));
         hide(text, ranges)
     }
+}
+
+/// What is looked for of a secret: of one that is a whole file its beginning, for it may be very long.
+fn beginning(value: &str) -> &str {
+    const ENOUGH: usize = 512;
+    let end = (0..=ENOUGH.min(value.len())).rev().find(|end| value.is_char_boundary(*end));
+    &value[..end.unwrap_or(0)]
 }
 
 /// The text with `***` in the place of these parts.

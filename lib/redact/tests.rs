@@ -489,3 +489,14 @@ fn a_line_of_a_plan_hides_its_secrets_before_it_is_cut_and_keeps_its_caret() {
         assert_eq!(source_line(line, column), (shown.to_owned(), at), "{line}");
     }
 }
+
+#[test]
+fn a_very_long_secret_is_hidden_as_far_as_it_stands_there() {
+    for secret in ["a".repeat(200_000), "\u{e9}long-".repeat(20_000), format!("x\n{}", "y".repeat(60_000))] {
+        let known = known(&[&secret]);
+        for part in [secret.len(), 5_000, 1_001] {
+            let part = (0..=part).rev().find(|at| secret.is_char_boundary(*at)).unwrap();
+            assert_eq!(known.redact(&format!("it is {}.", &secret[..part])), "it is ***.", "{part}");
+        }
+    }
+}
