@@ -139,14 +139,23 @@ impl Known {
             return;
         }
         let Some(search) = self.search() else { return };
+        let mut hidden = 0..0;
         for place in search.find_overlapping_iter(text) {
             let (value, care) = &self.values[place.pattern().as_usize()];
-            // As much of a long one as stands there: it may have been cut off.
-            let more = value.bytes().zip(text[place.start()..].bytes()).take_while(|(a, b)| a == b).count();
-            let end = (place.start()..=place.start() + more).rev().find(|end| text.is_char_boundary(*end));
-            let range = place.start()..end.unwrap_or(place.end()).max(place.end());
+            let mut range = place.range();
+            if hidden.start <= range.start && range.end <= hidden.end {
+                continue;
+            }
+            if value.len() > range.len() {
+                // As much of a long one as stands there: it may have been cut off.
+                let rest = value.as_bytes()[range.len()..].iter().zip(&text.as_bytes()[range.end..]);
+                let end = range.end + rest.take_while(|(a, b)| a == b).count();
+                range.end =
+                    (range.end..=end).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(range.end);
+            }
             if care.counts(text, &range) {
-                found(range);
+                found(range.clone());
+                hidden = range;
             }
         }
     }
