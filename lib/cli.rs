@@ -160,7 +160,6 @@ pub fn run_knowing<A: Parser>(
     work: impl FnOnce(A) -> Result<Exit, Fault>,
 ) -> ExitCode {
     signal::listen();
-    talk::say_panics();
     let mut command = without_empty_variables(A::command());
     let parsed = command
         .try_get_matches_from_mut(std::env::args_os())
