@@ -67,9 +67,9 @@ fn every_line_goes_out_by_the_door() {
     let mut files = Vec::new();
     sources(&root.join("lib"), &mut files);
     sources(&root.join("bins"), &mut files);
-    let door = root.join("lib/world/talk.rs");
+    let door = root.join("lib/world/talk");
     let mut wrong = Vec::new();
-    for file in files.iter().filter(|file| **file != door) {
+    for file in files.iter().filter(|file| !file.with_extension("").starts_with(&door)) {
         let text = std::fs::read_to_string(file).unwrap();
         let code = text.split("#[cfg(test)]").next().unwrap();
         for way in ["eprint!", "eprintln!", "println!", "print!(", "dbg!", "stderr()", "stdout()", ".print()"]

@@ -267,13 +267,6 @@ pub fn note(text: &str) {
     say(&harmless(&redact(text)));
 }
 
-/// Lets a panic say what happened by the same door: its words may be those of others.
-pub fn say_panics() {
-    std::panic::set_hook(Box::new(|panic| {
-        note(&format!("error: this is a fault of the program itself: {panic}"))
-    }));
-}
-
 /// Whether what is printed is read by a person at once.
 pub fn stdout_is_a_terminal() -> bool {
     std::io::stdout().is_terminal()
