@@ -234,8 +234,8 @@ fn fit_names(node: &Node, key: &str, variables: &dyn Variables) -> Result<(), Pr
         yaml::Value::Sequence(items) => items.iter().try_for_each(|item| fit_names(item, key, variables)),
         yaml::Value::Mapping(_) => node
             .entries()
-            // Settings of kinds have keys of their own.
-            .filter(|(key, ..)| *key != "with")
+            // Settings of kinds, and what they observe, have keys of their own.
+            .filter(|(key, ..)| !matches!(*key, "with" | "expect"))
             .try_for_each(|(key, _, value)| fit_names(value, key, variables)),
     }
 }
