@@ -72,7 +72,7 @@ enum Command {
     Abort(Why),
     /// Go back, whichever way that is now: `abort` while a promotion is under way, `undo` after it
     Rollback(Why),
-    /// Close it as it stands: everything to green, whatever became of blue
+    /// Close it as it stands: everything to green, where blue is gone; refused while green is not well
     Accept {
         /// Why; goes on record
         #[arg(long, visible_alias = "why", value_name = "TEXT")]
@@ -268,6 +268,6 @@ fn main() -> ExitCode {
                 flags::eval(job, &name, user.as_deref(), &group, exit_code)
             }
         }),
-        Command::Listen { on } => cli::order(&shared, TOOL, |job| promote::listen(job, on)),
+        Command::Listen { on } => cli::serve(&shared, TOOL, |job| promote::listen(job, on)),
     })
 }

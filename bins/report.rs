@@ -15,13 +15,14 @@ use trapkey::tools::report;
 #[derive(Parser)]
 #[command(name = "report", version, max_term_width = 100)]
 struct Arguments {
-    #[command(flatten)]
-    shared: Shared,
     #[command(subcommand)]
     command: Option<Command>,
     /// A folder whose files replace the templates of the same name
     #[arg(long, env = "TRAPKEY_TEMPLATES", value_name = "FOLDER")]
     templates: Option<PathBuf>,
+    // The last one: its heading is for its own options alone.
+    #[command(flatten)]
+    shared: Shared,
 }
 
 #[derive(Subcommand)]

@@ -182,6 +182,7 @@ impl Store {
             Some(store) => {
                 // Without a plan nobody has looked for secrets in the environment yet.
                 trapkey::redact::learn_environment();
+                let _beats = shared.talk().heartbeat(shared.heartbeat.0);
                 work(&Place::new(store, Path::new(".")), None)
             }
             None => cli::order(shared, "snapshot", |job| work(&Place::of(job)?, Some(job))),

@@ -132,6 +132,7 @@ pub trait Check: Send + Sync {
 pub struct Sight {
     seen: Vec<(String, Observed)>,
     hidden: Vec<&'static str>,
+    cut: Vec<String>,
     note: Option<String>,
     details: Map<String, Value>,
 }
@@ -155,6 +156,15 @@ impl Sight {
     #[must_use]
     pub fn number(self, name: impl Into<String>, number: f64, unit: Unit) -> Self {
         self.saw(name, Observed::Number(number, unit))
+    }
+
+    /// Adds the beginning of a text whose rest is not known: what it has it has, and what it has not nobody
+    /// knows.
+    #[must_use]
+    pub fn saw_beginning(mut self, name: impl Into<String>, text: impl Into<String>) -> Self {
+        let name = name.into();
+        self.cut.push(name.clone());
+        self.saw(name, Observed::Text(text.into()))
     }
 
     /// Adds an observation that may be compared but never shown.

@@ -16,16 +16,19 @@ use clap::builder::{BoolishValueParser, Resettable};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, Args, Command, Parser, ValueEnum};
 
+use crate::caught::{broke, caught};
 use crate::evidence::Body;
 use crate::fault::{Exit, Fault};
 use crate::job::{self, Call, Job, KeyFiles};
 use crate::signature::{SigningKey, Trust};
+use crate::units::Span;
 use crate::world::shell::SIGN_KEY_PEM;
 use crate::world::talk::{self, Color, Mark, Progress, Talk};
-use crate::world::{self, signal};
+use crate::world::{self, ci, signal};
 
 /// The flags that all five tools share.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Shared {
     /// The plan
     #[arg(long, global = true, env = "TRAPKEY_PLAN", default_value = "release.yaml", value_name = "FILE")]
@@ -57,6 +60,9 @@ pub struct Shared {
     /// When to colour
     #[arg(long, global = true, env = "TRAPKEY_COLOR", default_value = "auto", value_name = "WHEN")]
     pub color: When,
+    /// How often a log without a terminal hears what goes on, when nothing else was said; 0s: never
+    #[arg(long, global = true, env = "TRAPKEY_HEARTBEAT", default_value = "1m", value_name = "DURATION")]
+    pub heartbeat: Span,
     /// How progress is shown, where a tool has a flag for it.
     #[arg(skip)]
     pub progress: Progress,
@@ -160,6 +166,7 @@ pub fn run_knowing<A: Parser>(
     work: impl FnOnce(A) -> Result<Exit, Fault>,
 ) -> ExitCode {
     signal::listen();
+    crate::caught::say_nothing();
     let mut command = without_empty_variables(A::command());
     let parsed = command
         .try_get_matches_from_mut(std::env::args_os())
@@ -174,13 +181,15 @@ pub fn run_knowing<A: Parser>(
             return told(&error);
         }
     };
-    match work(arguments) {
-        Ok(exit) => ExitCode::from(exit.code()),
-        Err(fault) => {
-            Talk::new(false, Color::Auto).error(&fault.to_string());
-            ExitCode::from(fault.exit.code())
-        }
-    }
+    let done = caught(|| work(arguments)).unwrap_or_else(|why| Err(broke("this tool", &why)));
+    let exit = done.unwrap_or_else(|fault| {
+        Talk::new(false, Color::Auto).error(&fault.to_string());
+        fault.exit
+    });
+    // For the steps behind it, which know a failed one by no more than that. Where the outputs cannot be
+    // written, whoever wrote the others has said so.
+    let _ = ci::outputs(&[("exit_code", exit.code().to_string())]);
+    ExitCode::from(exit.code())
 }
 
 /// Says what came of arguments that are none: help and version are data on stdout, everything else is a wrong flag.
@@ -247,14 +256,17 @@ pub fn gate_on<B: Body + Default>(
         job::record_fault::<B>(&call, None, &fault);
         return Err(fault);
     }
-    let job = match open(call.clone()) {
+    let _beats = call.talk.heartbeat(shared.heartbeat.0);
+    let opened = caught(|| open(call.clone()));
+    let job = match opened.unwrap_or_else(|why| Err(broke(&format!("`{tool}`"), &why))) {
         Ok(job) => job,
         Err(fault) => {
             job::record_fault::<B>(&call, None, &fault);
             return Err(fault);
         }
     };
-    let done = work(&job).inspect_err(|fault| job::record_fault::<B>(&call, Some(&job), fault))?;
+    let done = caught(|| work(&job)).unwrap_or_else(|why| Err(broke(&format!("`{tool}`"), &why)));
+    let done = done.inspect_err(|fault| job::record_fault::<B>(&call, Some(&job), fault))?;
     job.hand_over::<B>()?;
     Ok(done)
 }
@@ -265,7 +277,9 @@ pub fn aside(
     tool: &'static str,
     work: impl FnOnce(&Job) -> Result<Exit, Fault>,
 ) -> Result<Exit, Fault> {
-    work(&Job::open(shared.call(tool)?)?)
+    let call = shared.call(tool)?;
+    let _beats = call.talk.heartbeat(shared.heartbeat.0);
+    work(&Job::open(call)?)
 }
 
 /// The same without looking at the plan's artifacts.
@@ -284,5 +298,16 @@ pub fn order_on(
     tool: &'static str,
     work: impl FnOnce(&Job) -> Result<Exit, Fault>,
 ) -> Result<Exit, Fault> {
-    work(&open(shared.call(tool)?)?)
+    let call = shared.call(tool)?;
+    let _beats = call.talk.heartbeat(shared.heartbeat.0);
+    work(&open(call)?)
+}
+
+/// The same for what serves until it is ended: its log is silent while nobody calls.
+pub fn serve(
+    shared: &Shared,
+    tool: &'static str,
+    work: impl FnOnce(&Job) -> Result<Exit, Fault>,
+) -> Result<Exit, Fault> {
+    work(&Job::open_without_artifacts(shared.call(tool)?)?)
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::bounds;
 use crate::fault::{Exit, Fault};
 use crate::severity::Severity;
 use crate::signature::{self, Distrust, Purpose, Signature, Signer, SigningKey, Trust};
@@ -23,6 +24,13 @@ pub use crate::signature::hex;
 
 /// The largest document in bytes that is read.
 pub const MAX_DOCUMENT: u64 = 64 * 1024 * 1024;
+
+/// The most values that a document may have: some hundred times those of a long release, and some 100 MiB of
+/// memory.
+const MAX_VALUES: usize = 1_000_000;
+
+/// No signature is longer.
+const MAX_SIGNATURE: usize = 4096;
 
 /// The version of all five tools.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -418,11 +426,12 @@ pub fn read_file<B: Body>(folder: &Path, file: &str, trust: Option<&Trust>) -> R
         };
         Fault::refused(what).place(&place).cause(e).help(run_first::<B>())
     };
-    let size = std::fs::metadata(&path).map_err(missing)?.len();
-    if size > MAX_DOCUMENT {
-        return Err(Fault::refused(format!("the evidence `{file}` is larger than 64 MiB")).place(&place));
-    }
-    let bytes = std::fs::read(&path).map_err(missing)?;
+    let bytes = bounds::whole(&path, MAX_DOCUMENT).map_err(|error| match error.kind() {
+        std::io::ErrorKind::FileTooLarge => {
+            Fault::refused(format!("the evidence `{file}` is larger than 64 MiB")).place(&place)
+        }
+        _ => missing(error),
+    })?;
     parse(&bytes, file, trust).map_err(|fault| fault.place(place))
 }
 
@@ -436,24 +445,42 @@ pub fn parse<B: Body>(bytes: &[u8], file: &str, trust: Option<&Trust>) -> Result
             .cause(e)
             .help(run_first::<B>())
     };
-    let value: Value = serde_json::from_slice(bytes).map_err(|e| garbled(&e))?;
+    // Before anything is believed nothing is kept but these two: a tree of all values takes thirty times the
+    // memory of its text.
+    let envelope: Envelope = serde_json::from_slice(bytes).map_err(|e| garbled(&e))?;
+    let signature = envelope.signature.map(|raw| raw.get().to_owned());
+    let signature: Option<Value> = match signature {
+        Some(text) if text.len() > MAX_SIGNATURE => return Err(garbled(&"its signature is none")),
+        Some(text) => Some(serde_json::from_str(&text).map_err(|e| garbled(&e))?),
+        None => None,
+    };
     let signer = match trust {
         Some(trust) => Some(
             trust
-                .verify(bytes, value.get("signature"), B::SIGNED_FOR)
+                .verify(bytes, signature.as_ref(), B::SIGNED_FOR)
                 .map_err(|why| distrusted(&why, file, trust).place(file))?,
         ),
-        None => signature::claimed(value.get("signature")),
+        None => signature::claimed(signature.as_ref()),
     };
-    let schema = value.get("schema").and_then(Value::as_str).unwrap_or("none");
+    let schema = envelope.schema.as_deref().unwrap_or("none");
     if schema != B::schema() {
+        let schema = crate::redact::redact(&schema.chars().take(100).collect::<String>());
         return Err(garbled(&format!("its schema is `{schema}`; known here is `{}`", B::schema())));
     }
     // One after the other, so that the head is read by the same code for every kind of document.
-    let head = Head::deserialize(&value).map_err(|e| garbled(&e))?;
-    let document = Document { head, body: B::deserialize(&value).map_err(|e| garbled(&e))? };
+    let head: Head = bounds::json(bytes, MAX_VALUES).map_err(|e| garbled(&e))?;
+    let document = Document { head, body: serde_json::from_slice(bytes).map_err(|e| garbled(&e))? };
     let need = Need { path: file.into(), schema: B::schema(), sha256: sha256_hex(bytes) };
     Ok(Found { document, need, signer })
+}
+
+/// What is read of a document before it is believed; of one that is something else altogether, nothing.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(default, borrow)]
+    schema: Option<std::borrow::Cow<'a, str>>,
+    #[serde(default, borrow)]
+    signature: Option<&'a serde_json::value::RawValue>,
 }
 
 fn run_first<B: Body>() -> String {

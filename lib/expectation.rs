@@ -106,6 +106,16 @@ impl Expectation {
         Ok(())
     }
 
+    /// Whether a text meets it, whatever may follow its beginning, which alone is known: a pattern is found before
+    /// the end of what is known. Nothing that is not there counts, nor does equality.
+    pub fn met_by_the_beginning(&self, text: &str) -> bool {
+        match &self.compare {
+            // A pattern looks no further than one character ahead of its match.
+            Compare::Matches(regex) => regex.shortest_match(text).is_some_and(|end| end < text.len()),
+            _ => false,
+        }
+    }
+
     /// Whether the observation meets it. An observation that cannot be compared (not a number, not
     /// finite) never does.
     pub fn met_by(&self, observed: &Observed) -> bool {

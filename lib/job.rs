@@ -213,7 +213,7 @@ impl Job {
         let exit = evidence::exit_of(verdict);
         let mut outputs = vec![
             ("verdict", verdict.word().to_owned()),
-            ("evidence", path.display().to_string()),
+            ("evidence", ci::from_workspace(path).display().to_string()),
             ("summary", summary.to_owned()),
         ];
         outputs.extend(more);
@@ -257,7 +257,8 @@ impl Job {
             return Ok(());
         }
         let path = self.evidence().join(B::FILE);
-        let bytes = std::fs::read(&path).map_err(|e| files::unwritable(&path, &e))?;
+        let bytes =
+            files::read_bounded(&path, evidence::MAX_DOCUMENT).map_err(|e| files::unwritable(&path, &e))?;
         world::talk::json(&bytes).map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
     }
 }
@@ -379,14 +380,14 @@ pub fn record_fault<B: Body + Default>(call: &Call, job: Option<&Job>, fault: &F
     }
     let outputs = [
         ("verdict", word.to_owned()),
-        ("evidence", path.display().to_string()),
+        ("evidence", ci::from_workspace(&path).display().to_string()),
         ("summary", summary.clone()),
     ];
     if let Err(second) = write_outputs(&outputs) {
         call.talk.line(Mark::Bad, &second.line());
     }
-    let file = job.map(|j| j.loaded.reference.path.clone());
-    ci::annotate(&[(ci::Level::Error, call.tool.to_owned(), fault.to_string())], file.as_deref());
+    let place = ci::Place::of_fault(&call.plan, fault.place.as_deref());
+    ci::annotate(&[(ci::Level::Error, call.tool.to_owned(), fault.to_string())], Some(&place));
 }
 
 fn write_outputs(outputs: &[(&str, String)]) -> Result<(), Fault> {
@@ -406,5 +407,5 @@ fn annotate(findings: &[Finding], plan: &str) {
             (level, format!("{} ({})", f.name, f.verdict.word()), f.message.clone())
         })
         .collect();
-    ci::annotate(&notes, Some(plan));
+    ci::annotate(&notes, Some(&ci::Place::file(plan)));
 }

@@ -9,7 +9,7 @@
 //!
 //! | floor | modules |
 //! | --- | --- |
-//! | 1 words | [`redact`], [`plain`], [`severity`], [`fault`], [`yaml`], [`units`], [`expectation`], [`calendar`], [`signature`] |
+//! | 1 words | [`bounds`], [`caught`], [`redact`], [`plain`], [`severity`], [`fault`], [`yaml`], [`units`], [`expectation`], [`calendar`], [`signature`] |
 //! | 2 shapes | [`evidence`], [`plan`] |
 //! | 3 doors | [`world`] (HTTP, PostgreSQL, commands, files, the clock: the only doors to the outside) |
 //! | 4 shelves | [`checks`], [`sources`], [`repository`], [`routers`], [`metrics`], [`judge`], [`renderers`], [`state`] |
@@ -31,7 +31,9 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod bounds;
 pub mod calendar;
+pub mod caught;
 pub mod checks;
 pub mod cli;
 pub mod evidence;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
 use crate::plan::{Loaded, MetricSpec, Raw};
-use crate::units::{Target, Text};
+use crate::units::{Target, Text, listed};
 use crate::yaml::{self, Problem};
 
 mod access;
@@ -229,12 +229,10 @@ impl Trouble {
     }
     /// Several series, by their labels; the first ten are shown.
     pub fn several(labels: &[String]) -> Self {
-        let shown: Vec<&str> = labels.iter().take(10).map(String::as_str).collect();
-        let more = if labels.len() > shown.len() { ", …" } else { "" };
         let message = format!(
-            "{} series where one was meant: {}{more}; sum them up, or say in the query which one is meant",
+            "{} series where one was meant: {}; sum them up, or say in the query which one is meant",
             labels.len(),
-            shown.join(", ")
+            listed(labels, 10)
         );
         Self { what: TroubleKind::SeveralSeries, message }
     }

@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::bounds;
 use crate::calendar::Calendar;
 use crate::evidence::{PlanRef, sha256_hex};
 use crate::expectation::Expectation;
@@ -528,8 +528,8 @@ pub struct Promote {
     /// 20% when absent: at a weight of 5 %, 4 % to 6 %.
     #[serde(default)]
     pub split_tolerance: Option<Share>,
-    /// Whether the retire hook waits while a reload of the router would send users to the old side again; otherwise
-    /// that is a warning.
+    /// Whether the retire hook waits while a reload of the router would send users to the old side again, or other ways
+    /// of its configuration lead there; otherwise that is a warning.
     #[serde(default)]
     pub retire_needs_durable: bool,
     /// The old side is retired only once it has had so few requests for so long, by the router's counters.
@@ -843,7 +843,7 @@ pub mod commands;
 mod judging;
 mod kept;
 
-pub use kept::{Kept, Known, Part, Sketch};
+pub use kept::{Kept, Known, Part, Sketch, Unseen};
 
 pub use judging::{
     Aggregate, AnomalySpec, Before, BurnRate, BurnWindow, CompareSpec, JudgeKind, JudgeSpec, LevelSpec,
@@ -910,6 +910,8 @@ pub struct Loaded {
     pub part: Part,
     /// Why `promote` was not read, where it is there and the call could do without.
     pub without_promote: Option<Box<Fault>>,
+    /// What of a way back cannot be seen or run from here.
+    pub unseen: Unseen,
 }
 
 /// The time that one attempt of a check may take.
@@ -940,6 +942,7 @@ impl Loaded {
             variables,
             part: Part::Whole,
             without_promote: None,
+            unseen: Unseen::default(),
         })
     }
 
@@ -1219,19 +1222,15 @@ fn read_text(path: &Path) -> Result<String, Fault> {
             .cause(e)
             .help("name it with --plan FILE, or make one with `preflight init`")
     };
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    if file.metadata().map_err(unreadable)?.is_dir() {
-        return Err(Fault::usage("the plan is a folder")
+    let bytes = bounds::whole(path, yaml::MAX_BYTES).map_err(|error| match error.kind() {
+        std::io::ErrorKind::IsADirectory => {
+            Fault::usage("the plan is a folder").place(&shown).help("name the file with --plan FILE")
+        }
+        std::io::ErrorKind::FileTooLarge => Fault::usage("the plan is larger than 1 MiB")
             .place(&shown)
-            .help("name the file with --plan FILE"));
-    }
-    let mut bytes = Vec::new();
-    file.take(yaml::MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > yaml::MAX_BYTES {
-        return Err(Fault::usage("the plan is larger than 1 MiB")
-            .place(&shown)
-            .help("a plan is written by hand; is this the right file?"));
-    }
+            .help("a plan is written by hand; is this the right file?"),
+        _ => unreadable(error),
+    })?;
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         let before = &e.as_bytes()[..at];

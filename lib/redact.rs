@@ -403,13 +403,10 @@ pub fn learn_environment() {
         // What is no text is read in the same way where it is printed.
         let value: &str = &value.to_string_lossy();
         let of_a_file = names::is_the_file_of_a_secret(name);
-        if (names_a_secret(name) || of_a_file)
-            && let Ok(found) = std::fs::metadata(value)
-        {
-            // Neither a pipe, which would wait, nor what is too large to be one.
-            if found.is_file() && found.len() <= MAX_FILE {
-                learn(&std::fs::read_to_string(value).unwrap_or_default());
-            }
+        if (names_a_secret(name) || of_a_file) && std::fs::metadata(value).is_ok() {
+            // Neither a pipe nor what is too large to be one.
+            let found = crate::bounds::text(std::path::Path::new(value), MAX_FILE);
+            learn(&found.unwrap_or_default());
         } else {
             learn_variable(name, value);
         }

@@ -23,7 +23,10 @@ mod haproxy;
 mod nginx;
 mod servers;
 mod traefik;
+mod ways;
 mod weights;
+
+pub(crate) use ways::resolve;
 
 /// Every router that a plan may name.
 pub static ALL: &[&Kind] =
@@ -263,9 +266,20 @@ pub struct Before {
     pub weights: BTreeMap<String, u32>,
     /// Servers that people have taken out of service, by name: they stay so.
     pub taken_out: BTreeSet<String>,
-    /// Servers that a promotion has taken out of service itself, with their whole side, by name.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub closed: BTreeSet<String>,
+    /// Sides that a promotion has taken out of service itself, each with those of its servers that were in it, by name;
+    /// none where the router has none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub closed: BTreeMap<Side, BTreeSet<String>>,
+    /// The weights that a promotion has set last, by name: what differs was set by somebody else.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set: BTreeMap<String, u32>,
+}
+
+impl Before {
+    /// Whether a promotion has taken a server out itself.
+    pub fn has_closed(&self, server: &str) -> bool {
+        self.closed.values().any(|servers| servers.contains(server))
+    }
 }
 
 /// What a router would do once it is reloaded or restarted with the configuration that it has.
@@ -275,6 +289,37 @@ pub struct AfterReload {
     pub green: f64,
     /// The lines that have to change so that it stays as it is now.
     pub change: Vec<String>,
+}
+
+/// Something of the router's configuration, besides the split, that leads to servers of a side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherWay {
+    /// The side whose servers it leads to.
+    pub side: Side,
+    /// What it is: "server `a1` of the backend `admin`".
+    pub name: String,
+    /// Where it is: an address, a file with its line, a path in the configuration. Without secrets.
+    pub place: String,
+}
+
+impl OtherWay {
+    /// The same for people.
+    pub fn line(&self) -> String {
+        format!("{} ({})", self.name, self.place)
+    }
+}
+
+/// What people have done to the weights of a split, while the process of the router that took it went on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ByHand {
+    /// Servers that have another part of their side than was set, each in words: `blue2: 8 where 60 was set`.
+    pub within: Vec<String>,
+    /// The weights that these have among those of their side then, by name.
+    pub weights: BTreeMap<String, u32>,
+    /// The weights that they have now, by name.
+    pub now: BTreeMap<String, u32>,
+    /// All of blue has less than was set, in words.
+    pub blue: Option<String>,
 }
 
 /// How many of the last requests stand behind [`SideCount::mean_ms`].
@@ -324,6 +369,30 @@ pub trait Router: Send {
     /// Errors: unreachable (4); a server, a backend or a status address is missing, or the router
     /// cannot be steered (2).
     fn check(&mut self) -> Result<(), Fault>;
+
+    /// Which router this is, where it is and which servers are its sides, `old` being the side that served first: one
+    /// line each. Two plans that say the same here steer the same, whatever else they say. No secrets, no commands.
+    fn identity(&self, old: Side) -> Vec<String>;
+
+    /// Whether the router knows green already. What [`Self::check`] needs is there without it: a deploy hook may be
+    /// what brings green.
+    ///
+    /// Errors: unreachable (4); it knows no such server or service (2).
+    fn green_is_known(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    /// What else of the router's configuration leads to the servers of a side: whoever takes a side down cuts the users
+    /// of those ways too. None where the router cannot show it.
+    fn other_ways(&mut self) -> Result<Option<Vec<OtherWay>>, Fault> {
+        Ok(None)
+    }
+
+    /// What people have done to the weights of single servers since a split was set, where the process of the router is
+    /// still the same.
+    fn by_people(&mut self) -> Result<ByHand, Fault> {
+        Ok(ByHand::default())
+    }
 
     /// What is there now that a promotion leaves to people or gives back. `known` is what the promotion before has
     /// found: a server that it had closed says nothing of its own weight.
@@ -415,7 +484,7 @@ pub fn same_share(a: f64, b: f64) -> bool {
 /// Puts a file of the router's back as it was, where it still is as this job has written it: one that comes late
 /// must not undo what another has written since.
 fn take_back(file: &Path, ours: &str, swap: impl FnOnce() -> Result<(), Fault>) -> Result<(), Fault> {
-    match std::fs::read_to_string(file) {
+    match crate::world::files::read_text(file) {
         Ok(there) if there != ours => Ok(()),
         _ => swap(),
     }

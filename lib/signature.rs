@@ -322,11 +322,7 @@ fn without(bytes: &[u8], value: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn read_key_file(path: &Path) -> std::io::Result<Vec<u8>> {
-    let about = std::fs::metadata(path)?;
-    if about.len() > MAX_KEY {
-        return Err(std::io::Error::other("it is larger than 64 KiB"));
-    }
-    std::fs::read(path)
+    crate::bounds::whole(path, MAX_KEY)
 }
 
 fn sections(pem: &[u8]) -> Result<Vec<(SectionKind, Vec<u8>)>, &'static str> {

@@ -20,6 +20,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::bounds;
 use crate::fault::Fault;
 use crate::world::clock::{Clock, System};
 use crate::world::s3::Access;
@@ -28,7 +29,7 @@ mod bucket;
 mod folder;
 mod lease;
 
-pub use lease::{Held, Holder, Lease};
+pub use lease::{Held, Holder, Lease, Over, Worker};
 
 /// The state of one environment.
 #[derive(Debug)]
@@ -144,6 +145,13 @@ pub(crate) trait Place: Send + Sync + std::fmt::Debug {
     /// Shows others that the holder of a fencing number lives; nothing when another one does already.
     fn guard(&self, _fence: u64) -> Result<Option<Guard>, Fault> {
         Ok(Some(Guard::none()))
+    }
+    /// Locks an object that is there, where nothing new can be written: a place that takes no writes. Nothing where it
+    /// does, or where that cannot be told.
+    ///
+    /// Errors: another one has locked it (5).
+    fn guard_what_is_there(&self, _name: &str) -> Result<Option<Guard>, Fault> {
+        Ok(None)
     }
     /// Shows that the place keeps its conditions, before the first lease on it is trusted.
     ///
@@ -272,7 +280,7 @@ impl Store {
 
     fn read<T: DeserializeOwned>(&self) -> Result<Option<(Saved<T>, Tag)>, Fault> {
         let Some(object) = self.place.get(STATE)? else { return Ok(None) };
-        serde_json::from_slice(&object.bytes).map(|saved| Some((saved, object.tag))).map_err(|e| {
+        bounds::json(&object.bytes, MOST_VALUES).map(|saved| Some((saved, object.tag))).map_err(|e| {
             Fault::infrastructure("the promote state is damaged")
                 .place(format!("{}/{STATE}", self.shown()))
                 .cause(e)
@@ -344,7 +352,7 @@ impl Store {
             why: Some("the request is not readable".into()),
         };
         match self.place.get(ask.object()) {
-            Ok(Some(object)) => Ok(Some(serde_json::from_slice(&object.bytes).unwrap_or(unreadable))),
+            Ok(Some(object)) => Ok(Some(bounds::json(&object.bytes, MOST_VALUES).unwrap_or(unreadable))),
             // In a folder it is there and must not be read: it may be an abort.
             Err(_) if self.place.between_looks().is_zero() => Ok(Some(unreadable)),
             Ok(None) => Ok(None),
@@ -438,7 +446,7 @@ impl Store {
 
     fn read_document<T: DeserializeOwned>(&self, name: &str) -> Result<Option<(T, Tag)>, Fault> {
         let Some(object) = self.place.get(name)? else { return Ok(None) };
-        serde_json::from_slice(&object.bytes).map(|document| Some((document, object.tag))).map_err(|e| {
+        bounds::json(&object.bytes, MOST_VALUES).map(|document| Some((document, object.tag))).map_err(|e| {
             Fault::infrastructure("a document beside the promote state is damaged")
                 .place(format!("{}/{name}", self.shown()))
                 .cause(e)
@@ -454,6 +462,8 @@ impl Store {
 }
 
 const STATE: &str = "state.json";
+/// The most values of an object; a long release has a hundredth of them.
+const MOST_VALUES: usize = 2_000_000;
 
 /// How often a change is tried where others change the same.
 const REVISIONS: usize = 100;

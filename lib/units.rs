@@ -270,6 +270,39 @@ pub fn show_duration(seconds: f64) -> String {
     }
 }
 
+/// The first of them in a list, and how many more there are: `a, b and 3 more`.
+pub fn listed(items: &[impl AsRef<str>], most: usize) -> String {
+    let shown: Vec<&str> = items.iter().take(most).map(AsRef::as_ref).collect();
+    match items.len() - shown.len() {
+        0 => shown.join(", "),
+        more if shown.is_empty() => format!("{more} more"),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+/// A text of at most so many characters; what is left out is counted: `abc… (12 more characters)`.
+pub fn clipped(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text.to_owned(),
+        Some((at, _)) => {
+            let left = text[at..].chars().count();
+            let word = if left == 1 { "character" } else { "characters" };
+            format!("{}… ({left} more {word})", &text[..at])
+        }
+    }
+}
+
+/// The end of a text, of at most so many characters; what is left out before it is counted.
+pub fn ending(text: &str, most: usize) -> String {
+    match text.chars().count().saturating_sub(most) {
+        0 => text.to_owned(),
+        before => {
+            let word = if before == 1 { "character" } else { "characters" };
+            format!("({before} {word} before) …{}", text.chars().skip(before).collect::<String>())
+        }
+    }
+}
+
 /// A share as people read it: `5 %`, `0.021 %`.
 pub fn show_share(share: f64) -> String {
     format!("{} %", show_number(share * 100.0))
@@ -467,6 +500,25 @@ pub(crate) fn parse_operand(text: &str, unit: Unit) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_out_is_counted() {
+        let all: Vec<String> = (0..9).map(|n| n.to_string()).collect();
+        for (many, most, expected) in [
+            (0, 3, ""),
+            (3, 3, "0, 1, 2"),
+            (4, 3, "0, 1, 2 and 1 more"),
+            (9, 1, "0 and 8 more"),
+            (9, 0, "9 more"),
+        ] {
+            assert_eq!(listed(&all[..many], most), expected);
+        }
+        assert_eq!(clipped("äöü", 3), "äöü");
+        assert_eq!(clipped("äöüß", 3), "äöü… (1 more character)");
+        assert_eq!(clipped("äöüß", 0), "… (4 more characters)");
+        assert_eq!(ending("äöü", 3), "äöü");
+        assert_eq!(ending("äöüß", 3), "(1 character before) …öüß");
+    }
 
     #[test]
     fn reads_quantities_and_refuses_what_is_none() {

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod files;
 pub mod http;
 pub mod left_behind;
+pub mod mounts;
 pub mod postgres;
 pub mod s3;
 pub mod scratch;
@@ -16,6 +17,7 @@ pub mod shell;
 pub mod signal;
 pub mod talk;
 
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -68,7 +70,7 @@ pub fn clock() -> String {
 
 /// What tells this start of this machine from all others; empty where the system does not tell.
 pub fn boot() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    files::read_text(Path::new("/proc/sys/kernel/random/boot_id")).unwrap_or_default().trim().to_owned()
 }
 
 /// What tells this process from all others, for [`lives`].
@@ -108,7 +110,7 @@ fn pid_space() -> String {
 
 /// When a process was started, in ticks since the machine was.
 fn started(pid: u32) -> Option<String> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let text = files::read_text(Path::new(&format!("/proc/{pid}/stat"))).ok()?;
     // The second field is the program's name in brackets, with whatever is in it.
     text.rsplit_once(')')?.1.split_whitespace().nth(19).map(str::to_owned)
 }

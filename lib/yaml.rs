@@ -467,7 +467,7 @@ impl Node {
     fn what(&self) -> String {
         match &self.value {
             Value::Scalar { text, .. } if text.is_empty() => "nothing".into(),
-            Value::Scalar { text, .. } => format!("`{}`", text.chars().take(60).collect::<String>()),
+            Value::Scalar { text, .. } => format!("`{}`", crate::units::clipped(text, 60)),
             Value::Sequence(_) => "a list".into(),
             Value::Mapping(_) => "a block of keys".into(),
         }

@@ -3,8 +3,10 @@
 
 mod support;
 
+mod breaks;
 mod chain;
 mod checks;
+mod ci;
 mod demo_files;
 mod house;
 mod judge;
@@ -12,6 +14,7 @@ mod judge_trend;
 mod metrics;
 mod metrics_files;
 mod mistakes;
+mod opened;
 mod promote;
 mod report;
 mod restic;

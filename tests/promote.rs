@@ -18,9 +18,11 @@ mod bad_input;
 mod bucket;
 mod clocks;
 mod connections;
+mod contract;
 mod control;
 mod crashes;
 mod disasters;
+mod dry_run;
 mod envoy;
 mod gates;
 mod judging;
@@ -34,9 +36,9 @@ mod own_hand;
 mod own_view;
 mod routers;
 mod routers_http;
+mod routers_ways;
 mod soak;
 mod traffic;
-mod tried_before;
 mod way_back;
 
 /// Two sides behind a router, a plan, and a folder for all of it.
@@ -216,6 +218,13 @@ impl Stage {
         let path = self.path().join("release.yaml");
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains(from), "{from}");
+        std::fs::write(&path, text.replace(from, to)).unwrap();
+    }
+
+    /// The same where it stands there.
+    pub(crate) fn edit_if_there(&self, from: &str, to: &str) {
+        let path = self.path().join("release.yaml");
+        let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replace(from, to)).unwrap();
     }
 

@@ -86,8 +86,8 @@ impl Check for Artifact {
             Record::Digest(digest) => digest.clone(),
             Record::Checksums(file) => {
                 let place = file.display();
-                let text = std::fs::read_to_string(file)
-                    .map_err(|error| Trouble::broken(format!("{place}: {error}")))?;
+                let text =
+                    files::read_text(file).map_err(|error| Trouble::broken(format!("{place}: {error}")))?;
                 wanted(&text, &self.name).map_err(|why| Trouble::failed(format!("{place} {why}")))?
             }
         };

@@ -10,6 +10,11 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
+use crate::bounds;
+
+/// No file of certificates is larger.
+const MOST: u64 = 16 * 1024 * 1024;
+
 /// The certificates that count as roots: those of a PEM file, or those of the system.
 pub(super) fn roots(ca: Option<&Path>) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
@@ -18,8 +23,9 @@ pub(super) fn roots(ca: Option<&Path>) -> Result<RootCertStore, String> {
         return Ok(store);
     };
     let place = path.display();
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+    let pem = bounds::whole(path, MOST).map_err(|error| format!("`ca` {place} cannot be read: {error}"))?;
+    let certificates = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|error| format!("`ca` {place} cannot be read: {error}"))?;
     for certificate in certificates {
         store.add(certificate).map_err(|error| format!("`ca` {place}: {error}"))?;

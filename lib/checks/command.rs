@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Check, Kind, Observable, Order, Presumed, Sight, Trouble, json};
 use crate::plan::commands;
 use crate::units::{Observed, Target, Text, Unit};
-use crate::world::shell::{self, Ran};
+use crate::world::shell::{self, Heard, Ran};
 use crate::yaml::Problem;
 
 /// See `preflight explain command`.
@@ -114,13 +114,18 @@ impl Check for Command {
             return Err(Trouble::broken("not looked at to its end: asked to stop"));
         }
         match ran.exit {
-            Some(exit) => Ok(sight(exit, &ran, &self.asked)),
+            Some(exit) => sight(exit, &ran, &self.asked)
+                .map_err(|stream| Trouble::broken(format!("`{program}` ended, and {stream} {HELD}"))),
             None => Err(Trouble::failed(format!("`{program}` {}", ran.how()))),
         }
     }
 }
 
-fn sight(exit: i32, ran: &Ran, asked: &[String]) -> Sight {
+/// Why what was not read to its end is nothing to go by.
+const HELD: &str = "was not read to its end: something that it started holds it open";
+
+/// Errors: the stream that could not be read to its end, where the plan asks for it.
+fn sight(exit: i32, ran: &Ran, asked: &[String]) -> Result<Sight, &'static str> {
     let mut sight = Sight::default().number("exit", f64::from(exit), Unit::Plain).number(
         "latency",
         ran.took.as_secs_f64(),
@@ -133,10 +138,20 @@ fn sight(exit: i32, ran: &Ran, asked: &[String]) -> Sight {
     let parsed: Option<Value> = if ran.cut { None } else { serde_json::from_slice(&ran.stdout).ok() };
     for name in asked {
         let observed = match name.as_str() {
-            "stdout" => (!ran.cut).then(|| text(&ran.stdout)),
+            "stderr" if ran.heard_of_stderr == Heard::Held => return Err("its standard error"),
+            "stderr" if ran.heard_of_stderr == Heard::Beginning => {
+                sight = beginning(sight, name, &ran.stderr);
+                continue;
+            }
             "stderr" => Some(text(&ran.stderr)),
-            pointer if pointer.starts_with('/') => parsed.as_ref().and_then(|json| json::at(json, pointer)),
-            _ => continue,
+            _ if name != "stdout" && !name.starts_with('/') => continue,
+            _ if ran.heard == Heard::Held => return Err("its standard output"),
+            "stdout" if ran.cut => {
+                sight = beginning(sight, name, &ran.stdout);
+                continue;
+            }
+            "stdout" => Some(text(&ran.stdout)),
+            pointer => parsed.as_ref().and_then(|json| json::at(json, pointer)),
         };
         match observed {
             Some(observed) => sight = sight.saw(name, observed),
@@ -145,7 +160,13 @@ fn sight(exit: i32, ran: &Ran, asked: &[String]) -> Sight {
             None => sight = sight.note("what it said has nothing there"),
         }
     }
+    Ok(sight)
+}
+
+fn beginning(sight: Sight, name: &str, said: &[u8]) -> Sight {
     sight
+        .saw_beginning(name, String::from_utf8_lossy(said))
+        .note(format!("{name} is more than 1 MiB, and only its beginning was read"))
 }
 
 /// Without the newline that ends what programs say.

@@ -75,11 +75,9 @@ fn sight(mut addresses: Vec<IpAddr>) -> Sight {
     addresses.sort_unstable();
     addresses.dedup();
     let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    Sight::default().saw("addresses", Observed::Text(texts.join(", "))).number(
-        "count",
-        texts.len() as f64,
-        Unit::Plain,
-    )
+    let sight = Sight::default().number("count", texts.len() as f64, Unit::Plain);
+    // None at all would be without every address that the plan does not want.
+    if texts.is_empty() { sight } else { sight.saw("addresses", Observed::Text(texts.join(", "))) }
 }
 
 /// The standard library keeps getaddrinfo's answer only as text (glibc, glibc, musl).
@@ -98,8 +96,10 @@ mod tests {
     fn sorts_addresses_and_counts_each_once() {
         let all = ["::1", "10.0.0.2", "10.0.0.1", "10.0.0.2"].map(|a| a.parse().unwrap()).to_vec();
         let sight = sight(all);
-        assert_eq!(sight.seen[0].1, Observed::Text("10.0.0.1, 10.0.0.2, ::1".into()));
-        assert_eq!(sight.seen[1].1, Observed::Number(3.0, Unit::Plain));
+        assert_eq!(sight.seen[0].1, Observed::Number(3.0, Unit::Plain));
+        assert_eq!(sight.seen[1].1, Observed::Text("10.0.0.1, 10.0.0.2, ::1".into()));
+        let none = super::sight(Vec::new());
+        assert_eq!(none.seen, [("count".to_owned(), Observed::Number(0.0, Unit::Plain))]);
     }
 
     #[test]

@@ -72,6 +72,9 @@ fn compare<'a>(line: &'a Line, sight: &'a Sight) -> Compared<'a> {
         None => Verdict::NoData,
         // `~ .*` would match the word NaN.
         Some(Observed::Number(number, _)) if !number.is_finite() => Verdict::NoData,
+        Some(Observed::Text(text)) if sight.cut.contains(&line.name) => {
+            if line.is.met_by_the_beginning(text) { Verdict::Pass } else { Verdict::NoData }
+        }
         Some(observed) if line.is.met_by(observed) => Verdict::Pass,
         Some(_) => Verdict::Fail,
     };
@@ -207,6 +210,35 @@ mod tests {
             assert!(outcome.message.starts_with("no data on x"), "{}", outcome.message);
         }
         assert_eq!(evaluate(&[], &Sight::default()).verdict, Verdict::NoData);
+    }
+
+    #[test]
+    fn what_is_not_in_the_beginning_of_a_text_may_be_in_its_rest() {
+        let sight =
+            Sight::default().saw_beginning("out", "ready: yes, and").note("only its beginning was read");
+        for (is, verdict) in [
+            ("~ ready: yes", Verdict::Pass),
+            ("~ ^ready", Verdict::Pass),
+            // Each of these may be otherwise with what follows.
+            ("~ and$", Verdict::NoData),
+            ("~ ^ready: yes, and$", Verdict::NoData),
+            (r"~ and\b", Verdict::NoData),
+            (r"~ and\z", Verdict::NoData),
+            ("~ FAILED", Verdict::NoData),
+            ("ready: yes, and", Verdict::NoData),
+            ("== ready: yes, and", Verdict::NoData),
+            ("!= FAILED", Verdict::NoData),
+            ("in a, ready: yes, and", Verdict::NoData),
+        ] {
+            let outcome = evaluate(&[line("out", is)], &sight);
+            assert_eq!(outcome.verdict, verdict, "{is}");
+            let told = verdict == Verdict::Pass || outcome.message.ends_with("(only its beginning was read)");
+            assert!(told, "{}", outcome.message);
+        }
+        let empty = Sight::default().saw_beginning("out", "");
+        for is in ["", "~ ^$", "~ ^", "!= FAILED", "~ .*"] {
+            assert_eq!(evaluate(&[line("out", is)], &empty).verdict, Verdict::NoData, "{is}");
+        }
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! `metrics_file`: figures that another program left in a JSON file.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Check, Kind, Order, Sight, Trouble};
+use crate::bounds;
 use crate::units::Unit;
 use crate::yaml::Problem;
 
@@ -48,6 +48,8 @@ struct MetricsFile {
 }
 
 const LARGEST: u64 = 64 * 1024 * 1024;
+/// As much as an evaluation of single cases may have, and some 100 MiB of memory at most.
+const MOST_VALUES: usize = 1_000_000;
 
 fn prepare(order: &Order<'_>) -> Result<Box<dyn Check>, Problem> {
     let Settings {} = order.settings()?;
@@ -58,19 +60,12 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Check>, Problem> {
 impl Check for MetricsFile {
     fn look(&self, _: Duration) -> Result<Sight, Trouble> {
         let place = self.path.display();
-        let file = File::open(&self.path).map_err(|error| match error.kind() {
+        let bytes = bounds::whole(&self.path, LARGEST).map_err(|error| match error.kind() {
             ErrorKind::NotFound => Trouble::nothing(format!("{place}: {error}")),
             _ => Trouble::broken(format!("{place}: {error}")),
         })?;
-        let mut bytes = Vec::new();
-        file.take(LARGEST + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| Trouble::broken(format!("{place}: {error}")))?;
-        if bytes.len() as u64 > LARGEST {
-            return Err(Trouble::broken(format!("{place} is larger than 64 MiB")));
-        }
         let text = String::from_utf8(bytes).map_err(|_| Trouble::broken(format!("{place} is not UTF-8")))?;
-        let metrics: Value = serde_json::from_str(&without_bare_words(&text))
+        let metrics: Value = bounds::json(without_bare_words(&text).as_bytes(), MOST_VALUES)
             .map_err(|error| Trouble::broken(format!("{place} is not JSON: {error}")))?;
         Ok(sight(&metrics, &self.asked))
     }

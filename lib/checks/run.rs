@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 
 use super::evaluate::{Outcome, evaluate, plain};
 use super::{Prepared, Sight, Trouble};
+use crate::caught::caught;
 use crate::evidence::{Finding, Verdict};
 use crate::units::show_duration;
+use crate::world::talk::AtWork;
 use crate::world::{self, signal};
 
 /// The longest pause between two attempts.
@@ -100,9 +102,10 @@ fn work(prepared: &[Prepared], board: &Board, seen: &(dyn Fn(&Finding) + Sync)) 
                 let message = format!("not looked at: it needs `{need}`, which did not pass");
                 unlooked(check, Verdict::Skipped, message)
             }
-            None => look(check),
+            None => caught(|| look(check)).unwrap_or_else(|why| unlooked(check, Verdict::Error, why)),
         };
-        seen(&finding);
+        // What cannot be shown is on record all the same.
+        let _ = caught(|| seen(&finding));
         board.put(index, finding);
     }
 }
@@ -124,6 +127,7 @@ fn unlooked(check: &Prepared, verdict: Verdict, message: impl Into<String>) -> F
 
 /// Looks until it passes or the attempts are used up.
 fn look(check: &Prepared) -> Finding {
+    let _at_work = AtWork::on(&check.name);
     let mut finding = begin(check);
     let started = Instant::now();
     let mut attempts: Vec<Value> = Vec::new();
@@ -197,7 +201,8 @@ fn watched(check: &Prepared) -> Result<Sight, Trouble> {
     let thread = thread::Builder::new().name(check.kind.name.into());
     let spawned = thread.spawn(move || {
         // When nobody waits any more, the answer came too late.
-        let _ = sender.send(looker.look(within));
+        let seen = caught(|| looker.look(within));
+        let _ = sender.send(seen.unwrap_or_else(|why| Err(Trouble::broken(why))));
     });
     if let Err(error) = spawned {
         return Err(Trouble::broken(format!("no thread to look with: {error}")));
@@ -228,6 +233,71 @@ fn watched(check: &Prepared) -> Result<Sight, Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use Verdict::{Error, Pass, Skipped};
+
+    /// A check that does this.
+    struct Does(fn() -> Sight);
+
+    impl crate::checks::Check for Does {
+        fn look(&self, _: Duration) -> Result<Sight, Trouble> {
+            Ok((self.0)())
+        }
+    }
+
+    fn check(name: &str, needs: Vec<usize>, does: fn() -> Sight) -> Prepared {
+        let is = crate::expectation::Expectation::parse("1").unwrap();
+        let line =
+            super::super::evaluate::Line { name: "exit".into(), is, shown: "1".into(), presumed: false };
+        Prepared {
+            name: name.into(),
+            kind: crate::checks::kind("command").unwrap(),
+            severity: crate::severity::Severity::Critical,
+            timeout: Duration::from_secs(600),
+            retries: 1,
+            retry_delay: Duration::ZERO,
+            needs,
+            controls: Vec::new(),
+            lines: vec![line],
+            check: Arc::new(Does(does)),
+        }
+    }
+
+    #[test]
+    fn one_that_breaks_is_an_error_of_its_own_and_all_others_are_seen() {
+        let good = || Sight::default().number("exit", 1.0, crate::units::Unit::Plain);
+        let checks = [
+            check("first", Vec::new(), good),
+            check("breaks", Vec::new(), || panic!("at once")),
+            check("index", Vec::new(), || {
+                let none: Vec<Sight> = Vec::new();
+                none.into_iter().next().expect("a row")
+            }),
+            check("needs it", vec![1], good),
+            check("last", Vec::new(), good),
+        ];
+        for parallel in [1, 2, 16] {
+            let told = Mutex::new(0);
+            let findings = run(&checks, parallel, &|finding| {
+                *told.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+                // What shows it may break as well.
+                assert!(finding.name != "last", "it cannot be shown");
+            });
+            let seen: Vec<_> = findings.iter().map(|f| (f.name.as_str(), f.verdict, f.attempts)).collect();
+            let expected = [
+                ("first", Pass, 1),
+                ("breaks", Error, 1),
+                ("index", Error, 1),
+                ("needs it", Skipped, 0),
+                ("last", Pass, 1),
+            ];
+            assert_eq!(seen, expected, "{parallel}");
+            assert_eq!(*told.lock().unwrap_or_else(PoisonError::into_inner), checks.len());
+            let said = &findings[1].message;
+            assert!(said.contains("a fault of Trapkey itself at lib/checks/run.rs:"), "{said}");
+            assert!(said.ends_with(": at once"), "{said}");
+        }
+    }
 
     #[test]
     fn pauses_double_and_have_a_limit() {

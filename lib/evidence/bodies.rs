@@ -351,6 +351,18 @@ pub struct Promotion {
     /// What a reload or a restart of the router would make of the split, where that is not what is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after_reload: Option<AfterReloadRecord>,
+    /// What else of the router's configuration leads to the old side: whoever comes that way is cut when it is taken down.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_ways: Vec<OtherWayRecord>,
+}
+
+/// Something of the router's configuration, besides the split, that leads to the old side.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+pub struct OtherWayRecord {
+    /// What it is.
+    pub name: String,
+    /// Where it is: an address, a file with its line, a path in the configuration.
+    pub place: String,
 }
 
 /// What a reload of the router would make of the split.
@@ -394,6 +406,9 @@ pub struct RouterRecord {
     pub kind: String,
     /// Where it is, secrets left out.
     pub target: String,
+    /// Which router it is and which servers are its sides: a plan that says something else here steers another one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub identity: Vec<String>,
     /// How one goes back by hand when no Trapkey is at hand: exact commands.
     pub by_hand: Vec<String>,
     /// What a weight is a share of, in words; none where it is requests, each by itself.

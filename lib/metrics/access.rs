@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::log::{Log, Window, show_line};
 use super::{Ask, SideOf, Source, Trouble, UserRequest};
-use crate::units::Target;
+use crate::units::{Target, clipped, listed};
 
 /// One kind of log.
 pub(super) trait Grammar: Send {
@@ -214,10 +214,9 @@ impl Sides {
     fn none_fits(&self, lines: u64, what: &str) -> String {
         let mut met: Vec<String> = self.met.keys().map(|text| show(text)).collect();
         met.sort();
-        met.truncate(5);
         let own =
             |side: usize| self.names[side].iter().map(|name| show(&name.text)).collect::<Vec<_>>().join(", ");
-        let there = if met.is_empty() { "no side at all".to_owned() } else { met.join(", ") };
+        let there = if met.is_empty() { "no side at all".to_owned() } else { listed(&met, 5) };
         format!(
             "none of {lines} requests was answered by blue ({}) or green ({}); it names {there} ({what}); say with `blue:` and `green:` what they are called there",
             own(0),
@@ -227,7 +226,7 @@ impl Sides {
 }
 
 fn show(text: &str) -> String {
-    show_line(text.as_bytes()).trim_matches('`').chars().take(60).collect()
+    clipped(show_line(text.as_bytes()).trim_matches('`'), 60)
 }
 
 impl Name {

@@ -312,7 +312,7 @@ impl CloudWatch {
         if answer.status < 400 {
             return None;
         }
-        let value: Value = serde_json::from_slice(&answer.body).ok()?;
+        let value: Value = crate::bounds::json(&answer.body, 1000).ok()?;
         let name = value.get("__type")?.as_str()?;
         let name = name.rsplit('#').next().unwrap_or(name);
         let text = ["message", "Message"].iter().find_map(|key| value.get(key)?.as_str()).unwrap_or_default();

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::file::SIDE_HOLES;
 use super::series::{self, Format, Names, Series};
 use super::{Ask, Gives, Kind, Order, Point, Source, Trouble, moment, template};
+use crate::bounds;
 use crate::plan::commands;
 use crate::redact::redact;
 use crate::units::{Text, show_size};
@@ -153,7 +154,8 @@ fn printed(text: &str, ask: &Ask<'_>) -> Result<Series, Trouble> {
 }
 
 fn json(text: &str, word: &str) -> Result<Series, Trouble> {
-    let format = match serde_json::from_str(text) {
+    // One that has too many is refused below.
+    let format = match bounds::json(text.as_bytes(), series::MAX_VALUES) {
         Ok(Value::Object(object)) if !object.contains_key("blue") && !object.contains_key("green") => {
             Format::Jsonl
         }
@@ -165,5 +167,5 @@ fn json(text: &str, word: &str) -> Result<Series, Trouble> {
 }
 
 fn cut(line: &str) -> String {
-    redact(line).chars().filter(|c| !c.is_control()).take(60).collect()
+    crate::units::clipped(&redact(line).chars().filter(|c| !c.is_control()).collect::<String>(), 60)
 }

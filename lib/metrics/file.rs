@@ -134,15 +134,7 @@ pub(super) fn open_regular(path: &Path) -> Result<(std::fs::File, std::fs::Metad
         ErrorKind::NotFound => Trouble::unreachable("it is not there"),
         _ => Trouble::refused(error.to_string()),
     };
-    // Before it is opened: a pipe would wait for somebody to write.
-    let metadata = std::fs::metadata(path).map_err(|error| failed(&error))?;
-    if metadata.is_dir() {
-        return Err(Trouble::refused("it is a folder, not a file"));
-    }
-    if !metadata.is_file() {
-        return Err(Trouble::refused("it is not a regular file, so it cannot be read twice"));
-    }
-    let file = std::fs::File::open(path).map_err(|error| failed(&error))?;
+    let file = crate::bounds::open(path).map_err(|error| failed(&error))?;
     let metadata = file.metadata().map_err(|error| failed(&error))?;
     Ok((file, metadata))
 }

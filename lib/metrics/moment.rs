@@ -25,7 +25,7 @@ pub(super) fn of_text(text: &str, finest: Finest) -> Result<i64, String> {
     }
     let moment: Result<Timestamp, _> = text.parse();
     moment.map(Timestamp::as_millisecond).map_err(|_| {
-        let start: String = crate::redact::redact(text).chars().take(40).collect();
+        let start = crate::units::clipped(&crate::redact::redact(text), 40);
         format!("`{start}` is no moment; write RFC 3339 with its offset, or seconds or ms since 1970")
     })
 }

@@ -10,13 +10,18 @@ use serde_json::Value;
 
 use super::query::Query;
 use super::{Ask, Order, Point, Source, Trouble};
+use crate::bounds;
 use crate::redact;
 use crate::units::{Text, show_duration, show_size};
 use crate::world::http::{Answer, Client, NoAnswer, Request, join};
 use crate::yaml::Problem;
 
 /// No answer that is read here is larger.
-pub(super) const MAX_ANSWER: u64 = 64 * 1024 * 1024;
+pub(super) const MAX_ANSWER: u64 = 16 * 1024 * 1024;
+/// No answer has more values: one series of 11,000 points has some 33,000, and one series is what is needed.
+pub(super) const MAX_VALUES: usize = 500_000;
+/// A server's words about its trouble are not longer.
+const MAX_WORDS: usize = 64 * 1024;
 /// Longer parameters go into a body: servers and proxies refuse lines of some thousand bytes.
 const LONG: usize = 2_000;
 /// How much of what a server says goes into an error.
@@ -256,7 +261,7 @@ impl Server {
 
     /// The same of a body that was changed.
     pub(super) fn parse<T: DeserializeOwned>(&self, answer: &Answer, body: &[u8]) -> Result<T, Trouble> {
-        serde_json::from_slice(body).map_err(|e| self.not_understood(answer, &e.to_string()))
+        bounds::json(body, MAX_VALUES).map_err(|e| self.not_understood(answer, &e.to_string()))
     }
 
     /// An answer that is something else.
@@ -308,7 +313,8 @@ fn origin(url: &str) -> String {
 
 /// What a server says about its trouble: the keys that all of them use, or a plain text.
 fn said(answer: &Answer) -> Option<String> {
-    let text = match serde_json::from_slice::<Value>(&answer.body) {
+    let words = &answer.body[..answer.body.len().min(MAX_WORDS)];
+    let text = match serde_json::from_slice::<Value>(words) {
         Ok(value) => {
             let of = |key: &str| match value.get(key) {
                 Some(Value::String(text)) => Some(text.clone()),
@@ -320,7 +326,7 @@ fn said(answer: &Answer) -> Option<String> {
             ["error", "errors", "message", "Message"].iter().find_map(|key| of(key).filter(|t| !t.is_empty()))
         }
         Err(_) if content_type(answer).contains("html") => None,
-        Err(_) => std::str::from_utf8(&answer.body).ok().map(str::to_owned),
+        Err(_) => Some(String::from_utf8_lossy(words).into_owned()),
     };
     text.map(|text| short(&text)).filter(|text| !text.is_empty())
 }
@@ -328,9 +334,7 @@ fn said(answer: &Answer) -> Option<String> {
 /// One line of a text, not too long.
 pub(super) fn short(text: &str) -> String {
     let line: Vec<&str> = text.split_whitespace().collect();
-    let line = redact::redact(&line.join(" "));
-    let cut: String = line.chars().take(MAX_SAID).collect();
-    if cut.len() < line.len() { format!("{cut}…") } else { cut }
+    crate::units::clipped(&redact::redact(&line.join(" ")), MAX_SAID)
 }
 
 /// Labels as people know them: `{job="shop", status="500"}`.

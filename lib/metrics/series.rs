@@ -6,7 +6,14 @@ use serde_json::Value;
 
 use super::moment::{self, Finest};
 use super::{Ask, Point, Trouble};
+use crate::bounds;
 use crate::redact::redact;
+use crate::units::{clipped, listed};
+
+/// No text has more values, keys among them: some 400,000 points, in some 200 MiB of memory.
+pub(super) const MAX_VALUES: usize = 2_000_000;
+/// An entry has a moment, a value and perhaps some labels.
+const MAX_VALUES_OF_A_LINE: usize = 10_000;
 
 /// How a series is written.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
@@ -144,8 +151,8 @@ fn read_csv(bytes: &[u8], names: &Names, word: &str) -> Result<Series, Trouble> 
             (Some(at), None) => Ok(at),
             (Some(_), Some(_)) => Err(Trouble::babble(format!("two columns are called `{name}`"))),
             (None, _) => {
-                let all: Vec<String> = headers.iter().take(20).map(plain_or_dots).collect();
-                Err(Trouble::babble(format!("no column `{name}`; its header row: {}", all.join(", "))))
+                let all: Vec<String> = headers.iter().map(plain_or_dots).collect();
+                Err(Trouble::babble(format!("no column `{name}`; its header row: {}", listed(&all, 20))))
             }
         }
     };
@@ -204,7 +211,7 @@ fn csv_error(bytes: &[u8], error: &csv::Error, line: u64) -> String {
 }
 
 fn read_json(bytes: &[u8], names: &Names, word: &str) -> Result<Series, Trouble> {
-    let whole: Value = serde_json::from_slice(bytes).map_err(|error| not_json(&error))?;
+    let whole: Value = bounds::json(bytes, MAX_VALUES).map_err(|error| not_json(&error))?;
     let mut by_side = !matches!(names.value, Values::One(_));
     let list = match &whole {
         Value::Array(list) => list,
@@ -232,7 +239,7 @@ fn read_lines(bytes: &[u8], names: &Names, word: &str) -> Result<Series, Trouble
         if line.trim_ascii().is_empty() {
             continue;
         }
-        serde_json::from_slice(line)
+        bounds::json(line, MAX_VALUES_OF_A_LINE)
             .map_err(|_| "it is not JSON".to_owned())
             .and_then(|entry: Value| add_entry(&entry, names, word, &mut found))
             .map_err(|why| Trouble::babble(format!("line {}: {why}", number + 1)))?;
@@ -298,9 +305,12 @@ fn no_side(text: &str) -> String {
 }
 
 fn not_json(error: &serde_json::Error) -> Trouble {
+    if error.is_data() {
+        return Trouble::babble(format!("{error}; split it by `{{{{ side }}}}` or by time"));
+    }
     Trouble::babble(format!("it is not JSON, line {} column {}", error.line(), error.column()))
 }
 
 fn start_of(text: &str) -> String {
-    redact(text).chars().filter(|c| !c.is_control()).take(40).collect()
+    clipped(&redact(text).chars().filter(|c| !c.is_control()).collect::<String>(), 40)
 }

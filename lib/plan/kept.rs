@@ -14,7 +14,8 @@ use crate::units::with_variables;
 use crate::yaml::{self, Node, Place, Problem, Value, Variables};
 
 /// The sections that a promotion goes by once it has begun.
-const SECTIONS: [&str; 6] = ["version", "service", "environments", "release", "defaults", "promote"];
+const SECTIONS: [&str; 7] =
+    ["version", "service", "environments", "release", "defaults", "connections", "promote"];
 /// What of `promote` is asked on the way forward alone.
 const FORWARD: [&str; 7] = ["metrics", "rollback_when", "judge", "preview", "calendar", "approvers", "steps"];
 /// What of `promote` a way back cannot do without.
@@ -79,6 +80,20 @@ pub struct Known<'a> {
     pub service: Option<&'a str>,
     /// The version.
     pub version: &'a str,
+}
+
+/// What of a way back cannot be seen or run from here: each with the variable that it needs and that is not set.
+/// Traffic gets home without it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unseen {
+    /// Where requests enter, or what is asked there.
+    pub door: Option<String>,
+    /// Blue's own address, or the path of its health.
+    pub blue: Option<String>,
+    /// Green's.
+    pub green: Option<String>,
+    /// A word of the `on_rollback` hook.
+    pub hook: Option<String>,
 }
 
 /// A plan's text, its variables not yet filled in.
@@ -253,7 +268,7 @@ impl Sketch {
         variables: PlanVariables,
     ) -> Result<Loaded, Fault> {
         let mut node = self.node.clone();
-        prune(&mut node, part, environment, known, &variables);
+        let unseen = prune(&mut node, part, environment, known, &variables);
         let lookup = variables.clone();
         let read = with_variables(Box::new(move |name| lookup.get(name)), || node.read::<Plan>(&variables));
         let plan = read.and_then(|plan| {
@@ -262,7 +277,7 @@ impl Sketch {
                 .map(|()| plan)
         });
         let plan = plan.map_err(|problem| self.fault(problem))?;
-        Ok(self.loaded(plan, variables, part))
+        Ok(self.loaded(plan, variables, part, unseen))
     }
 
     /// The same without what moves traffic, for whoever cannot or need not read that: `why` is told to those who ask
@@ -282,7 +297,7 @@ impl Sketch {
         Ok(Loaded { without_promote: Some(Box::new(why)), ..loaded })
     }
 
-    fn loaded(&self, plan: Plan, variables: PlanVariables, part: Part) -> Loaded {
+    fn loaded(&self, plan: Plan, variables: PlanVariables, part: Part, unseen: Unseen) -> Loaded {
         Loaded {
             plan,
             path: self.path.clone(),
@@ -292,6 +307,7 @@ impl Sketch {
             variables,
             part,
             without_promote: None,
+            unseen,
         }
     }
 
@@ -300,14 +316,16 @@ impl Sketch {
     }
 }
 
-/// Takes out what a call does not go by, as far as it could keep the rest from being read.
+/// Takes out what a call does not go by, as far as it could keep the rest from being read. What a way back can do
+/// without stands as it is written.
 fn prune(
     node: &mut Node,
     part: Part,
     environment: &str,
     known: Option<Known<'_>>,
     variables: &PlanVariables,
-) {
+) -> Unseen {
+    let mut unseen = Unseen::default();
     let has_entry =
         node.get("promote").and_then(|p| p.get("router")).is_some_and(|router| router.get("entry").is_some());
     node.retain(|key, value| {
@@ -329,10 +347,12 @@ fn prune(
             let is_this = matches!(&name.value, Value::Scalar { text, .. } if text == environment);
             if (!is_this || has_entry) && settings.unset(variables).is_some() {
                 settings.value = Value::Mapping(Vec::new());
+            } else if part == Part::WayBack {
+                unseen.door = left_unset(settings.get_mut("url"), variables);
             }
         }
     }
-    let Some(promote) = node.get_mut("promote") else { return };
+    let Some(promote) = node.get_mut("promote") else { return unseen };
     match part {
         Part::Whole | Part::Promote => {}
         Part::WayBack => {
@@ -341,6 +361,25 @@ fn prune(
             });
             if let Some(hooks) = promote.get_mut("hooks") {
                 hooks.retain(|key, value| key == "on_rollback" || value.unset(variables).is_none());
+                unseen.hook = left_unset(hooks.get_mut("on_rollback"), variables);
+            }
+            if let Some(router) = promote.get_mut("router") {
+                // A number has a default, and no text to stand in its place.
+                router.retain(|key, value| key != "timeout" || value.unset(variables).is_none());
+                for key in ["entry", "split"] {
+                    let missing = left_unset(router.get_mut(key), variables);
+                    unseen.door = unseen.door.take().or(missing);
+                }
+            }
+            if let Some(probe) = promote.get_mut("probe") {
+                let texts = ["path", "header"];
+                probe.retain(|key, value| texts.contains(&key) || value.unset(variables).is_none());
+                let missing = left_unset(Some(probe), variables);
+                unseen.door = unseen.door.take().or(missing);
+            }
+            if let Some(sides) = promote.get_mut("sides") {
+                unseen.blue = left_unset(sides.get_mut("blue"), variables);
+                unseen.green = left_unset(sides.get_mut("green"), variables);
             }
         }
         Part::Judging => {
@@ -351,6 +390,15 @@ fn prune(
             }
         }
     }
+    unseen
+}
+
+/// The same, and the variable that is not set.
+fn left_unset(node: Option<&mut Node>, variables: &PlanVariables) -> Option<String> {
+    let node = node?;
+    let missing = node.unset(variables)?;
+    leave_unset(node, variables);
+    Some(missing)
 }
 
 /// Lets a text with a variable that is not set stand as it is written.
@@ -469,6 +517,51 @@ mod tests {
         assert_eq!(other.keeping(&kept, false).get("SOCK").as_deref(), Some("b.sock"));
         assert_eq!(now(&[]).keeping(&kept, false).get("SOCK").as_deref(), Some("a.sock"));
         assert_eq!(now(&[]).keeping(&kept, true).get("REGISTRY_TOKEN"), None);
+    }
+
+    #[test]
+    fn a_way_back_does_without_what_it_cannot_see_and_names_it() {
+        let missing = |is: bool| is.then(|| "X_TOKEN".to_owned());
+        for (from, to, which) in [
+            ("${ENTRY}", "${X_TOKEN}", "door"),
+            ("with: {backend", "entry: \"http://u:${X_TOKEN}@e\", with: {backend", "door"),
+            ("  drain: 3s", "  probe: {path: \"/?t=${X_TOKEN}\", rate: 7/s}\n  drain: 3s", "door"),
+            ("  drain: 3s", "  probe: {header: \"${X_TOKEN}\"}\n  drain: 3s", "door"),
+            ("  drain: 3s", "  probe: {rate: \"${X_TOKEN}\", timeout: \"${X_TOKEN}\"}\n  drain: 3s", ""),
+            ("  drain: 3s", "  drain: \"${X_TOKEN}\"\n  lease: \"${X_TOKEN}\"", ""),
+            ("\"http://b\"", "\"http://b\", health: \"/${X_TOKEN}\"", "blue"),
+            ("\"http://g\"", "\"${X_TOKEN}\"", "green"),
+            ("[./page]", "[./page, \"${X_TOKEN}\"]", "hook"),
+            ("[./deploy,", "[./deploy, \"${X_TOKEN}\",", ""),
+        ] {
+            let text = PLAN.replacen(from, to, 1);
+            assert_ne!(text, PLAN, "{from}");
+            let reference = PlanRef { path: "release.yaml".into(), sha256: String::new() };
+            let node = yaml::parse(&text).unwrap();
+            let sketch = Sketch { path: "release.yaml".into(), source: text.clone(), reference, node };
+            let variables = PlanVariables::default().keeping(&kept(&[]), true);
+            let known = Known { service: None, version: "1.1" };
+            let loaded = sketch.part(Part::WayBack, "production", Some(known), variables).unwrap();
+            let expected = Unseen {
+                door: missing(which == "door"),
+                blue: missing(which == "blue"),
+                green: missing(which == "green"),
+                hook: missing(which == "hook"),
+            };
+            assert_eq!(loaded.unseen, expected, "{to}");
+            assert_eq!(loaded.plan.promote.unwrap().router.target.value, "a.sock");
+        }
+        // Without the router's own address nobody goes anywhere.
+        let text = PLAN.replace("${SOCK}", "${X_TOKEN}");
+        let sketch = Sketch {
+            path: "release.yaml".into(),
+            source: text.clone(),
+            reference: PlanRef { path: "release.yaml".into(), sha256: String::new() },
+            node: yaml::parse(&text).unwrap(),
+        };
+        let variables = PlanVariables::default().keeping(&kept(&[]), true);
+        let refused = sketch.part(Part::WayBack, "production", None, variables).map(|_| ()).unwrap_err();
+        assert!(refused.to_string().contains("X_TOKEN"), "{refused}");
     }
 
     #[test]

@@ -57,13 +57,7 @@ pub fn one_line(text: &str) -> String {
 
 /// At most `limit` characters, with a note on what is left out.
 pub fn clip(text: &str, limit: usize) -> String {
-    match text.char_indices().nth(limit) {
-        None => text.to_owned(),
-        Some((at, _)) => {
-            let left = text[at..].chars().count();
-            format!("{}… ({left} more characters)", &text[..at])
-        }
-    }
+    crate::units::clipped(text, limit)
 }
 
 /// Text inside XML or HTML elements and double-quoted attributes.
@@ -243,6 +237,6 @@ mod tests {
     #[test]
     fn clip_says_how_much_it_left_out() {
         assert_eq!(clip("äöü", 3), "äöü");
-        assert_eq!(clip("äöüß", 3), "äöü… (1 more characters)");
+        assert_eq!(clip("äöüß", 3), "äöü… (1 more character)");
     }
 }

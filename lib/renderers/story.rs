@@ -10,8 +10,8 @@ use super::judged::{self, Judged};
 use super::opening::{Opening, clip_commit, counts, heads, old_side, opening, promotion};
 use super::words::{Mark, clock, count, date, day, lasted, many, metric, ms};
 use crate::evidence::{
-    ApprovalBody, Body, Comparison, Document, Finding, Found, Judgement, Outcome, Promotion, SnapshotRecord,
-    SnapshotState, VERSION, Verdict, short,
+    ApprovalBody, Body, Comparison, Document, Finding, Found, Judgement, OtherWayRecord, Outcome, Promotion,
+    SnapshotRecord, SnapshotState, VERSION, Verdict, short,
 };
 use crate::fault::Fault;
 use crate::severity::Severity;
@@ -39,6 +39,7 @@ pub struct Story {
     pub(super) hooks: Vec<HookRow>,
     pub(super) back: Option<WayBack>,
     pub(super) after_reload: Option<Reload>,
+    pub(super) other_ways: Vec<OtherWay>,
     pub(super) contingency: Vec<Scenario>,
     pub(super) contacts: Vec<ContactRow>,
     pub(super) chain: Vec<Link>,
@@ -180,6 +181,18 @@ fn reload(promotion: &Promotion) -> Option<Reload> {
     })
 }
 
+/// Something of the router's configuration, besides the split, that leads to the old side.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct OtherWay {
+    name: String,
+    place: String,
+}
+
+fn other_ways(promotion: &Promotion) -> Vec<OtherWay> {
+    let one = |way: &OtherWayRecord| OtherWay { name: one_line(&way.name), place: one_line(&way.place) };
+    promotion.other_ways.iter().map(one).collect()
+}
+
 /// How to go back: sentences and exact commands.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct WayBack {
@@ -245,6 +258,7 @@ impl Story {
             hooks: moved.map(hooks).unwrap_or_default(),
             back: way_back(&documents),
             after_reload: moved.and_then(reload),
+            other_ways: moved.map(other_ways).unwrap_or_default(),
             contingency: contingency(&documents),
             contacts: contacts(&documents),
             chain: chain(&documents),

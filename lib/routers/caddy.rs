@@ -18,7 +18,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::view::{Checks, Heard};
-use super::{Counters, Kind, Live, Order, Router, Side, Split, same_share, weights};
+use super::ways::{Addresses, Ways};
+use super::{Counters, Kind, Live, Order, OtherWay, Router, Side, Split, same_share, weights};
 use crate::fault::Fault;
 use crate::units::{show_duration, show_share};
 use crate::yaml::Problem;
@@ -150,7 +151,7 @@ impl Reply {
         let text = value["error"]
             .as_str()
             .map_or_else(|| String::from_utf8_lossy(&self.body).trim().to_owned(), str::to_owned);
-        let text: String = crate::redact::redact(&text).chars().take(300).collect();
+        let text = crate::units::clipped(&crate::redact::redact(&text), 300);
         format!("{}: {text}", self.status)
     }
 }
@@ -462,7 +463,57 @@ fn mixed(blue: u32, green: u32) -> Vec<Side> {
         .collect()
 }
 
+impl Caddy {
+    /// Notes whatever in a part of the configuration dials a side, but for the handler that is split.
+    fn dialled(&self, value: &Value, path: &str, known: &mut Addresses, ways: &mut Ways) {
+        let own = self.at.strip_prefix("/id/").map_or_else(
+            || self.at.strip_prefix("/config/") == Some(path),
+            |id| value["@id"] == id && value["handler"] == "reverse_proxy",
+        );
+        if own {
+            return;
+        }
+        let inside = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}/{key}") };
+        match value {
+            Value::Object(fields) => {
+                let dial = fields.get("dial").into_iter();
+                // `layer4` has a list of them.
+                let dials =
+                    dial.flat_map(|dial| dial.as_array().map_or(std::slice::from_ref(dial), Vec::as_slice));
+                for address in dials.filter_map(Value::as_str) {
+                    let plain = address.strip_prefix("tcp/").unwrap_or(address);
+                    if let Some(side) = known.side(plain, 80) {
+                        let handler = path.split_once("/upstreams/").map_or(path, |(handler, _)| handler);
+                        ways.add(side, &format!("the upstream {address}"), handler);
+                    }
+                }
+                fields.iter().for_each(|(key, inner)| self.dialled(inner, &inside(key), known, ways));
+            }
+            Value::Array(all) => {
+                let each = all.iter().enumerate();
+                each.for_each(|(at, inner)| self.dialled(inner, &inside(&at.to_string()), known, ways));
+            }
+            _ => {}
+        }
+    }
+}
+
 impl Router for Caddy {
+    fn identity(&self, old: Side) -> Vec<String> {
+        let [first, second] =
+            if old == Side::Blue { [&self.blue, &self.green] } else { [&self.green, &self.blue] };
+        vec![format!("caddy at {}", self.url()), format!("old side {first}"), format!("new side {second}")]
+    }
+
+    fn other_ways(&mut self) -> Result<Option<Vec<OtherWay>>, Fault> {
+        let reply = self.ask("GET", "/config/", "", "")?;
+        let Ok(all) = serde_json::from_slice::<Value>(&reply.body) else { return Ok(None) };
+        let sides = [&self.blue, &self.green].map(std::slice::from_ref);
+        let (mut known, mut ways) = (Addresses::of(sides[0], sides[1], 80), Ways::default());
+        self.dialled(&all, "", &mut known, &mut ways);
+        Ok(Some(ways.all()))
+    }
+
     fn check(&mut self) -> Result<(), Fault> {
         let handler = self.handler()?;
         let cannot = |cause: String, help: &str| {

@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Counters, Kind, Live, Order, Router, Side, SideView, Split, same_share};
+use super::{Counters, Kind, Live, Order, OtherWay, Router, Side, SideView, Split, same_share};
+use crate::evidence::{sha256_hex, short};
 use crate::fault::Fault;
 use crate::plan::commands;
 use crate::redact::redact;
@@ -54,6 +55,8 @@ struct Settings {
 
 struct Command {
     name: String,
+    /// The digest of what variables filled into the words, where they did.
+    filled_in: Option<String>,
     set: Vec<String>,
     get: Vec<String>,
     retire: Vec<String>,
@@ -84,6 +87,10 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
         }
         Ok(words.into_iter().map(|word| word.value).collect())
     };
+    let all = [&settings.set, &settings.get, &settings.retire].into_iter().flatten();
+    let filled_in: Vec<&str> =
+        all.filter(|word| word.value != word.shown).map(|word| word.value.as_str()).collect();
+    let filled_in = (!filled_in.is_empty()).then(|| short(&sha256_hex(filled_in.join("\0").as_bytes())));
     let (set, get) = (words("set", settings.set)?, words("get", settings.get)?);
     if set.is_empty() || get.is_empty() {
         return Err(Problem::at(place, "`set` and `get` are commands: lists of words"));
@@ -98,6 +105,7 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
     }
     Ok(Box::new(Command {
         name: order.target.shown.clone(),
+        filled_in,
         set,
         get,
         retire: words("retire", settings.retire)?,
@@ -145,6 +153,28 @@ struct Told {
     /// What gets users and is on neither side.
     #[serde(default)]
     strangers: Vec<String>,
+    /// What else leads to the servers of a side.
+    #[serde(default)]
+    other_ways: Option<WaysTold>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WaysTold {
+    #[serde(default)]
+    blue: Vec<String>,
+    #[serde(default)]
+    green: Vec<String>,
+}
+
+impl WaysTold {
+    fn ways(&self, place: &str) -> Vec<OtherWay> {
+        let of = |side: Side, names: &[String]| -> Vec<OtherWay> {
+            let way = |name: &String| OtherWay { side, name: redact(name), place: place.to_owned() };
+            names.iter().map(way).collect()
+        };
+        [of(Side::Blue, &self.blue), of(Side::Green, &self.green)].concat()
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -185,16 +215,17 @@ impl SideTold {
     }
 }
 
-/// What `get` printed: green's share, and what the router says of the sides.
-fn told(text: &str) -> Result<Live, String> {
+/// What `get` printed: green's share, what the router says of the sides, and what else leads to them, where it says
+/// that.
+fn told(text: &str) -> Result<(Live, Option<WaysTold>), String> {
     let text = text.trim();
     let odd = || {
-        let start: String = redact(text).chars().take(80).collect();
+        let start = units::clipped(&redact(text), 80);
         format!("it printed `{start}`; one share is expected: 5%, 0.05 or {{\"green\": 0.05}}")
     };
     let said = || json!({"said": redact(text)});
     let Ok(Value::Object(object)) = serde_json::from_str::<Value>(text) else {
-        return units::parse_share(text).map(|green| Live::of(green, said())).map_err(|_| odd());
+        return units::parse_share(text).map(|green| (Live::of(green, said()), None)).map_err(|_| odd());
     };
     let share = |value: &Value| match value {
         Value::Number(number) => units::parse_share(&number.to_string()),
@@ -210,7 +241,7 @@ fn told(text: &str) -> Result<Live, String> {
     if let Some(sides) = told.sides {
         live.sides = Some([sides.blue.view(Side::Blue)?, sides.green.view(Side::Green)?]);
     }
-    Ok(live)
+    Ok((live, told.other_ways))
 }
 
 impl Command {
@@ -241,6 +272,10 @@ impl Command {
     }
 
     fn get(&self) -> Result<Live, Fault> {
+        self.get_with_ways().map(|(live, _)| live)
+    }
+
+    fn get_with_ways(&self) -> Result<(Live, Option<WaysTold>), Fault> {
         let ran = self.run("tells the split", self.get.clone(), self.timeout, true)?;
         let text = String::from_utf8_lossy(&ran.stdout);
         told(&text).map_err(|why| {
@@ -255,6 +290,18 @@ impl Command {
 }
 
 impl Router for Command {
+    /// What the words of the commands take from variables says where they lead; the words themselves may be mended.
+    fn identity(&self, old: Side) -> Vec<String> {
+        let mut lines = vec![format!("{} by commands", self.name), format!("old side {}", old.word())];
+        lines.extend(self.filled_in.iter().map(|digest| format!("values of its commands {digest}")));
+        lines
+    }
+
+    fn other_ways(&mut self) -> Result<Option<Vec<OtherWay>>, Fault> {
+        let (_, told) = self.get_with_ways()?;
+        Ok(told.map(|told| told.ways(&self.name)))
+    }
+
     fn check(&mut self) -> Result<(), Fault> {
         self.get().map(drop)
     }
@@ -346,9 +393,9 @@ mod tests {
     #[test]
     fn reads_one_share_and_nothing_else() {
         for text in ["5%", "0.05\n", "{\"green\": 0.05}", "{\"green\": \"5%\", \"blue\": \"95%\"}"] {
-            assert_eq!(told(text).map(|live| (live.green, live.sides)), Ok((0.05, None)), "{text}");
+            assert_eq!(told(text).map(|(live, _)| (live.green, live.sides)), Ok((0.05, None)), "{text}");
         }
-        assert_eq!(told("1").map(|live| live.green), Ok(1.0));
+        assert_eq!(told("1").map(|(live, _)| live.green), Ok(1.0));
         for text in
             ["", "5", "-1%", "NaN", "ok", "5% 6%", "{}", "[0.05]", "{\"green\": 5}", "{\"green\": null}"]
         {
@@ -360,7 +407,15 @@ mod tests {
         let text = r#"{"green": "20%", "effective": 0, "by": "edge", "strangers": ["edge-canary gets 1 %"], "sides": {
             "blue": {"serving": 2, "of": 2},
             "green": {"serving": 0, "of": 2, "down": ["g1: timeout", "g2: 503"], "taken_out": ["g3"], "closed": false}}}"#;
-        let live = told(text).unwrap_or_else(|e| unreachable!("{e}"));
+        let (live, _) = told(text).unwrap_or_else(|e| unreachable!("{e}"));
+        let ways = |said: &str| {
+            let text = format!(r#"{{"green": 0, "other_ways": {said}}}"#);
+            told(&text).map(|(_, ways)| ways.map(|ways| ways.ways("edge")))
+        };
+        let admin = OtherWay { side: Side::Blue, name: "admin".into(), place: "edge".into() };
+        assert_eq!(ways(r#"{"blue": ["admin"]}"#), Ok(Some(vec![admin])));
+        assert_eq!((ways("{}"), ways("null")), (Ok(Some(Vec::new())), Ok(None)));
+        assert!(ways(r#"{"red": []}"#).is_err());
         assert_eq!((live.green, live.effective), (0.2, Some(0.0)));
         assert_eq!(live.strangers, ["edge-canary gets 1 %"]);
         let green = live.side(Side::Green).and_then(|view| view.cannot_serve(0.5)).unwrap_or_default();

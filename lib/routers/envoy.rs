@@ -19,7 +19,7 @@ use serde_json::Value;
 use self::routes::{Says, TOTAL, field, list, name_of, parts};
 use self::view::Clusters;
 use super::{
-    By, Counters, Kind, Live, Order, Router, Side, SideCount, Split, same_share, take_back, weights,
+    By, Counters, Kind, Live, Order, OtherWay, Router, Side, SideCount, Split, same_share, take_back, weights,
 };
 use crate::fault::Fault;
 use crate::units::show_duration;
@@ -29,6 +29,7 @@ use crate::yaml::Problem;
 
 mod routes;
 mod view;
+mod ways;
 
 pub(super) static KIND: Kind = Kind {
     name: "envoy",
@@ -88,6 +89,8 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// A configuration dump of thousands of routes is some megabytes.
 const MAX_DUMP: u64 = 64 * 1024 * 1024;
+/// It has no more values: some 10,000 routes have a tenth of them.
+const MOST_VALUES: usize = 2_000_000;
 const TYPE: &str = "RouteConfiguration";
 
 impl Envoy {
@@ -108,7 +111,8 @@ impl Envoy {
         if answer.status != 200 {
             return Err(failed(format!("it answered {}", answer.status)));
         }
-        serde_json::from_slice(&answer.body).map_err(|e| failed(format!("its answer is no JSON: {e}")))
+        crate::bounds::json(&answer.body, MOST_VALUES)
+            .map_err(|e| failed(format!("its answer is no JSON: {e}")))
     }
 
     /// The route configurations of our name that run; Envoy has one for each way it is subscribed to.
@@ -170,7 +174,7 @@ impl Envoy {
                 .cause(cause)
                 .help("it must be there before the first release, as JSON: {\"resources\": [{\"@type\": \"type.googleapis.com/envoy.config.route.v3.RouteConfiguration\", …}]}")
         };
-        let text = std::fs::read_to_string(&self.file).map_err(|e| odd(e.to_string()))?;
+        let text = files::read_text(&self.file).map_err(|e| odd(e.to_string()))?;
         let json = serde_json::from_str(&text).map_err(|e| odd(format!("it is no JSON: {e}")))?;
         Ok((text, json))
     }
@@ -319,14 +323,26 @@ impl Envoy {
         // Versions that do not know the filter answer with all of them.
         let ours =
             format!("^({}|{})$", regex::escape(&self.settings.blue), regex::escape(&self.settings.green));
-        Clusters::of(&self.ask(&format!("/clusters?format=json&filter={}", encoded(&ours)))?).map_err(
-            |cause| {
-                Fault::infrastructure("Envoy's admin address does not answer as it should")
-                    .place(crate::redact::redact(&self.settings.admin))
-                    .cause(cause)
-                    .help("is this the address under `admin:` of Envoy's configuration?")
-            },
-        )
+        self.clusters_of(&format!("/clusters?format=json&filter={}", encoded(&ours)))
+    }
+
+    fn clusters_of(&self, path: &str) -> Result<Clusters, Fault> {
+        Clusters::of(&self.ask(path)?).map_err(|cause| {
+            Fault::infrastructure("Envoy's admin address does not answer as it should")
+                .place(crate::redact::redact(&self.settings.admin))
+                .cause(cause)
+                .help("is this the address under `admin:` of Envoy's configuration?")
+        })
+    }
+
+    /// Whether it knows the cluster of a side.
+    fn knows(&self, side: Side) -> Result<(), Fault> {
+        if self.clusters()?.has(self.cluster(side)) {
+            return Ok(());
+        }
+        Err(Fault::usage(format!("Envoy has no cluster `{}` for {}", self.cluster(side), side.word()))
+            .place(crate::redact::redact(&self.settings.admin))
+            .help("define it under `clusters`, or name another one in `with`"))
     }
 
     /// Whether a cluster that has no hosts of its own may serve all the same: it leads to others, or finds its
@@ -359,6 +375,26 @@ fn encoded(text: &str) -> String {
 }
 
 impl Router for Envoy {
+    fn identity(&self, old: Side) -> Vec<String> {
+        vec![
+            format!("envoy by {}", self.shown()),
+            format!("its admin address {}", crate::redact::redact(&self.settings.admin)),
+            format!("routes {}", self.settings.routes),
+            format!("old side {}", self.cluster(old)),
+            format!("new side {}", self.cluster(old.other())),
+        ]
+    }
+
+    fn green_is_known(&mut self) -> Result<(), Fault> {
+        self.knows(Side::Green)
+    }
+
+    fn other_ways(&mut self) -> Result<Option<Vec<OtherWay>>, Fault> {
+        let clusters = self.clusters_of("/clusters?format=json")?;
+        let dump = self.ask("/config_dump")?;
+        Ok(Some(self.settings.other_ways(&clusters, &dump)))
+    }
+
     fn check(&mut self) -> Result<(), Fault> {
         let (_, mut file) = self.on_disk()?;
         let unfit = self.resource(&mut file).and_then(|ours| self.settings.unfit(ours, &self.by));
@@ -379,19 +415,7 @@ impl Router for Envoy {
                 .cause(format!("the file says {}, Envoy {}", says.raw, live.raw))
                 .help("was its last change rejected? the reason stands in Envoy's log"));
         }
-        let clusters = self.clusters()?;
-        for side in [Side::Blue, Side::Green] {
-            if !clusters.has(self.cluster(side)) {
-                return Err(Fault::usage(format!(
-                    "Envoy has no cluster `{}` for {}",
-                    self.cluster(side),
-                    side.word()
-                ))
-                .place(crate::redact::redact(&self.settings.admin))
-                .help("define it under `clusters`, or name another one in `with`"));
-            }
-        }
-        Ok(())
+        self.knows(Side::Blue)
     }
 
     fn nearest(&self, green: f64) -> f64 {

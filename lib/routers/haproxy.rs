@@ -10,10 +10,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::servers::Servers;
+use super::servers::{Cache, Servers};
 use super::{
-    AfterReload, Before, By, Counters, Kind, Live, Order, Router, Side, SideCount, SideView, Split,
-    same_share,
+    AfterReload, Before, By, ByHand, Counters, Kind, Live, Order, OtherWay, Router, Side, SideCount,
+    SideView, Split, same_share,
 };
 use crate::fault::Fault;
 use crate::units::show_share;
@@ -21,8 +21,10 @@ use crate::yaml::Problem;
 
 mod fit;
 mod map;
+mod people;
 mod servers;
 mod socket;
+mod ways;
 mod weights;
 
 use map::{PARTS, Steering, parts};
@@ -51,6 +53,9 @@ struct Settings {
     /// With `split` by user or match: the map file that the backend's rules pick a server by.
     #[serde(default)]
     map: Option<String>,
+    /// Whether a cache of HAProxy (`http-request cache-use`) may answer in front of both sides: `refused` when absent.
+    #[serde(default)]
+    cache: Cache,
 }
 
 struct Haproxy {
@@ -60,6 +65,7 @@ struct Haproxy {
     green: Vec<String>,
     /// Where the split is by user or match.
     map: Option<String>,
+    cache: Cache,
     by: By,
     /// What people have set, and get back.
     before: Before,
@@ -109,17 +115,31 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
         blue,
         green,
         map: settings.map,
+        cache: settings.cache,
         by: order.split.clone(),
         before: Before::default(),
     }))
 }
 
 impl Haproxy {
+    /// The backend's servers; all of both sides are among them.
+    fn all_states(&self) -> Result<Vec<Server>, Fault> {
+        let servers = self.states()?;
+        self.has(&self.green, &servers)?;
+        Ok(servers)
+    }
+
+    /// The backend's servers. Those of green may be missing: a deploy hook adds them.
     fn states(&self) -> Result<Vec<Server>, Fault> {
         let command = format!("show servers state {}", self.backend);
         let servers: Vec<Server> =
             self.socket.table(&command, &self.backend)?.iter().filter_map(Server::of).collect();
-        for name in self.blue.iter().chain(&self.green) {
+        self.has(&self.blue, &servers)?;
+        Ok(servers)
+    }
+
+    fn has(&self, names: &[String], servers: &[Server]) -> Result<(), Fault> {
+        for name in names {
             if !servers.iter().any(|s| &s.name == name) {
                 let known: Vec<&str> = servers.iter().map(|s| s.name.as_str()).collect();
                 return Err(Fault::usage(format!("the backend `{}` has no server `{name}`", self.backend))
@@ -127,7 +147,7 @@ impl Haproxy {
                     .help(format!("its servers are: {}", known.join(", "))));
             }
         }
-        Ok(servers)
+        Ok(())
     }
 
     /// The counters of the backend and its servers. A frontend may have the same name, and then the name alone
@@ -146,7 +166,7 @@ impl Haproxy {
         let command = format!("show map {map}");
         let reply = self.socket.ask(&command)?;
         Steering::of(&reply, &self.blue[0], &self.green[0]).ok_or_else(|| {
-            let said: String = reply.trim().chars().take(200).collect();
+            let said = crate::units::clipped(&crate::redact::redact(reply.trim()), 200);
             Fault::usage(format!("HAProxy has not the lines in the map {map} that a split needs"))
                 .place(self.socket.shown())
                 .cause(format!("it said: {}", if said.is_empty() { "nothing" } else { &said }))
@@ -160,7 +180,7 @@ impl Haproxy {
     /// Puts a split by user or match into force: the map says how much, the servers' states whether.
     fn set_parts(&self, map: &str, split: Split) -> Result<(), Fault> {
         let parts = parts(split.green);
-        let servers = self.states()?;
+        let servers = if parts == 0 { self.states()? } else { self.all_states()? };
         let named = |side: Side| servers.iter().filter(move |s| self.names(side).contains(&s.name));
         let backend = &self.backend;
         let mut commands = Vec::new();
@@ -247,15 +267,29 @@ impl Haproxy {
         servers.iter().filter(|s| members.contains(&&s.name)).collect()
     }
 
-    /// One command for each server of a side.
-    fn each(&self, side: Side, what: &str) -> Vec<String> {
-        let names = self.members(side).into_iter();
-        names.map(|name| what.replace("{}", &format!("{}/{name}", self.backend))).collect()
+    /// One command for each server of a side that is there.
+    fn each(&self, side: Side, servers: &[Server], what: &str) -> Vec<String> {
+        let own = self.of_side(side, servers).into_iter();
+        own.map(|s| what.replace("{}", &format!("{}/{}", self.backend, s.name))).collect()
     }
 
     /// Whether all servers of a side are so.
     fn all_are(&self, side: Side, what: impl Fn(&Server) -> bool) -> Result<bool, Fault> {
         Ok(self.of_side(side, &self.states()?).into_iter().all(what))
+    }
+
+    /// The weights of servers that were not there when the promotion began.
+    fn learn_weights(&mut self, servers: &[Server]) {
+        // One that has just been opened for the first time knows nothing of before.
+        if self.before.weights.is_empty() {
+            return;
+        }
+        for server in servers {
+            let ours = self.blue.contains(&server.name) || self.green.contains(&server.name);
+            if ours && !self.before.weights.contains_key(&server.name) && server.configured > 0 {
+                self.before.weights.insert(server.name.clone(), server.configured);
+            }
+        }
     }
 
     /// The weight that a server has among those of its side.
@@ -287,8 +321,14 @@ impl Haproxy {
     fn view(&self, side: Side, servers: &[Server]) -> SideView {
         let own = self.of_side(side, servers);
         // Whoever people bring back onto a side that we have closed does not open it.
-        let by_us = own.iter().any(|s| !s.admitted() && self.before.closed.contains(&s.name));
-        let closed = by_us || own.iter().all(|s| !s.admitted());
+        let by_us = own.iter().any(|s| !s.admitted() && self.before.has_closed(&s.name));
+        let missing: Vec<String> = self
+            .members(side)
+            .into_iter()
+            .filter(|name| !servers.iter().any(|s| &s.name == *name))
+            .map(|name| format!("{name}: the backend has no such server"))
+            .collect();
+        let closed = by_us || (missing.is_empty() && own.iter().all(|s| !s.admitted()));
         let weighs = own.iter().any(|s| s.share_weight() > 0);
         let count = |what: fn(&Server) -> bool| {
             u32::try_from(own.iter().filter(|s| what(s)).count()).unwrap_or(u32::MAX)
@@ -298,10 +338,11 @@ impl Haproxy {
         };
         SideView {
             serving: count(Server::serving),
-            of: u32::try_from(own.len()).unwrap_or(u32::MAX),
+            of: u32::try_from(own.len() + missing.len()).unwrap_or(u32::MAX),
             down: names(&|s| s.admitted() && !s.serving())
                 .iter()
                 .map(|s| format!("{}: {}", s.name, s.why_not()))
+                .chain(missing)
                 .collect(),
             warming: names(&Server::warming).iter().map(|s| s.name.clone()).collect(),
             taken_out: names(&|s| !closed && is_out(s, weighs)).iter().map(|s| s.name.clone()).collect(),
@@ -363,7 +404,7 @@ impl Haproxy {
         let maintenance = own.iter().any(|s| s.in_maintenance());
         own.into_iter()
             .filter(|s| !s.admitted() && (s.in_maintenance() || !maintenance))
-            .filter(|s| all || self.before.closed.contains(&s.name))
+            .filter(|s| all || self.before.has_closed(&s.name))
             .map(|s| format!("set server {}/{} state ready", self.backend, s.name))
             .collect()
     }
@@ -374,8 +415,8 @@ impl Haproxy {
         let names: Vec<(String, bool)> =
             self.of_side(side, servers).into_iter().map(|s| (s.name.clone(), s.admitted())).collect();
         for (name, admitted) in names {
-            if admitted || !open || self.before.closed.contains(&name) {
-                self.before.closed.insert(name);
+            if admitted || !open || self.before.has_closed(&name) {
+                self.before.closed.entry(side).or_default().insert(name);
             } else {
                 self.before.taken_out.insert(name);
             }
@@ -393,7 +434,7 @@ impl Haproxy {
         let weighed = self.weigh(&self.to_weigh(Side::Blue, wanted, servers), servers, doing);
         let mut states = self.to_admit(Side::Blue, servers);
         if close {
-            states.extend(self.each(Side::Green, "set server {} state maint"));
+            states.extend(self.each(Side::Green, servers, "set server {} state maint"));
         }
         self.socket.order(&states, doing)?;
         let last = self.weigh(&self.to_weigh(Side::Green, wanted, servers), servers, doing);
@@ -437,7 +478,32 @@ fn share(green: u32, blue: u32) -> Option<f64> {
 }
 
 impl Router for Haproxy {
+    fn identity(&self, old: Side) -> Vec<String> {
+        let mut lines = vec![
+            format!("haproxy at {}", self.socket.shown()),
+            format!("backend {}", self.backend),
+            format!("old side {}", self.names(old).join(", ")),
+            format!("new side {}", self.names(old.other()).join(", ")),
+        ];
+        lines.extend(self.map.iter().map(|map| format!("map {map}")));
+        lines
+    }
+
+    fn green_is_known(&mut self) -> Result<(), Fault> {
+        self.all_states().map(drop)
+    }
+
+    fn other_ways(&mut self) -> Result<Option<Vec<OtherWay>>, Fault> {
+        self.servers_elsewhere()
+    }
+
+    fn by_people(&mut self) -> Result<ByHand, Fault> {
+        // A map has no weights.
+        if self.map.is_some() { Ok(ByHand::default()) } else { self.weighed_by_people() }
+    }
+
     fn check(&mut self) -> Result<(), Fault> {
+        self.is_no_master()?;
         self.may_steer()?;
         let servers = self.states()?;
         let others = self.strangers(&servers)?;
@@ -452,6 +518,7 @@ impl Router for Haproxy {
         if let Some(backend) = backend {
             self.balances_by_weight(backend)?;
         }
+        self.no_cache_answers()?;
         let until = Instant::now() + AGENT;
         let mut looked = self.no_agent_weighs(&rows);
         while looked.is_err() && Instant::now() < until {
@@ -477,7 +544,17 @@ impl Router for Haproxy {
         let mut taken_out = BTreeSet::new();
         // A reload has opened them: whoever of them is out now was taken out since.
         let shut = |name: &String| servers.iter().any(|s| &s.name == name && !s.admitted());
-        let closed = if known.closed.iter().all(shut) { known.closed.clone() } else { BTreeSet::new() };
+        let then: Vec<&String> = known.closed.values().flatten().collect();
+        let then = if then.iter().all(|name| shut(name)) { then } else { Vec::new() };
+        // The sides may have changed places since.
+        let mut closed: BTreeMap<Side, BTreeSet<String>> = BTreeMap::new();
+        for side in [Side::Blue, Side::Green] {
+            let own = then.iter().filter(|name| self.names(side).contains(**name));
+            let own: BTreeSet<String> = own.map(|name| (*name).clone()).collect();
+            if !own.is_empty() {
+                closed.insert(side, own);
+            }
+        }
         for side in [Side::Blue, Side::Green] {
             let own: Vec<&Server> = servers.iter().filter(|s| self.names(side).contains(&s.name)).collect();
             let open = own.iter().any(|s| s.admitted());
@@ -485,7 +562,7 @@ impl Router for Haproxy {
             let left: BTreeSet<String> = own
                 .iter()
                 // A side that is closed as a whole was closed by the release before, or waits for its first one.
-                .filter(|s| is_out(s, weighs) && !closed.contains(&s.name))
+                .filter(|s| is_out(s, weighs) && !then.contains(&&s.name))
                 .filter(|s| open || known.taken_out.contains(&s.name))
                 .map(|s| s.name.clone())
                 .collect();
@@ -504,7 +581,7 @@ impl Router for Haproxy {
                 }
             }
         }
-        Ok(Before { weights, taken_out, closed })
+        Ok(Before { weights, taken_out, closed, set: BTreeMap::new() })
     }
 
     fn remember(&mut self, before: &Before) {
@@ -550,15 +627,20 @@ impl Router for Haproxy {
         if let Some(map) = &self.map {
             return self.set_parts(map, split);
         }
-        let servers = self.states()?;
+        // The way back needs no server of green.
+        let servers = if split.is_way_back() { self.states()? } else { self.all_states()? };
         if split.green <= 0.0 && split.close_idle_side {
             self.note_closing(Side::Green, &servers);
         }
         let (_, wanted) = self.weights(split.green);
         if split.green <= 0.0 {
-            return self.give_back(&wanted, &servers, split.close_idle_side);
+            self.give_back(&wanted, &servers, split.close_idle_side)?;
+        } else {
+            self.give(split.green, &wanted, &servers)?;
         }
-        self.give(split.green, &wanted, &servers)
+        let set = wanted.iter().map(|(name, weight)| ((*name).clone(), *weight)).collect();
+        self.before.set = set;
+        Ok(())
     }
 
     fn read(&mut self) -> Result<Live, Fault> {
@@ -567,8 +649,14 @@ impl Router for Haproxy {
             None => self.read_weights()?,
         };
         let servers = self.states()?;
+        self.learn_weights(&servers);
         // Whoever is in service is not closed, whoever has opened it.
-        self.before.closed.retain(|name| servers.iter().any(|s| &s.name == name && !s.admitted()));
+        let mut closed = std::mem::take(&mut self.before.closed);
+        closed.retain(|side, names| {
+            names.retain(|name| servers.iter().any(|s| &s.name == name && !s.admitted()));
+            !names.is_empty() || self.of_side(*side, &servers).iter().all(|s| !s.admitted())
+        });
+        self.before.closed = closed;
         Ok(Live {
             sides: Some([Side::Blue, Side::Green].map(|side| self.view(side, &servers))),
             strangers: self.strangers(&servers)?,
@@ -580,7 +668,7 @@ impl Router for Haproxy {
         let servers = self.states()?;
         self.note_closing(side, &servers);
         if !self.all_are(side, |s| !s.admitted() && s.weight == 0)? {
-            let drain = self.each(side, "set server {} state drain");
+            let drain = self.each(side, &servers, "set server {} state drain");
             self.socket.order(&drain, &format!("drain {}", side.word()))?;
         }
         let until = Instant::now() + limit;
@@ -598,15 +686,16 @@ impl Router for Haproxy {
     }
 
     fn close(&mut self, side: Side, left: u64, _: Duration) -> Result<(), Fault> {
-        if !self.all_are(side, |s| s.share_weight() == 0)? {
+        let servers = self.states()?;
+        if self.of_side(side, &servers).into_iter().any(|s| s.share_weight() > 0) {
             return Err(Fault::infrastructure(format!("{} has users again", side.word()))
                 .place(&self.backend)
                 .cause("somebody gave it traffic while it was drained")
                 .help("look at `promote status`; it stays as it is"));
         }
-        let mut last = self.each(side, "set server {} state maint");
+        let mut last = self.each(side, &servers, "set server {} state maint");
         if left > 0 {
-            last.extend(self.each(side, "shutdown sessions server {}"));
+            last.extend(self.each(side, &servers, "shutdown sessions server {}"));
         }
         self.socket.order(&last, &format!("close {}", side.word()))
     }

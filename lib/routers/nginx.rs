@@ -17,7 +17,9 @@ use self::fit::{Configuration, Question};
 use self::include::{Include, Shape, Stamp};
 use self::servers::{Servers, Sides};
 use self::syntax::Directive;
-use super::{By, Counters, Key, Kind, Live, Order, Router, Side, Split, take_back};
+use super::servers::Cache;
+use super::ways::Addresses;
+use super::{By, Counters, Key, Kind, Live, Order, OtherWay, Router, Side, Split, take_back};
 use crate::fault::Fault;
 use crate::plan::commands;
 use crate::units::show_duration;
@@ -77,17 +79,6 @@ struct Settings {
     /// How long old workers may go on answering after a reload; 10 s when absent.
     #[serde(default)]
     settle: Option<crate::units::Span>,
-}
-
-/// What is done about a cache in front of both sides.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Cache {
-    /// No promotion begins.
-    #[default]
-    Refused,
-    /// The split holds for what the cache does not answer.
-    Allowed,
 }
 
 fn variables() -> String {
@@ -221,7 +212,7 @@ impl Nginx {
     }
 
     fn text(&self) -> Result<String, Fault> {
-        std::fs::read_to_string(&self.file).map_err(|e| files::unwritable(&self.file, &e))
+        files::read_text(&self.file).map_err(|e| files::unwritable(&self.file, &e))
     }
 
     fn include(&self, text: &str) -> Result<Include, Fault> {
@@ -306,20 +297,30 @@ impl Nginx {
         Configuration::parse(&String::from_utf8_lossy(&ran.stdout))
     }
 
-    /// Whether what is around the include file leaves the split as it is.
-    fn configuration_fits(&self, configuration: &Configuration, text: &str) -> Result<(), Fault> {
+    /// Asks something of the configuration around the include file with this text.
+    fn question<T>(&self, text: &str, ask: impl FnOnce(&Question<'_>) -> T) -> T {
         let include = place::real(&self.file).display().to_string();
         let sides = [Side::Blue, Side::Green].map(|side| self.shape.upstream_of(side));
         let upstreams = if self.shape.weighed() { vec![self.shape.upstream.clone()] } else { sides.to_vec() };
-        let question = Question {
+        ask(&Question {
             include: &include,
             text,
             upstreams: &upstreams,
             passes_to: &self.passes_to(),
             variables: &self.shape.all_variables(),
             cache_allowed: self.settings.cache == Cache::Allowed,
-        };
-        match configuration.misfit(&question) {
+        })
+    }
+
+    /// The addresses of a side's servers.
+    fn addresses(&self, side: Side) -> Vec<String> {
+        self.shape.sides.side(side).iter().map(|server| server.address.clone()).collect()
+    }
+
+    /// Whether what is around the include file leaves the split as it is.
+    fn configuration_fits(&self, configuration: &Configuration, text: &str) -> Result<(), Fault> {
+        let misfit = self.question(text, |question| configuration.misfit(question));
+        match misfit {
             None => Ok(()),
             Some(misfit) => Err(Fault::usage("nginx's configuration does not fit the `split`")
                 .place(misfit.place.unwrap_or_else(|| self.shown()))
@@ -427,13 +428,13 @@ fn complaints(output: &str) -> String {
         }
     }
     // Half a secret would no longer be recognised as one: first out, then cut.
-    crate::redact::redact(&found.join("; ")).chars().take(1000).collect()
+    crate::units::clipped(&crate::redact::redact(&found.join("; ")), 1000)
 }
 
 /// The end of a file.
 fn end_of(path: &str) -> std::io::Result<String> {
     use std::io::{Read, Seek, SeekFrom};
-    let mut file = std::fs::File::open(path)?;
+    let mut file = crate::bounds::open(std::path::Path::new(path))?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(END_OF_LOG)))?;
     let mut bytes = Vec::new();
@@ -456,6 +457,28 @@ fn quoted(word: &str) -> String {
 }
 
 impl Router for Nginx {
+    /// The commands by which it is tested and reloaded, and the address of its stamp, may be mended in the middle.
+    fn identity(&self, old: Side) -> Vec<String> {
+        let by = if self.shape.weighed() { "by their weights" } else { "each by an upstream of its own" };
+        vec![
+            format!("nginx by {}", self.shown()),
+            format!("upstream {}, the sides {by}", self.shape.upstream),
+            format!("variables {}", self.shape.variables),
+            format!("old side {}", self.addresses(old).join(", ")),
+            format!("new side {}", self.addresses(old.other()).join(", ")),
+        ]
+    }
+
+    fn other_ways(&mut self) -> Result<Option<Vec<OtherWay>>, Fault> {
+        let Ok(configuration) = self.printed() else { return Ok(None) };
+        let text = self.text().unwrap_or_default();
+        let mut known = Addresses::of(&self.addresses(Side::Blue), &self.addresses(Side::Green), 80);
+        let named = |side: Side| (side, self.shape.upstream_of(side));
+        let sides =
+            if self.shape.weighed() { Vec::new() } else { vec![named(Side::Blue), named(Side::Green)] };
+        Ok(Some(self.question(&text, |question| configuration.ways(question, &sides, &mut known)).all()))
+    }
+
     fn check(&mut self) -> Result<(), Fault> {
         if !self.file.exists() {
             let text = self.shape.render(0.0, "first");

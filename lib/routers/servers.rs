@@ -1,4 +1,4 @@
-//! One server or several, as a plan names them.
+//! One server or several, as a plan names them, and what may stand in front of them.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -42,4 +42,15 @@ impl Servers {
             Self::Several(texts) => texts,
         }
     }
+}
+
+/// What is done about a cache in front of both sides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Cache {
+    /// No promotion begins.
+    #[default]
+    Refused,
+    /// The split holds for what the cache does not answer.
+    Allowed,
 }

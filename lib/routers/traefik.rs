@@ -18,7 +18,9 @@ use serde_json::{Map, Value, json};
 
 use self::text::{Kept, OURS, no_request, rule, share_in};
 use self::view::{Seen, errors};
-use super::{By, Counters, Key, Kind, Live, Order, Router, Side, Split, same_share, take_back, weights};
+use super::{
+    By, Counters, Key, Kind, Live, Order, OtherWay, Router, Side, Split, same_share, take_back, weights,
+};
 use crate::fault::Fault;
 use crate::units::{show_duration, show_share};
 use crate::world::http::{Answer, Client, Request, join};
@@ -28,6 +30,7 @@ use crate::yaml::Problem;
 mod metrics;
 mod text;
 mod view;
+mod ways;
 
 pub(super) static KIND: Kind = Kind {
     name: "traefik",
@@ -350,7 +353,7 @@ impl Traefik {
     }
 
     fn file(&self) -> Result<String, Fault> {
-        std::fs::read_to_string(&self.file).map_err(|e| files::unwritable(&self.file, &e))
+        files::read_text(&self.file).map_err(|e| files::unwritable(&self.file, &e))
     }
 
     fn swap(&self, text: &str) -> Result<(), Fault> {
@@ -497,14 +500,58 @@ impl Traefik {
     }
 }
 
+impl Traefik {
+    /// Whether a service of a side is there, and works.
+    fn has(&self, side: Side) -> Result<(), Fault> {
+        let name = self.side(side);
+        let found = self.ask(&format!("api/http/services/{name}"))?;
+        if found.as_ref().is_some_and(|service| service["status"] == "enabled") {
+            return Ok(());
+        }
+        let fault = Fault::usage(format!("Traefik has no working service `{name}` for {}", side.word()))
+            .place(&self.settings.api);
+        let (own, provider) = name.split_once('@').unwrap_or((&name, "file"));
+        Err(if provider == "file" {
+            fault.help(format!(
+                "define it in another file of the directory:\nhttp:\n  services:\n    {own}: {{loadBalancer: {{servers: [{{url: \"http://10.0.0.11:8080\"}}]}}}}"
+            ))
+        } else {
+            fault.help(format!("the provider `{provider}` must tell Traefik of it: start what it is made of"))
+        })
+    }
+}
+
 impl Router for Traefik {
+    fn identity(&self, old: Side) -> Vec<String> {
+        vec![
+            format!("traefik by {}", self.shown()),
+            format!("its API at {}", crate::redact::redact(&self.settings.api)),
+            format!("service {}", self.settings.service),
+            format!("old side {}", self.side(old)),
+            format!("new side {}", self.side(old.other())),
+        ]
+    }
+
+    fn green_is_known(&mut self) -> Result<(), Fault> {
+        self.has(Side::Green)
+    }
+
+    fn other_ways(&mut self) -> Result<Option<Vec<OtherWay>>, Fault> {
+        let Some(all) = self.ask("api/rawdata")? else { return Ok(None) };
+        let (blue, green) = self.services();
+        let split = qualified(&self.settings.service);
+        let ours = format!("{}-trapkey-", self.settings.service);
+        let split = ways::Split { blue: &blue, green: &green, split: &split };
+        Ok(Some(ways::other_ways(&all, &split, |router| router.starts_with(&ours))))
+    }
+
     fn check(&mut self) -> Result<(), Fault> {
         let first = self.settings.render(0.0, (1, 0), &Kept::default(), &Map::new());
         let put = format!(
             "put exactly this into it, and let a router use the service `{}`:\n{first}",
             self.settings.service
         );
-        match std::fs::read_to_string(&self.file) {
+        match files::read_text(&self.file) {
             Ok(text) if text.starts_with(OURS) => {}
             Ok(_) => {
                 return Err(Fault::usage("the file is not one that Trapkey may overwrite")
@@ -536,18 +583,7 @@ impl Router for Traefik {
             .cause(format!("the service is sticky by the cookie `{cookie}`"))
             .help(format!("say `with: {{sticky: {cookie}}}`, or take `sticky` out of the file")));
         }
-        let (blue, green) = self.services();
-        for (side, name) in [("blue", &blue), ("green", &green)] {
-            let found = self.ask(&format!("api/http/services/{name}"))?;
-            if found.as_ref().is_none_or(|service| service["status"] != "enabled") {
-                return Err(Fault::usage(format!("Traefik has no working service `{name}` for {side}"))
-                    .place(&self.settings.api)
-                    .help(format!(
-                        "define it in another file of the directory:\nhttp:\n  services:\n    {}: {{loadBalancer: {{servers: [{{url: \"http://10.0.0.11:8080\"}}]}}}}",
-                        name.trim_end_matches("@file")
-                    )));
-            }
-        }
+        self.has(Side::Blue)?;
         let name = format!("{}@file", self.settings.service);
         let service = self.ask(&format!("api/http/services/{name}"))?.unwrap_or_default();
         if service["usedBy"].as_array().is_none_or(Vec::is_empty) {
@@ -612,7 +648,7 @@ impl Router for Traefik {
         let (green, running) = loop {
             let (share, running) = self.share()?;
             // A file that has just been swapped is loaded soon; after that, what runs is the truth.
-            let file = std::fs::read_to_string(&self.file).ok().and_then(|text| share_in(&text));
+            let file = files::read_text(&self.file).ok().and_then(|text| share_in(&text));
             if file.is_none_or(|file| same_share(file, share)) || Instant::now() >= until {
                 break (share, running);
             }

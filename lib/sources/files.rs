@@ -16,8 +16,12 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{Context, Extra, Keep, Kind, Live, Nature, Order, Source, Terms, Wanted};
+use crate::bounds;
 use crate::fault::Fault;
 use crate::yaml::Problem;
+
+/// No `.gitignore` that people write is longer.
+const LONGEST_RULES: u64 = 1024 * 1024;
 
 pub(super) static KIND: Kind = Kind {
     name: "files",
@@ -217,13 +221,16 @@ impl Ignored {
         }
         let at = self.root.join(folder);
         let file = at.join(".gitignore");
-        let rules = file.is_file().then(|| {
+        // Without one that can be read more is kept, not less.
+        let rules = bounds::whole(&file, LONGEST_RULES).ok().and_then(|bytes| {
             let mut builder = GitignoreBuilder::new(&at);
-            // A line that is no pattern is passed over, as git does it: then more is kept, not less.
-            let _ = builder.add(&file);
+            let text = String::from_utf8_lossy(&bytes);
+            for line in text.trim_start_matches('\u{feff}').lines() {
+                // A line that is no pattern is passed over, as git does it.
+                let _ = builder.add_line(Some(file.clone()), line);
+            }
             builder.build().ok().map(Arc::new)
         });
-        let rules = rules.flatten();
         known.insert(folder.to_path_buf(), rules.clone());
         rules
     }

@@ -102,7 +102,7 @@ impl Source for Database {
             .collect::<Result<_, _>>()
             .map_err(|refused| self.unreadable(&refused))?;
         keep.file(&self.file_name(), &mut |sink| {
-            let read = fs::File::open(&copy).and_then(|mut file| io::copy(&mut file, sink));
+            let read = crate::bounds::open(&copy).and_then(|mut file| io::copy(&mut file, sink));
             let bytes =
                 read.map_err(|e| self.programs.fault("the copy of the database cannot be read").cause(e))?;
             if bytes < 512 && answers[0].get(1).is_some_and(|objects| objects != "0") {

@@ -8,7 +8,7 @@
 //! | `lock.N` | locked by the kernel for as long as the holder of fencing number N lives |
 //! | `change` | locked for the moment of a conditional write |
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 
 use super::{Condition, Guard, Life, Object, Place, Put, Tag};
+use crate::bounds;
 use crate::evidence::sha256_hex;
 use crate::fault::Fault;
 use crate::world::files::{self, unwritable, write_atomic};
@@ -24,6 +25,9 @@ use crate::world::files::{self, unwritable, write_atomic};
 /// How long a conditional write waits for another one. It takes a few milliseconds, and on a busy disk the
 /// time of a sync.
 const PATIENCE_MS: u64 = 30_000;
+
+/// The largest object that is read.
+const LARGEST: u64 = 64 << 20;
 
 /// One environment's folder.
 #[derive(Debug)]
@@ -46,9 +50,8 @@ impl Folder {
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Fault> {
         let path = self.file(name);
-        match fs::read(&path) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        match bounds::whole_if_there(&path, LARGEST) {
+            Ok(found) => Ok(found),
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => Err(unwritable(&self.path, &e)),
             Err(e) => Err(Fault::infrastructure("the promote state cannot be read")
                 .place(path.display().to_string())
@@ -94,10 +97,7 @@ impl Folder {
 /// Opens a file to lock it. On a file system that takes no writes any more the lock of before still
 /// locks.
 fn open_to_lock(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    let made = options.clone().write(true).create(true).truncate(false).open(path);
-    made.or_else(|e| options.open(path).map_err(|_| e))
+    bounds::open_to_add(path, 0o666).or_else(|e| bounds::open(path).map_err(|_| e))
 }
 
 /// Whether the last line of a file is not whole.
@@ -190,11 +190,7 @@ impl Place for Folder {
 
     fn journal(&self, line: &str, _: &str) -> Result<(), Fault> {
         let path = self.file("journal.jsonl");
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .read(true)
-            .open(&path)
+        bounds::open_to_add(&path, 0o666)
             .and_then(|mut file| {
                 // A writer that was killed, or a full disk, leaves half a line: the next begins its own.
                 let begin = if ends_in_the_middle(&mut file)? { "\n" } else { "" };
@@ -205,7 +201,7 @@ impl Place for Folder {
 
     fn life(&self, fence: u64) -> Result<Life, Fault> {
         let path = self.lock_file(fence);
-        let file = match OpenOptions::new().read(true).open(&path) {
+        let file = match bounds::open(&path) {
             Ok(file) => file,
             // It is removed when its holder leaves.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Life::Over(Guard::none())),
@@ -229,20 +225,40 @@ impl Place for Folder {
         }
     }
 
+    fn guard_what_is_there(&self, name: &str) -> Result<Option<Guard>, Fault> {
+        let full = [rustix::io::Errno::ROFS, rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT];
+        let probe = self.file(&format!(".trapkey-probe.{:016x}", crate::world::unique()));
+        match OpenOptions::new().write(true).create_new(true).open(&probe) {
+            Err(e) if full.iter().any(|full| e.raw_os_error() == Some(full.raw_os_error())) => {}
+            Err(_) => return Ok(None),
+            Ok(_) => {
+                // One that stays is empty, and looked at by nobody.
+                let _ = fs::remove_file(&probe);
+                return Ok(None);
+            }
+        }
+        let Ok(file) = OpenOptions::new().read(true).open(self.file(name)) else { return Ok(None) };
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Guard::of(file, None))),
+            Err(_) => Err(Fault::refused("another job goes back already, on a disk that takes no writes")
+                .place(self.shown())
+                .help("wait for it, and look at the router")),
+        }
+    }
+
     /// A file of its own is written, locked and removed: in the folder, or where that would be made.
     fn may_write(&self) -> Result<(), Fault> {
         let missing = |folder: &&Path| matches!(folder.symlink_metadata(), Err(e) if e.kind() == io::ErrorKind::NotFound);
         let there = self.path.ancestors().find(|folder| !missing(folder)).unwrap_or(&self.path);
         let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
         let path = there.join(format!(".trapkey-probe.{:016x}", crate::world::unique()));
-        let tried =
-            OpenOptions::new().read(true).write(true).create_new(true).open(&path).and_then(|mut file| {
-                // As much as a record may need: a full disk takes an empty file.
-                let written = file.write_all(&[b' '; 4096]).and_then(|()| file.sync_all());
-                let locked = flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(io::Error::from);
-                let removed = fs::remove_file(&path);
-                written.and(locked).and(removed)
-            });
+        let tried = bounds::fresh(&path, 0o666).and_then(|mut file| {
+            // As much as a record may need: a full disk takes an empty file.
+            let written = file.write_all(&[b' '; 4096]).and_then(|()| file.sync_all());
+            let locked = flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(io::Error::from);
+            let removed = fs::remove_file(&path);
+            written.and(locked).and(removed)
+        });
         tried.map_err(|e| {
             let fault = unwritable(&self.path, &e);
             Fault { what: "the promote state cannot be written".into(), ..fault }

@@ -68,6 +68,40 @@ struct Written {
     released: bool,
 }
 
+/// Who works on an environment now, as far as can be told without taking anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Worker {
+    /// The last one has left, or there never was one.
+    Nobody,
+    /// This one. Where its lease is over it is stopped, or cannot write.
+    Works(Holder, Option<Over>),
+    /// This one was there, and is gone without having left: killed, or its machine with it.
+    Gone(Holder, Option<Over>),
+}
+
+/// Since when a lease is over, by this machine's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Over(pub jiff::Timestamp);
+
+impl Store {
+    /// Looks who works. Takes no lock and changes nothing.
+    ///
+    /// Errors (4): the lease cannot be read.
+    pub fn worker(&self) -> Result<Worker, Fault> {
+        let lease = match read(self.place.as_ref())? {
+            Some((Some(lease), _)) if !lease.released => lease,
+            _ => return Ok(Worker::Nobody),
+        };
+        let over = (lease.until_ms < self.clock.now().as_millisecond())
+            .then(|| jiff::Timestamp::from_millisecond(lease.until_ms).ok().map(Over))
+            .flatten();
+        Ok(match (world::lives(&lease.process), over) {
+            (Some(true), _) | (None, None) => Worker::Works(lease.holder, over),
+            (Some(false), _) | (None, Some(_)) => Worker::Gone(lease.holder, over),
+        })
+    }
+}
+
 /// The right to write, renewed in the background until it is dropped.
 #[derive(Debug)]
 pub struct Lease {
@@ -151,6 +185,27 @@ impl Lease {
         holder: &Holder,
         lasts: Duration,
     ) -> Result<Held<T>, Fault> {
+        Self::take_by(store, holder, lasts, false)
+    }
+
+    /// The same for whoever takes users back: also where the place takes no writes any more (a disk that is full, or
+    /// read-only). Then nobody else can write either, and whoever could again is seen at each look.
+    ///
+    /// Errors: those of [`Lease::take`].
+    pub fn take_to_go_back<T: DeserializeOwned>(
+        store: &Arc<Store>,
+        holder: &Holder,
+        lasts: Duration,
+    ) -> Result<Held<T>, Fault> {
+        Self::take_by(store, holder, lasts, true)
+    }
+
+    fn take_by<T: DeserializeOwned>(
+        store: &Arc<Store>,
+        holder: &Holder,
+        lasts: Duration,
+        goes_back: bool,
+    ) -> Result<Held<T>, Fault> {
         let lasts = lasts.min(LONGEST);
         let place = store.place.as_ref();
         let clock = store.clock.as_ref();
@@ -185,6 +240,10 @@ impl Lease {
             // Nothing can be written there any more. The lock of the last holder, who is gone, still
             // locks, and nothing must keep anybody from calling a release off.
             (Err(_), Some(gone)) if gone.locks() => (None, Some(gone)),
+            (Err(fault), _) if goes_back => match place.guard_what_is_there(LEASE)? {
+                Some(lock) => (None, Some(lock)),
+                None => return Err(fault),
+            },
             (Err(fault), _) => return Err(fault),
         };
         let written = Written {

@@ -11,7 +11,7 @@ use crate::world::signal;
 use crate::world::talk::{self, Mark, Talk};
 use crate::{routers, sources};
 
-use super::{promote, snapshot, tell, verify};
+use super::{part, promote, snapshot, tell, verify};
 
 mod catalogue;
 mod schema;
@@ -41,15 +41,17 @@ pub fn run(job: &Job) -> Result<Exit, Fault> {
     let parallel = plan.defaults.parallel.unwrap_or(PARALLEL);
     let talk = job.talk();
     let mut findings = checks::run(&prepared, parallel, &|finding| tell(talk, finding));
-    let tried = match section.promote {
+    let tried = || match section.promote {
         Some(false) => promote::not_tried(job, "`preflight.promote` is false in the plan"),
         // Whoever asked to stop waits for no router.
         _ if signal::stop_asked() => promote::not_tried(job, "asked to stop"),
         _ => promote::try_all(job),
     };
-    for tried in tried {
-        tell(talk, &tried.finding);
-        findings.push(tried.finding);
+    let tried =
+        part("way to promote", "promote", || tried().into_iter().map(|tried| tried.finding).collect());
+    for finding in tried {
+        tell(talk, &finding);
+        findings.push(finding);
     }
     let counts = Counts::of(&findings);
     let looked = findings.iter().any(|finding| finding.verdict != Verdict::Skipped);
@@ -95,7 +97,7 @@ fn validate_the_rest(job: &Job) -> Result<(), Fault> {
 /// Errors: refused (5) when there is a file; infrastructure (4) when it cannot be written.
 pub fn init(path: &Path, talk: &Talk) -> Result<Exit, Fault> {
     let place = path.display().to_string();
-    let opened = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
+    let opened = crate::bounds::fresh(path, 0o666);
     let mut file = opened.map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => Fault::refused("there is a plan already")
             .place(&place)

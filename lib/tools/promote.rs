@@ -11,12 +11,12 @@ mod begin;
 mod by_state;
 pub mod conduct;
 mod drive;
+mod dry_run;
 pub mod flags;
 mod foresee;
 mod forward;
 mod front;
 mod listen;
-mod live;
 pub mod machine;
 mod orders;
 mod readers;
@@ -28,7 +28,7 @@ mod shift;
 mod sight;
 mod status;
 mod way_back;
-mod well;
+mod ways_out;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,11 +49,11 @@ pub(super) use begin::judged;
 pub use by_state::{begin_or_go_on, go_on, go_on_elsewhere, judge, open};
 use drive::Driver;
 pub use drive::Mode;
+pub use dry_run::plan_live;
+pub(super) use dry_run::{not_tried, sides_apart, try_all};
 pub use foresee::foresee;
 pub use forward::{accept, skip};
 pub use listen::listen;
-pub use live::plan_live;
-pub(super) use live::{not_tried, sides_apart, try_all};
 use machine::State;
 pub use orders::{abort, pause, plan, resume, rollback, undo};
 use record::Record;
@@ -81,13 +81,35 @@ const LEASE: Duration = Duration::from_secs(30);
 
 /// Takes the lease on an environment's state.
 fn take(job: &Job, store: &Arc<Store>) -> Result<Held<Record>, Fault> {
-    let lasts = begin::section(job).ok().and_then(|plan| plan.lease).map_or(LEASE, |span| span.0);
-    Lease::take(store, &holder(job), lasts).map_err(|held| match held.exit {
-        Exit::Refused if held.what.contains("holds this environment") => {
-            held.help(format!("wait for it, or call it off: {}", say::command(job, "abort")))
+    Lease::take(store, &holder(job), lasts(job)).map_err(|fault| not_taken(job, store, fault, false))
+}
+
+/// The same for whoever takes users back: also on a disk that takes no writes.
+fn take_to_go_back(job: &Job, store: &Arc<Store>) -> Result<Held<Record>, Fault> {
+    Lease::take_to_go_back(store, &holder(job), lasts(job))
+        .map_err(|fault| not_taken(job, store, fault, true))
+}
+
+fn lasts(job: &Job) -> Duration {
+    begin::section(job).ok().and_then(|plan| plan.lease).map_or(LEASE, |span| span.0)
+}
+
+/// What people can do without the lease.
+fn not_taken(job: &Job, store: &Store, fault: Fault, goes_back: bool) -> Fault {
+    match fault.exit {
+        Exit::Refused if fault.what.contains("holds this environment") => {
+            fault.help(format!("wait for it, or call it off: {}", say::command(job, "abort")))
         }
-        _ => held,
-    })
+        Exit::Infrastructure => {
+            // Where the record cannot be read either, the plan alone says too little.
+            let record = store.load::<Record>().ok().flatten().map(|saved| saved.record);
+            match record.filter(|record| !record.state.finished() && (goes_back || !record.state.serves())) {
+                Some(record) => ways_out::with_by_hand(job, &record, fault),
+                None => fault,
+            }
+        }
+        _ => fault,
+    }
 }
 
 fn holder(job: &Job) -> Holder {
@@ -171,7 +193,7 @@ fn end(job: &Job, driver: &mut Driver<'_>) -> Result<Exit, Fault> {
 
 /// The last line of a job that was asked to stop: who watches now, what users get, and what goes on or back.
 fn tell_who_watches(job: &Job, record: &Record, mode: Mode) {
-    let green = match well::live(job, record) {
+    let green = match ways_out::live(job, record) {
         Ok(live) => format!("the router gives green {}", show_share(live.green)),
         Err(why) => format!("what the router gives green is not known ({why})"),
     };
@@ -246,7 +268,7 @@ fn stands_as_blue(job: &Job, record: &Record) -> Result<Option<Record>, Fault> {
     let (then, now) = (&record.promotion.router, &plan.router);
     let swapped = then.kind == now.kind
         && then.target == now.target.shown
-        && orders::same_commands(&router.by_hand(Side::Green), &then.by_hand);
+        && orders::same_lines(&router.identity(Side::Green), &then.identity);
     if !swapped || !same_share(router.read()?.green, 0.0) {
         return Ok(None);
     }

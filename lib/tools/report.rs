@@ -8,6 +8,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use crate::caught::caught;
 use crate::evidence::{DocumentVerdict, Finding, Output, ReportBody, Verdict, sha256_hex};
 use crate::fault::{Exit, Fault};
 use crate::job::{Conclusion, Job};
@@ -40,9 +41,16 @@ pub fn render(job: &Job, templates: Option<&Path>) -> Result<Exit, Fault> {
     }
     let story = Story::of(evidence.documents(job))?;
     // Everything is rendered before anything is written: a broken template leaves no half report.
-    let mut rendered = Vec::new();
+    let (mut rendered, mut broken) = (Vec::new(), Vec::new());
     for kind in renderers::ALL {
-        rendered.push((*kind, (kind.render)(&story, &templates)?));
+        match caught(|| (kind.render)(&story, &templates)) {
+            Ok(bytes) => rendered.push((*kind, bytes?)),
+            Err(why) => {
+                // An older one of that name would be taken for it.
+                let _ = std::fs::remove_file(job.evidence().join(kind.file));
+                broken.push((kind.file, why));
+            }
+        }
     }
     let mut outputs = Vec::new();
     for (kind, bytes) in &rendered {
@@ -59,9 +67,9 @@ pub fn render(job: &Job, templates: Option<&Path>) -> Result<Exit, Fault> {
     let page = job.evidence().join("report.html").display().to_string();
     job.conclude(Conclusion {
         needs,
-        verdict: DocumentVerdict::Pass,
+        verdict: if broken.is_empty() { DocumentVerdict::Pass } else { DocumentVerdict::Error },
         summary: headline.clone(),
-        findings: findings(&links, &unknown, missing.as_deref()),
+        findings: findings(&links, &unknown, missing.as_deref(), &broken),
         body: ReportBody { outcome: story.outcome().into(), headline, outputs },
         outputs: vec![("outcome", story.outcome().into()), ("report", page)],
     })
@@ -127,7 +135,12 @@ fn step_summary(job: &Job, bytes: &[u8]) {
     }
 }
 
-fn findings(links: &[chain::Link], unknown: &[String], missing: Option<&str>) -> Vec<Finding> {
+fn findings(
+    links: &[chain::Link],
+    unknown: &[String],
+    missing: Option<&str>,
+    broken: &[(&str, String)],
+) -> Vec<Finding> {
     let now = world::now();
     let proven = links.iter().map(|link| {
         let mut finding = Finding::new(link.name(), "chain", Verdict::Pass, now).says(link.to_string());
@@ -145,7 +158,9 @@ fn findings(links: &[chain::Link], unknown: &[String], missing: Option<&str>) ->
         finding.severity = Severity::Warning;
         finding
     });
-    proven.chain(warnings).chain(samples).collect()
+    let broken =
+        broken.iter().map(|(file, why)| Finding::new(*file, "renderer", Verdict::Error, now).says(why));
+    proven.chain(warnings).chain(samples).chain(broken).collect()
 }
 
 fn unknown_template(name: &str) -> String {
@@ -175,11 +190,7 @@ fn read_templates(folder: Option<&Path>) -> Result<(Templates, Vec<String>), Fau
             unknown.push(name);
             continue;
         }
-        let size = std::fs::metadata(&path).map_err(|e| unreadable(&path, &e))?.len();
-        if size > MAX_TEMPLATE {
-            return Err(unreadable(&path, &"it is larger than 1 MiB"));
-        }
-        let text = std::fs::read_to_string(&path).map_err(|e| unreadable(&path, &e))?;
+        let text = crate::bounds::text(&path, MAX_TEMPLATE).map_err(|e| unreadable(&path, &e))?;
         templates.replace(&name, text, &path.display().to_string());
     }
     Ok((templates, unknown))

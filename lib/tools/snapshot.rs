@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::caught::{broke, caught};
 use crate::evidence::{
     self, Finding, Need, PreflightBody, SnapshotBody, SnapshotRecord, SnapshotState, SourceRecord, VERSION,
     Verdict,
@@ -268,7 +269,8 @@ fn read(
     let mut intake = Intake { archive, name: &spec.name, allow_partial: spec.allow_partial };
     let backed_up = std::thread::scope(|scope| {
         let _watch = ticker.watch(scope, step, count);
-        source.back_up(&context, &mut intake)
+        let backed_up = caught(|| source.back_up(&context, &mut intake));
+        backed_up.unwrap_or_else(|why| Err(broke(&format!("reading `{}`", spec.name), &why)))
     });
     stop_if_asked()?;
     // Only what the source could not give is forgiven, never what the store did not take.

@@ -14,7 +14,7 @@ use crate::units::Span;
 use crate::world::talk::Mark;
 
 use super::promote::say;
-use super::tell;
+use super::{part, tell};
 
 mod compare;
 mod live;
@@ -78,18 +78,38 @@ pub fn run(job: &Job) -> Result<Exit, Fault> {
         findings.extend(found);
     };
     if let Some(promotion) = evidence.promotion() {
-        see(vec![live::serves(job, promotion)], false);
+        see(part("live side", "live", || vec![live::serves(job, promotion)]), false);
     }
     see(gate.run_checks(job), true);
-    let (compared, comparisons) = gate.compare(job, evidence.baseline.as_ref())?;
-    see(compared, false);
+    let mut comparisons = Ok(Vec::new());
+    see(
+        part("probes", "baseline", || match gate.compare(job, evidence.baseline.as_ref()) {
+            Ok((compared, records)) => {
+                comparisons = Ok(records);
+                compared
+            }
+            Err(fault) => {
+                comparisons = Err(fault);
+                Vec::new()
+            }
+        }),
+        false,
+    );
+    let comparisons = comparisons?;
     let moved = evidence.promotion().and_then(metrics::Moved::of);
-    let (judged, metrics) = metrics::run(std::mem::take(&mut gate.metrics), moved, job.talk());
-    see(judged, false);
+    let (mut metrics, asked) = (Vec::new(), std::mem::take(&mut gate.metrics));
+    see(
+        part("metrics", "metrics", || {
+            let (judged, records) = metrics::run(asked, moved, job.talk());
+            metrics = records;
+            judged
+        }),
+        false,
+    );
     if let (Some(spec), Some(snapshot)) = (&job.loaded.plan.snapshot, &evidence.snapshot) {
         let recorded =
             snapshot.document.body.snapshot.iter().flat_map(|s| s.sources.clone()).collect::<Vec<_>>();
-        see(sources::intact(&spec.sources, &job.loaded, &recorded), false);
+        see(part("data", "data", || sources::intact(&spec.sources, &job.loaded, &recorded)), false);
     }
     let counts = Counts::of(&findings);
     let looked = findings.iter().any(|f| f.verdict != Verdict::Skipped);

@@ -1,6 +1,5 @@
 //! A program that runs beside us until we end it: a scratch server.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -28,7 +27,9 @@ impl Background {
         let Some((program, arguments)) = argv.split_first() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"));
         };
-        let out = File::create(log)?;
+        // That of an earlier start.
+        let _ = std::fs::remove_file(log);
+        let out = crate::bounds::fresh(log, 0o600)?;
         let child = Command::new(program)
             .args(arguments)
             .current_dir(folder)

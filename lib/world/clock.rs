@@ -12,6 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{signal, uptime};
+use crate::caught::caught;
 
 #[cfg(test)]
 pub(crate) mod manual;
@@ -90,6 +91,9 @@ impl Clock for System {
     }
 }
 
+/// How long what broke rests before it is done again.
+const AFTER_A_FAULT: Duration = Duration::from_millis(100);
+
 /// Whether a thread that repeats something is to end.
 #[derive(Debug, Default)]
 struct Ended {
@@ -110,8 +114,12 @@ impl Ended {
             if ended {
                 return;
             }
-            let Some(next) = work() else { return };
-            wait = next;
+            match caught(&mut work) {
+                Ok(Some(next)) => wait = next,
+                Ok(None) => return,
+                // What must be done again and again, such as renewing a lease, is tried again.
+                Err(_) => wait = wait.max(AFTER_A_FAULT),
+            }
         }
     }
 

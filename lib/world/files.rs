@@ -1,11 +1,12 @@
 //! Files that are there whole or not at all.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::bounds;
 use crate::fault::Fault;
 
 /// Writes a file through a temporary one beside it: synced, renamed, the folder synced.
@@ -18,17 +19,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// The same, with the permission bits of the new file given.
 pub fn write_atomic_with_mode(path: &Path, bytes: &[u8], mode: Option<u32>) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
     let folder = parent(path);
     fs::create_dir_all(&folder)?;
     let temporary = beside(path);
     let written = (|| {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        if let Some(mode) = mode {
-            options.mode(mode);
-        }
-        let mut file = options.open(&temporary)?;
+        let mut file = bounds::fresh(&temporary, mode.unwrap_or(0o666))?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
@@ -80,19 +75,22 @@ fn beside(path: &Path) -> PathBuf {
     parent(path).join(format!(".{name}.{:016x}.tmp", super::unique()))
 }
 
-/// A whole file, unless it is larger than `most` bytes.
+/// A whole regular file, unless it is larger than `most` bytes.
 pub fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {most} bytes")));
-    }
-    Ok(bytes)
+    bounds::whole(path, most)
+}
+
+/// The largest file of a router, a tool or a person that is read as text.
+const MOST_TEXT: u64 = 16 * 1024 * 1024;
+
+/// A whole regular file as text, unless it is larger than 16 MiB.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    bounds::text(path, MOST_TEXT)
 }
 
 /// Makes a rename or a removal in a folder lasting.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    bounds::open_folder(folder)?.sync_all()
 }
 
 /// The folder that a path lies in; `.` for a bare name.
@@ -103,13 +101,18 @@ pub fn parent(path: &Path) -> PathBuf {
     }
 }
 
-/// The SHA-256 of a file in hexadecimal, and its size in bytes.
+/// The SHA-256 of a regular file in hexadecimal, and its size in bytes.
+///
+/// Errors: it cannot be read, or somebody asked to stop before its end.
 pub fn sha256_file(path: &Path) -> io::Result<(String, u64)> {
-    let mut file = File::open(path)?;
+    let mut file = bounds::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0_u8; 256 * 1024];
     let mut size = 0;
     loop {
+        if super::signal::stop_asked() {
+            return Err(io::Error::new(io::ErrorKind::Interrupted, "asked to stop before its end"));
+        }
         let read = file.read(&mut buffer)?;
         if read == 0 {
             return Ok((crate::evidence::hex(&hasher.finalize()), size));

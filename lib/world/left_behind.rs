@@ -25,7 +25,8 @@ impl LeftBehind {
 
     /// Whether it still runs. One that has ended, and that nobody has waited for, does not.
     pub fn runs(&self) -> bool {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let stat = super::files::read_text(std::path::Path::new(&format!("/proc/{}/stat", self.pid)))
+            .unwrap_or_default();
         // The second field is the program's name in brackets, with whatever is in it.
         let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
         super::lives(&self.process) == Some(true) && !state.starts_with(['Z', 'X'])

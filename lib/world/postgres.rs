@@ -197,7 +197,7 @@ impl Address {
         let path = var("PGPASSFILE")
             .map(PathBuf::from)
             .or_else(|| var("HOME").map(|home| PathBuf::from(home).join(".pgpass")))?;
-        let text = std::fs::read_to_string(path).ok()?;
+        let text = super::files::read_text(&path).ok()?;
         let (host, port) = self.parts();
         let host = if host.starts_with('/') { "localhost".to_owned() } else { host };
         let port = if port.is_empty() { "5432".to_owned() } else { port };

@@ -455,7 +455,8 @@ impl Bucket {
     fn garbage(&self, wish: &Wish<'_>, answer: &Answer) -> Unsettled {
         let text = String::from_utf8_lossy(&answer.body[..answer.body.len().min(200)]).into_owned();
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        let words: String = words.chars().filter(|c| !c.is_control()).take(80).collect();
+        let words: String = words.chars().filter(|c| !c.is_control()).collect();
+        let words = crate::units::clipped(&crate::redact::redact(&words), 80);
         Unsettled::Again(
             self.fault(wish, "what answers is not an S3 store, or something in between changes its answers")
                 .cause(format!("{} was answered with status {}, `{words}`", wish.method, answer.status))

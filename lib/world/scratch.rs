@@ -1,8 +1,8 @@
 //! A private folder for what has to be a file for a while.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// A folder that only its owner can enter. It goes away with this value, whatever happened; only when
@@ -33,7 +33,7 @@ impl Scratch {
     /// A new, empty file in it, for its owner alone.
     pub fn file(&self, name: &str) -> io::Result<(PathBuf, File)> {
         let path = self.folder.join(name);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        let file = crate::bounds::fresh(&path, 0o600)?;
         Ok((path, file))
     }
 }

@@ -1,34 +1,51 @@
 //! A small HTTP/1.1 server: one request on each connection, and everything about it is bounded.
+//!
+//! Whoever has said nothing yet holds a place, and no thread. Where places are short, those give way that have
+//! waited longest without a head, of whoever holds most of them: a crowd of idle connections keeps nobody out.
 
-use std::io::{self, Read, Write};
+use std::collections::VecDeque;
+use std::io::{self, Write};
 use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
 
 use super::signal;
+use crate::caught::caught;
 use crate::fault::Fault;
 use crate::redact::redact_json;
 
-/// What one connection may take.
+mod guests;
+
+use guests::{Guest, Heard, Leaving, gives_way};
+
+/// What connections may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes of a body.
     pub body: usize,
-    /// From the first byte of a request to its last.
+    /// From the beginning of a connection to the last byte of its request.
     pub time: Duration,
-    /// Connections at once; the next one is answered 503.
+    /// Answers that are made at once.
     pub at_once: usize,
+    /// Connections that have not said their request yet; of those the oldest give way.
+    pub waiting: usize,
+    /// The same of one peer.
+    pub per_peer: usize,
 }
 
-/// Bytes of a head, and how many headers it may have.
-const HEAD: usize = 16 * 1024;
-const HEADERS: usize = 64;
-
-/// How often it is looked whether a signal asks to stop, in ns.
-const BETWEEN_LOOKS_NS: i64 = 100_000_000;
+/// How often it is looked whether a signal asks to stop.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+/// The same while a request waits for another one to be answered.
+const BETWEEN_TURNS: Duration = Duration::from_millis(5);
+/// So many are let in before those who are in are heard again.
+const LET_IN_AT_ONCE: usize = 32;
+/// Connections that were answered, and are listened to for a moment more.
+const LEAVING: usize = 64;
 
 /// What a client asks for, before its body is read.
 #[derive(Clone, Debug)]
@@ -91,6 +108,8 @@ pub trait Desk: Sync {
     ///
     /// Errors: what it is answered instead.
     fn admit(&self, head: &Head) -> Result<(), Answer>;
+    /// Whether a request that was admitted goes before those that only look.
+    fn goes_first(&self, head: &Head) -> bool;
     /// The answer to a request that was admitted.
     fn answer(&self, head: &Head, body: &[u8]) -> Answer;
 }
@@ -102,197 +121,262 @@ pub fn serve(listener: &TcpListener, limits: Limits, desk: &dyn Desk) -> Result<
     let broken = |e: io::Error| Fault::infrastructure("no connection can be accepted any more").cause(e);
     // Somebody may be gone again between the look and the accept.
     listener.set_nonblocking(true).map_err(broken)?;
-    let open = AtomicUsize::new(0);
+    let limits = Limits { waiting: limits.waiting.min(files_left()), ..limits };
+    let busy = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        while !signal::stop_asked() {
-            if !somebody_comes(listener).map_err(broken)? {
-                continue;
-            }
-            let stream = match listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-                // It was taken back, or there are no file descriptors left: it is tried again.
-                Err(_) => {
-                    signal::sleep(Duration::from_millis(20));
-                    continue;
+        let mut room = Room { limits, desk, guests: Vec::new(), whole: VecDeque::new(), leaving: Vec::new() };
+        loop {
+            let stops = signal::stop_asked();
+            if stops {
+                room.close();
+                if room.is_done() {
+                    return Ok(());
                 }
-            };
-            if stream.set_nonblocking(false).is_err() {
-                continue;
             }
-            if open.fetch_add(1, Ordering::SeqCst) >= limits.at_once {
-                open.fetch_sub(1, Ordering::SeqCst);
-                let busy = Answer::refusal(503, "too many connections at once").with("retry-after", "1");
-                let _ = write(&stream, &busy, Duration::from_millis(100));
-                continue;
+            let comes = room.await_word((!stops).then_some(listener)).map_err(broken)?;
+            room.hear_all();
+            if comes && !stops {
+                room.let_in(listener);
             }
-            let open = &open;
-            scope.spawn(move || {
-                attend(&stream, limits, desk);
-                open.fetch_sub(1, Ordering::SeqCst);
-            });
+            room.send_away_the_late();
+            while let Some(whole) = room.next_whole(busy.load(Ordering::SeqCst)) {
+                answer_aside(scope, desk, limits, &busy, whole);
+            }
         }
-        Ok(())
     })
 }
 
-fn somebody_comes(listener: &TcpListener) -> io::Result<bool> {
-    let mut fds = [PollFd::new(listener, PollFlags::IN)];
-    let time = Timespec { tv_sec: 0, tv_nsec: BETWEEN_LOOKS_NS };
-    match poll(&mut fds, Some(&time)) {
-        Ok(ready) => Ok(ready > 0),
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        Err(e) => Err(e.into()),
+/// How many connections may wait, by how many files this process may open: most are for what answers.
+fn files_left() -> usize {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(files / 4).unwrap_or(usize::MAX).max(8)
+}
+
+/// A request that is whole.
+struct Whole {
+    stream: TcpStream,
+    head: Head,
+    body: Vec<u8>,
+}
+
+/// Makes an answer on a thread of its own, or here where there is none to be had.
+fn answer_aside<'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    desk: &'scope dyn Desk,
+    limits: Limits,
+    busy: &'scope AtomicUsize,
+    whole: Whole,
+) {
+    busy.fetch_add(1, Ordering::SeqCst);
+    let slot = Arc::new(Mutex::new(Some(whole)));
+    let work = {
+        let slot = Arc::clone(&slot);
+        move || {
+            let whole = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(whole) = whole {
+                attend(&whole, limits, desk);
+                busy.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    };
+    if std::thread::Builder::new().name("answer".into()).spawn_scoped(scope, work.clone()).is_err() {
+        work();
     }
 }
 
-/// Takes one request and answers it.
-fn attend(stream: &TcpStream, limits: Limits, desk: &dyn Desk) {
-    let mut wire = Wire { stream, until: Instant::now() + limits.time, read: Vec::new() };
-    let answer = match wire.head() {
-        Ok(Some(head)) => match desk.admit(&head).and_then(|()| wire.body(&head, limits.body)) {
-            Ok(body) => desk.answer(&head, &body),
-            Err(answer) => answer,
-        },
-        Ok(None) => return,
-        Err(answer) => answer,
-    };
+fn attend(whole: &Whole, limits: Limits, desk: &dyn Desk) {
+    let Whole { stream, head, body } = whole;
+    // One that breaks must not end those who come after it.
+    let answer = caught(|| desk.answer(head, body))
+        .unwrap_or_else(|_| Answer::refusal(500, "this broke here; what was asked may be done or not"));
     // Whoever does not listen any more has lost nothing but the answer.
-    if write(stream, &answer, limits.time).is_ok() {
+    let told = stream.set_nonblocking(false).and_then(|()| {
+        let mut to = stream;
+        to.set_write_timeout(Some(limits.time))?;
+        to.write_all(text_of(&answer).as_bytes())
+    });
+    if told.is_ok() {
         linger(stream);
     }
 }
 
-/// A connection, and until when its request must be whole.
-struct Wire<'a> {
-    stream: &'a TcpStream,
-    until: Instant,
-    read: Vec<u8>,
+/// Everybody who is connected, and is not being answered yet.
+struct Room<'a> {
+    limits: Limits,
+    desk: &'a dyn Desk,
+    /// Those whose request is not whole yet, the oldest first.
+    guests: Vec<Guest>,
+    /// Requests that wait to be answered.
+    whole: VecDeque<Whole>,
+    /// Those who were answered here.
+    leaving: Vec<Leaving>,
 }
 
-impl Wire<'_> {
-    /// Reads some more; false at the end.
-    fn more(&mut self) -> Result<bool, Answer> {
-        let late = || Answer::refusal(408, "the request did not come in time");
-        let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {
-            return Err(late());
+impl Room<'_> {
+    /// Waits until somebody says something, leaves or, where `listener` is given, comes. Whether somebody comes.
+    fn await_word(&mut self, listener: Option<&TcpListener>) -> io::Result<bool> {
+        let streams = self.guests.iter().map(|g| &g.stream).chain(self.leaving.iter().map(|l| &l.stream));
+        let mut fds: Vec<PollFd<'_>> = streams.map(|stream| PollFd::new(stream, PollFlags::IN)).collect();
+        fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
+        let most = if self.whole.is_empty() { BETWEEN_LOOKS } else { BETWEEN_TURNS };
+        let time = Timespec { tv_sec: 0, tv_nsec: most.subsec_nanos().into() };
+        match poll(&mut fds, Some(&time)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
         }
-        let mut part = [0_u8; 4096];
-        match self.stream.read(&mut part) {
-            Ok(0) => Ok(false),
-            Ok(n) => {
-                self.read.extend_from_slice(&part[..n]);
-                Ok(true)
+        let mut said: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let comes = listener.is_some() && said.pop() == Some(true);
+        let mut said = said.into_iter();
+        self.guests.iter_mut().for_each(|guest| guest.speaks = said.next() == Some(true));
+        self.leaving.iter_mut().for_each(|leaving| leaving.speaks = said.next() == Some(true));
+        Ok(comes)
+    }
+
+    fn hear_all(&mut self) {
+        for guest in std::mem::take(&mut self.guests) {
+            if guest.speaks { self.hear(guest) } else { self.guests.push(guest) }
+        }
+        let now = Instant::now();
+        self.leaving.retain_mut(|leaving| leaving.stays(now));
+    }
+
+    /// Takes in what somebody has said by now; who has not said all stays.
+    fn hear(&mut self, mut guest: Guest) {
+        match guest.hear(self.desk, self.limits.body) {
+            Heard::NotAll => self.guests.push(guest),
+            Heard::Whole(head, body) => {
+                let whole = Whole { stream: guest.stream, head, body };
+                let first = |head: &Head| self.desk.goes_first(head);
+                let at = if first(&whole.head) {
+                    self.whole.iter().take_while(|w| first(&w.head)).count()
+                } else {
+                    self.whole.len()
+                };
+                self.whole.insert(at, whole);
+                if self.whole.len() > self.limits.waiting
+                    && let Some(last) = self.whole.pop_back()
+                {
+                    self.tell(last.stream, &busy());
+                }
             }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(true),
-            Err(_) => Err(late()),
+            Heard::Wrong(answer) => self.tell(guest.stream, &answer),
+            Heard::Gone => {}
         }
     }
 
-    /// The head; none when the client left before it had said one. The beginning of the body stays.
-    fn head(&mut self) -> Result<Option<Head>, Answer> {
-        loop {
-            let mut headers = [httparse::EMPTY_HEADER; HEADERS];
-            let mut request = httparse::Request::new(&mut headers);
-            match request.parse(&self.read) {
-                Ok(httparse::Status::Complete(length)) => {
-                    let head = whole(&request, self.stream)?;
-                    self.read.drain(..length);
-                    return Ok(Some(head));
+    fn let_in(&mut self, listener: &TcpListener) {
+        for _ in 0..LET_IN_AT_ONCE {
+            match listener.accept() {
+                Ok((stream, from)) => {
+                    if stream.set_nonblocking(true).is_ok() {
+                        // What it has to say may have come along with it.
+                        self.hear(Guest::new(stream, from.ip()));
+                        self.make_room();
+                    }
                 }
-                Ok(httparse::Status::Partial) if self.read.len() > HEAD => {
-                    return Err(Answer::refusal(431, "the head of the request is too large"));
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
+                // There are no files left to open, say.
+                Err(_) => {
+                    self.leaving.clear();
+                    match gives_way(&self.guests, 0, self.limits.per_peer) {
+                        Some(at) => self.send_away(at, &busy()),
+                        None => drop(signal::sleep(Duration::from_millis(20))),
+                    }
+                    return;
                 }
-                Ok(httparse::Status::Partial) => {}
-                Err(httparse::Error::TooManyHeaders) => {
-                    return Err(Answer::refusal(431, "the request has too many headers"));
-                }
-                Err(e) => return Err(Answer::refusal(400, format!("this is no HTTP request: {e}"))),
-            }
-            if !self.more()? {
-                return Ok(None);
             }
         }
     }
 
-    fn body(&mut self, head: &Head, limit: usize) -> Result<Vec<u8>, Answer> {
-        if head.all("transfer-encoding").next().is_some() {
-            return Err(Answer::refusal(411, "the body must come with its length, not in pieces"));
+    fn make_room(&mut self) {
+        while let Some(at) = gives_way(&self.guests, self.limits.waiting, self.limits.per_peer) {
+            self.send_away(at, &busy());
         }
-        let length = match (head.header("content-length"), head.all("content-length").next()) {
-            (Some(text), _) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
-                // One that is too long for a number is too large for anything.
-                text.parse().unwrap_or(usize::MAX)
-            }
-            (None, None) => 0,
-            _ => return Err(Answer::refusal(400, "the length of the body is not understood")),
-        };
-        if length > limit {
-            return Err(Answer::refusal(413, format!("a body may have {limit} bytes")));
-        }
-        if length > self.read.len()
-            && head.header("expect").is_some_and(|e| e.eq_ignore_ascii_case("100-continue"))
+    }
+
+    /// Answers one who has not said all, and has not said it meanwhile.
+    fn send_away(&mut self, at: usize, answer: &Answer) {
+        let guest = self.guests.remove(at);
+        let before = self.guests.len();
+        self.hear(guest);
+        if self.guests.len() > before
+            && let Some(guest) = self.guests.pop()
         {
-            let _ = (&mut &*self.stream).write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.tell(guest.stream, answer);
         }
-        while self.read.len() < length {
-            if !self.more()? {
-                return Err(Answer::refusal(400, "the body ended early"));
-            }
+    }
+
+    fn send_away_the_late(&mut self) {
+        let late = Answer::refusal(408, "the request did not come in time");
+        let until = self.limits.time;
+        while let Some(at) = self.guests.iter().position(|guest| guest.since.elapsed() >= until) {
+            self.send_away(at, &late);
         }
-        self.read.truncate(length);
-        Ok(std::mem::take(&mut self.read))
+    }
+
+    /// Nobody else is let in, and whoever has begun no request leaves.
+    fn close(&mut self) {
+        for guest in std::mem::take(&mut self.guests) {
+            self.hear(guest);
+        }
+        self.guests.retain(|guest| guest.is_admitted());
+    }
+
+    fn is_done(&self) -> bool {
+        self.guests.is_empty() && self.whole.is_empty()
+    }
+
+    /// The request that is to be answered next, while so many are being answered. Those that only look leave some
+    /// places to the others.
+    fn next_whole(&mut self, busy: usize) -> Option<Whole> {
+        let first = self.whole.front().is_some_and(|whole| self.desk.goes_first(&whole.head));
+        let most = if first { self.limits.at_once } else { self.limits.at_once * 3 / 4 };
+        if busy < most { self.whole.pop_front() } else { None }
+    }
+
+    /// Answers here and now: it is short, and fits into what the kernel holds for a connection.
+    fn tell(&mut self, stream: TcpStream, answer: &Answer) {
+        let written = (&stream).write_all(text_of(answer).as_bytes());
+        if written.is_err() || stream.shutdown(Shutdown::Write).is_err() {
+            return;
+        }
+        if self.leaving.len() >= LEAVING {
+            self.leaving.remove(0);
+        }
+        self.leaving.push(Leaving::new(stream));
     }
 }
 
-fn whole(request: &httparse::Request<'_, '_>, stream: &TcpStream) -> Result<Head, Answer> {
-    let target = request.path.unwrap_or_default();
-    let headers = request
-        .headers
-        .iter()
-        .map(|h| Ok((h.name.to_owned(), std::str::from_utf8(h.value)?.trim().to_owned())))
-        .collect::<Result<_, std::str::Utf8Error>>()
-        .map_err(|_| Answer::refusal(400, "a header is not UTF-8"))?;
-    Ok(Head {
-        method: request.method.unwrap_or_default().to_owned(),
-        path: target.split('?').next().unwrap_or_default().to_owned(),
-        peer: stream.peer_addr().ok().map(|peer| peer.ip()),
-        headers,
-    })
+fn busy() -> Answer {
+    Answer::refusal(503, "too many connections at once").with("retry-after", "1")
 }
 
-fn write(mut stream: &TcpStream, answer: &Answer, time: Duration) -> io::Result<()> {
+fn text_of(answer: &Answer) -> String {
     let mut body = answer.body.clone();
     redact_json(&mut body);
     let body = format!("{body}\n");
     let more = answer.header.as_ref().map(|(n, v)| format!("{n}: {v}\r\n")).unwrap_or_default();
-    let text = format!(
+    format!(
         "HTTP/1.1 {} {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\ncache-control: no-store\r\n\
          connection: close\r\n{more}\r\n{body}",
         answer.status,
         reason(answer.status),
         body.len()
-    );
-    stream.set_write_timeout(Some(time))?;
-    stream.write_all(text.as_bytes())
+    )
 }
 
 /// Reads on for a moment: a connection that is closed on unread bytes would take the answer along.
-fn linger(mut stream: &TcpStream) {
-    let until = Instant::now() + Duration::from_secs(1);
-    if stream.shutdown(Shutdown::Write).is_err() {
+fn linger(stream: &TcpStream) {
+    if stream.shutdown(Shutdown::Write).is_err() || stream.set_nonblocking(true).is_err() {
         return;
     }
-    let mut dropped = [0_u8; 16 * 1024];
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
-            return;
-        }
-        if !matches!(stream.read(&mut dropped), Ok(1..)) {
-            return;
-        }
+    let Ok(stream) = stream.try_clone() else { return };
+    let mut leaving = Leaving::new(stream);
+    while leaving.stays(Instant::now()) {
+        let mut fds = [PollFd::new(&leaving.stream, PollFlags::IN)];
+        let time = Timespec { tv_sec: 0, tv_nsec: BETWEEN_LOOKS.subsec_nanos().into() };
+        leaving.speaks = poll(&mut fds, Some(&time)).is_ok_and(|ready| ready > 0);
     }
 }
 
@@ -310,6 +394,7 @@ fn reason(status: u16) -> &'static str {
         413 => "Content Too Large",
         422 => "Unprocessable Content",
         431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
         503 => "Service Unavailable",
         _ => "Answer",
     }

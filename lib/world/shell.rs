@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -56,7 +57,7 @@ const NEVER_BEGAN: u8 = 127;
 /// Whether the kernel would run a file: the C library would give anything else to a shell, an empty file too.
 fn can_be_run(program: &Path) -> bool {
     let mut head = Vec::new();
-    let read = std::fs::File::open(program).and_then(|file| file.take(4).read_to_end(&mut head));
+    let read = crate::bounds::open(program).and_then(|file| file.take(4).read_to_end(&mut head));
     // What may be run and not read is a program.
     let known = read.is_err() || head.starts_with(b"#!") || head == b"\x7fELF";
     // Other kinds of programs have been made known to the kernel.
@@ -115,13 +116,32 @@ pub struct Ran {
     pub interrupted: bool,
     /// The beginning of its standard output.
     pub stdout: Vec<u8>,
-    /// Whether there was more.
+    /// Whether there was more, or may have been.
     pub cut: bool,
+    /// The same, and why.
+    pub heard: Heard,
     /// The beginning of its standard error.
     pub stderr: Vec<u8>,
+    /// How much that is.
+    pub heard_of_stderr: Heard,
     /// How long it took.
     pub took: Duration,
 }
+
+/// How much of what a command said was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Heard {
+    /// All of it.
+    #[default]
+    Whole,
+    /// As much as was to be kept.
+    Beginning,
+    /// What came while the command ran, and a little longer: something that it started holds the stream open.
+    Held,
+}
+
+/// A stream, as far as it was read.
+type Said = (Vec<u8>, Heard);
 
 /// The variable that holds the key that signs the evidence.
 pub const SIGN_KEY_PEM: &str = "TRAPKEY_SIGN_KEY_PEM";
@@ -244,7 +264,7 @@ impl Order {
                 }
                 result
             });
-            let ran = self.finish(child, |_| (Vec::new(), false))?;
+            let ran = self.finish(child, |_| (Vec::new(), Heard::Whole))?;
             // A child in the background may hold the output open for ever: it is ended, not waited for.
             let until = Instant::now() + LAST_WORDS;
             while !copied.is_finished() && Instant::now() < until {
@@ -307,7 +327,7 @@ impl Order {
         Ok(Conversation { child, input, lines, stderr, patience: self.timeout })
     }
 
-    fn finish(&self, mut child: Child, stdout: impl FnOnce(Duration) -> (Vec<u8>, bool)) -> io::Result<Ran> {
+    fn finish(&self, mut child: Child, stdout: impl FnOnce(Duration) -> Said) -> io::Result<Ran> {
         let started = Instant::now();
         let stderr = gather(child.stderr.take(), self.keep);
         let pid = group(&child);
@@ -328,10 +348,11 @@ impl Order {
         let took = started.elapsed();
         // A grandchild may hold the pipes open for ever; what it says then is not waited for.
         let grace = if timed_out || interrupted { Duration::from_millis(200) } else { LAST_WORDS };
-        let (stdout, cut) = stdout(grace);
-        let (stderr, _) = gathered(&stderr, grace);
+        let (stdout, heard) = stdout(grace);
+        let (stderr, heard_of_stderr) = gathered(&stderr, grace);
         let exit = if timed_out || interrupted { None } else { status.code() };
-        Ok(Ran { exit, timed_out, interrupted, stdout, cut, stderr, took })
+        let cut = heard != Heard::Whole;
+        Ok(Ran { exit, timed_out, interrupted, stdout, cut, heard, stderr, heard_of_stderr, took })
     }
 }
 
@@ -402,7 +423,9 @@ impl Conversation {
             interrupted: false,
             stdout,
             cut: false,
+            heard: Heard::Whole,
             stderr,
+            heard_of_stderr: Heard::Whole,
             took: Duration::ZERO,
         };
         let words = ran.last_words();
@@ -429,13 +452,13 @@ impl Ran {
         // Half a secret would no longer be recognised as one: first out, then cut.
         let text =
             if self.cut && by_stdout { crate::redact::redact_cut(line) } else { crate::redact::redact(line) };
-        text.chars().take(300).collect()
+        crate::units::clipped(&text, 300)
     }
 
     /// All that it said and that was kept, secrets left out.
     pub fn all_words(&self) -> String {
         let mut said = String::new();
-        for (bytes, cut) in [(&self.stdout, self.cut), (&self.stderr, false)] {
+        for (bytes, cut) in [(&self.stdout, self.cut), (&self.stderr, self.heard_of_stderr != Heard::Whole)] {
             let text = String::from_utf8_lossy(bytes);
             said.push_str(&if cut { crate::redact::redact_cut(&text) } else { crate::redact::redact(&text) });
         }
@@ -464,31 +487,53 @@ fn end_group(pid: Option<Pid>) {
     }
 }
 
-type Gathered = Receiver<(Vec<u8>, bool)>;
-
-fn gather(pipe: Option<impl Read + Send + 'static>, keep: usize) -> Gathered {
-    let (sender, receiver) = channel();
-    std::thread::spawn(move || {
-        let Some(mut pipe) = pipe else { return };
-        let mut kept = Vec::new();
-        let mut cut = false;
-        let mut buffer = [0_u8; 16 * 1024];
-        while let Ok(read) = pipe.read(&mut buffer) {
-            if read == 0 {
-                break;
-            }
-            let room = keep.saturating_sub(kept.len()).min(read);
-            cut |= room < read;
-            kept.extend_from_slice(&buffer[..room]);
-        }
-        // Nobody listens any more when the grace is over.
-        let _ = sender.send((kept, cut));
-    });
-    receiver
+/// A stream that is being read.
+#[derive(Debug)]
+struct Gathered {
+    so_far: Arc<Mutex<Said>>,
+    /// Hangs up at the end of the stream.
+    end: Receiver<()>,
 }
 
-fn gathered(from: &Gathered, grace: Duration) -> (Vec<u8>, bool) {
-    from.recv_timeout(grace).unwrap_or((Vec::new(), true))
+fn gather(pipe: Option<impl Read + Send + 'static>, keep: usize) -> Gathered {
+    let (at_end, end) = channel::<()>();
+    let so_far = Arc::new(Mutex::new((Vec::new(), Heard::Held)));
+    let kept = Arc::clone(&so_far);
+    std::thread::spawn(move || {
+        let _at_end = at_end;
+        let lock = || kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut pipe) = pipe else {
+            lock().1 = Heard::Whole;
+            return;
+        };
+        let (mut heard, mut buffer) = (Heard::Whole, [0_u8; 16 * 1024]);
+        loop {
+            match pipe.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => {
+                    let mut kept = lock();
+                    let room = keep.saturating_sub(kept.0.len()).min(read);
+                    if room < read {
+                        heard = Heard::Beginning;
+                    }
+                    kept.0.extend_from_slice(&buffer[..room]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // What follows is not known.
+                Err(_) => return,
+            }
+        }
+        lock().1 = heard;
+    });
+    Gathered { so_far, end }
+}
+
+/// What was read, at the end of the stream or of the grace.
+fn gathered(from: &Gathered, grace: Duration) -> Said {
+    // Nothing is ever sent: it hangs up.
+    let _ = from.end.recv_timeout(grace);
+    let mut said = from.so_far.lock().unwrap_or_else(PoisonError::into_inner);
+    (std::mem::take(&mut said.0), said.1)
 }
 
 #[cfg(test)]
@@ -583,6 +628,32 @@ mod tests {
         let ran = order.run().unwrap();
         assert_eq!((ran.exit, ran.stdout.len(), ran.cut), (Some(3), 10, true));
         assert_eq!(ran.last_words(), "oops");
+    }
+
+    #[test]
+    fn what_is_held_open_is_no_whole_and_not_empty() {
+        let heard = |script: &str| {
+            let ran = order(script).run().unwrap();
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            (text(&ran.stdout), ran.heard, text(&ran.stderr), ran.heard_of_stderr)
+        };
+        let whole = |out: &str, err: &str| (out.into(), Heard::Whole, err.into(), Heard::Whole);
+        assert_eq!(heard("printf a; printf b >&2"), whole("a", "b"));
+        let child = |streams: &str| format!("printf a; printf b >&2; sleep 600 {streams} & echo $! >&3");
+        for (streams, out, err) in [
+            (">/dev/null", Heard::Whole, Heard::Held),
+            ("2>/dev/null", Heard::Held, Heard::Whole),
+            ("", Heard::Held, Heard::Held),
+            (">/dev/null 2>&1", Heard::Whole, Heard::Whole),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let script =
+                format!("exec 3>{}/pid; {}", folder.path().display(), child(&format!("{streams} 3>&-")));
+            assert_eq!(heard(&script), ("a".into(), out, "b".into(), err), "{streams}");
+            let pid = std::fs::read_to_string(folder.path().join("pid")).unwrap();
+            let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+            rustix::process::kill_process(pid, Signal::KILL).unwrap();
+        }
     }
 
     #[test]

@@ -14,8 +14,11 @@ static STEADY: AtomicBool = AtomicBool::new(false);
 /// The exit status of a process that a second signal has ended.
 const ENDED: i32 = 130;
 
-/// Begins to listen. The first signal asks, a second INT or TERM ends the process at once, unless it is [`steady`].
+/// Begins to listen. The first signal asks, the same INT or TERM once more ends the process at once, unless it is
+/// [`steady`].
 ///
+/// A CI system that cancels a job sends INT, some seconds later TERM, and kills in the end: that is one wish, and the
+/// time between them is for the document.
 /// A terminal that closes sends HUP, the shell in it often a second one, and the session's end a TERM beside it: nobody
 /// has lost patience then, so HUP only asks. Where it was to be ignored before (`nohup`), it still is.
 pub fn listen() {
@@ -30,12 +33,12 @@ pub fn listen() {
     }
     let Ok(mut signals) = Signals::new(&heeded) else { return };
     let waiting = move || {
-        let mut asked = false;
-        for _ in signals.forever().filter(|signal| *signal != SIGHUP) {
-            if asked && !STEADY.load(Ordering::SeqCst) {
+        let mut asked = Vec::new();
+        for signal in signals.forever().filter(|signal| *signal != SIGHUP) {
+            if asked.contains(&signal) && !STEADY.load(Ordering::SeqCst) {
                 signal_hook::low_level::exit(ENDED);
             }
-            asked = true;
+            asked.push(signal);
         }
     };
     // Without the thread a second signal is like the first one.
@@ -59,7 +62,7 @@ pub fn outlast() {
 
 /// Whether this process was started with a signal ignored.
 fn is_ignored(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = super::files::read_text(std::path::Path::new("/proc/self/status")).unwrap_or_default();
     ignores(&status, signal)
 }
 

@@ -8,12 +8,19 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
+use crate::caught::caught;
 use crate::plain::{harmless, harmless_json, harmless_line};
 use crate::redact::redact;
 use crate::units::{show_duration, show_size};
+
+mod stage;
+
+use stage::say;
+pub(super) use stage::stays;
+pub use stage::{AtWork, Heartbeat};
 
 /// When to colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,21 +104,28 @@ impl Talk {
         }
     }
 
-    /// One line that changes on a terminal; elsewhere nothing, for a log wants whole lines. With
-    /// progress as JSON, a line for each step at most twice a second, quiet or not.
+    /// One line that changes on a terminal; elsewhere what a [`Talk::heartbeat`] says, for a log wants whole
+    /// lines. With progress as JSON, a line for each step at most twice a second, quiet or not.
     pub fn ticker(&self) -> Ticker {
         if self.progress == Progress::Json {
             return Ticker(Some(Show::Lines(Mutex::default())));
         }
-        if self.quiet || !self.terminal || self.progress == Progress::None {
+        if self.quiet || self.progress == Progress::None {
             return Ticker(None);
         }
-        let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("{spinner:.cyan} {msg}") {
-            bar.set_style(style);
+        if !self.terminal {
+            return Ticker(Some(Show::Beats(AtWork::on(""))));
         }
-        bar.enable_steady_tick(Duration::from_millis(120));
-        Ticker(Some(Show::Bar(bar)))
+        Ticker(Some(Show::Bar(stage::bar())))
+    }
+
+    /// A line in a log whenever nothing was said for that long, until what it returns is dropped: a job that
+    /// is silent looks like one that hangs, and some CI systems end it. Nothing on a terminal, where something
+    /// moves, nothing where quiet or another progress was asked for, and nothing for 0.
+    pub fn heartbeat(&self, every: Duration) -> Option<Heartbeat> {
+        let wanted = !self.quiet && !self.terminal && self.progress == Progress::Auto && !every.is_zero();
+        let talk = self.clone();
+        wanted.then(|| Heartbeat::every(every, move |text| talk.line(Mark::Step, text)))
     }
 }
 
@@ -176,6 +190,8 @@ enum Show {
     Bar(ProgressBar),
     /// When the last line was written.
     Lines(Mutex<Option<Instant>>),
+    /// What the next beat says.
+    Beats(AtWork),
 }
 
 /// A line that changes while something goes on.
@@ -188,6 +204,7 @@ impl Ticker {
         match &self.0 {
             Some(Show::Bar(bar)) => bar.set_message(harmless_line(&redact(text))),
             Some(Show::Lines(_)) => say_json(&json!({ "progress": redact(text) })),
+            Some(Show::Beats(at_work)) => at_work.now(text),
             None => {}
         }
     }
@@ -205,6 +222,7 @@ impl Ticker {
                     say_json(&line);
                 }
             }
+            Some(Show::Beats(at_work)) => at_work.now(&step.line(files, bytes)),
             None => {}
         }
     }
@@ -223,8 +241,11 @@ impl Ticker {
                 let (over, wake) = &*done;
                 let mut guard = over.lock().unwrap_or_else(PoisonError::into_inner);
                 while !*guard {
-                    let (files, bytes) = count();
-                    self.step(&step, files, bytes);
+                    // What cannot be shown must not end what is shown.
+                    let _ = caught(|| {
+                        let (files, bytes) = count();
+                        self.step(&step, files, bytes);
+                    });
                     let waited = wake.wait_timeout(guard, LOOK);
                     guard = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
@@ -255,11 +276,6 @@ impl Drop for Ticker {
 
 fn say_json(line: &Value) {
     say(&String::from_utf8_lossy(&harmless_json(line.to_string().as_bytes())));
-}
-
-/// Writes a line that is harmless to stderr; a closed stderr is nobody's fault.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
 /// Says one word to whoever started this process, before there is a voice.
@@ -304,7 +320,9 @@ pub fn json(bytes: &[u8]) -> std::io::Result<()> {
 ///
 /// Errors: stdout is closed or full.
 pub fn raw(bytes: &[u8]) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(bytes)?;
-    out.flush()
+    stays(|| {
+        let mut out = std::io::stdout().lock();
+        out.write_all(bytes)?;
+        out.flush()
+    })
 }

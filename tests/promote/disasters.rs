@@ -24,6 +24,19 @@ fn a_control_plane_that_says_yes_while_users_stay_is_not_believed() {
     let stage = Stage { folder, blue, green, haproxy };
     stage.write(SHORT, "");
     let ended = stage.promote(&["run"]);
+    assert_eq!(ended.code, 2, "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("served by another router than the one that is steered"),
+        "{}",
+        ended.stderr
+    );
+    // Where that becomes so in the middle, the requests do not meet what the control plane says.
+    let mut stage = Stage::new(LONG, "");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    stage.haproxy.lead_elsewhere(stage.blue.port);
+    stage.haproxy.edit("default_backend shop", "default_backend admin");
+    stage.haproxy.restart();
+    let ended = stage.promote(&["step"]);
     assert_eq!(ended.code, 1, "{}", ended.stderr);
     assert!(reason(&stage).contains("requests do not meet the split"), "{}", reason(&stage));
     assert_eq!(stage.promotion()["outcome"], "rolled_back");

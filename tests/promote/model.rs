@@ -28,8 +28,10 @@ struct Promotion {
     faults: u8,
     /// So many promotions one after another.
     promotions: u8,
-    /// Whether people ask and two jobs work; without it one job after another.
+    /// Whether people ask; without it jobs alone.
     people: bool,
+    /// One job works at a time.
+    alone: bool,
     /// Which kinds of faults.
     kinds: Kinds,
     /// What is wrong on purpose.
@@ -51,6 +53,12 @@ struct Kinds {
     full: bool,
     /// The state is lost.
     losses: bool,
+    /// People accept and skip, and sides fall sick.
+    wishes: bool,
+    /// The old side must stay for a while before it is taken down.
+    retires: bool,
+    /// People rearrange the router.
+    hands: bool,
 }
 
 impl Promotion {
@@ -60,6 +68,7 @@ impl Promotion {
             faults,
             promotions: 1,
             people: true,
+            alone: false,
             kinds: NO_FAULTS,
             defect: Defect::None,
             ends: moves::Ends::default(),
@@ -96,7 +105,10 @@ impl Model for Promotion {
     type Action = Move;
 
     fn init_states(&self) -> Vec<World> {
-        vec![World::first(self)]
+        let first = World::first(self);
+        // Blue is sick from the beginning: what nobody looks at then is looked at on the way back.
+        let sick = World { sick: [true, false], ..first.clone() };
+        if self.kinds.wishes { vec![first, sick] } else { vec![first] }
     }
 
     fn actions(&self, world: &World, actions: &mut Vec<Move>) {
@@ -155,7 +167,7 @@ impl Promotion {
                 goals.push(Property::sometimes(name, holds));
             }
         };
-        let Kinds { jobs, disks, routers, losses, full } = self.kinds;
+        let Kinds { jobs, disks, routers, losses, full, wishes, retires, hands } = self.kinds;
         let (faults, hooks) = (self.faults > 0, !self.course.hooks.is_empty());
         let more = self.promotions > 1;
         goal(self.people, "an abort is on record", |_, w| w.told.aborted);
@@ -191,6 +203,37 @@ impl Promotion {
         });
         goal(faults && full, "the disk is full while traffic goes back", |_, w| {
             w.full && w.jobs.iter().any(|job| job.runs() && job.unwritten)
+        });
+        goal(wishes, "a release is accepted as it stands", |_, w| {
+            w.stands(&State::Promoted) && w.told.accepted == Some(false)
+        });
+        goal(wishes, "one that stood still is accepted", |_, w| {
+            w.stands(&State::Promoted) && w.told.accepted == Some(true)
+        });
+        goal(wishes && faults, "one that was accepted falls sick and goes back", |_, w| {
+            w.told.accepted.is_some() && !w.told.aborted && w.goes_back() && w.sick[1]
+        });
+        goal(wishes, "one that was accepted is called off", |_, w| {
+            w.told.accepted.is_some() && w.told.aborted
+        });
+        goal(wishes, "a bake is ended early", |_, w| w.told.skipped && w.stands(&State::Promoted));
+        goal(wishes, "a bake is ended early while the next step is held", |_, w| {
+            w.told.skipped
+                && w.told.paused
+                && w.stored.as_ref().is_some_and(|r| matches!(r.state, State::Shifting { step: 1.. }))
+        });
+        goal(retires && self.people, "an undo comes while the old side waits to be taken down", |_, w| {
+            w.told.undone == Some(true)
+        });
+        goal(retires, "a job leaves while the old side waits", |_, w| {
+            w.stored.as_ref().is_some_and(|r| r.state == State::RunningRetire { begun: false })
+                && w.jobs.iter().all(|job| job.pc == Pc::Idle)
+        });
+        goal(hands && faults, "a release is promoted over people's hands", |_, w| {
+            w.faults == 0 && w.stands(&State::Promoted)
+        });
+        goal(hands && faults, "a release goes back because of a stranger", |_, w| {
+            w.faults == 0 && !w.told.aborted && w.goes_back()
         });
         goal(faults && losses && more, "a state is lost and begun anew", |_, w| {
             w.stored.as_ref().is_some_and(|r| r.id > 1 && r.epoch == 1)
@@ -229,7 +272,19 @@ struct Explored {
 }
 
 const ALL_HOOKS: &[Hook] = &[Hook::Deploy, Hook::After, Hook::OnRollback, Hook::Retire];
-const NO_FAULTS: Kinds = Kinds { jobs: false, disks: false, routers: false, full: false, losses: false };
+const NO_FAULTS: Kinds = Kinds {
+    jobs: false,
+    disks: false,
+    routers: false,
+    full: false,
+    losses: false,
+    wishes: false,
+    retires: false,
+    hands: false,
+};
+const WISHES: Kinds = Kinds { wishes: true, ..NO_FAULTS };
+const RETIRES: Kinds = Kinds { retires: true, ..NO_FAULTS };
+const HANDS: Kinds = Kinds { hands: true, ..NO_FAULTS };
 const FULL: Kinds = Kinds { full: true, ..NO_FAULTS };
 
 /// One more fault where the tests have time.
@@ -279,6 +334,36 @@ fn every_order_with_a_write_that_fails_keeps_the_rules() {
 #[test]
 fn every_order_with_a_router_that_fails_keeps_the_rules() {
     explore("routers that fail", &[], more(1), ROUTERS, 1);
+}
+
+#[test]
+fn every_order_with_people_who_accept_and_skip_keeps_the_rules() {
+    let alone = Promotion { alone: true, kinds: WISHES, ..Promotion::new(&[], 1) };
+    let explored = alone.explore("accepts and skips, one job, and a side that falls sick");
+    assert!(explored.states > 1000, "{}", explored.states);
+    if more(0) > 0 {
+        explore("accepts and skips", &[], 0, WISHES, 1);
+        explore("accepts and skips, and a side that falls sick", &[], 1, WISHES, 1);
+        explore("accepts and skips, and sides that fall sick", &[], 2, WISHES, 1);
+        let both = Kinds { jobs: true, ..WISHES };
+        explore("accepts and skips, kills and sick sides", &[], 1, both, 1);
+    }
+}
+
+#[test]
+fn every_order_with_people_who_rearrange_the_router_keeps_the_rules() {
+    explore("people's hands on the router", &[], more(1), HANDS, 1);
+}
+
+#[test]
+fn every_order_with_an_old_side_that_must_stay_keeps_the_rules() {
+    explore("a retire hook that waits", &[Hook::Retire], 0, RETIRES, 1);
+    let both = |kinds| Kinds { retires: true, ..kinds };
+    explore_jobs("a retire hook that waits, and a kill", &[Hook::Retire], 1, both(KILLS), 1);
+    explore_jobs("a retire hook that waits, and routers that fail", &[Hook::Retire], 1, both(ROUTERS), 1);
+    if more(0) > 0 {
+        explore("a retire hook that waits, people and a kill", &[Hook::Retire], 1, both(KILLS), 1);
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The contract of a router, run over every kind.
+//! What every router does with a whole promotion and with its users. What is asked of a router by itself is in
+//! `contract`.
 
 use std::collections::BTreeMap;
 
@@ -7,30 +8,49 @@ use trapkey::routers::{self, Router, Side as Half, Split, same_share};
 
 use super::*;
 
-struct Case {
-    folder: tempfile::TempDir,
-    blue: Side,
-    green: Side,
-    server: Box<dyn RealRouter>,
+/// A real router of a kind in front of two sides.
+pub(super) struct Case {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) blue: Side,
+    pub(super) green: Side,
+    pub(super) server: Box<dyn RealRouter>,
 }
 
 impl Case {
-    fn new(kind: &str) -> Self {
+    pub(super) fn new(kind: &str) -> Self {
         let folder = folder();
         let (blue, green) = (Side::start("1.0"), Side::start("1.1"));
         let server = router::start(kind, folder.path(), blue.port, green.port);
-        let text = plan(&server.router(blue.port, green.port), &blue, &green, SHORT, "");
-        std::fs::write(folder.path().join("release.yaml"), text).unwrap();
-        Self { folder, blue, green, server }
+        let case = Self { folder, blue, green, server };
+        case.write(&case.block());
+        case
     }
 
-    fn open(&self) -> Box<dyn Router> {
+    /// The `router:` block of its plan.
+    pub(super) fn block(&self) -> String {
+        self.server.router(self.blue.port, self.green.port)
+    }
+
+    fn write(&self, block: &str) {
+        let text = plan(block, &self.blue, &self.green, SHORT, "");
+        std::fs::write(self.folder.path().join("release.yaml"), text).unwrap();
+    }
+
+    /// Opens another block in its folder.
+    pub(super) fn open_as(&self, block: &str) -> Box<dyn Router> {
+        self.write(block);
+        let opened = self.open();
+        self.write(&self.block());
+        opened
+    }
+
+    pub(super) fn open(&self) -> Box<dyn Router> {
         let loaded = Loaded::read(&self.folder.path().join("release.yaml"), BTreeMap::new()).unwrap();
         routers::open(&loaded.plan.promote.as_ref().unwrap().router, &loaded).unwrap()
     }
 
     /// How many of so many requests through the router met green.
-    fn met_green(&self, requests: u32) -> u32 {
+    pub(super) fn met_green(&self, requests: u32) -> u32 {
         let client = trapkey::world::http::Client::new(ANSWER, 0);
         (0..requests).map(|_| u32::from(self.release_met(&client) == "1.1")).sum()
     }
@@ -43,7 +63,7 @@ impl Case {
 
     /// All users meet this release. What the router says that it does, a connection that it took before may
     /// see a moment later; one that has met the release once meets nothing else.
-    fn everybody_meets(&self, release: &str) {
+    pub(super) fn everybody_meets(&self, release: &str) {
         let client = wait_for("a user who meets the release", || {
             let client = trapkey::world::http::Client::new(ANSWER, 0);
             (self.release_met(&client) == release).then_some(client)
@@ -54,7 +74,7 @@ impl Case {
     }
 }
 
-fn split(green: f64) -> Split {
+pub(super) fn split(green: f64) -> Split {
     Split { green, close_idle_side: false }
 }
 
@@ -71,38 +91,6 @@ fn every_kind(test: impl Fn(&mut Case, &mut dyn Router) + Sync) {
             // A failed assertion names its thread.
             std::thread::Builder::new().name(kind.name.into()).spawn_scoped(scope, work).unwrap();
         }
-    });
-}
-
-#[test]
-fn what_is_set_is_read_back_and_met_by_requests() {
-    every_kind(|case, router| {
-        for green in [0.05, 0.25, 0.5, 1.0, 0.5, 0.0] {
-            router.set(split(green)).unwrap();
-            let live = router.read().unwrap();
-            assert!(same_share(live.green, router.nearest(green)), "{green}: {live:?}");
-            let at_an_end = same_share(green, 0.0) || same_share(green, 1.0);
-            if at_an_end {
-                case.everybody_meets(if same_share(green, 0.0) { "1.0" } else { "1.1" });
-                continue;
-            }
-            // Five standard deviations of a binomial: sqrt(200 · 0.5 · 0.5) is 7.1.
-            let met = case.met_green(200);
-            let off = (f64::from(met) / 200.0 - green).abs();
-            assert!(off < 0.18, "{green}: {met} of 200");
-        }
-    });
-}
-
-#[test]
-fn setting_twice_is_setting_once() {
-    every_kind(|case, router| {
-        router.set(split(0.25)).unwrap();
-        let before = router.read().unwrap();
-        let held = case.server.held();
-        router.set(split(0.25)).unwrap();
-        assert_eq!(router.read().unwrap(), before);
-        assert_eq!(case.server.held(), held, "an unchanged split changes nothing");
     });
 }
 
@@ -303,23 +291,6 @@ fn nginx_reads_the_split_right_when_the_sides_have_changed_places() {
     case.everybody_meets("1.1");
     next.set(split(1.0)).unwrap();
     case.everybody_meets("1.0");
-}
-
-#[test]
-fn a_restart_behind_our_back_is_told_truly_and_repaired() {
-    every_kind(|case, router| {
-        router.set(split(0.25)).unwrap();
-        case.server.restart();
-        let live = router.read().unwrap().green;
-        assert!(same_share(live, 0.0) || same_share(live, 0.25), "neither lost nor kept: {live}");
-        let met = case.met_green(40);
-        assert_eq!(met > 0, live > 0.0, "{live} was read, {met} of 40 requests met green");
-        router.set(split(0.25)).unwrap();
-        assert!(same_share(router.read().unwrap().green, 0.25));
-        // Five standard deviations of a binomial: sqrt(200 · 0.25 · 0.75) is 6.1.
-        let met = case.met_green(200);
-        assert!((19..=81).contains(&met), "{met} of 200");
-    });
 }
 
 #[test]

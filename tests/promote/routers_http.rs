@@ -346,11 +346,13 @@ fn what_a_router_lacks_is_said_with_what_to_write() {
         "knows no service `other@file`",
         "watch: true",
     );
-    lacks(
-        &block.replace("green: shop-green", "green: nowhere"),
-        "no working service `nowhere@file`",
-        "loadBalancer",
-    );
+    // What is missing of green alone a deploy hook may bring.
+    let mut without = open(path, &block.replace("green: shop-green", "green: nowhere"));
+    without.check().unwrap();
+    let fault = without.green_is_known().unwrap_err();
+    assert_eq!(fault.exit, Exit::Usage, "{fault}");
+    let text = fault.to_string();
+    assert!(text.contains("no working service `nowhere@file`") && text.contains("loadBalancer"), "{text}");
     let held = traefik.held();
     let by_match = "split: {by: match, header: x-beta, value: \"1\"}, entry:";
     let matching = block.replacen("entry:", by_match, 1).replace("router: shop,", "router: none,");

@@ -429,6 +429,7 @@ impl Sample {
                 split: Some("users by cookie uid".into()),
                 kind: "haproxy".into(),
                 target: "/run/haproxy/admin.sock".into(),
+                identity: vec!["haproxy at /run/haproxy/admin.sock".into(), "backend shop".into()],
                 by_hand: vec![
                     "echo 'set server shop/green weight 0' | socat stdio /run/haproxy/admin.sock".into(),
                     "echo 'set server shop/blue weight 256' | socat stdio /run/haproxy/admin.sock".into(),
@@ -451,6 +452,7 @@ impl Sample {
             approvals: Vec::new(),
             next_at: None,
             after_reload: None,
+            other_ways: Vec::new(),
         }
     }
 

@@ -100,6 +100,17 @@ impl RealRouter for Caddy {
         self.process = spawn(&self.folder);
         self.wait();
     }
+
+    fn lead_elsewhere(&self, port: u16) {
+        let path = self.folder.join("caddy.json");
+        let mut config = super::json(&path);
+        config["apps"]["http"]["servers"]["admin"] = serde_json::json!({
+            "listen": [format!("127.0.0.1:{}", free_port())],
+            "automatic_https": {"disable": true},
+            "routes": [{"handle": [{"handler": "reverse_proxy", "upstreams": [{"dial": format!("localhost:{port}")}]}]}],
+        });
+        std::fs::write(path, config.to_string()).unwrap();
+    }
 }
 
 impl Drop for Caddy {

@@ -74,4 +74,8 @@ impl RealRouter for CommandRouter {
     fn begin_again(&mut self) {
         self.haproxy.begin_again();
     }
+
+    fn lead_elsewhere(&self, port: u16) {
+        self.haproxy.lead_elsewhere(port);
+    }
 }

@@ -162,6 +162,18 @@ impl RealRouter for Envoy {
         self.process = spawn(&self.config);
         self.wait();
     }
+
+    fn lead_elsewhere(&self, port: u16) {
+        let mut config = super::json(&self.config);
+        let clusters = config["static_resources"]["clusters"].as_array_mut().unwrap();
+        let blue = json!({"address": "127.0.0.1", "port_value": port});
+        clusters.push(
+            json!({"name": "admin", "connect_timeout": "60s", "type": "STATIC", "load_assignment": {
+            "cluster_name": "admin",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"socket_address": blue}}}]}]}}),
+        );
+        std::fs::write(&self.config, config.to_string()).unwrap();
+    }
 }
 
 impl Drop for Envoy {

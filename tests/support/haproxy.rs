@@ -154,6 +154,11 @@ impl RealRouter for Haproxy {
         self.process = Self::spawn(&self.config);
         self.wait();
     }
+
+    fn lead_elsewhere(&self, port: u16) {
+        let admin = format!("\nbackend admin\n  server a1 127.0.0.1:{port}\nbackend shop\n");
+        self.edit("\nbackend shop\n", &admin);
+    }
 }
 
 impl Drop for Haproxy {

@@ -26,6 +26,7 @@ pub(crate) mod s3;
 pub(crate) mod side;
 pub(crate) mod traefik;
 pub(crate) mod visitor;
+pub(crate) mod workflow;
 
 /// A folder that goes away with the test.
 pub(crate) fn folder() -> tempfile::TempDir {

@@ -160,6 +160,12 @@ impl RealRouter for Nginx {
     fn begin_again(&mut self) {
         self.spawn();
     }
+
+    fn lead_elsewhere(&self, port: u16) {
+        let text = std::fs::read_to_string(&self.config).unwrap();
+        let admin = format!("upstream admin {{ server localhost:{port}; }}\nserver {{ listen");
+        std::fs::write(&self.config, text.replacen("server { listen", &admin, 1)).unwrap();
+    }
 }
 
 impl Drop for Nginx {

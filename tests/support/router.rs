@@ -22,6 +22,8 @@ pub(crate) trait RealRouter {
     fn halt(&mut self);
     /// Starts it again on the configuration that lies on disk.
     fn begin_again(&mut self);
+    /// Puts one more way to a port into that configuration, called `admin`: it counts from the next start on.
+    fn lead_elsewhere(&self, port: u16);
     /// One after the other.
     fn restart(&mut self) {
         self.halt();

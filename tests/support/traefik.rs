@@ -100,6 +100,17 @@ impl RealRouter for Traefik {
         self.process = spawn(&self.config);
         self.wait();
     }
+
+    fn lead_elsewhere(&self, port: u16) {
+        let text = format!(
+            "http:\n  routers:\n    admin: {{rule: \"Host(`admin`)\", entryPoints: [web], service: admin}}\n  services:\n    \
+             admin: {{loadBalancer: {{servers: [{{url: \"http://localhost:{port}/\"}}]}}}}\n"
+        );
+        // Traefik would read one that is half written.
+        let file = self.file.with_file_name("admin.yml");
+        std::fs::write(file.with_extension("tmp"), text).unwrap();
+        std::fs::rename(file.with_extension("tmp"), &file).unwrap();
+    }
 }
 
 impl Drop for Traefik {

@@ -1,6 +1,5 @@
 //! Reads a snapshot: every chunk is verified before anybody sees it.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +10,7 @@ use super::{object_path, short};
 use crate::evidence::{hex, sha256_hex};
 use crate::fault::Fault;
 use crate::repository::{Chunk, Content, Manifest, Reader};
+use crate::units::listed;
 
 /// An opened snapshot.
 pub(super) struct Opened {
@@ -35,17 +35,17 @@ impl Opened {
         let staged = self.staging.as_ref().map(|s| s.join(&chunk.sha256)).filter(|p| p.exists());
         let path = staged.unwrap_or_else(|| object_path(&self.at, &chunk.sha256));
         let damaged = |why: String| {
-            let users: Vec<String> = self.users(chunk).take(5).collect();
+            let users: Vec<String> = self.users(chunk).collect();
             Fault::infrastructure(format!("an object of the snapshot {} is damaged", short(&self.id)))
                 .place(path.display().to_string())
-                .cause(format!("{why}; needed by {}", users.join(", ")))
+                .cause(format!("{why}; needed by {}", listed(&users, 5)))
                 .help(
                     "look at the disk; move the object away, and the next `snapshot create` stores it again if \
                      the source still has it",
                 )
         };
         let mut bytes = Vec::with_capacity(chunk.size as usize);
-        let read = File::open(&path).and_then(|file| {
+        let read = crate::bounds::open(&path).and_then(|file| {
             if self.staging.is_some() {
                 // The proof wants the disk's bytes, not those that the kernel still remembers.
                 let _ = fadvise(&file, 0, None, Advice::DontNeed);

@@ -1,9 +1,8 @@
 //! Writes a snapshot: into `tmp/`, synced, and moved into place in one step at the end.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use fastcdc::v2020::FastCDC;
@@ -64,11 +63,11 @@ impl Writer for Run {
         bytes.push(b'\n');
         let id = sha256_hex(&bytes);
         let path = self.staging.join("manifest");
-        let written = write_new(&path, &bytes).and_then(|()| Ok(syncfs(File::open(&self.staging)?)?));
+        let written = write_new(&path, &bytes).and_then(|()| Ok(syncfs(crate::bounds::open_folder(&self.staging)?)?));
         written.map_err(|e| files::unwritable(&path, &e))?;
         // Read back from what lies on the disk now, not from memory.
         let manifest: Manifest =
-            fs::read(&path).map_err(|e| files::unwritable(&path, &e)).and_then(|bytes| {
+            files::read_bounded(&path, bytes.len() as u64).map_err(|e| files::unwritable(&path, &e)).and_then(|bytes| {
                 if sha256_hex(&bytes) == id {
                     serde_json::from_slice(&bytes).map_err(broken)
                 } else {
@@ -180,7 +179,7 @@ impl FileWriter for Growing<'_> {
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
+    crate::bounds::fresh(path, 0o600)?.write_all(bytes)
 }
 
 #[cfg(test)]

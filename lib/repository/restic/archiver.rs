@@ -28,6 +28,7 @@ use super::people::{self, People};
 use super::snapshot::{Snapshot, Summary};
 use super::store::{Scratch, Store};
 use super::tree;
+use crate::caught::{broke, caught};
 use crate::fault::Fault;
 use crate::world;
 
@@ -281,10 +282,15 @@ impl Archive {
                 scope.spawn(|| crew.work());
             }
             scope.spawn(|| {
-                walk.run(&source, &name, &meta, before.as_ref());
+                let walked = caught(|| walk.run(&source, &name, &meta, before.as_ref()));
+                if let Err(why) = walked {
+                    crew.fail(broke("the walk through the source", &why));
+                }
                 crew.close();
             });
-            if let Err(fault) = builder.build(receiver) {
+            // Whatever happens here, the others must not wait for it.
+            let built = caught(|| builder.build(receiver));
+            if let Err(fault) = built.unwrap_or_else(|why| Err(broke("the backup", &why))) {
                 crew.fail(fault);
             }
         });
@@ -325,7 +331,8 @@ impl Archive {
                 scratch: Scratch::default(),
                 fault: None,
             };
-            let written = write(&mut sink);
+            // Whatever happens here, the others must not wait for it.
+            let written = caught(|| write(&mut sink)).unwrap_or_else(|why| Err(broke("the source", &why)));
             // A fault of the store reaches the writer as an I/O error only; here is the whole of it.
             let done = sink.fault.take().map_or(written, Err).and_then(|()| {
                 let Sink { intake, mut scratch, .. } = sink;

@@ -376,8 +376,9 @@ fn report(found: Found, mut needed: BTreeMap<String, BTreeSet<String>>) -> Vec<D
     let one = |(object, reasons): (String, Vec<String>)| {
         let mut needed_by: Vec<String> = needed.remove(&object).unwrap_or_default().into_iter().collect();
         if needed_by.len() > NAMED {
+            let more = needed_by.len() - NAMED;
             needed_by.truncate(NAMED);
-            needed_by.push("and more".into());
+            needed_by.push(format!("and {more} more"));
         }
         let why = match reasons.as_slice() {
             [one, two, three, _, ..] => format!("{one}; {two}; {three}; and {} more", reasons.len() - 3),

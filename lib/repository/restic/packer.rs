@@ -8,6 +8,7 @@ use super::id::Id;
 use super::index::{self, BLOBS_PER_FILE, Index, Packed};
 use super::pack::{self, Blob, BlobKind};
 use super::store::{Scratch, Seen, Store, seal_blob};
+use crate::caught::{broke, caught};
 use crate::fault::Fault;
 
 /// When a pack and an index file are full.
@@ -258,7 +259,8 @@ impl Shelf {
         drop(flying);
         let landing = Landing(Arc::clone(shelf));
         let sent = std::thread::Builder::new().name("upload".into()).spawn(move || {
-            if let Err(fault) = landing.0.put(id, full) {
+            let put = caught(|| landing.0.put(id, full));
+            if let Err(fault) = put.unwrap_or_else(|why| Err(broke("sending a pack", &why))) {
                 landing.0.failed(&fault);
             }
         });

@@ -26,7 +26,7 @@ impl People {
 }
 
 fn names(file: &Path) -> HashMap<u32, String> {
-    parse(&std::fs::read_to_string(file).unwrap_or_default())
+    parse(&crate::world::files::read_text(file).unwrap_or_default())
 }
 
 fn parse(text: &str) -> HashMap<u32, String> {

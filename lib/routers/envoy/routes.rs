@@ -115,6 +115,11 @@ impl Settings {
         (shares.named != [0, 0]).then_some(shares)
     }
 
+    /// Whether a route is one of those that are split.
+    pub(super) fn splits(&self, route: &Value) -> bool {
+        self.shares(route).is_some()
+    }
+
     /// Why a route configuration cannot be split as the plan asks, whatever weights it has.
     pub(super) fn unfit(&self, configuration: &Value, by: &By) -> Option<String> {
         routes(configuration).find_map(|route| self.unfit_route(route, by))

@@ -21,6 +21,8 @@ struct Cluster {
 #[derive(Debug, PartialEq)]
 struct Host {
     name: String,
+    /// The same, as it can be compared.
+    address: String,
     state: State,
 }
 
@@ -56,6 +58,16 @@ impl Clusters {
 
     pub(super) fn has(&self, cluster: &str) -> bool {
         self.0.contains_key(cluster)
+    }
+
+    /// The addresses of a cluster's hosts.
+    pub(super) fn addresses(&self, cluster: &str) -> Vec<String> {
+        let hosts = self.0.get(cluster).into_iter().flat_map(|known| &known.hosts);
+        hosts.map(|host| host.address.clone()).collect()
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+        self.0.keys()
     }
 
     pub(super) fn has_hosts(&self, cluster: &str) -> bool {
@@ -98,15 +110,17 @@ impl Clusters {
 impl Host {
     fn of(status: &Value) -> Self {
         let address = field(status, "address").unwrap_or(&Value::Null);
-        let name = match field(address, "socket_address") {
-            Some(socket) => format!(
-                "{}:{}",
-                field(socket, "address").and_then(Value::as_str).unwrap_or("?"),
-                field(socket, "port_value").and_then(Value::as_u64).unwrap_or(0)
-            ),
-            None => {
-                field(address, "pipe").and_then(|pipe| pipe["path"].as_str()).unwrap_or("a host").to_owned()
+        let (name, address) = match field(address, "socket_address") {
+            Some(socket) => {
+                let host = field(socket, "address").and_then(Value::as_str).unwrap_or("?");
+                let port = field(socket, "port_value").and_then(Value::as_u64).unwrap_or(0);
+                let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+                (format!("{host}:{port}"), format!("{bracketed}:{port}"))
             }
+            None => match field(address, "pipe").and_then(|pipe| pipe["path"].as_str()) {
+                Some(path) => (path.to_owned(), format!("unix:{path}")),
+                None => ("a host".to_owned(), "a host".to_owned()),
+            },
         };
         let health = field(status, "health_status").unwrap_or(&Value::Null);
         let is = |flag: &str| field(health, flag).and_then(Value::as_bool) == Some(true);
@@ -118,7 +132,7 @@ impl Host {
             Some("TIMEOUT") => State::Down("TIMEOUT by its endpoints"),
             _ => failed().unwrap_or(State::Serves),
         };
-        Self { name: redact(&name), state }
+        Self { name: redact(&name), address, state }
     }
 }
 

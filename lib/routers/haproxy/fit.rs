@@ -1,6 +1,7 @@
 //! Whether a backend can be split at all: looked at before anything moves, and nothing is touched.
 
-use super::socket::Row;
+use super::super::servers::Cache;
+use super::socket::{Row, parse_table};
 use super::{Haproxy, Side};
 use crate::fault::Fault;
 
@@ -10,6 +11,43 @@ const FAIR: [&str; 3] = ["roundrobin", "random", "unknown"];
 impl Haproxy {
     fn unfit(&self, what: String, cause: String, help: impl Into<String>) -> Fault {
         Fault::usage(what).place(self.socket.shown()).cause(cause).help(help.into())
+    }
+
+    /// Whether this is the socket of a process that serves. That of the master process (`haproxy -S`) takes most
+    /// commands for those of nobody, and hands on what begins with `@1`: to another process after each reload.
+    pub(super) fn is_no_master(&self) -> Result<(), Fault> {
+        let said = self.socket.ask_at_last("show proc")?;
+        let master = said.lines().any(|line| line.split_whitespace().nth(1) == Some("master"));
+        // The socket of a worker knows no such command.
+        if !master {
+            return Ok(());
+        }
+        Err(self.unfit(
+            "this is the socket of HAProxy's master process".into(),
+            "it steers no server: it only hands commands on to whichever worker there is".into(),
+            "name the socket of the workers in `target`: `stats socket … level admin` in the section `global`",
+        ))
+    }
+
+    /// Whether no cache of HAProxy answers in the place of both sides, as far as its counters show it.
+    pub(super) fn no_cache_answers(&self) -> Result<(), Fault> {
+        if self.cache == Cache::Allowed {
+            return Ok(());
+        }
+        const FRONTENDS_AND_BACKENDS: u32 = 1 + 2;
+        let reply = self.socket.ask(&format!("show stat -1 {FRONTENDS_AND_BACKENDS} -1"))?;
+        let rows = parse_table(&reply, ',').unwrap_or_default();
+        let is = |row: &Row, column: &str, value: &str| row.get(column).is_some_and(|own| own == value);
+        let looked_up = |row: &&Row| row.get("cache_lookups").is_some_and(|n| !n.is_empty() && n != "0");
+        let before_us = |row: &&Row| is(row, "svname", "FRONTEND") || is(row, "pxname", &self.backend);
+        let Some(row) = rows.iter().filter(before_us).find(looked_up) else { return Ok(()) };
+        let name = row.get("pxname").map_or("", String::as_str);
+        let what = if is(row, "svname", "FRONTEND") { "frontend" } else { "backend" };
+        Err(self.unfit(
+            format!("a cache of HAProxy answers in front of both sides, in the {what} `{name}`"),
+            "`http-request cache-use` gives users of one side what the other one said, and the cache's answers follow no weight".into(),
+            "take `cache-use` off these requests; where the cache is about others alone, or of another service, say `cache: allowed` in `with`: then the split holds for what it does not answer",
+        ))
     }
 
     /// Whether the socket may steer. Versions before 1.8 do not say; they show it at the first weight.

@@ -22,6 +22,8 @@ pub(super) struct Server {
     pub(super) weight: u32,
     /// Its weight in the configuration; 0 where that calls it `disabled`.
     pub(super) configured: u32,
+    /// Where it is, where that is an address.
+    pub(super) address: Option<String>,
     admin: u32,
     state: State,
 }
@@ -47,6 +49,7 @@ impl Server {
             backend: row.get("be_id")?.clone(),
             weight: number("srv_uweight")?,
             configured: if admin & DISABLED == 0 { configured } else { 0 },
+            address: address(row),
             admin,
             state: match row.get("srv_op_state")?.as_str() {
                 "0" => State::Down,
@@ -91,6 +94,15 @@ impl Server {
             _ => "DOWN by HAProxy's own check",
         }
     }
+}
+
+/// `host:port` of a server; none of a socket, and of a name that is not resolved.
+fn address(row: &Row) -> Option<String> {
+    let (host, port) = (row.get("srv_addr")?, row.get("srv_port")?);
+    if host == "-" {
+        return None;
+    }
+    Some(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -60,18 +60,25 @@ impl Socket {
     }
 
     fn exchange(&self, command: &str) -> io::Result<String> {
+        self.exchange_and(command, false)
+    }
+
+    /// The same; where the end is told, the other one need not wait for more commands.
+    fn exchange_and(&self, command: &str, tell_the_end: bool) -> io::Result<String> {
         let until = Instant::now() + self.timeout;
         match &self.address {
             Address::Path(path) => {
                 let stream = UnixStream::connect(path)?;
                 stream.set_write_timeout(Some(self.timeout))?;
-                talk(&stream, &stream, command, until, |left| stream.set_read_timeout(Some(left)))
+                let sent = || if tell_the_end { stream.shutdown(Shutdown::Write) } else { Ok(()) };
+                talk(&stream, &stream, command, (until, sent), |left| stream.set_read_timeout(Some(left)))
             }
             Address::Port(port) => {
                 let address = port.to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
                 let stream = TcpStream::connect_timeout(&address, self.timeout)?;
                 stream.set_write_timeout(Some(self.timeout))?;
-                talk(&stream, &stream, command, until, |left| stream.set_read_timeout(Some(left)))
+                let sent = || if tell_the_end { stream.shutdown(Shutdown::Write) } else { Ok(()) };
+                talk(&stream, &stream, command, (until, sent), |left| stream.set_read_timeout(Some(left)))
             }
         }
     }
@@ -83,6 +90,13 @@ impl Socket {
         self.exchange(command).map_err(|e| self.unreachable(&format!("answer `{command}`"), &e))
     }
 
+    /// The same, for a process that would keep the connection for more: the master process does.
+    ///
+    /// Errors (4): it cannot be reached, or does not answer in time.
+    pub(super) fn ask_at_last(&self, command: &str) -> Result<String, Fault> {
+        self.exchange_and(command, true).map_err(|e| self.unreachable(&format!("answer `{command}`"), &e))
+    }
+
     /// Sends commands whose success is an empty reply.
     ///
     /// Errors (4): it cannot be reached, or refuses one; those before it, and some behind it, were carried out.
@@ -90,7 +104,7 @@ impl Socket {
         for some in commands.chunks(AT_ONCE) {
             let reply = self.exchange(&some.join("; ")).map_err(|e| self.unreachable(doing, &e))?;
             if !reply.trim().is_empty() {
-                let said: String = reply.trim().chars().take(300).collect();
+                let said = crate::units::clipped(&crate::redact::redact(reply.trim()), 300);
                 return Err(Fault::infrastructure(format!("HAProxy refused to {doing}"))
                     .place(self.shown())
                     .cause(said)
@@ -105,7 +119,7 @@ impl Socket {
         let reply = self.ask(command)?;
         let separator = if command.starts_with("show stat") { ',' } else { ' ' };
         parse_table(&reply, separator).ok_or_else(|| {
-            let said: String = reply.trim().chars().take(120).collect();
+            let said = crate::units::clipped(&crate::redact::redact(reply.trim()), 120);
             Fault::infrastructure(format!("HAProxy's answer to `{command}` is not understood"))
                 .place(self.shown())
                 .cause(format!("it said: {}", if said.is_empty() { "nothing" } else { &said }))
@@ -127,10 +141,11 @@ fn talk(
     mut reader: impl Read,
     mut writer: impl Write,
     command: &str,
-    until: Instant,
+    (until, sent): (Instant, impl Fn() -> io::Result<()>),
     limit: impl Fn(Duration) -> io::Result<()>,
 ) -> io::Result<String> {
     writer.write_all(format!("{command}\n").as_bytes())?;
+    sent()?;
     let mut reply = Vec::new();
     let mut buffer = [0_u8; 16 * 1024];
     loop {

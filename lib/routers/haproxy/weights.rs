@@ -84,6 +84,17 @@ pub(super) fn fitting(own: u32, was: &[u32], is: &[u32]) -> u32 {
     exact.round().clamp(1.0, f64::from(MAX_WEIGHT)) as u32
 }
 
+/// A weight of which people have left this part; it is another one in any case.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and 256")]
+pub(super) fn in_part(own: u32, part: f64) -> u32 {
+    let exact = (f64::from(own) * part).round().clamp(1.0, f64::from(MAX_WEIGHT)) as u32;
+    match exact {
+        same if same == own && part < 1.0 => own.saturating_sub(1).max(1),
+        same if same == own => (own + 1).min(MAX_WEIGHT),
+        other => other,
+    }
+}
+
 /// How far the servers' shares of their side are off, at most.
 fn bent(was: &[u32], is: &[u32]) -> f64 {
     let sum = |weights: &[u32]| weights.iter().map(|w| f64::from(*w)).sum::<f64>().max(1.0);
@@ -128,6 +139,14 @@ mod tests {
         assert_eq!(fitting(200, &[100, 50], &[20, 10]), 40);
         assert_eq!(fitting(1, &[256], &[1]), 1, "none is shut out by rounding");
         assert_eq!(fitting(200, &[100, 50], &[0, 0]), 0);
+    }
+
+    #[test]
+    fn what_people_leave_of_a_weight_is_another_weight() {
+        assert_eq!(in_part(100, 8.0 / 60.0), 13);
+        assert_eq!(in_part(100, 0.999), 99);
+        assert_eq!(in_part(100, 1.001), 101);
+        assert_eq!((in_part(1, 0.5), in_part(256, 2.0)), (1, 256));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::super::Side;
+use super::super::ways::{Addresses, Ways};
 use super::syntax::{self, Directive};
 
 /// How `nginx -T` heads each file.
@@ -108,6 +110,25 @@ impl Configuration {
         })
     }
 
+    /// What else leads to the servers of a side, or to a side's own upstream: `sides` are the names of these, where each
+    /// side has one.
+    pub(super) fn ways(
+        &self,
+        question: &Question<'_>,
+        sides: &[(Side, String)],
+        known: &mut Addresses,
+    ) -> Ways {
+        let mut ways = Ways::default();
+        let main = self.follow(&self.files[0], 0);
+        let mut upstreams = HashSet::new();
+        gather_upstreams(&main, &mut upstreams);
+        let look = Look { question, sides, upstreams: &upstreams };
+        for placed in &main {
+            look.lead(placed, known, &mut ways);
+        }
+        ways
+    }
+
     fn follow<'a>(&'a self, file: &'a File, depth: usize) -> Vec<Placed<'a>> {
         self.placed(file, &file.directives, depth)
     }
@@ -181,13 +202,98 @@ fn in_class(class: &[u8], byte: u8) -> bool {
     found != not
 }
 
-fn defined_elsewhere(inside: &[&Placed<'_>], question: &Question<'_>) -> Option<Misfit> {
-    let real = |path: &str| std::fs::canonicalize(path).map(|path| path.display().to_string());
+/// Whether a file is the include file.
+fn is_ours(file: &File, question: &Question<'_>) -> bool {
+    let real = std::fs::canonicalize(&file.path).map(|path| path.display().to_string());
     // In a container its path is another one than here, and its text is the same.
-    let ours = |file: &File| {
-        real(&file.path).is_ok_and(|path| path == question.include)
-            || file.text.trim() == question.text.trim()
-    };
+    real.is_ok_and(|path| path == question.include) || file.text.trim() == question.text.trim()
+}
+
+/// The names of all upstreams, in lowercase.
+fn gather_upstreams(placed: &[Placed<'_>], names: &mut HashSet<String>) {
+    for Placed { directive, block, .. } in placed {
+        if directive.name() == "upstream" {
+            names.insert(directive.argument().to_ascii_lowercase());
+        }
+        gather_upstreams(block, names);
+    }
+}
+
+/// A look for what leads to a side besides the split.
+struct Look<'a> {
+    question: &'a Question<'a>,
+    /// The upstreams of the sides, where each has one of its own.
+    sides: &'a [(Side, String)],
+    /// The names of all upstreams: none of them is a host.
+    upstreams: &'a HashSet<String>,
+}
+
+impl Look<'_> {
+    /// Notes whatever of a directive, and of its block, leads to a side.
+    fn lead(&self, placed: &Placed<'_>, known: &mut Addresses, ways: &mut Ways) {
+        if is_ours(placed.file, self.question) {
+            return;
+        }
+        let directive = placed.directive;
+        let name = directive.name();
+        let mut add = |side: Side, what: String| ways.add(side, &what, &placed.place());
+        match (name, directive.words.as_slice()) {
+            (_, [_, target, ..]) if PASSES.iter().any(|(pass, _)| *pass == name) => {
+                if let Some(side) = self.passes_to(target, known) {
+                    add(side, format!("`{name} {target}`"));
+                }
+            }
+            ("upstream", [_, upstream, ..]) => {
+                for server in placed.block.iter().map(|server| server.directive) {
+                    let leads = server.name() == "server" && !server.words.iter().any(|word| word == "down");
+                    if let Some(side) = known.side(server.argument(), 80).filter(|_| leads) {
+                        add(side, format!("the upstream `{upstream}`"));
+                    }
+                }
+            }
+            // A value that some `proxy_pass` may use.
+            ("set", [_, variable, value]) => {
+                if let Some(side) = leads_somewhere(value).and_then(|value| known.side(value, 80)) {
+                    add(side, format!("the variable `{variable}`"));
+                }
+            }
+            ("map" | "split_clients" | "geo", [_, .., variable]) => {
+                let values = placed.block.iter().filter_map(|entry| entry.directive.words.last());
+                for value in values.filter_map(|value| leads_somewhere(value)) {
+                    if let Some(side) = known.side(value, 80) {
+                        add(side, format!("the variable `{variable}`"));
+                    }
+                }
+            }
+            _ => {}
+        }
+        for inner in &placed.block {
+            self.lead(inner, known, ways);
+        }
+    }
+
+    /// The side that a `*_pass` leads to, otherwise than by the split.
+    fn passes_to(&self, target: &str, known: &mut Addresses) -> Option<Side> {
+        let name = host(target);
+        if let Some((side, _)) = self.sides.iter().find(|(_, own)| name.eq_ignore_ascii_case(own)) {
+            return Some(*side);
+        }
+        if self.upstreams.contains(&name.to_ascii_lowercase()) || target.contains('$') {
+            return None;
+        }
+        known.side(target, 80)
+    }
+}
+
+/// A value that is an address: a word alone is no place that anybody passes to.
+fn leads_somewhere(value: &str) -> Option<&str> {
+    let address =
+        value.contains("://") || value.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    address.then_some(value)
+}
+
+fn defined_elsewhere(inside: &[&Placed<'_>], question: &Question<'_>) -> Option<Misfit> {
+    let ours = |file: &File| is_ours(file, question);
     let named = |placed: &&&Placed<'_>| {
         let name = placed.directive.argument();
         placed.directive.name() == "upstream"

@@ -218,3 +218,57 @@ fn what_is_no_configuration_is_told_and_not_judged() {
         assert!(Configuration::parse(text).is_err(), "{text:?}");
     }
 }
+
+#[test]
+fn every_other_way_to_a_side_is_found_and_none_that_is_the_split_itself() {
+    let ways = |main: &str, apart: bool| -> Vec<String> {
+        let files = [("/etc/nginx/nginx.conf", main), ("/etc/nginx/trapkey/shop.conf", SHOP)];
+        let upstreams = ["shop".to_owned()];
+        let question = Question {
+            include: "/etc/nginx/trapkey/shop.conf",
+            text: SHOP,
+            upstreams: &upstreams,
+            passes_to: "shop",
+            variables: &[],
+            cache_allowed: false,
+        };
+        let sides = [(Side::Blue, "shop_blue".to_owned()), (Side::Green, "shop_green".to_owned())];
+        let mut known = Addresses::of(&["10.0.0.11:8080".to_owned()], &["10.0.0.12".to_owned()], 80);
+        let sides: &[(Side, String)] = if apart { &sides } else { &[] };
+        let found = Configuration::parse(&printed(&files)).unwrap().ways(&question, sides, &mut known);
+        found.all().into_iter().map(|way| format!("{} {}", way.side.word(), way.line())).collect()
+    };
+    for (configuration, way) in [
+        ("http { include trapkey/*.conf; server { location / { proxy_pass http://shop; } } }", ""),
+        (
+            "http {\n upstream admin {\n server 10.0.0.11:8080; }\n}",
+            "blue the upstream `admin` (/etc/nginx/nginx.conf:2)",
+        ),
+        (
+            "http { server { location /a { proxy_pass http://10.0.0.11:8080/x; } } }",
+            "blue `proxy_pass http://10.0.0.11:8080/x` (/etc/nginx/nginx.conf:1)",
+        ),
+        (
+            "stream { server { proxy_pass 10.0.0.12:80; } }",
+            "green `proxy_pass 10.0.0.12:80` (/etc/nginx/nginx.conf:1)",
+        ),
+        (
+            "http { server { location / { grpc_pass grpc://10.0.0.11:8080; } } }",
+            "blue `grpc_pass grpc://10.0.0.11:8080` (/etc/nginx/nginx.conf:1)",
+        ),
+        (
+            "http { map $host $to { default http://10.0.0.12; b shop; } }",
+            "green the variable `$to` (/etc/nginx/nginx.conf:1)",
+        ),
+        (
+            "http { server { set $to 10.0.0.11:8080; proxy_pass http://$to; } }",
+            "blue the variable `$to` (/etc/nginx/nginx.conf:1)",
+        ),
+        ("http { upstream a { server 10.0.0.11:8080 down; server 10.0.0.11:8081; } }", ""),
+        ("http { server { location / { proxy_pass http://10.0.0.11; } } }", ""),
+    ] {
+        assert_eq!(ways(configuration, false).join("; "), way, "{configuration}");
+    }
+    let direct = "http { server { location /old { proxy_pass http://shop_blue; } } }";
+    assert_eq!(ways(direct, true), ["blue `proxy_pass http://shop_blue` (/etc/nginx/nginx.conf:1)"]);
+}

@@ -1,8 +1,8 @@
 //! The include file's place on disk: a symbolic link stays one, owner and permission bits stay as they were.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use crate::world::{self, files};
@@ -23,7 +23,7 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = folder.join(format!(".{name}.{:016x}.tmp", world::unique()));
     let written = (|| {
         let mode = if there.is_some() { 0o600 } else { 0o644 };
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        let mut file = crate::bounds::fresh(&temporary, mode)?;
         file.write_all(bytes)?;
         if let Some(there) = there {
             // Only root may give a file away; a group may be one's own.

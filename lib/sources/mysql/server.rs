@@ -111,6 +111,13 @@ impl Server {
 
     /// The first of these programs that is there, and whose it is.
     pub(super) fn program(&self, names: &[&str]) -> Result<(String, Flavour), Fault> {
+        // It would wait for a pipe as long as it may run.
+        if let Some(file) = &self.defaults {
+            crate::bounds::open(file).map_err(|error| {
+                let cause = format!("{}: {error}", file.display());
+                self.programs.fault("`with.defaults_file` cannot be read").cause(cause)
+            })?;
+        }
         let program = self.programs.find(names).display().to_string();
         let ran =
             self.programs.run(&self.programs.order(vec![program.clone(), "--version".into()], Vec::new()))?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::live::{front_door, twins};
+use super::dry_run::{front_door, twins};
 use super::machine::{Course, State};
 use super::record::{Markers, Record, course_of, steps_of, strategy_word};
 use super::say::KeptFlags;
@@ -11,7 +11,7 @@ use super::shift::{Entry, min_up};
 use super::way_back;
 use crate::checks;
 use crate::evidence::{Need, Outcome, PreflightBody, Promotion, RouterRecord, SideRecord, SnapshotBody};
-use crate::fault::Fault;
+use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::judge;
 use crate::metrics::probe::{Connection, once};
@@ -21,6 +21,7 @@ use crate::redact::redact;
 use crate::routers::{self, Before, By, Live, Router, Side, same_share};
 use crate::units::{Share, Span, show_share};
 use crate::world::http::{Client, join};
+use crate::world::talk::Mark;
 use crate::{world, yaml};
 
 /// The promote section of the plan.
@@ -218,7 +219,8 @@ pub(super) fn entry(job: &Job) -> Result<Entry, Fault> {
             )
             .help(format!("give `promote.router.entry`, or `environments.{}.url`", job.release.environment))
     })?;
-    Ok(Entry::new(&url.value, &plan.probe).by(&By::of(&plan.router.split).unwrap_or(By::Requests)))
+    let by = By::of(&plan.router.split).unwrap_or(By::Requests);
+    Ok(Entry::new(&url.value, &plan.probe).by(&by).unseen(job.loaded.unseen.door.clone()))
 }
 
 /// The documents that must be there, and must have passed.
@@ -266,6 +268,10 @@ pub(super) fn record(
     let course = course_of(plan);
     way_back::is_there(job, &needs)?;
     router.check()?;
+    let comes_later = green_comes(router, plan)?;
+    if let Some(fault) = &comes_later {
+        job.talk().line(Mark::Warn, &format!("{}: the deploy hook must bring it", fault.line()));
+    }
     let before = router.before(known)?;
     router.remember(&before);
     steps_fit(router, &course)?;
@@ -275,8 +281,8 @@ pub(super) fn record(
     blue_is_healthy(plan)?;
     twins::apart_by_address(&plan.sides, &job.loaded)?;
     let markers = Markers { blue: Some(marker(Side::Blue, &plan.sides.blue, plan)?), green: None };
-    front_door::reaches_blue(&entry(job)?, &markers, plan)?;
-    Ok(Record {
+    front_door::by_this_router(router, &entry(job)?, &markers, plan)?;
+    let mut record = Record {
         id: Some(format!("{:016x}", world::unique())),
         release: job.release.clone(),
         plan: job.loaded.reference.clone(),
@@ -290,9 +296,9 @@ pub(super) fn record(
         clocks: None,
         counting: 0,
         before,
-        closed: None,
         put_back: 0,
         blue_is_out: false,
+        spared: None,
         quiet: None,
         accepted: None,
         base: None,
@@ -303,6 +309,7 @@ pub(super) fn record(
             router: RouterRecord {
                 kind: plan.router.kind.clone(),
                 target: plan.router.target.shown.clone(),
+                identity: router.identity(Side::Blue),
                 by_hand: router.by_hand(Side::Blue),
                 split: By::of(&plan.router.split).ok().and_then(|by| by.words()),
             },
@@ -324,10 +331,26 @@ pub(super) fn record(
             samples: None,
             next_at: None,
             after_reload: None,
+            other_ways: Vec::new(),
         },
         markers,
         course,
-    })
+    };
+    if let Some(fault) = comes_later {
+        record.decided(world::now(), "trapkey", format!("{}: the deploy hook must bring it", fault.line()));
+    }
+    Ok(record)
+}
+
+/// What is missing of a green side that the deploy hook may still bring; none where the router knows it.
+///
+/// Errors: unreachable (4); the router does not know green, and nothing of the plan would bring it (2).
+pub(super) fn green_comes(router: &mut dyn Router, plan: &Promote) -> Result<Option<Fault>, Fault> {
+    match router.green_is_known() {
+        Ok(()) => Ok(None),
+        Err(fault) if fault.exit == Exit::Usage && !plan.hooks.deploy.is_empty() => Ok(Some(fault)),
+        Err(fault) => Err(fault),
+    }
 }
 
 /// Refuses (2) steps that the router cannot represent.

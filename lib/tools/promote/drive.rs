@@ -225,6 +225,7 @@ impl<'a> Driver<'a> {
         self.record.promotion.waits_for =
             gate.as_ref().map(|gate| gate.why.clone()).or_else(|| self.blue_stays.clone());
         self.note_after_reload();
+        self.note_other_ways();
         let mut conclusion = self.conclusion();
         let state = match &self.record.state {
             _ if waiting => "waiting",

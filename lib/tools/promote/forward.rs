@@ -3,7 +3,7 @@
 
 use super::drive::{Driver, Mode, word_of_wish};
 use super::record::phase;
-use super::{begin, orders, store, take};
+use super::{begin, orders, say, store, take};
 use crate::evidence::name_release;
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
@@ -49,7 +49,11 @@ fn wish(job: &Job, ask: Ask, why: String) -> Result<Exit, Fault> {
                 return Err(Fault::refused(format!("`promote {}` is refused", word_of_wish(ask)))
                     .place(name_release(&record.release))
                     .cause(why)
-                    .help(format!("it stays as it is: {}", phase(&record.state, &record.course))));
+                    .help(format!(
+                        "it stays as it is: {}; what can be done: {}",
+                        phase(&record.state, &record.course),
+                        say::command(job, "status")
+                    )));
             }
             driver.conclude()
         }

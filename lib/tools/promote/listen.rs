@@ -29,7 +29,8 @@ use alerts::{Alert, Payload, Wish, plain};
 use ledger::Turn;
 use token::Token;
 
-const LIMITS: Limits = Limits { body: 64 * 1024, time: Duration::from_secs(5), at_once: 64 };
+const LIMITS: Limits =
+    Limits { body: 64 * 1024, time: Duration::from_secs(5), at_once: 64, waiting: 256, per_peer: 128 };
 
 /// What can be called, and how.
 const CALLS: &[(&str, &str)] = &[
@@ -98,6 +99,10 @@ impl Desk for Counter {
             }
             Some(_) => Ok(()),
         }
+    }
+
+    fn goes_first(&self, head: &Head) -> bool {
+        head.method == "POST"
     }
 
     fn answer(&self, head: &Head, body: &[u8]) -> Answer {

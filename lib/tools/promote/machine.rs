@@ -438,7 +438,7 @@ impl Course {
         self.steps.get(step).map_or(0.0, |s| s.weight)
     }
 
-    fn bake_ms(&self, step: usize) -> i64 {
+    pub(super) fn bake_ms(&self, step: usize) -> i64 {
         self.steps.get(step).map_or(0, |s| s.bake_ms)
     }
 }

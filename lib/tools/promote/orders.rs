@@ -4,10 +4,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::begin;
+use super::conduct::going_back;
 use super::drive::{Driver, Mode, called_off};
-use super::machine::Course;
+use super::machine::{Course, State};
 use super::record::{Record, course_of, phase, strategy_word};
-use super::{by_state, end, say, sight, store, take, well};
+use super::shift::DATA_PLANE_LAG;
+use super::{by_state, end, say, sight, store, take_to_go_back, ways_out};
 use crate::evidence::{Outcome, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
@@ -145,7 +147,9 @@ pub fn pause(job: &Job) -> Result<Exit, Fault> {
     if record.state.finished() || record.state.serves() {
         return Err(finished(job, &record));
     }
-    leave(&*store(job)?, Ask::Pause, &asked(&record, None), &record)?;
+    let store = store(job)?;
+    can_be_held(job, &record, &store)?;
+    leave(&store, Ask::Pause, &asked(&record, None), &record)?;
     job.talk().line(
         Mark::Good,
         &format!(
@@ -161,16 +165,39 @@ pub fn pause(job: &Job) -> Result<Exit, Fault> {
 pub fn resume(job: &Job) -> Result<Exit, Fault> {
     let record = running(job)?.record;
     same_service(job, &record)?;
-    let store = store(job)?;
-    if !record.state.finished()
-        && store.asked(Ask::Abort, record.promotion.epoch, record.id.as_deref()).is_some()
-    {
-        return Err(Fault::refused(format!("{} was called off", name_release(&record.release)))
-            .help(format!("it goes back, by the next job: {}", super::say::command(job, "step"))));
+    if record.state.finished() || record.state.serves() {
+        return Err(finished(job, &record));
     }
+    let store = store(job)?;
+    can_be_held(job, &record, &store)?;
+    let was = store.asked(Ask::Pause, record.promotion.epoch, record.id.as_deref()).is_some();
     store.forget(Ask::Pause)?;
-    job.talk().line(Mark::Good, &format!("{} may go on", name_release(&record.release)));
+    let name = name_release(&record.release);
+    let line =
+        if was { format!("{name} may go on") } else { format!("{name} was not paused, and may go on") };
+    job.talk().line(Mark::Good, &line);
     Ok(Exit::Pass)
+}
+
+/// Whether a pause means anything: not where nothing goes on, nor where it goes back.
+///
+/// Errors (5): it stands still, goes back, or was called off.
+fn can_be_held(job: &Job, record: &Record, store: &Store) -> Result<(), Fault> {
+    let name = name_release(&record.release);
+    if let State::Frozen { .. } = record.state {
+        return Err(Fault::refused(format!("{name} stands still: there is no step to hold or to let go"))
+            .cause(record.outcome().1.unwrap_or_default())
+            .help(format!("this says what people can do: {}", say::command(job, "status"))));
+    }
+    let left = store.asked(Ask::Abort, record.promotion.epoch, record.id.as_deref());
+    let goes_back = match left {
+        Some(left) => format!("it was called off by {}", left.who),
+        None if going_back(&record.state) => phase(&record.state, &record.course),
+        None => return Ok(()),
+    };
+    Err(Fault::refused(format!("{name} goes back, and nothing holds that up"))
+        .cause(goes_back)
+        .help(format!("where no job is at work on it, this carries it out: {}", say::command(job, "step"))))
 }
 
 /// Calls a promotion off: all traffic to the old side. Waits for the job that holds the environment
@@ -193,9 +220,51 @@ pub fn rollback(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
 /// from here (2).
 pub(super) fn may_be_called_off(job: &Job, record: &Record) -> Result<(), Fault> {
     if record.state.serves() {
-        return Err(finished(job, record));
+        let fault = finished(job, record);
+        let by_hand = || ways_out::by_hand(job, record);
+        return Err(if record.state.can_be_undone() { fault } else { fault.help(by_hand()) });
     }
-    same_router(job, record)
+    same_router(job, record)?;
+    somebody_vouches_for_blue(job, record)
+}
+
+/// Whether the router itself holds blue for up, or users are answered by it now, where it cannot be asked from here.
+///
+/// Errors (2): neither can be seen, and without the variable nobody knows.
+fn somebody_vouches_for_blue(job: &Job, record: &Record) -> Result<(), Fault> {
+    let Some(variable) = &job.loaded.unseen.blue else { return Ok(()) };
+    let live = ways_out::live(job, record);
+    let blue = live.as_ref().ok().and_then(|live| live.side(Side::Blue));
+    if blue.is_some_and(|blue| blue.serving > 0 && !blue.closed) {
+        return Ok(());
+    }
+    let door = begin::entry(job).ok().filter(|entry| entry.unseen.is_none());
+    let met = door.map(|entry| entry.probe(&record.markers, Instant::now() + DATA_PLANE_LAG));
+    if blue.is_none() && met.is_some_and(|met| met.blue > 0 && met.unknown == 0) {
+        return Ok(());
+    }
+    Err(Fault::usage("whether blue is well cannot be seen from here")
+        .place(&job.loaded.reference.path)
+        .cause(format!("the variable `{variable}` is not set, and neither the router nor the front door shows that blue is up"))
+        .help(format!(
+            "set {variable} and run it again; or look at blue yourself: {}",
+            ways_out::by_hand(job, record)
+        )))
+}
+
+/// Tells what a way back goes without, for a variable that is not set.
+fn tell_what_is_not_seen(job: &Job) {
+    let unseen = &job.loaded.unseen;
+    let what = [
+        (&unseen.blue, "blue is not asked for its health: that it serves by the router's own view counts"),
+        (&unseen.door, "the front door is not asked: what the router reads back counts"),
+        (&unseen.hook, "the on_rollback hook is not run"),
+    ];
+    for (variable, what) in what {
+        if let Some(variable) = variable {
+            job.talk().line(Mark::Warn, &format!("{variable} is not set: {what}"));
+        }
+    }
 }
 
 /// Leaves an abort that cannot be carried out from here, for whoever can.
@@ -204,7 +273,7 @@ pub(super) fn may_be_called_off(job: &Job, record: &Record) -> Result<(), Fault>
 fn leave_for_others(job: &Job, record: &Record, asked: &Asked, fault: Fault) -> Result<Exit, Fault> {
     let store = store(job)?;
     leave(&store, Ask::Abort, asked, record)?;
-    let work = match take(job, &store) {
+    let work = match take_to_go_back(job, &store) {
         Err(held) if held.exit == Exit::Refused => held.cause,
         _ => None,
     };
@@ -245,7 +314,7 @@ pub(super) fn call_off(job: &Job, record: &Record, asked: &Asked) -> Result<Exit
     let job = &Job { release: record.release.clone(), ..job.clone() };
     let until = Instant::now() + ABORT_PATIENCE;
     loop {
-        match take(job, &store) {
+        match take_to_go_back(job, &store) {
             Ok(Held { lease, saved }) => {
                 let Some(saved) = saved.filter(|s| is_the_same(&s.record, record)) else {
                     return Err(another_has_begun());
@@ -254,6 +323,7 @@ pub(super) fn call_off(job: &Job, record: &Record, asked: &Asked) -> Result<Exit
                     return Err(finished(job, &saved.record));
                 }
                 let router = begin::router(job)?;
+                tell_what_is_not_seen(job);
                 let mut driver = Driver::new(job, Mode::Hold, router, lease, saved.record)?;
                 driver.call_off(called_off(asked))?;
                 return end(job, &mut driver);
@@ -303,7 +373,7 @@ pub(super) fn leave(store: &Store, ask: Ask, asked: &Asked, record: &Record) -> 
 ///
 /// Exit 1: it was rolled back. Errors (5): it is still under way, or the old side is not kept any more.
 pub fn undo(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
-    let Held { lease, saved } = take(job, &store(job)?)?;
+    let Held { lease, saved } = take_to_go_back(job, &store(job)?)?;
     let Some(record) = saved.map(|saved| saved.record) else {
         drop(lease);
         return running(job).map(|_| Exit::Pass);
@@ -321,9 +391,11 @@ pub fn undo(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
             0 => "its old side is not kept any more, for the plan has no `keep_old`",
             _ => "its old side is not kept any more: the time of `keep_old` is over",
         };
-        return Err(not_to_undo(&record, cause, &well::by_hand(job, &record)));
+        return Err(not_to_undo(&record, cause, &ways_out::by_hand(job, &record)));
     }
     same_router(job, &record)?;
+    somebody_vouches_for_blue(job, &record)?;
+    tell_what_is_not_seen(job);
     let job = &Job { release: record.release.clone(), ..job.clone() };
     let asked = asked(&record, why);
     let reason = match &asked.why {
@@ -368,25 +440,30 @@ pub(super) fn steers_the_same(job: &Job, record: &Record) -> Result<(), Fault> {
     let (now, then) = (&begin::section(job)?.router, &record.promotion.router);
     let same_place = now.kind == then.kind && now.target.shown == then.target;
     // The lines name files by the folder that they are called from.
-    let by_hand = |folder: &Path| {
+    let identity = |folder: &Path| {
         let loaded = Loaded { folder: folder.to_path_buf(), ..job.loaded.clone() };
-        routers::open(now, &loaded).map(|mut router| {
-            router.remember(&record.before);
-            router.by_hand(Side::Blue)
-        })
+        routers::open(now, &loaded).map(|router| router.identity(Side::Blue))
     };
-    let as_then = by_hand(&folder_of(Path::new(&record.plan.path)))?;
+    let as_then = identity(&folder_of(Path::new(&record.plan.path)))?;
     let here = say::whole(&job.loaded.folder);
     let same_files = match record.folder() {
-        Some(folder) if folder != here => by_hand(folder)? == by_hand(&here)?,
+        Some(folder) if folder != here => identity(folder)? == identity(&here)?,
         _ => true,
     };
-    if same_place && same_files && same_commands(&as_then, &then.by_hand) {
+    if same_place && same_files && same_lines(&as_then, &then.identity) {
         return Ok(());
     }
+    let differs = as_then
+        .iter()
+        .zip(&then.identity)
+        .find(|(now, then)| !same_lines(&[(*now).clone()], &[(*then).clone()]));
+    let cause = match differs {
+        Some((now, then)) if same_place => format!("it began with `{then}`, and the plan says `{now}`"),
+        _ => format!("it began on {} {}", then.kind, then.target),
+    };
     Err(Fault::refused("the plan names another router, or other sides of it, than this promotion steers")
         .place(&job.loaded.reference.path)
-        .cause(format!("it began on {} {}", then.kind, then.target)))
+        .cause(crate::redact::redact(&cause)))
 }
 
 /// The same, with what people can do about it.
@@ -403,14 +480,14 @@ pub(super) fn same_router(job: &Job, record: &Record) -> Result<(), Fault> {
         fault.help(format!(
             "bring back the plan that it began with, sha256 {}, and go back: {back}\n{}",
             record.plan.sha256,
-            well::by_hand_of_then(record)
+            ways_out::by_hand_of_then(record)
         ))
     })
 }
 
-/// Whether two ways back by hand lead to the same place. What was left out of the record for being
-/// secret cannot be compared.
-pub(super) fn same_commands(now: &[String], then: &[String]) -> bool {
+/// Whether two routers say the same of themselves. What was left out of the record for being secret cannot be
+/// compared.
+pub(super) fn same_lines(now: &[String], then: &[String]) -> bool {
     let same = |(now, then): (&String, &String)| then.contains("***") || crate::redact::redact(now) == *then;
     now.len() == then.len() && now.iter().zip(then).all(same)
 }
@@ -437,8 +514,11 @@ pub(super) fn finished(job: &Job, record: &Record) -> Fault {
     if record.state.can_be_undone() {
         fault = fault
             .help(format!("the old side is kept, and this goes back to it: {}", say::command(job, "undo")));
-    } else if record.outcome().0 == Outcome::Promoted {
-        fault = fault.help(well::by_hand(job, record));
+    } else {
+        fault = fault.help(format!(
+            "it cannot be held or closed any more; look at it: {}",
+            say::command(job, "status")
+        ));
     }
     fault
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use crate::caught::caught;
 use crate::fault::Fault;
 use crate::judge::{Given, Point, Sorter};
 use crate::metrics::{
@@ -120,7 +121,8 @@ impl Reader {
         let (spec, gives, frame, from_ms) = (self.spec.clone(), self.gives, frame.clone(), self.until_ms);
         let work = move || {
             let order = Order { spec: &spec, gives, frame: &frame, from_ms, to_ms, step, limit };
-            let (given, fine) = order.read(source.as_mut(), tries);
+            let read = caught(|| order.read(source.as_mut(), tries));
+            let (given, fine) = read.unwrap_or_else(|why| (order.broke(why), false));
             // Nobody waits any more when the bake is over.
             let _ = send.send((source, given, fine));
         };
@@ -196,6 +198,11 @@ struct Order<'a> {
 }
 
 impl Order<'_> {
+    /// Nothing, for asking it broke off; the next look asks again.
+    fn broke(&self, why: String) -> Given {
+        Given { source: self.spec.name.clone(), trouble: Some(why), ..Given::default() }
+    }
+
     /// Asks, again where no answer came. Says whether everything came in.
     fn read(&self, source: &mut dyn Source, tries: u32) -> (Given, bool) {
         let query = redact(&source.query(&self.ask(1)));
@@ -255,6 +262,54 @@ impl Order<'_> {
             step: self.step,
             covers: self.spec.window.map_or(self.step, |w| w.0),
             limit: self.limit,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Breaks;
+
+    impl Source for Breaks {
+        fn points(&mut self, _: &Ask<'_>) -> Result<Vec<metrics::Point>, Trouble> {
+            panic!("in the middle")
+        }
+        fn query(&self, _: &Ask<'_>) -> String {
+            "q".into()
+        }
+    }
+
+    #[test]
+    fn a_source_that_breaks_off_is_trouble_and_is_asked_again() {
+        let spec: MetricSpec =
+            serde_json::from_value(serde_json::json!({"name": "m", "kind": "file", "retries": 0})).unwrap();
+        let mut reader = Reader {
+            spec,
+            gives: Gives::Points,
+            source: Some(Box::new(Breaks)),
+            until_ms: 0,
+            asked: None,
+            answered: false,
+        };
+        let side = |word| SideOf { word, url: "http://a".into(), release: None };
+        let frame =
+            Frame { sides: [side("blue"), side("green")], since_ms: 0, bin_ms: 1000, keep_per_s: 1.0 };
+        for round in 1..=2 {
+            reader.ask(&frame, 120_000 * round);
+            let given = loop {
+                let given = reader.take();
+                if reader.asked.is_none() {
+                    break given;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            };
+            assert!(
+                given.trouble.as_deref().is_some_and(|why| why.ends_with(": in the middle")),
+                "{given:?}"
+            );
+            assert_eq!(reader.until_ms, 0, "nothing of it is known");
         }
     }
 }

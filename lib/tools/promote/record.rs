@@ -13,7 +13,7 @@ use crate::evidence::{
     name_release,
 };
 use crate::plan::{Kept, Promote, Strategy, Undecided};
-use crate::routers::{Before, Counters, Side};
+use crate::routers::{Before, Counters};
 use crate::units::{show_duration, show_share};
 use crate::world;
 
@@ -63,12 +63,12 @@ pub(super) struct Record {
     /// What people had set on the router when it began, and since: it is left, or given back.
     #[serde(default)]
     pub before: Before,
-    /// The side that this promotion has closed on the router.
-    #[serde(default)]
-    pub closed: Option<Side>,
     /// All of blue was taken out by people at the last look.
     #[serde(default)]
     pub blue_is_out: bool,
+    /// What of blue's weights people have taken, in words: they are left so until the promotion is resumed.
+    #[serde(default)]
+    pub spared: Option<String>,
     /// How often the weight of the watched step was put back.
     #[serde(default)]
     pub put_back: u32,
@@ -209,7 +209,7 @@ impl Record {
     pub(super) fn steers_the_same(&self, other: &Self) -> bool {
         let router = |record: &Self| {
             let router = &record.promotion.router;
-            (router.kind.clone(), router.target.clone(), router.by_hand.clone())
+            (router.kind.clone(), router.target.clone(), router.identity.clone())
         };
         let sides = |record: &Self| (record.promotion.blue.url.clone(), record.promotion.green.url.clone());
         self.id == other.id
@@ -343,6 +343,15 @@ pub(super) fn moment(at: Timestamp) -> String {
 /// Milliseconds from one moment to another.
 pub(super) fn between_ms(from: Timestamp, to: Timestamp) -> f64 {
     (to.as_nanosecond() - from.as_nanosecond()) as f64 / 1e6
+}
+
+/// What is left of a bake, in words.
+pub(super) fn time_left(ms: i64) -> String {
+    if ms > 0 {
+        format!("{} left", show_duration((ms as f64 / 1e3).ceil()))
+    } else {
+        "its time is over".into()
+    }
 }
 
 /// Where a promotion stands, in words that name no share: for where the router has another one.

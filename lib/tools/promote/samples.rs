@@ -29,6 +29,9 @@ const AT_THE_LATEST: Duration = Duration::from_secs(60);
 /// The greatest size that is read, unpacked.
 const MOST: u64 = 4 * 1024 * 1024 * 1024;
 
+/// No look is longer, unpacked.
+const LONGEST_LINE: u64 = 64 * 1024 * 1024;
+
 /// One look.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Line {
@@ -157,11 +160,17 @@ pub(super) fn for_each_line(
     if bytes.is_empty() {
         return Ok(());
     }
-    let reader = BufReader::new(MultiGzDecoder::new(bytes).take(MOST));
-    for (number, line) in reader.lines().enumerate() {
-        let line = line.map_err(|e| format!("it cannot be unpacked: {e}"))?;
-        let line = serde_json::from_str(&line).map_err(|e| format!("line {}: {e}", number + 1))?;
-        take(line)?;
+    let mut reader = BufReader::new(MultiGzDecoder::new(bytes).take(MOST));
+    let mut line = Vec::new();
+    for number in 1_u64.. {
+        line.clear();
+        // A few bytes unpack to gigabytes.
+        let read = reader.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line);
+        match read.map_err(|e| format!("it cannot be unpacked: {e}"))? as u64 {
+            0 => break,
+            LONGEST_LINE => return Err(format!("line {number} is longer than 64 MiB")),
+            _ => take(serde_json::from_slice(&line).map_err(|e| format!("line {number}: {e}"))?)?,
+        }
     }
     Ok(())
 }

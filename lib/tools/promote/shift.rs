@@ -24,6 +24,8 @@ pub(super) struct Entry {
     pub header: String,
     /// How many requests prove a shift.
     pub requests: u32,
+    /// The variable that is not set, and without which nobody can ask there.
+    pub unseen: Option<String>,
     by: By,
     client: Client,
 }
@@ -38,6 +40,7 @@ impl Entry {
             url: join(entry, &probe.path),
             header: probe.header.to_ascii_lowercase(),
             requests: probe.requests.unwrap_or(40).max(1),
+            unseen: None,
             by: By::Requests,
             client: Client::new(probe.timeout.map_or(Duration::from_secs(5), |t| t.0), 0),
         }
@@ -47,6 +50,13 @@ impl Entry {
     #[must_use]
     pub(super) fn by(mut self, by: &By) -> Self {
         self.by = by.clone();
+        self
+    }
+
+    /// The same where nobody can ask there, for a variable that is not set.
+    #[must_use]
+    pub(super) fn unseen(mut self, variable: Option<String>) -> Self {
+        self.unseen = variable;
         self
     }
 
@@ -300,9 +310,15 @@ pub(super) fn shift(
     let set_ms = started.elapsed().as_secs_f64() * 1e3;
     // The way back is not cut short by a signal.
     let patient = split.green <= 0.0;
+    let shifted =
+        |probed| Shift { why: why.into(), at, asked: split.green, read_back: live.green, set_ms, probed };
+    // Whoever goes back from a bare shell cannot ask there: what the router reads back counts.
+    if split.is_way_back() && entry.unseen.is_some() {
+        return Ok(shifted(None));
+    }
     let probed = prove(entry, markers, split.green, Instant::now() + DATA_PLANE_LAG, patient)
         .map_err(|fault| NotInForce { fault, waited: true })?;
-    Ok(Shift { why: why.into(), at, asked: split.green, read_back: live.green, set_ms, probed: Some(probed) })
+    Ok(shifted(Some(probed)))
 }
 
 /// Whether the router itself could give users to the side that is to get more of them.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::evidence::{
     ApprovalBody, BaselineBody, Body, DocumentVerdict, DrillBody, Found, Head, Need, PreflightBody,
-    PromoteBody, SnapshotBody, VerifyBody, sha256_hex, short,
+    PromoteBody, SnapshotBody, VerifyBody, short,
 };
 use crate::fault::Fault;
 use crate::job::Job;
@@ -94,9 +94,6 @@ fn one<B: Body>(job: &Job) -> Result<Option<Found<B>>, Fault> {
     }
     job.read::<B>().map(Some)
 }
-
-/// The largest file of samples in bytes that is read.
-const MAX_SAMPLES: u64 = 1 << 30;
 
 /// What is known of the samples behind the judgements.
 enum Samples {
@@ -234,13 +231,13 @@ impl Evidence {
                 "{name}, the samples behind the verdicts, is not in the folder: `promote replay` cannot reach them again here"
             ));
         }
-        match files::read_bounded(&path, MAX_SAMPLES) {
+        match files::sha256_file(&path) {
             Err(error) => broken(error.to_string()),
-            Ok(bytes) if sha256_hex(&bytes) != record.sha256 => broken(format!(
+            Ok((sha256, _)) if sha256 != record.sha256 => broken(format!(
                 "`{}` names a file with SHA-256 {}, and {name} has {}",
                 PromoteBody::FILE,
                 short(&record.sha256),
-                short(&sha256_hex(&bytes))
+                short(&sha256)
             )),
             Ok(_) => Samples::Hold(Link {
                 document: PromoteBody::FILE.into(),

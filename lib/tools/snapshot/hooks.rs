@@ -227,7 +227,7 @@ impl Hooks<'_> {
             files::sync_folder(above).map_err(unwritable)?;
         }
         let path = self.folder.join("lock");
-        let mut lock = File::options().create(true).append(true).open(&path).map_err(unwritable)?;
+        let mut lock = crate::bounds::open_to_add(&path, 0o666).map_err(unwritable)?;
         let started = Instant::now();
         let mut said = false;
         loop {
@@ -461,15 +461,13 @@ impl Outcome {
     fn why(&self) -> String {
         let said = redact(&self.said);
         let line = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("").trim();
-        let line: String = line.chars().take(300).collect();
+        let line = crate::units::clipped(line, 300);
         if self.good || line.is_empty() { self.how.clone() } else { format!("{}: {line}", redact(&self.how)) }
     }
 
     /// The end of what it said, secrets left out.
     fn end(&self) -> String {
-        let said = redact(&self.said);
-        let skip = said.chars().count().saturating_sub(2000);
-        said.chars().skip(skip).collect()
+        crate::units::ending(&redact(&self.said), 2000)
     }
 }
 

@@ -104,7 +104,7 @@ impl Seen {
             .versions
             .iter()
             .map(|(version, count)| match version {
-                Some(version) => format!("{count} from {}", version.chars().take(60).collect::<String>()),
+                Some(version) => format!("{count} from {}", crate::units::clipped(version, 60)),
                 None => format!("{count} without a version"),
             })
             .collect();

@@ -48,8 +48,9 @@ fn read(roots: &Roots) -> Result<RootCertStore, String> {
 }
 
 fn add(store: &mut RootCertStore, path: &Path) -> Result<(), String> {
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+    let pem = crate::bounds::whole(path, 16 * 1024 * 1024).map_err(|error| error.to_string())?;
+    let certificates = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|error| error.to_string())?;
     for certificate in certificates {
         store.add(certificate).map_err(|error| error.to_string())?;

@@ -44,7 +44,8 @@ impl Error {
     pub(super) fn line(&self, status: u16) -> String {
         let words = [self.code.as_str(), self.message.as_str()];
         let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
-        let said: String = words.join(": ").chars().filter(|c| !c.is_control()).take(300).collect();
+        let said: String = words.join(": ").chars().filter(|c| !c.is_control()).collect();
+        let said = crate::units::clipped(&crate::redact::redact(&said), 300);
         if said.is_empty() { format!("status {status}") } else { format!("{said} (status {status})") }
     }
 }

@@ -407,3 +407,118 @@ fn an_abort_over_http_goes_by_what_the_promotion_began_with() {
     stage.assert_all_blue();
     assert!(listening.said().contains("IDLE, LIVE are set to another value"), "{}", listening.said());
 }
+
+/// A place in the plan, what stands there, and the name of its variable; `{}` is the value of before.
+const SECRETS: [(&str, &str, &str); 8] = [
+    ("path: /,", "path: \"${PROBE_TOKEN}\",", "/"),
+    ("path: /,", "path: \"/?t=${PROBE_TOKEN}\",", "night-owl"),
+    ("path: /,", "path: /, header: \"${HEADER_TOKEN}\",", "x-release"),
+    ("entry: \"", "entry: \"${ENTRY_TOKEN}\", was: \"", "{entry}"),
+    ("environments: {production: {}}", "environments: {production: {url: \"${SITE_TOKEN}\"}}", "{entry}"),
+    ("blue: {url: \"", "blue: {health: \"/health?k=${BLUE_KEY}\", url: \"", "night-owl"),
+    ("green: {url: \"", "green: {health: \"/health?k=${GREEN_KEY}\", url: \"", "night-owl"),
+    ("rate: 100/s", "rate: \"${RATE_TOKEN}\"", "100/s"),
+];
+
+/// A plan with a secret in one of its texts, which the job of the day has set.
+fn with_a_secret(place: &(&str, &str, &str), steps: &str, more: &str) -> (Stage, (String, String)) {
+    let stage = Stage::new(steps, more);
+    let (from, to, value) = *place;
+    stage.edit(from, to);
+    let entry = stage.haproxy.url();
+    if to.contains("SITE_TOKEN") {
+        stage.edit(&format!("entry: \"{entry}\", "), "");
+    }
+    stage.edit_if_there(&format!(", was: \"{entry}\""), "");
+    let name = to.split("${").nth(1).unwrap().split('}').next().unwrap().to_owned();
+    (stage, (name, value.replace("{entry}", &entry)))
+}
+
+#[test]
+fn a_secret_that_a_way_back_can_do_without_is_not_in_its_way() {
+    for place in &SECRETS {
+        let (stage, (name, value)) = with_a_secret(place, LONG, "");
+        let elsewhere = folder();
+        let started = run(tool("promote", stage.path()).arg("start").env(&name, &value));
+        assert_eq!(started.code, 0, "{name}: {}", started.stderr);
+        let status = promote(&stage, elsewhere.path(), "status");
+        assert_eq!(status.code, 0, "{name}: {}", status.stderr);
+        assert!(status.stdout.contains("green 50 % (the router, now)"), "{name}: {}", status.stdout);
+        for held in ["pause", "resume"] {
+            assert_eq!(promote(&stage, elsewhere.path(), held).code, 0, "{name}, {held}");
+        }
+        let aborted = promote(&stage, elsewhere.path(), "abort --why 'orders drop'");
+        assert_eq!(aborted.code, 1, "{name}: {}", aborted.stderr);
+        stage.assert_all_blue();
+        assert_eq!(stage.phase(), "rolled_back", "{name}");
+        assert!(!aborted.stderr.contains("night-owl"), "{name}: {}", aborted.stderr);
+    }
+}
+
+#[test]
+fn an_undo_says_what_it_goes_without_and_whether_blue_is_well_is_never_guessed() {
+    let steps = "[{weight: 50%, bake: 500ms}, {weight: 100%}]";
+    let (stage, (name, value)) = with_a_secret(&SECRETS[1], steps, "  keep_old: 1h\n");
+    let elsewhere = folder();
+    let ended = run(tool("promote", stage.path()).arg("run").env(&name, &value));
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let undone = promote(&stage, elsewhere.path(), "undo");
+    assert_eq!(undone.code, 1, "{}", undone.stderr);
+    assert!(
+        undone.stderr.contains("PROBE_TOKEN is not set: the front door is not asked"),
+        "{}",
+        undone.stderr
+    );
+    stage.assert_all_blue();
+    let last = stage.path().join(".trapkey/production/state.json");
+    let shift = json(&last)["record"]["promotion"]["shifts"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&shift["read_back"], &shift["probed"]), (&0.0.into(), &Value::Null), "{shift}");
+
+    // A router that says nothing of its sides, and users who meet green alone: nobody knows.
+    let place = folder();
+    let (blue, green) = (Side::start("1.0"), Side::start("1.1"));
+    let real = router::start("command", place.path(), blue.port, green.port);
+    let text = plan(&real.router(blue.port, green.port), &blue, &green, steps, "  keep_old: 1h\n");
+    let text = text.replace("blue: {url: \"", "blue: {health: \"/health?k=${BLUE_KEY}\", url: \"");
+    std::fs::write(place.path().join("release.yaml"), text).unwrap();
+    let ended = run(tool("promote", place.path()).arg("run").env("BLUE_KEY", "night-owl"));
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let held = real.held();
+    let line =
+        format!("promote undo --plan {}/release.yaml --environment production", place.path().display());
+    let refused = night(elsewhere.path(), &line);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(refused.stderr.contains("set BLUE_KEY and run it again"), "{}", refused.stderr);
+    assert_eq!(real.held(), held);
+    let undone = night(elsewhere.path(), &format!("BLUE_KEY=night-owl {line}"));
+    assert_eq!(undone.code, 1, "{}", undone.stderr);
+}
+
+#[test]
+fn a_disk_that_takes_no_writes_keeps_nobody_from_going_home() {
+    let (stage, elsewhere) = (Stage::new(LONG, ""), folder());
+    std::fs::create_dir(stage.path().join("kept")).unwrap();
+    let named = format!("{} --state {}/kept", named(&stage), stage.path().display());
+    let script = format!(
+        "mount -t tmpfs -o size=1m tmpfs {kept} || exit 77\n         promote start {named} || exit 78\n         mount -o remount,ro {kept} || exit 77\n         promote status {named} || exit 79\n         promote step {named}; echo step $? >&2\n         promote abort {named}; echo abort $? >&2\n         promote step {named}; echo step again $? >&2",
+        kept = stage.path().join("kept").display(),
+    );
+    let root = rustix::process::geteuid().is_root();
+    let ended =
+        night(elsewhere.path(), &format!("unshare {} sh -c '{script}'", if root { "-m" } else { "-rm" }));
+    if !root && (ended.code == 77 || ended.stderr.contains("unshare")) {
+        let said = writeln!(std::io::stderr(), "NOT TESTED: an unprivileged user may not mount here");
+        return assert!(said.is_ok());
+    }
+    let said = &ended.stderr;
+    assert_eq!(ended.code, 0, "{said}");
+    assert!(said.contains("step 4") && said.contains("abort 4"), "{said}");
+    assert!(said.contains("Read-only file system"), "{said}");
+    // Whoever goes on moves nothing, and is told how traffic gets home by hand.
+    let (before, after) = said.split_once("step 4").unwrap();
+    assert!(before.contains("blue is well now; all traffic goes to it by hand:\n"), "{before}");
+    assert!(before.contains("socat stdio "), "{before}");
+    // Whoever goes back does.
+    assert!(after.contains("that is so, but not all of it is on record"), "{after}");
+    stage.assert_all_blue();
+}

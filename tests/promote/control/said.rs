@@ -160,3 +160,51 @@ fn what_an_approval_prints_runs_as_it_stands() {
     stage.assert_all_green();
     assert_eq!(stage.promotion()["approvals"][0]["who"], "olga");
 }
+
+#[test]
+fn what_means_nothing_now_is_refused_and_says_what_is() {
+    let stage = Stage::new(LONG, "");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    let resumed = stage.promote(&["resume"]);
+    assert!(
+        resumed.code == 0 && resumed.stderr.contains("was not paused, and may go on"),
+        "{}",
+        resumed.stderr
+    );
+    // Called off by somebody whose call did not get far.
+    let state = json(&stage.state());
+    let (id, epoch) = (&state["record"]["id"], &state["record"]["promotion"]["epoch"]);
+    let abort = json!({"epoch": epoch, "promotion": id, "who": "anna", "at": ""});
+    std::fs::write(stage.path().join(".trapkey/production/abort.json"), abort.to_string()).unwrap();
+    let refuses = |command: &str, words: &[&str]| {
+        let ended = stage.promote(&[command]);
+        assert_eq!(ended.code, 5, "{command}: {}", ended.stderr);
+        for words in words {
+            assert!(ended.stderr.contains(words), "{command}: `{words}` is missing: {}", ended.stderr);
+        }
+    };
+    for command in ["pause", "resume"] {
+        refuses(
+            command,
+            &["goes back, and nothing holds that up", "it was called off by anna", "promote step --plan "],
+        );
+    }
+    stage.blue.answers.health.store(503, Ordering::SeqCst);
+    assert_eq!(stage.promote(&["step"]).code, 1);
+    assert_eq!(stage.phase(), "frozen");
+    for command in ["pause", "resume"] {
+        refuses(command, &["stands still: there is no step to hold or to let go", "promote status --plan "]);
+    }
+    let skipped = stage.promote(&["skip", "--why", "x"]);
+    assert!(
+        skipped.code == 5 && skipped.stderr.contains("what can be done: promote status --plan "),
+        "{}",
+        skipped.stderr
+    );
+    stage.blue.answers.health.store(200, Ordering::SeqCst);
+    assert_eq!(stage.promote(&["abort"]).code, 1);
+    stage.assert_all_blue();
+    for command in ["pause", "resume"] {
+        refuses(command, &["is finished: rolled back"]);
+    }
+}

@@ -221,6 +221,22 @@ fn a_second_signal_of_somebody_who_has_lost_patience_ends_a_job_that_is_not_on_i
     }
 }
 
+#[test]
+fn a_cancel_of_a_ci_system_is_one_wish_however_many_signals_it_has() {
+    let hook = "trap '' TERM; echo > began; while :; do sleep 0.05; done";
+    let stage = Stage::new(LONG, &format!("  hooks: {{deploy: [sh, -c, \"{hook}\"]}}\n"));
+    let mut child = job(&stage);
+    wait_until("the hook", || stage.path().join("began").exists());
+    // The second one comes while the hook has its time to clean up.
+    for name in ["-INT", "-TERM"] {
+        signal(&child, name);
+    }
+    let ended = child.wait().unwrap();
+    assert!(ended.code().is_some_and(|code| code != 130), "{ended}");
+    let document = stage.document();
+    assert!(document["verdict"] != "pass" && document["promotion"].is_object(), "{document}");
+}
+
 fn signal_if_there(child: &Child, name: &str) {
     let _ = Command::new("kill").args([name, &child.id().to_string()]).stderr(Stdio::null()).status();
 }

@@ -160,3 +160,73 @@ fn who_comes_second_is_told_what_calls_the_first_off() {
     assert_eq!(first.wait_with_output().unwrap().status.code(), Some(1));
     stage.assert_all_blue();
 }
+
+/// What a later step of a job reads.
+fn outputs(stage: &Stage) -> String {
+    let file = stage.path().join("outputs.env");
+    let _ = std::fs::remove_file(&file);
+    let ended = run(tool("promote", stage.path()).arg("status").env("TRAPKEY_OUTPUT", &file));
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    std::fs::read_to_string(file).unwrap()
+}
+
+#[test]
+fn status_says_that_nobody_watches_once_the_job_is_killed_and_what_goes_on() {
+    let (stage, elsewhere) = (Stage::new(LONG, ""), folder());
+    let mut child = stage.spawn(&["run"]);
+    stage.wait_for_phase("baking");
+    let told = status(&stage);
+    assert!(
+        told.contains(&format!("(process {} on ", child.id())) && told.contains(" watches it, since "),
+        "{told}"
+    );
+    assert!(!told.contains("nobody watches"), "{told}");
+    assert_eq!(status_json(&stage)["watched"]["now"], true);
+    assert!(outputs(&stage).contains("watched=true\nmissed=false\n"));
+
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let told = status(&stage);
+    assert!(
+        told.contains("nobody watches it: the job of ")
+            && told.contains("is gone, and has not ended in order"),
+        "{told}"
+    );
+    assert!(told.contains("goes back to blue: promote abort --plan "), "{told}");
+    let watched = status_json(&stage)["watched"].clone();
+    assert_eq!((&watched["now"], &watched["missed"]), (&false.into(), &true.into()), "{watched}");
+    assert!(outputs(&stage).contains("watched=false\nmissed=true\n"));
+    // The command that is named goes as it stands.
+    let line = told.lines().find(|line| line.contains("goes on, and watches it to its end: ")).unwrap();
+    stage.end_the_bake();
+    let ended = night(elsewhere.path(), line.split_once(": ").unwrap().1);
+    assert_eq!(ended.code, 0, "{line}: {}", ended.stderr);
+    stage.assert_all_green();
+    assert_eq!(status_json(&stage)["watched"], Value::Null);
+    assert!(!outputs(&stage).contains("watched="));
+}
+
+#[test]
+fn status_tells_a_step_that_is_waited_for_from_one_that_nobody_came_for() {
+    let stage = Stage::new(LONG, "  lease: 2s\n");
+    assert_eq!(stage.promote(&["start"]).code, 0);
+    let told = status(&stage);
+    assert!(told.contains("no job is at work on it now: each step is a call of its own"), "{told}");
+    let mut state = json(&stage.state());
+    state["record"]["promotion"]["next_at"] = "2026-01-02T03:04:05Z".into();
+    std::fs::write(stage.state(), state.to_string()).unwrap();
+    let told = status(&stage);
+    assert!(
+        told.contains("nobody watches it: nobody came when a step was due, at 2026-01-02 03:04:05 UTC"),
+        "{told}"
+    );
+    assert!(told.contains("goes on, and watches it to its end: promote run --plan "), "{told}");
+
+    let mut child = stage.spawn(&["run"]);
+    wait_until("the job", || status(&stage).contains(" watches it, since "));
+    stop(&child);
+    wait_until("the end of its lease", || status(&stage).contains("has the lease and has not renewed it"));
+    assert_eq!(status_json(&stage)["watched"]["missed"], true);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

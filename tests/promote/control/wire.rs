@@ -1,5 +1,8 @@
 //! What arrives on the wire of `promote listen`: strangers, garbage, too much, too slowly.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Instant;
 
 use super::*;
@@ -148,18 +151,151 @@ fn slow_clients_are_left_after_five_seconds_and_hold_nobody_up() {
     nothing_happened(&stage, &listening);
 }
 
+/// A connection from an address of its own: 127.0.0.N.
+fn from_peer(number: u8, port: u16) -> std::io::Result<TcpStream> {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    use std::net::{Ipv4Addr, SocketAddrV4};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    bind(&socket, &SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, number), 0))?;
+    connect(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?;
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(ANSWER))?;
+    Ok(stream)
+}
+
+/// What a process has, by the kernel: `Threads`, `VmRSS`.
+fn of_process(listening: &Listening, what: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", listening.child.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with(what)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// People who come again and again, and say so little; until this is dropped.
+struct Crowd {
+    over: Arc<AtomicBool>,
+    came: Arc<AtomicUsize>,
+    all: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Crowd {
+    /// Eight at a time, from `peers` addresses, who keep 64 connections each.
+    fn gather(port: u16, peers: u8, say: &'static [u8]) -> Self {
+        let (over, came) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let all = (0..8_u8)
+            .map(|number| {
+                let (over, came) = (over.clone(), came.clone());
+                std::thread::spawn(move || {
+                    let mut kept = VecDeque::new();
+                    while !over.load(Ordering::SeqCst) {
+                        let turn = came.fetch_add(1, Ordering::SeqCst);
+                        let peer =
+                            10 + u8::try_from((turn + usize::from(number)) % usize::from(peers)).unwrap();
+                        let Ok(mut stream) = from_peer(peer, port) else { continue };
+                        let _ = stream.write_all(say);
+                        kept.push_back(stream);
+                        if kept.len() > 64 {
+                            kept.pop_front();
+                        }
+                    }
+                })
+            })
+            .collect();
+        let crowd = Self { over, came, all };
+        crowd.wait_for(400);
+        crowd
+    }
+
+    /// Waits for so many more to come.
+    fn wait_for(&self, more: usize) {
+        let until = self.came.load(Ordering::SeqCst) + more;
+        wait_until("the crowd", || self.came.load(Ordering::SeqCst) >= until);
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        for one in self.all.drain(..) {
+            one.join().unwrap();
+        }
+    }
+}
+
 #[test]
-fn more_clients_than_it_takes_are_sent_away_and_it_recovers() {
+fn no_crowd_keeps_an_abort_out() {
+    let (stage, mut listening) = begun();
+    let said = format!("Authorization: Bearer {TOKEN}\r\nContent-Length: 0\r\n\r\n");
+    let before = of_process(&listening, "VmRSS");
+    let crowds: [(&str, u8, &[u8]); 5] = [
+        ("who say nothing", 1, b""),
+        ("who say half a head", 1, b"POST /abort HTTP/1.1\r\nAuthorization: Bear"),
+        ("of many peers", 200, b""),
+        ("of many peers who say half a head", 200, b"GET /status HTTP/1.1\r\nX: yyyyyyyyyyyyyyyyyyyy"),
+        ("who show the wrong token", 3, b"POST /abort HTTP/1.1\r\nAuthorization: Bearer x\r\n\r\n"),
+    ];
+    for (crowd, peers, say) in crowds {
+        let here = Crowd::gather(listening.port, peers, say);
+        for call in ["pause", "resume"] {
+            here.wait_for(100);
+            let (status, answer) = listening.raw(format!("POST /{call} HTTP/1.1\r\n{said}").as_bytes());
+            assert_eq!(status, 200, "{call} beside those {crowd}: {answer}");
+        }
+        // Nobody who waits has a thread, and a place is not held for long.
+        let threads = of_process(&listening, "Threads");
+        assert!(threads < 16, "{threads} threads beside those {crowd}");
+    }
+    let grown = of_process(&listening, "VmRSS").saturating_sub(before);
+    assert!(grown < 24 * 1024, "{grown} KiB more");
+    let _here = Crowd::gather(listening.port, 1, b"");
+    assert_eq!(listening.raw(format!("POST /abort HTTP/1.1\r\n{said}").as_bytes()).0, 202);
+    wait_until("the way back", || stage.phase() == "rolled_back");
+    stage.assert_all_blue();
+    assert_eq!(listening.terminate(), Some(0), "whoever has said nothing holds up no end");
+}
+
+#[test]
+fn the_oldest_of_whoever_has_most_connections_give_way_and_are_told() {
     let (stage, listening) = begun();
-    // On a busy machine the first ones are left as too slow before the last ones come.
-    wait_until("the last ten to be sent away", || {
-        let mut held: Vec<TcpStream> =
-            (0..80).map(|_| TcpStream::connect(("127.0.0.1", listening.port)).unwrap()).collect();
-        held.iter_mut().rev().take(10).all(|stream| {
-            stream.set_read_timeout(Some(ANSWER)).unwrap();
-            answer(stream).0 == 503
-        })
-    });
-    wait_until("a free place", || listening.get("/status").0 == 200);
+    let quiet = from_peer(9, listening.port).unwrap();
+    let mut held: Vec<TcpStream> = (0..150).map(|_| from_peer(8, listening.port).unwrap()).collect();
+    // On a busy machine some have waited for too long before the last ones come.
+    for stream in &mut held[..10] {
+        let (status, told) = answer(stream);
+        assert!([408, 503].contains(&status), "{status} {told}");
+    }
+    assert_eq!(listening.get("/status").0, 200);
+    // Those who came last, and whoever came alone, are heard yet.
+    for mut stream in [held.pop().unwrap(), quiet] {
+        let said = stream.write_all(b"GET /status HTTP/1.1\r\n\r\n").map(|()| answer(&mut stream).0);
+        assert!(matches!(said, Ok(401 | 408)), "{said:?}");
+    }
+    drop(held);
     nothing_happened(&stage, &listening);
+}
+
+#[test]
+fn whoever_was_admitted_keeps_the_place_while_a_crowd_comes() {
+    let (stage, listening) = begun();
+    let mut slow = from_peer(9, listening.port).unwrap();
+    let body = "{\"reason\": \"orders drop\"}";
+    let head = format!(
+        "POST /abort HTTP/1.1\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    slow.write_all(format!("{head}Expect: 100-continue\r\n\r\n").as_bytes()).unwrap();
+    let mut go_on = [0; 25];
+    slow.read_exact(&mut go_on).unwrap();
+    assert!(go_on.starts_with(b"HTTP/1.1 100 Continue"));
+    {
+        let _here = Crowd::gather(listening.port, 200, b"");
+        slow.write_all(body.as_bytes()).unwrap();
+        let (status, told) = answer(&mut slow);
+        // It had five seconds, and a busy machine may need them for the crowd.
+        assert!([202, 408].contains(&status), "{status} {told}");
+        if status == 408 {
+            assert_eq!(listening.post("/abort", body).0, 202);
+        }
+    }
+    wait_until("the way back", || stage.phase() == "rolled_back");
+    stage.assert_all_blue();
 }

@@ -22,6 +22,13 @@ fn script(workflow: &str, step: &str) -> String {
     lines.take_while(inside).map(|line| format!("{}\n", line.get(depth..).unwrap_or_default())).collect()
 }
 
+/// A script as the runner starts it with `shell: bash`.
+fn as_a_step(file: &Path) -> Command {
+    let mut command = Command::new("bash");
+    command.args(["--noprofile", "--norc", "-e", "-o", "pipefail"]).arg(file);
+    command
+}
+
 /// A folder with programs that write down how they were called, and end as they are told.
 struct Runner {
     folder: tempfile::TempDir,
@@ -32,7 +39,7 @@ impl Runner {
         let runner = Self { folder: folder() };
         let bin = runner.folder.path().join("bin");
         std::fs::create_dir(&bin).unwrap();
-        for tool in ["preflight", "snapshot", "promote"] {
+        for tool in ["preflight", "snapshot", "promote", "verify"] {
             let path = bin.join(tool);
             let text = "#!/bin/sh\nprintf '%s' \"${0##*/}\" >>calls\nprintf '<%s>' \"$@\" >>calls\necho >>calls\n\
                         printf '%s' \"$FAKE_OUTPUTS\" >>\"$GITHUB_OUTPUT\"\nexit \"${FAKE_EXIT:-0}\"\n";
@@ -50,10 +57,9 @@ impl Runner {
         for name in ["calls", "output", "summary"] {
             std::fs::write(folder.join(name), "").unwrap();
         }
-        let ended = run(Command::new("bash")
-            .arg("-e")
-            .arg(&file)
+        let ended = run(as_a_step(&file)
             .current_dir(folder)
+            .env("GITHUB_WORKSPACE", folder)
             .env("BIN_DIR", folder.join("bin"))
             .env("GITHUB_OUTPUT", folder.join("output"))
             .env("GITHUB_STEP_SUMMARY", folder.join("summary"))
@@ -68,7 +74,8 @@ impl Runner {
 
 #[test]
 fn no_expression_stands_inside_a_script() {
-    for name in ["promote-step.yml", "promote-control.yml"] {
+    for name in ["promote-step.yml", "promote-control.yml", "drill.yml", "../../.github/workflows/deploy.yml"]
+    {
         let text = workflow(name);
         let mut inside = None;
         for line in text.lines() {
@@ -131,7 +138,7 @@ type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
 fn control_calls_hand_on_what_came_in_as_it_is() {
     let (runner, text) = (Runner::new(), workflow("promote-control.yml"));
     let (stop, go) = (script(&text, "Look or stop"), script(&text, "Go on"));
-    let approve = script(&text, "Approve");
+    let (approve, known) = (script(&text, "Approve"), script(&text, "Is it understood?"));
     let reason = format!("promote<abort><--reason={HOSTILE}>");
     let role = format!("--role={HOSTILE}");
     let flag = format!("promote<flag><set><--percentage={HOSTILE}><--group=a><--group=*><--><{HOSTILE}>");
@@ -142,7 +149,12 @@ fn control_calls_hand_on_what_came_in_as_it_is() {
         (&stop, "abort", &[("REASON", HOSTILE)], &[&reason]),
         (&stop, "abort", &[], &["promote<abort><--reason=by workflow>"]),
         (&go, "resume", &[], &["promote<resume>"]),
-        (&go, "start", &[("VERSION", "1.4.2")], &["preflight<>", "snapshot<create>", "promote<start>"]),
+        (&known, "start", &[("VERSION", "1.4.2")], &[]),
+        (&known, "resume", &[("TRAPKEY_TRUST", "/etc/trust")], &[]),
+        (&script(&text, "Record the baseline"), "start", &[], &["verify<baseline>"]),
+        (&script(&text, "May we?"), "start", &[], &["preflight<>"]),
+        (&script(&text, "Make the way back"), "start", &[], &["snapshot<create>"]),
+        (&go, "start", &[], &["promote<start>"]),
         (&go, "flag", &[("FLAG", "new"), ("VALUE", "on")], &["promote<flag><set><--on><--><new>"]),
         (&go, "flag", &[("FLAG", HOSTILE), ("VALUE", HOSTILE), ("GROUPS_OF_FLAG", "a *")], &[&flag]),
         (
@@ -159,18 +171,22 @@ fn control_calls_hand_on_what_came_in_as_it_is() {
         assert_eq!(ended.code, 0, "{command}: {}{}", ended.stdout, ended.stderr);
         assert_eq!(calls, *expected, "{command}");
     }
-    let (ended, calls) = runner.run(&approve, &[("ROLE", HOSTILE), ("APPROVAL_KEY", "the-private-key")]);
+    let (ended, calls) = runner.run(&approve, &[("ROLE", HOSTILE), ("TRAPKEY_SIGN_KEY_PEM", "the-key")]);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
-    assert!(calls[0].starts_with("promote<approve><") && calls[0].contains(&role), "{calls:?}");
-    let key = calls[0].split("--key=").nth(1).unwrap().split('>').next().unwrap();
-    assert!(!Path::new(key).exists(), "the key was left in {key}");
-    assert!(!calls[0].contains("the-private-key"));
+    assert_eq!(calls, [format!("promote<approve><{role}><--reason=by workflow>")]);
 }
 
 #[test]
 fn a_control_call_is_refused_where_it_is_not_understood() {
     let (runner, text) = (Runner::new(), workflow("promote-control.yml"));
-    for (step, command) in [("Look or stop", "abort"), ("Go on", "resume"), ("Approve", "approve")] {
+    let first = "Which release is it about?";
+    let steps = [
+        ("Look or stop", "abort"),
+        ("Is it understood?", "resume"),
+        ("Approve", "approve"),
+        (first, "approve"),
+    ];
+    for (step, command) in steps {
         let script = script(&text, step);
         let command = format!("trapkey-{command}");
         for environment in ["", "prod", "staging production", "*", HOSTILE] {
@@ -178,20 +194,26 @@ fn a_control_call_is_refused_where_it_is_not_understood() {
                 runner.run(&script, &[("COMMAND", &command), ("TRAPKEY_ENVIRONMENT", environment)]);
             assert_eq!((ended.code, calls.len()), (2, 0), "{step} {environment}: {}", ended.stdout);
         }
-        if step != "Approve" {
+        // The keys that count must not lie where the plan comes from; before a way back nothing stands.
+        if [first, "Is it understood?"].contains(&step) {
+            let inside = runner.folder.path().join("trust").display().to_string();
+            for trust in ["trust", "./trust", "../trust", &inside] {
+                let all = [("COMMAND", command.as_str()), ("TRAPKEY_TRUST", trust)];
+                let (ended, calls) = runner.run(&script, &all);
+                assert_eq!((ended.code, calls.len()), (2, 0), "{step} {trust}: {}", ended.stdout);
+                assert!(ended.stdout.contains("TRAPKEY_TRUST must be an absolute path"), "{}", ended.stdout);
+            }
+        }
+        if command != "trapkey-approve" {
             for unknown in ["", "trapkey-", "trapkey-undo", HOSTILE] {
                 let (ended, calls) = runner.run(&script, &[("COMMAND", unknown)]);
                 assert_eq!((ended.code, calls.len()), (2, 0), "{step} {unknown}");
             }
         }
     }
-    let go = script(&text, "Go on");
-    let (ended, calls) = runner.run(&go, &[("COMMAND", "trapkey-start"), ("VERSION", "unknown")]);
+    let known = script(&text, "Is it understood?");
+    let (ended, calls) = runner.run(&known, &[("COMMAND", "trapkey-start"), ("VERSION", "unknown")]);
     assert_eq!((ended.code, calls.len()), (2, 0));
-    // A gate that closes ends it there.
-    let start = [("COMMAND", "trapkey-start"), ("VERSION", "1.4.2"), ("FAKE_EXIT", "1")];
-    let (ended, calls) = runner.run(&go, &start);
-    assert_eq!((ended.code, calls.as_slice()), (1, &["preflight<>".to_owned()][..]));
 }
 
 #[test]
@@ -212,7 +234,7 @@ fn an_abort_by_workflow_is_well_when_it_has_rolled_back_and_only_then() {
 #[test]
 fn the_scheduled_workflow_takes_a_release_to_its_end_with_the_real_tool() {
     let stage = Stage::new("[{weight: 10%, bake: 10m}, {weight: 100%}]", "");
-    let text = workflow("promote-step.yml");
+    let (text, whole) = (workflow("promote-step.yml"), "ab12".repeat(10));
     let (look, step) = (script(&text, "Is a release under way?"), script(&text, "Look, and go on or back"));
     let round = |script: &str, version: &str, commit: &str| {
         let variables =
@@ -227,7 +249,7 @@ fn the_scheduled_workflow_takes_a_release_to_its_end_with_the_real_tool() {
     let (ended, due, ..) = round(&look, "unknown", "");
     assert_eq!((ended.code, due.as_str()), (0, "false"), "{}", ended.stderr);
     let started =
-        run(tool("promote", stage.path()).arg("start").env("VERSION", "7.0").env("GITHUB_SHA", "abc123"));
+        run(tool("promote", stage.path()).arg("start").env("VERSION", "7.0").env("GITHUB_SHA", &whole));
     assert_eq!(started.code, 0, "{}", started.stderr);
     stage.end_the_bake();
     let mut states = Vec::new();
@@ -237,7 +259,7 @@ fn the_scheduled_workflow_takes_a_release_to_its_end_with_the_real_tool() {
         if due == "false" {
             return true;
         }
-        assert_eq!((version.as_str(), commit.as_str()), ("7.0", "abc123"));
+        assert_eq!((version.as_str(), commit.as_str()), ("7.0", whole.as_str()));
         let (ended, .., state) = round(&step, &version, &commit);
         assert_eq!(ended.code, 0, "{}", ended.stderr);
         states.push(state);
@@ -284,14 +306,15 @@ fn an_approval_by_workflow_opens_the_gate_with_the_real_tool() {
     assert_eq!(stage.promote(&[&["start"], &signed[..]].concat()).code, 0);
     let script = script(&workflow("promote-control.yml"), "Approve");
     let key = std::fs::read_to_string(stage.path().join("olga.key")).unwrap();
+    let trust = stage.path().join("trust").display().to_string();
     let variables = [
         ("ROLE", "product_owner"),
         ("REASON", "figures are fine"),
-        ("APPROVAL_KEY", key.as_str()),
+        ("TRAPKEY_SIGN_KEY_PEM", key.as_str()),
         ("VERSION", "unknown"),
         ("ENVIRONMENTS", "production"),
         ("TRAPKEY_ENVIRONMENT", "production"),
-        ("TRAPKEY_TRUST", "trust"),
+        ("TRAPKEY_TRUST", trust.as_str()),
         ("GITHUB_SHA", "another-commit"),
     ];
     let (ended, _) = for_real(&stage, &script, &variables);
@@ -302,16 +325,137 @@ fn an_approval_by_workflow_opens_the_gate_with_the_real_tool() {
     assert_eq!(stage.promotion()["approvals"][0]["reason"], "figures are fine");
 }
 
+/// A repository with a main branch, a release branch, a pull request and what else a state could name.
+struct Repository {
+    folder: tempfile::TempDir,
+    on_main: String,
+    on_release: String,
+    of_a_pull: String,
+}
+
+impl Repository {
+    fn new() -> Self {
+        let folder = folder();
+        let git = |arguments: &[&str]| {
+            let ended = run(Command::new("git")
+                .args(["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"])
+                .args(arguments)
+                .current_dir(folder.path())
+                .env("GIT_CONFIG_GLOBAL", "/dev/null"));
+            assert_eq!(ended.code, 0, "git {arguments:?}: {}", ended.stderr);
+            ended.stdout.trim().to_owned()
+        };
+        let commit = |text: &str| {
+            std::fs::write(folder.path().join("release.yaml"), text).unwrap();
+            git(&["add", "release.yaml"]);
+            git(&["commit", "--quiet", "--message", text]);
+            git(&["rev-parse", "HEAD"])
+        };
+        git(&["init", "--quiet"]);
+        let on_main = commit("begun with");
+        let tip = commit("newer");
+        git(&["checkout", "--quiet", "-b", "side", &on_main]);
+        let on_release = commit("on a release branch");
+        git(&["update-ref", "refs/remotes/origin/release/1.4", "HEAD"]);
+        git(&["checkout", "--quiet", "--detach", &on_main]);
+        let of_a_pull = commit("of a stranger");
+        git(&["update-ref", "refs/pull/7/merge", "HEAD"]);
+        git(&["tag", "v1.4.2"]);
+        // A branch that is called like a commit does not become one.
+        git(&["update-ref", &format!("refs/heads/{}", "a".repeat(40)), "HEAD"]);
+        git(&["checkout", "--quiet", "--detach", &tip]);
+        Self { folder, on_main, on_release, of_a_pull }
+    }
+
+    fn plan(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("release.yaml")).unwrap()
+    }
+}
+
+#[test]
+fn only_a_commit_of_a_branch_that_releases_come_from_is_run_with_the_secrets() {
+    let (step, control) = (workflow("promote-step.yml"), workflow("promote-control.yml"));
+    let name = "Take the plan of the commit that it was begun with";
+    let script = script(&step, name);
+    assert_eq!(script, self::script(&control, name), "the two workflows go apart");
+    for (text, then) in [(&step, "- name: Look, and go on or back"), (&control, "- name: Approve")] {
+        assert!(!text.contains("ref:") && text.find(name).unwrap() < text.find(then).unwrap());
+    }
+    let repository = Repository::new();
+    let take = |commit: &str, branches: &str| {
+        let file = repository.folder.path().join(".git/script.sh");
+        std::fs::write(&file, &script).unwrap();
+        run(as_a_step(&file)
+            .current_dir(repository.folder.path())
+            .env("COMMIT", commit)
+            .env("BRANCHES", branches)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null"))
+    };
+    let (short, upper) = (&repository.on_main[..12], repository.of_a_pull.to_uppercase());
+    let wrong = [
+        "refs/pull/7/merge",
+        "v1.4.2",
+        "main",
+        "HEAD",
+        "--help",
+        "-",
+        short,
+        &upper,
+        HOSTILE,
+        " ",
+        "side",
+        &"a".repeat(40),
+        &"0".repeat(40),
+        &"0".repeat(64),
+        &repository.of_a_pull,
+        &repository.on_release,
+        &format!("{}\n", repository.on_main),
+        &format!("{}^", repository.on_main),
+    ];
+    for wrong in wrong {
+        let ended = take(wrong, "");
+        assert_eq!((ended.code, repository.plan().as_str()), (5, "newer"), "{wrong}: {ended:?}");
+        assert!(ended.stdout.starts_with("::error title=Trapkey::the promote state names "), "{wrong}");
+    }
+    for other in ["main", "release/1.5", "pull/7/merge", "*", "release/*", HOSTILE] {
+        assert_eq!(take(&repository.of_a_pull, other).code, 5, "{other}");
+    }
+    let ended = take(&repository.on_main, "");
+    assert_eq!((ended.code, repository.plan().as_str()), (0, "begun with"), "{ended:?}");
+    let ended = take(&repository.on_release, "release/1.3 release/1.4");
+    assert_eq!((ended.code, repository.plan().as_str()), (0, "on a release branch"), "{ended:?}");
+}
+
+#[test]
+fn a_state_that_names_no_commit_gives_the_job_none_to_check_out() {
+    let stage = Stage::new(LONG, "");
+    let whole = "ab12".repeat(10);
+    let started = run(tool("promote", stage.path()).arg("start").env("GITHUB_SHA", &whole));
+    assert_eq!(started.code, 0, "{}", started.stderr);
+    let look = script(&workflow("promote-step.yml"), "Is a release under way?");
+    let commit = || {
+        let (ended, outputs) = for_real(&stage, &look, &[]);
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        outputs.lines().find_map(|line| line.strip_prefix("commit=")).map(str::to_owned)
+    };
+    assert_eq!(commit(), Some(whole.clone()));
+    let state = std::fs::read_to_string(stage.state()).unwrap();
+    assert!(state.contains(&whole));
+    for wrong in ["refs/pull/7/merge", "main", "ab12ab12", "HEAD~3"] {
+        std::fs::write(stage.state(), state.replace(&whole, wrong)).unwrap();
+        assert_eq!(commit().as_deref(), Some(""), "{wrong}");
+    }
+}
+
 /// Runs a script with the real tools; returns how it ended and the step outputs.
 fn for_real(stage: &Stage, script: &str, variables: &[(&str, &str)]) -> (Ended, String) {
     let (file, output) = (stage.path().join("script.sh"), stage.path().join("output"));
     std::fs::write(&file, script).unwrap();
     std::fs::write(&output, "").unwrap();
-    let ended = run(Command::new("bash")
-        .arg("-e")
-        .arg(&file)
+    let ended = run(as_a_step(&file)
         .current_dir(stage.path())
         .env_clear()
+        .env("GITHUB_WORKSPACE", stage.path().join("checkout"))
         .env("PATH", std::env::var_os("PATH").unwrap())
         .env("BIN_DIR", binary("promote").parent().unwrap())
         .env("GITHUB_OUTPUT", &output)

@@ -3,7 +3,11 @@
 use stateright::{Checker, Model};
 
 use super::world::Rule;
-use super::{ALL_HOOKS, FULL, KILLS, LOSSES, NO_FAULTS, Promotion, ROUTERS, WRITES, figure};
+use trapkey::tools::promote::machine::Hook;
+
+use super::{
+    ALL_HOOKS, FULL, HANDS, KILLS, LOSSES, NO_FAULTS, Promotion, RETIRES, ROUTERS, WISHES, WRITES, figure,
+};
 
 /// What is wrong on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +47,24 @@ pub(super) enum Defect {
     WayBackIsTakenBack,
     /// An abort names a number that another promotion can have as well.
     AbortByNumber,
+    /// A skip takes the next step without a look at its gate.
+    SkipPassesTheGate,
+    /// What was accepted is closed without a last look.
+    AcceptsUnseen,
+    /// Nobody listens for an abort once something is accepted.
+    AcceptsWithoutListening,
+    /// The retire hook does not wait until nobody needs the old side.
+    RetiresAtOnce,
+    /// The retire hook runs without another look at the router.
+    RetiresWithoutLooking,
+    /// An undo is forgotten once the old side is to be taken down.
+    UndoIsLost,
+    /// What people have rearranged counts as taken off green.
+    RearrangedIsTakenOff,
+    /// A blue that is back after it was out is nothing to speak of.
+    ReturnedIsNothing,
+    /// Users on neither side are nothing to speak of.
+    AstrayIsNothing,
 }
 
 #[test]
@@ -68,6 +90,15 @@ fn the_model_finds_every_defect_that_is_put_in() {
         (Defect::UnwrittenIsHeld, 1, WRITES, &[], 1, rule(Rule::Rogue)),
         (Defect::WayBackIsTakenBack, 1, ROUTERS, &[], 1, rule(Rule::WayBackLost)),
         (Defect::AbortByNumber, 1, LOSSES, &[], 2, rule(Rule::AbortOfAnother)),
+        (Defect::SkipPassesTheGate, 0, WISHES, &[], 1, rule(Rule::GatePassed)),
+        (Defect::AcceptsUnseen, 0, WISHES, &[], 1, rule(Rule::Unwell)),
+        (Defect::AcceptsWithoutListening, 0, WISHES, &[], 1, rule(Rule::AbortUnheard)),
+        (Defect::RetiresAtOnce, 0, RETIRES, &[Hook::Retire], 1, rule(Rule::RetireEarly)),
+        (Defect::RetiresWithoutLooking, 0, RETIRES, &[Hook::Retire], 1, rule(Rule::RetireWithUsers)),
+        (Defect::UndoIsLost, 0, RETIRES, &[Hook::Retire], 1, rule(Rule::RetireAfterUndo)),
+        (Defect::RearrangedIsTakenOff, 1, HANDS, &[], 1, rule(Rule::HandsAreNoReason)),
+        (Defect::ReturnedIsNothing, 1, HANDS, &[], 1, rule(Rule::OldBake)),
+        (Defect::AstrayIsNothing, 1, HANDS, &[], 1, rule(Rule::Astray)),
     ];
     for (defect, faults, kinds, hooks, promotions, rule) in cases {
         // With people there are far more orders, and jobs alone come to this as well.

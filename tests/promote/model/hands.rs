@@ -3,13 +3,13 @@
 
 use trapkey::routers::Side as Half;
 use trapkey::tools::promote::conduct::{
-    self, Clock, Failure, Hands, LeftHook, Live, NotInForce, Theirs, Why, going_back,
+    self, Clock, Failure, Hands, LeftHook, Live, NotInForce, Theirs, Why, going_back, went_back,
 };
 use trapkey::tools::promote::machine::{Action, Course, Event, Hook, Look, State, next};
 
-use super::Promotion;
 use super::defects::Defect;
-use super::world::{Job, Pc, Record, percent};
+use super::world::{Job, Pc, Record, Rule, Wish, percent};
+use super::{Kinds, Promotion};
 
 /// Where a run of `conduct` begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +17,8 @@ pub(super) enum Entry {
     GoOn,
     CallOff,
     Undo,
+    /// With what somebody asks of it.
+    Grant(Wish),
     /// At the head of a turn.
     Turn,
 }
@@ -25,6 +27,8 @@ pub(super) enum Entry {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Call {
     Abort,
+    /// What was left for it; or whether this may be.
+    Wish(Option<Wish>),
     LooksOnce,
     Now,
     Clock,
@@ -35,14 +39,29 @@ pub(super) enum Call {
     StillMine,
     Journal,
     Save(Option<Event>),
-    Live { awaited: bool },
+    Live {
+        awaited: bool,
+    },
     BeganAnew,
-    Tell { share: u8, why: Why },
+    Tell {
+        share: u8,
+        why: Why,
+    },
     ReadBack(u8),
-    Drain { blue: bool },
-    Close { blue: bool },
-    Health,
+    Drain {
+        blue: bool,
+    },
+    Close {
+        blue: bool,
+    },
+    Health {
+        blue: bool,
+    },
     Look,
+    /// Whether requests through the front door all meet green.
+    LastLook,
+    /// Whether the old side must stay yet.
+    RetireWaits,
     LeftHook,
     ReadyHook,
     StartHook(Hook),
@@ -65,6 +84,14 @@ pub(super) enum Answer {
     Share(u8),
     /// The router does not answer, and is waited for.
     Awaited,
+    /// People have taken servers out or brought some back, and this is its share now.
+    Rearranged(u8),
+    /// Blue is back, after people had taken all of it out.
+    Returned,
+    /// Users are given to somebody who is on neither side.
+    Astray,
+    /// What may be granted of what somebody asks.
+    Granted(Option<Wish>),
     /// The share is in force by this process of the router.
     InForce(u8),
     /// It is not; whether that was waited for.
@@ -96,6 +123,45 @@ pub(super) fn why() -> String {
     "x".into()
 }
 
+/// What a job has seen since its turn began.
+#[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub(super) struct Seen {
+    /// What was odd in its last look at the router.
+    look: Option<Saw>,
+    /// The router gives green everything.
+    pub all_on_green: bool,
+    /// The gate before this step is open.
+    pub open: Option<usize>,
+    /// Requests through the front door all meet green.
+    pub well: bool,
+    /// Nobody needs the old side.
+    pub unneeded: bool,
+    /// It has listened for an abort since it told the router.
+    heard: bool,
+    /// What it told the router is not in force.
+    refused: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Saw {
+    Rearranged,
+    Returned,
+    Astray,
+}
+
+/// Whether users who are given to a stranger are a reason to go back.
+fn is_judged(state: &State) -> bool {
+    matches!(
+        state,
+        State::Deploying { .. }
+            | State::Holding
+            | State::CheckingGreen
+            | State::Baking { .. }
+            | State::RetiringBlue
+    )
+}
+
 /// One run of `conduct`.
 pub(super) struct Run<'a> {
     pub course: &'a Course,
@@ -109,6 +175,9 @@ pub(super) struct Run<'a> {
     event: Option<Event>,
     /// It has just drained a side.
     drained: bool,
+    kinds: Kinds,
+    /// What it has seen since its turn began.
+    pub seen: Seen,
     /// What it asks next.
     pub call: Option<Call>,
     /// A turn began after all answers were used: what was before it is over.
@@ -129,6 +198,8 @@ impl<'a> Run<'a> {
             aborted,
             event: None,
             drained: false,
+            kinds: model.kinds,
+            seen: Seen::default(),
             call: None,
             turned: None,
         };
@@ -136,11 +207,53 @@ impl<'a> Run<'a> {
             Entry::GoOn => conduct::go_on(&mut run),
             Entry::CallOff => conduct::call_off(&mut run, why()),
             Entry::Undo => conduct::undo(&mut run, why()),
+            Entry::Grant(wish) => run.grant(*wish),
             Entry::Turn => conduct::drive(&mut run),
         };
         let done = done.and_then(|()| conduct::put_on_record(&mut run));
         let ended = run.call.is_none().then_some(done.is_ok());
         (run, ended)
+    }
+
+    /// As `promote accept` and `promote skip` do it.
+    fn grant(&mut self, wish: Wish) -> Result<(), Halt> {
+        if wish == Wish::Skip {
+            conduct::come_back(self)?;
+        }
+        match self.ask(Call::Wish(Some(wish)))? {
+            Answer::Granted(Some(wish)) => conduct::grant(self, &Self::granted(wish)),
+            Answer::Granted(None) => Ok(()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn granted(wish: Wish) -> Event {
+        match wish {
+            Wish::Accept => Event::Accepted { reason: why() },
+            Wish::Skip => Event::Skipped { reason: why() },
+        }
+    }
+
+    /// The rule that a record breaks which is written on this event, after what was seen.
+    pub(super) fn breaks(&self, before: &State, event: Option<&Event>) -> Option<Rule> {
+        let after = &self.record.state;
+        let forward = !went_back(before) && !went_back(after) && before != after;
+        let event = event?;
+        if matches!(
+            event,
+            Event::Aborted { .. } | Event::Undone { .. } | Event::HookBegins | Event::HookEnded { .. }
+        ) {
+            return None;
+        }
+        match (event, self.seen.look) {
+            (Event::Looked { .. }, Some(Saw::Returned)) if forward => Some(Rule::OldBake),
+            (_, Some(Saw::Astray)) if forward && is_judged(before) => Some(Rule::Astray),
+            (Event::ShiftFailed { .. }, Some(Saw::Rearranged)) if !self.seen.refused => {
+                Some(Rule::HandsAreNoReason)
+            }
+            (Event::Shifted { .. }, _) if forward && !self.seen.heard => Some(Rule::AbortUnheard),
+            _ => None,
+        }
     }
 
     fn ask(&mut self, call: Call) -> Result<Answer, Halt> {
@@ -203,6 +316,9 @@ impl Hands for Run<'_> {
     fn decide(&self, event: &Event) -> State {
         let before = &self.record.state;
         match (self.defect, event) {
+            (Defect::UndoIsLost, Event::Undone { .. }) if matches!(before, State::RunningRetire { .. }) => {
+                before.clone()
+            }
             (Defect::AbortIsNotTheEnd, Event::Health { .. })
                 if self.aborted && matches!(before, State::CheckingBlue { .. }) =>
             {
@@ -226,12 +342,20 @@ impl Hands for Run<'_> {
             self.turned = Some((self.record.clone(), self.unwritten));
             // Nothing of what was answered before is needed any more.
             (self.script, self.at) = (&[], 0);
+            self.seen = Seen::default();
         }
         Ok(())
     }
 
     fn abort_request(&mut self) -> Result<Option<String>, Halt> {
-        Ok(self.is(Call::Abort)?.then(why))
+        if self.defect == Defect::AcceptsWithoutListening
+            && matches!(self.record.state, State::Accepting { .. })
+        {
+            return Ok(None);
+        }
+        let asked = self.is(Call::Abort)?;
+        self.seen.heard = true;
+        Ok(asked.then(why))
     }
 
     fn must_stop(&mut self) -> Result<bool, Halt> {
@@ -239,17 +363,32 @@ impl Hands for Run<'_> {
         Ok(false)
     }
 
-    /// What people ask forward is not in the model: it is what a good look leads to as well.
     fn wish(&mut self) -> Result<Option<Event>, Halt> {
-        Ok(None)
+        if !self.kinds.wishes {
+            return Ok(None);
+        }
+        match self.ask(Call::Wish(None))? {
+            Answer::Granted(wish) => Ok(wish.map(Self::granted)),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn retire_waits(&mut self) -> Result<bool, Halt> {
-        Ok(false)
+        if !self.kinds.retires || self.defect == Defect::RetiresAtOnce {
+            return Ok(false);
+        }
+        let waits = self.is(Call::RetireWaits)?;
+        self.seen.unneeded = !waits;
+        Ok(waits)
     }
 
     fn last_look(&mut self) -> Result<Option<String>, Halt> {
-        Ok(None)
+        if !self.kinds.wishes || self.defect == Defect::AcceptsUnseen {
+            return Ok(None);
+        }
+        let sick = self.is(Call::LastLook)?;
+        self.seen.well = !sick;
+        Ok(sick.then(why))
     }
 
     fn looks_once(&mut self) -> Result<bool, Halt> {
@@ -273,7 +412,14 @@ impl Hands for Run<'_> {
     }
 
     fn gate_is_shut(&mut self, step: usize) -> Result<bool, Halt> {
-        if step < self.course.steps.len() { self.is(Call::Gate) } else { Ok(false) }
+        let unasked = self.defect == Defect::SkipPassesTheGate
+            && matches!(self.record.state, State::Shifting { step: 1.. });
+        if step >= self.course.steps.len() || unasked {
+            return Ok(false);
+        }
+        let shut = self.is(Call::Gate)?;
+        self.seen.open = (!shut).then_some(step);
+        Ok(shut)
     }
 
     fn show_gate(&mut self, step: Option<usize>) -> Result<bool, Halt> {
@@ -322,8 +468,30 @@ impl Hands for Run<'_> {
     }
 
     fn live(&mut self, awaited: bool) -> Result<Live<Halt>, Halt> {
-        Ok(match self.ask(Call::Live { awaited }) {
-            Ok(Answer::Share(share)) => Live::Green(f64::from(share) / 100.0),
+        let retires = matches!(self.record.state, State::RunningRetire { .. });
+        if retires && self.defect == Defect::RetiresWithoutLooking {
+            return Ok(Live::Green(1.0));
+        }
+        let share = |share: u8| f64::from(share) / 100.0;
+        let answer = self.ask(Call::Live { awaited });
+        self.seen.look = match answer {
+            Ok(Answer::Rearranged(_)) => Some(Saw::Rearranged),
+            Ok(Answer::Returned) => Some(Saw::Returned),
+            Ok(Answer::Astray) => Some(Saw::Astray),
+            _ => None,
+        };
+        self.seen.all_on_green = answer == Ok(Answer::Share(100));
+        let due = self.record.state.settled(self.course).unwrap_or_default();
+        Ok(match answer {
+            Ok(Answer::Share(green)) => Live::Green(share(green)),
+            Ok(Answer::Rearranged(green)) if self.defect == Defect::RearrangedIsTakenOff => {
+                Live::Green(share(green))
+            }
+            Ok(Answer::Rearranged(green)) => Live::Rearranged(share(green)),
+            Ok(Answer::Returned) if self.defect == Defect::ReturnedIsNothing => Live::Green(due),
+            Ok(Answer::Returned) => Live::Returned,
+            Ok(Answer::Astray) if self.defect == Defect::AstrayIsNothing => Live::Green(due),
+            Ok(Answer::Astray) => Live::Astray(why()),
             Ok(Answer::Awaited) => Live::Awaited,
             Err(Halt::Away) => Live::Lost(Halt::Away),
             Err(halt) => return Err(halt),
@@ -344,6 +512,7 @@ impl Hands for Run<'_> {
 
     fn set(&mut self, share: f64, why_set: Why) -> Result<Result<(), NotInForce>, Halt> {
         let share = percent(share);
+        (self.seen.heard, self.seen.refused) = (false, true);
         let not = |waited| Ok(Err(NotInForce { why: why(), waited, restarting: false, back: false }));
         match self.ask(Call::Tell { share, why: why_set }) {
             Ok(_) => {}
@@ -353,6 +522,7 @@ impl Hands for Run<'_> {
         match self.ask(Call::ReadBack(share))? {
             Answer::InForce(instance) => {
                 self.record.base = Some(instance);
+                (self.seen.refused, self.seen.all_on_green) = (false, share == 100);
                 Ok(Ok(()))
             }
             Answer::NotInForce(waited) => not(waited),
@@ -385,8 +555,8 @@ impl Hands for Run<'_> {
         String::new()
     }
 
-    fn health(&mut self, _: Half) -> Result<Event, Halt> {
-        Ok(Event::Health { ok: self.is(Call::Health)?, seen: why() })
+    fn health(&mut self, side: Half) -> Result<Event, Halt> {
+        Ok(Event::Health { ok: self.is(Call::Health { blue: side == Half::Blue })?, seen: why() })
     }
 
     fn wait_for_the_look(&mut self, _: usize, _: i64, _: i64) -> Result<bool, Halt> {

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 
 use trapkey::tools::promote::conduct::{Why, went_back};
-use trapkey::tools::promote::machine::{Look, State};
+use trapkey::tools::promote::machine::{Hook, Look, State};
 
 use super::Promotion;
 use super::defects::Defect;
 use super::hands::{Answer, Call, Entry, Run};
-use super::world::{About, Command, Job, Lease, Pc, Process, Record, Router, Rule, World, percent};
+use super::world::{About, Command, Job, Lease, Pc, Process, Record, Router, Rule, Wish, World, percent};
 
 /// What a job finds that comes alone.
 type Seen = (Record, Router, Option<About>, bool, bool);
@@ -65,6 +65,9 @@ impl Promotion {
     }
 
     fn starts(&self, w: &World, j: usize, add: &mut dyn FnMut(&'static str, World)) {
+        if self.alone && w.jobs[1 - j].pc != Pc::Idle {
+            return;
+        }
         let taken = w.jobs[1 - j].has_it() && !w.unlocked;
         if taken && self.defect != Defect::TakesWithoutWatching {
             return;
@@ -75,6 +78,8 @@ impl Promotion {
             (Command::Abort, "is called to abort"),
             (Command::Undo, "is called to undo"),
             (Command::Supersede, "is called to supersede"),
+            (Command::Accept, "is called to accept it as it stands"),
+            (Command::Skip, "is called to end the bake"),
         ] {
             let more = w.ids < self.promotions;
             let state = w.stored.as_ref().map(|record| &record.state);
@@ -87,6 +92,15 @@ impl Promotion {
                 (Command::Supersede, Some(state)) => {
                     self.people && more && !state.finished() && !state.serves()
                 }
+                // Elsewhere it is refused at once.
+                (Command::Accept, Some(state)) => {
+                    self.kinds.wishes
+                        && matches!(
+                            state,
+                            State::Baking { .. } | State::Shifting { .. } | State::Frozen { .. }
+                        )
+                }
+                (Command::Skip, Some(state)) => self.kinds.wishes && matches!(state, State::Baking { .. }),
             };
             if makes_sense {
                 let mut w = w.clone();
@@ -124,6 +138,8 @@ impl Promotion {
             Command::Abort | Command::Supersede => Entry::CallOff,
             Command::Undo if !state.can_be_undone() => return w.end(j),
             Command::Undo => Entry::Undo,
+            Command::Accept => Entry::Grant(Wish::Accept),
+            Command::Skip => Entry::Grant(Wish::Skip),
         };
         job.pc = Pc::Runs(entry, Vec::new());
     }
@@ -181,7 +197,7 @@ impl Promotion {
         if only_looks(&call) {
             return self.answers(&w, j, &mut |_, to| add(to));
         }
-        let Some(answers) = Self::quiet(&call, &run) else { return add(w) };
+        let Some(answers) = self.quiet(&call, &run) else { return add(w) };
         for answer in answers {
             let mut w = w.clone();
             answered(&mut w, j, answer);
@@ -190,7 +206,7 @@ impl Promotion {
     }
 
     /// The answers that depend on nothing that others do.
-    fn quiet(call: &Call, run: &Run<'_>) -> Option<Vec<Answer>> {
+    fn quiet(&self, call: &Call, run: &Run<'_>) -> Option<Vec<Answer>> {
         let state = &run.record.state;
         Some(match call {
             Call::LooksOnce => vec![Answer::Is(false), Answer::Is(true)],
@@ -202,7 +218,8 @@ impl Promotion {
                 vec![Answer::Is(false), Answer::Is(true)]
             }
             Call::Clock | Call::TooLong => vec![Answer::Is(false)],
-            Call::Health => vec![Answer::Is(true), Answer::Is(false)],
+            Call::Health { .. } if !self.kinds.wishes => vec![Answer::Is(true), Answer::Is(false)],
+            Call::RetireWaits => vec![Answer::Is(false), Answer::Is(true)],
             Call::Look => {
                 [(Look::Good, 10), (Look::Good, 5), (Look::Bad, 5), (Look::Unknown, 10), (Look::Unknown, 20)]
                     .map(|(look, at_ms)| Answer::Looked(look, at_ms))
@@ -242,6 +259,24 @@ impl Promotion {
                         w.break_rule(Rule::AbortOfAnother);
                     }
                 });
+            }
+            Call::Wish(asked) => {
+                let wish = asked.or(w.told.wish);
+                let granted = wish.filter(|wish| Self::may(w, record, *wish));
+                to("looks what is asked of it", Answer::Granted(granted), &|w| {
+                    // It is heeded once.
+                    w.told.wish = w.told.wish.filter(|_| asked.is_some());
+                    let stood_still = matches!(record.state, State::Frozen { .. });
+                    if granted == Some(Wish::Accept) && stood_still && w.told.abort == Some(record.about()) {
+                        w.told.abort = None;
+                    }
+                });
+            }
+            Call::Health { blue } => {
+                to("looks at a side", Answer::Is(!w.is_sick(record, blue)), &nothing);
+            }
+            Call::LastLook => {
+                to("looks once more", Answer::Is(w.is_sick(record, false)), &nothing);
             }
             Call::Gate => to("looks at the gate", Answer::Is(w.told.paused), &nothing),
             Call::Renewed => match job.lease {
@@ -287,6 +322,10 @@ impl Promotion {
                     if w.stored.is_none() {
                         restored(w, j);
                     }
+                    let before = w.stored.as_ref().filter(|stored| stored.id == record.id);
+                    if let Some(rule) = before.and_then(|stored| run.breaks(&stored.state, event.as_ref())) {
+                        w.break_rule(rule);
+                    }
                     w.write(j, record.clone(), event.as_ref());
                 });
                 if disks {
@@ -305,6 +344,17 @@ impl Promotion {
                     _ => w.router.read(record),
                 };
                 to("reads the router", due.map_or(Answer::Away, Answer::Share), &nothing);
+                if fault(self.kinds.hands) {
+                    to("finds it rearranged by people", Answer::Rearranged(0), &|w| {
+                        w.faults -= 1;
+                        w.router.rearrange(record);
+                    });
+                    let share = due.unwrap_or_default();
+                    to("finds servers taken out by people", Answer::Rearranged(share), &|w| w.faults -= 1);
+                    to("finds all of blue taken out", Answer::Awaited, &|w| w.faults -= 1);
+                    to("finds blue back in service", Answer::Returned, &|w| w.faults -= 1);
+                    to("finds users on neither side", Answer::Astray, &|w| w.faults -= 1);
+                }
                 if routers {
                     to("cannot read the router", Answer::Away, &|w| w.faults -= 1);
                     if awaited {
@@ -316,7 +366,13 @@ impl Promotion {
                 to("asks which process it is", Answer::InForce(w.router.instance), &nothing);
             }
             Call::Tell { share, why } => {
-                to("tells the router", Answer::Done, &|w| w.shift(j, record, share, true));
+                let passed = matches!(why, Why::Step(step) if run.seen.open != Some(step));
+                to("tells the router", Answer::Done, &|w| {
+                    if passed {
+                        w.break_rule(Rule::GatePassed);
+                    }
+                    w.shift(j, record, share, true);
+                });
                 if routers {
                     let forgets = self.defect == Defect::WayBackIsTakenBack && why == Why::Rollback;
                     let before = w.router.told;
@@ -352,7 +408,12 @@ impl Promotion {
                 to("finds users on the side again", Answer::Away, &|w| w.jobs[j].looked = false);
             }
             Call::Close { blue } => {
-                to("takes a side out of service", Answer::Done, &|w| w.take_out(j, record, blue));
+                to("takes a side out of service", Answer::Done, &|w| {
+                    if blue && w.told.accepted.is_some() && !run.seen.well {
+                        w.break_rule(Rule::Unwell);
+                    }
+                    w.take_out(j, record, blue);
+                });
                 if routers {
                     to("cannot take a side out of service", Answer::Away, &|w| w.faults -= 1);
                 }
@@ -369,7 +430,20 @@ impl Promotion {
             }
             Call::ReadyHook => to("has a hook ready", Answer::Done, &|w| w.jobs[j].hook = Process::Ready),
             Call::StartHook(hook) => {
-                to("starts a hook", Answer::Done, &|w| w.start_hook(j, record.id, hook));
+                to("starts a hook", Answer::Done, &|w| {
+                    if hook == Hook::Retire {
+                        let cases = [
+                            (self.kinds.retires && !run.seen.unneeded, Rule::RetireEarly),
+                            (!run.seen.all_on_green, Rule::RetireWithUsers),
+                            (w.told.undone.is_some(), Rule::RetireAfterUndo),
+                        ];
+                        cases
+                            .into_iter()
+                            .filter(|(breaks, _)| *breaks)
+                            .for_each(|(_, rule)| w.break_rule(rule));
+                    }
+                    w.start_hook(j, record.id, hook);
+                });
             }
             Call::EndHook => {
                 for ok in [true, false] {
@@ -427,7 +501,7 @@ impl Promotion {
                     self.settle(w, j, &mut |to| add("has waited", to));
                 }
             }
-            Call::LooksOnce | Call::Now | Call::Clock | Call::TooLong | Call::Health | Call::Look => {
+            Call::LooksOnce | Call::Now | Call::Clock | Call::TooLong | Call::Look | Call::RetireWaits => {
                 unreachable!("it is quiet")
             }
         }
@@ -451,8 +525,14 @@ impl Promotion {
                     (w.told.abort, w.told.asking) = (Some(about), None);
                 });
             }
-            if under_way.is_some_and(|_| !self.course.hooks.is_empty()) {
+            if under_way.is_some_and(|_| !self.course.hooks.is_empty() || self.kinds.wishes) {
                 to(2, "somebody pauses or resumes", &|w| w.told.paused = !w.told.paused);
+            }
+            // A wish is left where a job works; to an idle one people say it themselves.
+            let works = w.jobs.iter().any(Job::runs);
+            if self.kinds.wishes && under_way.is_some() && works && w.told.wish.is_none() {
+                to(2, "somebody asks to accept it", &|w| w.told.wish = Some(Wish::Accept));
+                to(2, "somebody asks to end the bake", &|w| w.told.wish = Some(Wish::Skip));
             }
         }
         if w.told.orphan.is_some() {
@@ -494,6 +574,16 @@ impl Promotion {
                 (w.router.live, w.router.told, w.router.out) = (blue_alone, blue_alone, [false; 2]);
             });
         }
+        if self.kinds.wishes {
+            for (side, what) in
+                [(0, "the first side falls sick, or is well again"), (1, "the second one does")]
+            {
+                to(2, what, &|w| {
+                    w.faults -= 1;
+                    w.sick[side] = !w.sick[side];
+                });
+            }
+        }
         if self.kinds.full && !w.full {
             to(2, "the disk is full", &|w| {
                 w.faults -= 1;
@@ -511,6 +601,20 @@ impl Promotion {
         }
     }
 
+    /// Whether what somebody asks may be, as `promote accept` and `promote skip` see it.
+    fn may(w: &World, record: &Record, wish: Wish) -> bool {
+        let frozen = matches!(record.state, State::Frozen { .. });
+        let left = w.told.abort == Some(record.about()) && !frozen;
+        let held = w.told.paused || w.is_sick(record, false) || left;
+        match (wish, &record.state) {
+            (Wish::Skip, State::Baking { .. }) => !held,
+            (Wish::Accept, State::Baking { .. } | State::Shifting { step: 1.. } | State::Frozen { .. }) => {
+                !held && w.router.green(record) > 0 && (frozen || w.is_sick(record, true))
+            }
+            _ => false,
+        }
+    }
+
     /// Whether a job that runs alone, with no more faults, comes to an end with the router as it says.
     pub(super) fn ends_alone(&self, world: &World) -> bool {
         let Some(stored) = world.stored.clone() else { return true };
@@ -521,7 +625,7 @@ impl Promotion {
         }
         let mut w = world.clone();
         (w.faults, w.told.paused, w.told.asking, w.told.orphan, w.broken) = (0, false, None, None, None);
-        (w.full, w.unlocked) = (false, false);
+        (w.full, w.unlocked, w.sick, w.told.wish) = (false, false, [false; 2], None);
         w.jobs = [Job::idle(), Job::idle()];
         w.router.follow();
         for _ in 0..600 {

@@ -47,6 +47,17 @@ pub(super) enum Command {
     Abort,
     Undo,
     Supersede,
+    Accept,
+    Skip,
+}
+
+/// What somebody asks of a promotion that goes forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Wish {
+    /// To close it as it stands.
+    Accept,
+    /// To end the bake.
+    Skip,
 }
 
 /// Where a job goes on.
@@ -115,11 +126,20 @@ pub(super) enum Process {
 
 /// What people have asked, and what has been done in this promotion.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Told {
     pub abort: Option<About>,
     /// Somebody has read which promotion stands there, and is about to ask.
     pub asking: Option<About>,
     pub paused: bool,
+    /// What somebody asks of the job that works.
+    pub wish: Option<Wish>,
+    /// It was closed as it stands, by somebody; where it stood still before.
+    pub accepted: Option<bool>,
+    /// A bake was ended early.
+    pub skipped: bool,
+    /// It was undone; while the old side was to be taken down.
+    pub undone: Option<bool>,
     /// A hook of this promotion that outlived its job.
     pub orphan: Option<u8>,
     /// An abort is on record.
@@ -139,6 +159,8 @@ pub(super) struct World {
     pub router: Router,
     pub told: Told,
     pub faults: u8,
+    /// The first and the second side are not well.
+    pub sick: [bool; 2],
     /// Nothing can be written.
     pub full: bool,
     /// The lease was removed with the state: its holder does not know, and anybody may take it.
@@ -164,10 +186,19 @@ pub(super) enum Rule {
     AbortOfAnother,
     NotItsOwn,
     WayBackLost,
+    GatePassed,
+    Unwell,
+    AbortUnheard,
+    RetireEarly,
+    RetireWithUsers,
+    RetireAfterUndo,
+    HandsAreNoReason,
+    OldBake,
+    Astray,
 }
 
 impl Rule {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::Reopened,
         Self::Rogue,
         Self::MoreAfterAnAbort,
@@ -178,6 +209,15 @@ impl Rule {
         Self::AbortOfAnother,
         Self::NotItsOwn,
         Self::WayBackLost,
+        Self::GatePassed,
+        Self::Unwell,
+        Self::AbortUnheard,
+        Self::RetireEarly,
+        Self::RetireWithUsers,
+        Self::RetireAfterUndo,
+        Self::HandsAreNoReason,
+        Self::OldBake,
+        Self::Astray,
     ];
 
     pub(super) fn word(self) -> &'static str {
@@ -192,6 +232,15 @@ impl Rule {
             Self::AbortOfAnother => "an abort meets the promotion that was meant",
             Self::NotItsOwn => "a late job puts nothing right that it can see is not its own",
             Self::WayBackLost => "a way back that was ordered stays ordered",
+            Self::GatePassed => "no step is taken past a gate that was not seen open",
+            Self::Unwell => "an accept closes only once users were seen to be well on green",
+            Self::AbortUnheard => "an abort that came meanwhile wins over a shift",
+            Self::RetireEarly => "no retire hook runs while somebody may need the old side",
+            Self::RetireWithUsers => "no retire hook runs where the old side may have users",
+            Self::RetireAfterUndo => "no retire hook runs after an undo",
+            Self::HandsAreNoReason => "what people have rearranged is put back, and no reason to go back",
+            Self::OldBake => "no bake counts in which the split was not there",
+            Self::Astray => "nothing goes forward while users are on neither side",
         }
     }
 
@@ -208,6 +257,15 @@ impl Rule {
             Self::AbortOfAnother => |_, w| w.broken != Some(Self::AbortOfAnother),
             Self::NotItsOwn => |_, w| w.broken != Some(Self::NotItsOwn),
             Self::WayBackLost => |_, w| w.broken != Some(Self::WayBackLost),
+            Self::GatePassed => |_, w| w.broken != Some(Self::GatePassed),
+            Self::Unwell => |_, w| w.broken != Some(Self::Unwell),
+            Self::AbortUnheard => |_, w| w.broken != Some(Self::AbortUnheard),
+            Self::RetireEarly => |_, w| w.broken != Some(Self::RetireEarly),
+            Self::RetireWithUsers => |_, w| w.broken != Some(Self::RetireWithUsers),
+            Self::RetireAfterUndo => |_, w| w.broken != Some(Self::RetireAfterUndo),
+            Self::HandsAreNoReason => |_, w| w.broken != Some(Self::HandsAreNoReason),
+            Self::OldBake => |_, w| w.broken != Some(Self::OldBake),
+            Self::Astray => |_, w| w.broken != Some(Self::Astray),
         };
         Property::always(self.word(), condition)
     }
@@ -227,7 +285,7 @@ impl Record {
     }
 
     /// Which of the two sides is green.
-    fn green(&self) -> usize {
+    pub(super) fn green(&self) -> usize {
         usize::from(!self.swapped)
     }
 }
@@ -297,6 +355,12 @@ impl Router {
         }
     }
 
+    /// People have brought back what a reload has put on blue alone.
+    pub(super) fn rearrange(&mut self, record: &Record) {
+        self.told = if record.swapped { 100 } else { 0 };
+        (self.live, self.out) = (self.told, [false; 2]);
+    }
+
     pub(super) fn follow(&mut self) {
         self.live = self.told;
         self.out[1] &= self.live == 0;
@@ -312,6 +376,7 @@ impl World {
             router: Router { live: 0, told: 0, out: [false; 2], instance: 0 },
             told: Told::default(),
             faults: model.faults,
+            sick: [false; 2],
             full: false,
             unlocked: false,
             jobs: [Job::idle(), Job::idle()],
@@ -363,6 +428,11 @@ impl World {
         self.late || self.orphaned
     }
 
+    /// Whether a side of the promotion is not well.
+    pub(super) fn is_sick(&self, record: &Record, blue: bool) -> bool {
+        self.sick[if blue { 1 - record.green() } else { record.green() }]
+    }
+
     pub(super) fn is_served(&self) -> bool {
         !matches!((self.router.live, self.router.out), (0, [true, _]) | (100, [_, true]))
     }
@@ -409,6 +479,16 @@ impl World {
                 self.told.shifted[step.saturating_sub(1)] = 0;
             }
             (_, Some(Event::Aborted { .. })) if went_back(&now.state) => self.told.aborted = true,
+            (before, Some(Event::Accepted { .. })) => {
+                // Where it stood still, the abort of before was tried, and is over.
+                let stood_still = matches!(before, State::Frozen { .. });
+                (self.told.accepted, self.told.back) = (Some(stood_still), false);
+                self.told.aborted &= !stood_still;
+            }
+            (_, Some(Event::Skipped { .. })) => self.told.skipped = true,
+            (before, Some(Event::Undone { .. })) => {
+                self.told.undone = Some(matches!(before, State::RunningRetire { .. }));
+            }
             _ => {}
         }
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::parent::Parent;
+use crate::caught::caught;
 use crate::repository::restic::id::Id;
 use crate::repository::restic::node::Node;
 use crate::repository::restic::packer::lock;
@@ -53,7 +54,9 @@ impl Look {
             }
             *stage = Stage::Busy;
         }
-        let looked = look(&self.path, self.tree, parent);
+        // Whoever waits for it must not wait for ever.
+        let looked = caught(|| look(&self.path, self.tree, parent))
+            .unwrap_or_else(|why| Looked { entries: Err(io::Error::other(why)), before: None });
         *lock(&self.stage) = Stage::Done(looked);
         self.done.notify_all();
     }

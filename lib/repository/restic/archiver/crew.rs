@@ -1,20 +1,20 @@
 //! The workers of a backup: they read, hash, compress, encrypt and store, in bounded memory.
 
 use std::collections::VecDeque;
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-
-use rustix::fs::OFlags;
 
 use super::ahead::Look;
 use super::cutter::MIN;
 use super::holes::{Holes, Part};
 use super::intake::Intake;
 use super::parent::Parent;
+use crate::bounds;
+use crate::caught::{broke, caught};
 use crate::fault::Fault;
 use crate::repository::restic::id::Id;
 use crate::repository::restic::pack::BlobKind;
@@ -264,15 +264,15 @@ impl<'a> Crew<'a> {
         let mut scratch = Scratch::default();
         let mut small = Vec::new();
         while let Some(task) = self.next() {
-            let done = match task {
+            let done = caught(|| match task {
                 Task::Piece(piece) => self.store(&piece, &mut scratch),
                 Task::Look(look) => {
                     look.work(self.parent);
                     Ok(())
                 }
                 Task::File(job) => self.file(&job, &mut small, &mut scratch),
-            };
-            if let Err(fault) = done {
+            });
+            if let Err(fault) = done.unwrap_or_else(|why| Err(broke("the backup", &why))) {
                 self.fail(fault);
             }
         }
@@ -414,12 +414,8 @@ impl<'a> Crew<'a> {
 
 fn open(job: &Job) -> io::Result<(File, Metadata)> {
     // Never through a link, and never waiting for a pipe, that took the file's place meanwhile.
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&job.path)?;
+    let file = bounds::open_seen(&job.path)?;
     let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(io::Error::other("something else took its place"));
-    }
     Ok((file, meta))
 }
 

@@ -5,9 +5,9 @@
 //! is kept in memory while the process runs, as far as there is room.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -137,8 +137,7 @@ impl Cached {
     /// A file from the folder, whose bytes are those that its name says.
     fn near(&self, name: Name) -> Option<Vec<u8>> {
         let path = path(self.folder()?, name)?;
-        let mut bytes = Vec::new();
-        File::open(&path).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes)).ok()?;
+        let bytes = crate::bounds::whole(&path, LONGEST).ok()?;
         if matches!(name, Name::File(_, id) if Id::of(&bytes) == id) {
             return Some(bytes);
         }
@@ -238,7 +237,7 @@ impl Cached {
             if self.near(name).is_none() {
                 self.fetch(name, LONGEST).ok()?;
             }
-            if let Ok(file) = File::open(&path) {
+            if let Ok(file) = crate::bounds::open(&path) {
                 // So that it is among the last to go.
                 let _ = file.set_modified(SystemTime::now());
                 return Some(Pack::File(file));
@@ -422,7 +421,7 @@ fn make(folder: &Path) -> io::Result<()> {
 }
 
 fn touch(folder: &Path) -> io::Result<()> {
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(folder.join(USED))?;
+    let file = crate::bounds::open_to_add(&folder.join(USED), 0o600)?;
     file.set_modified(SystemTime::now())
 }
 
@@ -430,7 +429,7 @@ fn touch(folder: &Path) -> io::Result<()> {
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = files::parent(path).join(format!("tmp-{:016x}", world::unique()));
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let mut file = crate::bounds::fresh(&temporary, 0o600)?;
         file.write_all(bytes)?;
         fs::rename(&temporary, path)
     })();

@@ -1,9 +1,9 @@
 //! A repository in a local folder, laid out as restic does it.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -67,7 +67,7 @@ impl Local {
         // restic and we pass over names that are not 64 hexadecimal digits.
         let temporary = folder.join(format!("{name}{TEMPORARY}{:016x}", world::unique()));
         let written = (|| {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&temporary)?;
+            let mut file = crate::bounds::fresh(&temporary, 0o400)?;
             for part in parts {
                 file.write_all(part)?;
             }
@@ -156,8 +156,9 @@ impl Backend for Local {
     fn length(&self, name: Name) -> Result<Option<u64>, Fault> {
         let path = self.path(name);
         match fs::metadata(&path) {
-            Ok(meta) if meta.is_file() => Ok(Some(meta.len())),
-            Ok(_) => Err(unreadable(&path, &io::Error::other("it is not a file"))),
+            Ok(meta) => crate::bounds::regular(&meta)
+                .map(|()| Some(meta.len()))
+                .map_err(|not| unreadable(&path, &not)),
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             Err(e) => Err(unreadable(&path, &e)),
         }
@@ -166,7 +167,7 @@ impl Backend for Local {
     fn read(&self, name: Name, offset: u64, length: usize, into: &mut Vec<u8>) -> Result<(), Fault> {
         let path = self.path(name);
         let failed = |e: io::Error| unreadable(&path, &e);
-        let file = File::open(&path).map_err(failed)?;
+        let file = crate::bounds::open(&path).map_err(failed)?;
         let there = file.metadata().map_err(failed)?.len();
         if offset.checked_add(length as u64).is_none_or(|end| end > there) {
             into.clear();
@@ -180,7 +181,7 @@ impl Backend for Local {
     fn afresh(&self, name: Name, most: u64) -> Result<Vec<u8>, Fault> {
         // The system drops what it has of the file in memory, and has to ask the disk. Where it cannot, in
         // memory is where the file lies.
-        if let Ok(file) = File::open(self.path(name)) {
+        if let Ok(file) = crate::bounds::open(&self.path(name)) {
             let _ = fadvise(&file, 0, None, Advice::DontNeed);
         }
         self.whole(name, most)

@@ -5,10 +5,10 @@ use jiff::Timestamp;
 use super::super::approval::{self, Approved};
 use super::super::approve;
 use super::Driver;
-use crate::evidence::{ApprovalBody, ApprovalRecord};
+use crate::evidence::{ApprovalBody, ApprovalRecord, MAX_DOCUMENT};
 use crate::units::show_share;
 use crate::world;
-use crate::world::files::{unwritable, write_atomic};
+use crate::world::files::{read_bounded, unwritable, write_atomic};
 use crate::world::talk::Mark;
 
 /// What keeps a step from being taken.
@@ -36,6 +36,12 @@ impl Driver<'_> {
                 let why = format!("{next} waits: whether it is paused cannot be seen, {}", fault.line());
                 return Some(shut(why, None));
             }
+        }
+        if let Some(words) = &self.record.spared {
+            return Some(shut(
+                format!("{next} waits: somebody has given blue less on the router ({words})"),
+                None,
+            ));
         }
         if let Some(closed) = self.plan.calendar.as_ref().and_then(|c| c.closed(self.clock.now())) {
             return Some(shut(format!("{next} waits: {}", closed.why), closed.opens_at));
@@ -69,7 +75,7 @@ impl Driver<'_> {
     fn approvals_of(&self, role: &str, step: usize) -> Vec<Vec<u8>> {
         let name = approve::kept_name(self.record.promotion.epoch, role, step);
         let kept = self.store().kept(&name).unwrap_or_default().into_iter().map(|(_, bytes)| bytes);
-        let carried = std::fs::read(self.job.evidence().join(ApprovalBody::file(role, step)));
+        let carried = read_bounded(&self.job.evidence().join(ApprovalBody::file(role, step)), MAX_DOCUMENT);
         kept.chain(carried.ok()).collect()
     }
 

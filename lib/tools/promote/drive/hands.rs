@@ -9,10 +9,11 @@ use super::super::bake::{Bake, Looked, MOST_AT_THE_DOOR, Scene, Watch, count_on,
 use super::super::begin::{self, Says, look_at};
 use super::super::conduct::{Clock, Hands, LeftHook, Live, NotInForce, Theirs, Why, abort_asked, going_back};
 use super::super::machine::{Action, Course, Event, Hook, Look, State};
-use super::super::record::{Clocks, Record, millis, phase};
+use super::super::record::{Clocks, Record, millis, phase, time_left};
 use super::super::samples::{self, Of};
 use super::super::shift::{DATA_PLANE_LAG, Terms, min_up, shift};
 use super::notes::{note, note_rollback};
+use super::own_view::Weighed;
 use super::{Driver, Mode, called_off};
 use crate::checks;
 use crate::evidence::HookRecord;
@@ -20,7 +21,7 @@ use crate::fault::Fault;
 use crate::plan::Undecided;
 use crate::routers::{self, Side, Split};
 use crate::state::{Ask, Asked};
-use crate::units::{Text, show_duration, show_share};
+use crate::units::{Text, ending, show_duration, show_share};
 use crate::world::clock::System;
 use crate::world::left_behind::LeftBehind;
 use crate::world::shell::{Order, Ready};
@@ -204,6 +205,11 @@ impl Hands for Driver<'_> {
             Ok(Some(live)) => self.heed_people(&live.clone()),
             _ => false,
         };
+        let weighed = match &found {
+            Ok(Some(live)) if !rearranged => self.heed_weights(&live.clone()),
+            _ => Weighed::No,
+        };
+        let rearranged = rearranged || weighed == Weighed::Anew;
         self.rearranged = rearranged;
         if rearranged {
             found = read(self);
@@ -219,7 +225,8 @@ impl Hands for Driver<'_> {
                     }
                     // Nothing is to be put back onto a side that people have taken out.
                     () if blue_is_out => Live::Awaited,
-                    () if blue_was_out => Live::Returned,
+                    () if weighed == Weighed::Left => Live::Awaited,
+                    () if blue_was_out || weighed == Weighed::Turned => Live::Returned,
                     () if rearranged => Live::Rearranged(share),
                     () => Live::Green(share),
                 }
@@ -296,7 +303,7 @@ impl Hands for Driver<'_> {
             Ok(done) => {
                 // Green has everything: blue stays as it is, closed or not.
                 if share < 1.0 {
-                    self.record.closed = if split.close_idle_side { Some(Side::Green) } else { None };
+                    self.closes(split.close_idle_side.then_some(Side::Green));
                 }
                 let before = if why == Why::Repair { self.record.put_back } else { 0 };
                 self.record.put_back = before + u32::from(unexplained);
@@ -333,7 +340,7 @@ impl Hands for Driver<'_> {
     fn drain(&mut self, side: Side) -> Result<Result<(), Fault>, Fault> {
         // Nobody is watched any more.
         self.watch = None;
-        self.record.closed = Some(side);
+        self.closes(Some(side));
         let started = Instant::now();
         let drained = self.router.drain(side, self.drain_limit());
         self.know();
@@ -471,7 +478,9 @@ impl Hands for Driver<'_> {
             looked.look = Look::Bad;
             sentence = why;
         }
-        self.ticker.set(&format!("{} · {sentence}", phase(&self.record.state, &self.record.course)));
+        let left = time_left(until_ms - now.as_millisecond());
+        let phase = phase(&self.record.state, &self.record.course);
+        self.ticker.set(&format!("{phase}, {left} · {sentence}"));
         let judgements = &mut self.record.promotion.judgements;
         match judgements.last_mut().filter(|j| j.step == step + 1 && j.verdict == looked.judgement.verdict) {
             Some(last) => *last = looked.judgement,
@@ -503,7 +512,11 @@ impl Hands for Driver<'_> {
     }
 
     fn ready_hook(&mut self, hook: Hook) -> Result<(), Fault> {
-        let ready = self.order_of(hook).ready();
+        let unseen = self.job.loaded.unseen.hook.as_ref().filter(|_| hook == Hook::OnRollback);
+        let ready = match unseen {
+            Some(variable) => Err(std::io::Error::other(format!("{variable} is not set"))),
+            None => self.order_of(hook).ready(),
+        };
         if let Ok(ready) = &ready
             && let Some(name) = self.own_hook()
         {
@@ -541,14 +554,13 @@ impl Hands for Driver<'_> {
             }
             Err(e) => (None, Duration::ZERO, format!("it could not be started: {e}"), String::new()),
         };
-        // Half a secret would no longer be known as one: what was said comes here without any, and is cut then.
-        let skip = said.chars().count().saturating_sub(2000);
         self.record.promotion.hooks.push(HookRecord {
             hook: hook.word().into(),
             command,
             exit,
             duration_ms: took.as_secs_f64() * 1e3,
-            output: said.chars().skip(skip).collect(),
+            // It comes without secrets already, and is cut then.
+            output: ending(&said, 2000),
         });
         let ok = exit == Some(0);
         let mark = if ok { Mark::Good } else { Mark::Warn };
@@ -670,7 +682,11 @@ impl<'a> Driver<'a> {
             Side::Green => (&plan.sides.green, self.healthy_within()),
         };
         let began = Instant::now();
-        let seen = look_at(spec, plan, patience, side == Side::Blue);
+        let seen = match self.job.loaded.unseen.blue.as_ref().filter(|_| side == Side::Blue) {
+            // Whoever goes back from a bare shell; that the router vouches for it was seen before.
+            Some(variable) => Ok(format!("it is not asked itself, for {variable} is not set")),
+            None => look_at(spec, plan, patience, side == Side::Blue),
+        };
         let left = patience.saturating_sub(began.elapsed());
         let seen = seen.and_then(|seen| self.router_lets(side, left).map(|()| seen));
         if side == Side::Blue {
@@ -708,6 +724,10 @@ impl<'a> Driver<'a> {
     /// Users go back to what served them before, and to nothing else that answers in its place.
     fn is_the_blue_of_before(&self) -> Result<(), String> {
         let Some(before) = &self.record.markers.blue else { return Ok(()) };
+        let unseen = &self.job.loaded.unseen;
+        if unseen.door.is_some() || unseen.blue.is_some() {
+            return Ok(());
+        }
         match begin::says(&self.plan.sides.blue, self.plan) {
             Says::Release(now) if now != *before => {
                 Err(format!("it says that it is `{now}`, and this release began with `{before}` on blue"))
@@ -787,7 +807,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Counters from here on belong to the weight that is in force now.
-    fn count_anew(&mut self) {
+    pub(super) fn count_anew(&mut self) {
         self.record.base = self.router.counters().ok().flatten();
         self.record.counted = None;
         self.record.counting += 1;

@@ -3,9 +3,9 @@
 
 use super::super::record::{Quiet, millis};
 use super::Driver;
-use crate::evidence::AfterReloadRecord;
+use crate::evidence::{AfterReloadRecord, OtherWayRecord};
 use crate::fault::Fault;
-use crate::routers::{AfterReload, Counters, same_share};
+use crate::routers::{AfterReload, Counters, OtherWay, Side, same_share};
 use crate::units::{show_duration, show_share};
 use crate::world;
 use crate::world::talk::Mark;
@@ -15,7 +15,10 @@ impl Driver<'_> {
     pub(super) fn blue_must_stay(&mut self) -> Result<bool, Fault> {
         let why = match self.blue_is_needed()? {
             Some(why) => Some(why),
-            None => self.a_reload_needs_blue()?,
+            None => match self.a_reload_needs_blue()? {
+                Some(why) => Some(why),
+                None => self.others_need_blue()?,
+            },
         };
         if let Some(why) = &why
             && self.blue_stays.as_ref() != Some(why)
@@ -48,6 +51,46 @@ impl Driver<'_> {
         self.job.talk().line(Mark::Warn, &what);
         self.record.decided(world::now(), "trapkey", what);
         Ok(None)
+    }
+
+    /// Why users of other ways than the split would lose their side.
+    fn others_need_blue(&mut self) -> Result<Option<String>, Fault> {
+        let ways = self.router.other_ways()?.unwrap_or_default();
+        let ways: Vec<String> =
+            ways.iter().filter(|way| way.side == Side::Blue).map(OtherWay::line).collect();
+        if ways.is_empty() {
+            return Ok(None);
+        }
+        let lead = format!("other ways of the router lead to it: {}", ways.join(", "));
+        if self.plan.retire_needs_durable {
+            return Ok(Some(format!("blue is not taken down: {lead}")));
+        }
+        let what = format!("blue is taken down although {lead}; whoever comes by them is cut");
+        self.job.talk().line(Mark::Warn, &what);
+        self.record.decided(world::now(), "trapkey", what);
+        Ok(None)
+    }
+
+    /// Puts on record what else leads to the side that is to be taken down.
+    pub(super) fn note_other_ways(&mut self) {
+        self.record.promotion.other_ways = Vec::new();
+        if !self.record.state.serves() {
+            return;
+        }
+        // The end stands, whether or not the router can show them.
+        let Ok(Some(ways)) = self.router.other_ways() else { return };
+        let ways: Vec<OtherWay> = ways.into_iter().filter(|way| way.side == Side::Blue).collect();
+        if ways.is_empty() {
+            return;
+        }
+        // Before the retire hook they are told by themselves.
+        if self.plan.hooks.retire.is_empty() {
+            let lines: Vec<String> = ways.iter().map(OtherWay::line).collect();
+            let what = format!("before blue is taken down, lead these elsewhere: {}", lines.join(", "));
+            self.job.talk().line(Mark::Warn, &what);
+        }
+        let record = |way: OtherWay| OtherWayRecord { name: way.name, place: way.place };
+        self.record.promotion.other_ways = ways.into_iter().map(record).collect();
     }
 
     /// Why the old side still has too many requests to be taken down.

@@ -118,11 +118,7 @@ impl Alert {
 /// A text of strangers on one line, at most that long.
 pub(super) fn plain(text: &str, longest: usize) -> String {
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let line = line.trim();
-    match line.char_indices().nth(longest) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line.to_owned(),
-    }
+    crate::units::clipped(line.trim(), longest)
 }
 
 #[cfg(test)]
@@ -199,6 +195,6 @@ mod tests {
     #[test]
     fn what_strangers_say_is_one_short_line() {
         assert_eq!(plain("a\nb\u{1b}[31m\tc ", 100), "a b [31m c");
-        assert_eq!(plain("ääääää", 3), "äää…");
+        assert_eq!(plain("ääääää", 3), "äää… (3 more characters)");
     }
 }

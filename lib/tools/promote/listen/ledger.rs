@@ -23,6 +23,9 @@ struct Ledger {
     /// The alerts that asked for a pause and are not over.
     #[serde(default)]
     pausing: Vec<Pausing>,
+    /// How many calls there were before those that are kept.
+    #[serde(default)]
+    earlier: u64,
     /// The newest calls, the last one last.
     calls: VecDeque<Called>,
 }
@@ -96,6 +99,7 @@ pub(super) fn note(
         ledger.calls.push_back(Called { at: world::now(), who: who.to_owned(), what: what.to_owned() });
         while ledger.calls.len() > KEPT {
             ledger.calls.pop_front();
+            ledger.earlier += 1;
         }
         Ok(Some(ledger))
     })

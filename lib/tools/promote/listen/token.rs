@@ -1,10 +1,13 @@
 //! The secret that callers show.
 
+use std::path::Path;
+
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::fault::Fault;
 use crate::redact;
+use crate::world::files::read_text;
 
 /// The secret that callers share with us; only its digest is kept.
 pub(super) struct Token([u8; 32]);
@@ -21,7 +24,7 @@ impl Token {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let text = match (set("TRAPKEY_TOKEN"), set("TRAPKEY_TOKEN_FILE")) {
             (Some(token), _) => token,
-            (None, Some(path)) => std::fs::read_to_string(&path).map_err(|e| {
+            (None, Some(path)) => read_text(Path::new(&path)).map_err(|e| {
                 Fault::usage("the file of the token cannot be read").place(path).cause(e).help(help)
             })?,
             (None, None) => {

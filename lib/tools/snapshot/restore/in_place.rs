@@ -414,7 +414,7 @@ impl Above {
 
     fn set_back(self) {
         let times = self.changed.map(|at| fs::FileTimes::new().set_modified(at));
-        if let (Some(times), Ok(folder)) = (times, fs::File::open(&self.path)) {
+        if let (Some(times), Ok(folder)) = (times, crate::bounds::open_folder(&self.path)) {
             // A time that cannot be set is no reason to stop.
             let _ = folder.set_times(times);
         }

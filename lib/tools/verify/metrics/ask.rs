@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use crate::caught::caught;
 use crate::metrics::{Ask, Point, SideOf, Source, Trouble, TroubleKind};
 use crate::redact::redact;
 use crate::world::signal;
@@ -75,6 +76,8 @@ pub(super) struct Answer {
     pub(super) took: Option<Duration>,
     /// Why there is no answer at all.
     pub(super) silent: Option<Silent>,
+    /// Where and how it broke off, where that is known.
+    pub(super) broke: Option<String>,
 }
 
 /// Why there is no answer at all.
@@ -109,7 +112,9 @@ fn begin(orders: Orders) -> (Option<Receiver<Answer>>, Instant) {
     let (send, answer) = channel();
     let work = move || {
         // Nobody waits any more after a signal.
-        let _ = send.send(orders.run());
+        let answer = caught(|| orders.run());
+        let broke = |why| Answer { silent: Some(Silent::BrokeOff), broke: Some(why), ..Answer::default() };
+        let _ = send.send(answer.unwrap_or_else(broke));
     };
     let begun = std::thread::Builder::new().name("metric".into()).spawn(work).is_ok();
     (begun.then_some(answer), Instant::now() + all + LEEWAY)
@@ -171,5 +176,40 @@ impl Orders {
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
         (self.source.points(ask), self.attempts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Breaks(bool);
+
+    impl Source for Breaks {
+        fn points(&mut self, _: &Ask<'_>) -> Result<Vec<Point>, Trouble> {
+            assert!(!self.0, "in the middle");
+            Ok(vec![Point { at_ms: 1, value: 2.0 }])
+        }
+        fn query(&self, _: &Ask<'_>) -> String {
+            "q".into()
+        }
+    }
+
+    #[test]
+    fn a_source_that_breaks_off_is_told_and_holds_up_none_of_the_others() {
+        let second = Duration::from_secs(1);
+        let span = Span { from: Timestamp::UNIX_EPOCH, to: Timestamp::UNIX_EPOCH + second, step: second };
+        let orders = |breaks| Orders {
+            source: Box::new(Breaks(breaks)),
+            parts: vec![(Part::Newest, span)],
+            covers: second,
+            limit: Duration::from_secs(600),
+            attempts: 1,
+        };
+        let answers = all(vec![orders(true), orders(false), orders(true)]);
+        let silent: Vec<_> = answers.iter().map(|answer| answer.silent).collect();
+        assert_eq!(silent, [Some(Silent::BrokeOff), None, Some(Silent::BrokeOff)]);
+        assert!(answers[0].broke.as_deref().unwrap().ends_with(": in the middle"), "{:?}", answers[0]);
+        assert!(answers[1].reads[0].points.is_ok());
     }
 }

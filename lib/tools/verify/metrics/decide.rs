@@ -212,7 +212,8 @@ impl Frame<'_> {
                 return Judged::new(Verdict::Error, "not_answered", message);
             }
             Some(Silent::BrokeOff) => {
-                return Judged::new(Verdict::Error, "not_answered", "asking the source broke off");
+                let why = self.answer.broke.as_deref().unwrap_or("asking the source broke off");
+                return Judged::new(Verdict::Error, "not_answered", why);
             }
             Some(Silent::Interrupted) => {
                 return Judged::new(Verdict::Error, "interrupted", "not asked to its end: asked to stop");

@@ -88,7 +88,9 @@ fn a_sound_way_is_told_part_by_part_and_nothing_is_touched() {
         ("router", "haproxy at haproxy.sock can be steered"),
         ("steps", "it can give green 50 %, 100 %"),
         ("traffic", "green has 0 %"),
+        ("green by the router", "it knows green"),
         ("blue by the router", ""),
+        ("other ways", "nothing else leads to the sides"),
         ("front door", "20 of 20 requests were answered by blue, 1.0"),
         ("two sides", "different addresses"),
         ("blue", "it says that it is 1.0"),
@@ -98,14 +100,14 @@ fn a_sound_way_is_told_part_by_part_and_nothing_is_touched() {
     ] {
         says(&findings, name, "pass", words);
     }
-    assert_eq!(findings.len(), 10, "{findings:?}");
+    assert_eq!(findings.len(), 12, "{findings:?}");
     let text = stage.promote(&["plan", "--live"]);
     assert_eq!(text.code, 0);
-    assert!(text.stdout.starts_with("shop 1.1 in production: 10 of 10 checks passed"), "{}", text.stdout);
+    assert!(text.stdout.starts_with("shop 1.1 in production: 12 of 12 checks passed"), "{}", text.stdout);
     assert!(text.stdout.contains("ok       front door"), "{}", text.stdout);
     let gate = call("preflight", stage.path(), &[]);
     assert_eq!(gate.code, 0, "{}", gate.stderr);
-    assert_eq!(json(&stage.path().join("evidence/preflight.json"))["counts"]["total"], 10);
+    assert_eq!(json(&stage.path().join("evidence/preflight.json"))["counts"]["total"], 12);
     stage.assert_all_blue_untouched();
     assert!(!stage.path().join(".trapkey").exists(), "not even a folder of the state");
     // What passed begins.
@@ -148,7 +150,9 @@ fn a_router_that_is_away_or_has_no_such_server_is_named() {
         "router",
         "steps",
         "traffic",
+        "green by the router",
         "blue by the router",
+        "other ways",
         "front door",
         "two sides",
         "blue",
@@ -158,14 +162,14 @@ fn a_router_that_is_away_or_has_no_such_server_is_named() {
     ] {
         says(findings, name, "skipped", "`preflight.promote` is false in the plan");
     }
-    assert_eq!(findings.len(), 11);
+    assert_eq!(findings.len(), 13);
     // Where that is all, nothing was looked at.
     away.edit("[{name: here, kind: file, target: release.yaml}]", "[]");
     assert_eq!(call("preflight", away.path(), &[]).code, 3);
 
     let wrong = stage("", "");
     wrong.edit("green: green}", "green: gren}");
-    refuses(&wrong, 2, "router", "the backend `shop` has no server `gren`");
+    refuses(&wrong, 2, "green by the router", "the backend `shop` has no server `gren`");
     let narrow = stage("", "");
     narrow.edit("weight: 50%", "weight: 0.1%");
     refuses(&narrow, 2, "steps", "the router cannot give green 0.1 %");

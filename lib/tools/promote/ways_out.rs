@@ -76,26 +76,48 @@ impl Sides {
             }
         };
         let [of_blue, of_green] = [Side::Blue, Side::Green].map(|side| min_up(plan, side));
-        let asked = |side: &SidePlan| (join(&side.url.value, &side.health), side.health.clone());
-        let (blue, green) = (asked(&plan.sides.blue), asked(&plan.sides.green));
+        let asked = |side: &SidePlan, unseen: &Option<String>| Asked {
+            url: join(&side.url.value, &side.health),
+            path: side.health.clone(),
+            unseen: unseen.as_ref().map(|variable| format!("the variable `{variable}` is not set")),
+        };
+        let unseen = &job.loaded.unseen;
+        let (blue, green) = (asked(&plan.sides.blue, &unseen.blue), asked(&plan.sides.green, &unseen.green));
         let both = within(move || {
             std::thread::scope(|scope| {
-                let blue = scope.spawn(move || health(&blue.0, &blue.1));
-                let green = health(&green.0, &green.1);
+                let blue = scope.spawn(move || health(&blue));
+                let green = health(&green);
                 (blue.join().unwrap_or_else(|_| Well::Unknown("the look at it broke".into())), green)
             })
         });
         let late = || Well::No("it does not answer within 5 s".into());
         let (blue, green) = both.unwrap_or_else(|| (late(), late()));
         let judge = |side: Side, min_up: f64, well: Well| match live.and_then(|live| live.side(side)) {
-            Some(view) if well == Well::Yes => view.cannot_serve(min_up).map_or(Well::Yes, Well::No),
-            _ => well,
+            Some(view) => match (view.cannot_serve(min_up), well) {
+                (Some(why), Well::Yes | Well::Unknown(_)) => Well::No(why),
+                // It is not to be asked from here, and the router looks after it.
+                (None, Well::Unknown(_)) if view.serving > 0 && !view.closed => Well::Yes,
+                (_, well) => well,
+            },
+            None => well,
         };
         Self { blue: judge(Side::Blue, of_blue, blue), green: judge(Side::Green, of_green, green) }
     }
 }
 
-fn health(url: &str, path: &str) -> Well {
+/// What is asked of a side.
+struct Asked {
+    url: String,
+    path: String,
+    /// Why it cannot be asked.
+    unseen: Option<String>,
+}
+
+fn health(asked: &Asked) -> Well {
+    let Asked { url, path, unseen } = asked;
+    if let Some(why) = unseen {
+        return Well::Unknown(why.clone());
+    }
     match Client::new(LOOK, 0).get(url) {
         Ok(answer) if (200..300).contains(&answer.status) => Well::Yes,
         Ok(answer) => Well::No(format!("{path} answered {}", answer.status)),
@@ -107,6 +129,13 @@ fn health(url: &str, path: &str) -> Well {
 pub(super) fn by_hand(job: &Job, record: &Record) -> String {
     let live = live(job, record).ok();
     by_hand_to(job, record, &Sides::look(job, record, live.as_ref()))
+}
+
+/// Adds the way by hand to a fault that keeps a command from going it.
+pub(super) fn with_by_hand(job: &Job, record: &Record, fault: Fault) -> Fault {
+    let help = fault.help.clone().map(|help| format!("{help}\n")).unwrap_or_default();
+    let by_hand = by_hand(job, record);
+    fault.help(format!("{help}{by_hand}"))
 }
 
 /// The same as the record has it, where neither the router nor the sides can be looked at under the plan at hand.

@@ -1,5 +1,7 @@
 //! The address where users' requests enter: who answers there, and what stands in the way.
 
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use super::super::record::Markers;
@@ -7,18 +9,58 @@ use super::super::shift::Entry;
 use crate::fault::Fault;
 use crate::plan::Promote;
 use crate::redact::redact;
+use crate::routers::{Counters, Router};
 use crate::units::show_duration;
+use crate::world::address::Address;
 use crate::world::http::{Answer, Client, NoAnswer, Request};
 
-/// Whether requests through the router all reach blue; gives that in words.
+/// The same, held against what the router that is steered has counted of it.
 ///
-/// Errors (4): they do not. What is there instead is named: a certificate that nobody trusts, a refused connection,
-/// a redirect, a login page, another release.
-pub(in crate::tools::promote) fn reaches_blue(
+/// Errors: those of [`reaches_blue`]; another router serves the front door, or one more does (2).
+pub(in crate::tools::promote) fn by_this_router(
+    router: &mut dyn Router,
     entry: &Entry,
     markers: &Markers,
     plan: &Promote,
 ) -> Result<String, Fault> {
+    let before = router.counters().ok().flatten();
+    let (seen, sent) = reaches_blue(entry, markers, plan)?;
+    let Some(before) = before else { return Ok(seen) };
+    let until = Instant::now() + COUNTS_WITHIN;
+    loop {
+        // Without counters of the same start nothing is known.
+        let now = router.counters().ok().flatten().filter(|now| now.instance == before.instance);
+        let Some(now) = now else { return Ok(seen) };
+        let counted = counted(&now).saturating_sub(counted(&before));
+        if counted >= sent {
+            return Ok(seen);
+        }
+        if Instant::now() >= until {
+            return Err(Fault::usage("the front door is served by another router than the one that is steered, or by one more")
+                .place(entry.url.clone())
+                .cause(format!(
+                    "blue answered {sent} requests there, and {} at {} has counted {counted}",
+                    plan.router.kind, plan.router.target.shown
+                ))
+                .help("two routers that share the users (active/active) need one plan that steers both, by `kind: command`; another router or a cache in front answers in its place: give `promote.router.entry` an address of the router that is steered"));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// How long a router may take to count what it has answered.
+const COUNTS_WITHIN: Duration = Duration::from_secs(10);
+
+/// All that a router has counted.
+fn counted(counters: &Counters) -> u64 {
+    counters.blue.requests + counters.green.requests + counters.nobody
+}
+
+/// Whether requests through the router all reach blue; gives that in words, and how many blue has answered.
+///
+/// Errors (4): they do not. What is there instead is named: a certificate that nobody trusts, a refused connection,
+/// a redirect, a login page, another release.
+fn reaches_blue(entry: &Entry, markers: &Markers, plan: &Promote) -> Result<(String, u64), Fault> {
     let blue = markers.blue.as_deref().unwrap_or_default();
     let client = Client::new(plan.probe.timeout.map_or(Duration::from_secs(5), |t| t.0), 0);
     let mut request = Request::get(&entry.url);
@@ -29,11 +71,12 @@ pub(in crate::tools::promote) fn reaches_blue(
     };
     // One first: where nothing answers, the others need not wait for the same.
     if let Some(wrong) = look() {
-        return Err(fault(wrong));
+        return Err(fault(if takes_a_proxy_line(&entry.url) { only_by_proxy(&wrong) } else { wrong }));
     }
     let probed = entry.probe(markers, Instant::now() + PATIENCE);
     if probed.blue >= probed.requests {
-        return Ok(format!("{} of {} requests were answered by blue, {blue}", probed.blue, probed.requests));
+        let said = format!("{} of {} requests were answered by blue, {blue}", probed.blue, probed.requests);
+        return Ok((said, probed.blue));
     }
     let others = (0..LOOKS).find_map(|_| look()).map(|wrong| format!("; one more: {}", wrong.cause));
     Err(fault(Wrong::new(
@@ -48,6 +91,38 @@ pub(in crate::tools::promote) fn reaches_blue(
         ),
         "is this the address that the router serves, and does it send the release header on?",
     )))
+}
+
+/// Whether what gives HTTP no answer gives one behind the line that a proxy in front would send: then it listens with
+/// `accept-proxy` (HAProxy), `proxy_protocol` (nginx) or the like.
+fn takes_a_proxy_line(url: &str) -> bool {
+    let Ok(address) = Address::read(url, &["http"]) else { return false };
+    let (Some(host), port) = (address.host, address.port.unwrap_or(80)) else { return false };
+    let asked = |line: &str| -> Option<Vec<u8>> {
+        let to = (host.as_str(), port).to_socket_addrs().ok()?.next()?;
+        let mut stream = TcpStream::connect_timeout(&to, PROXY_ANSWERS).ok()?;
+        stream.set_read_timeout(Some(PROXY_ANSWERS)).ok()?;
+        let request =
+            format!("{line}GET /{} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n", address.path);
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut start = [0; 16];
+        let read = stream.read(&mut start).ok()?;
+        Some(start[..read].to_vec())
+    };
+    let well = |start: Vec<u8>| start.starts_with(b"HTTP/1.") && start.get(8..12) != Some(b" 400".as_slice());
+    let answers = |line: &str| asked(line).is_some_and(well);
+    !answers("") && answers("PROXY UNKNOWN\r\n")
+}
+
+/// How long it may take to answer that.
+const PROXY_ANSWERS: Duration = Duration::from_secs(2);
+
+fn only_by_proxy(wrong: &Wrong) -> Wrong {
+    Wrong::new(
+        "the front door takes requests only behind a line of the PROXY protocol",
+        format!("{}; with such a line it answers", wrong.cause),
+        "give `promote.router.entry` the address of the load balancer in front, or a listener of the router without it (HAProxy: one more `bind` without `accept-proxy`, on loopback)",
+    )
 }
 
 /// How long the requests together may take: longer than after a shift, for nothing waits for it.
@@ -102,6 +177,14 @@ fn unanswered(url: &str, none: &NoAnswer) -> Wrong {
         );
     }
     if says(&["certificate", "unknownissuer", "notvalidforname"]) {
+        if says(&["causedasendentity"]) {
+            return Wrong::new(
+                "the certificate of the front door is not trusted",
+                format!("it is that of an authority itself, with CA:TRUE, and no server's ({})", none.why),
+                "`openssl req -x509` makes such a one unless it is told `-addext basicConstraints=critical,CA:FALSE`: \
+                 show one for servers, and name its authority in SSL_CERT_FILE",
+            );
+        }
         let help = if says(&["notvalidforname", "not valid for name"]) {
             "use a name that the certificate has, in `promote.router.entry` or the environment's `url`"
         } else if says(&["expired", "not valid yet", "notvalidyet"]) {
@@ -217,8 +300,8 @@ fn is_a_login_page(answer: &Answer) -> bool {
 
 /// What came from outside, as a part of one line.
 fn plain(text: &str) -> String {
-    let text: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
-    redact(&text)
+    let text: String = redact(text).chars().filter(|c| !c.is_control()).collect();
+    crate::units::clipped(&text, 200)
 }
 
 #[cfg(test)]
@@ -269,6 +352,13 @@ mod tests {
         let https = "https://shop.example.com/";
         let untrusted = what(https, &none("io: invalid peer certificate: UnknownIssuer"));
         assert_eq!(untrusted, "the certificate of the front door is not trusted");
+        // As the library words it for what `openssl req -x509` makes.
+        let seen = none("io: invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))");
+        let own = wrong(https, &seen, "x-release", "1.0").unwrap();
+        assert!(
+            own.cause.starts_with("it is that of an authority itself") && own.help.contains("CA:FALSE"),
+            "{own:?}"
+        );
         assert!(
             what(https, &none("io: received corrupt message of type InvalidContentType")).contains("TLS")
         );

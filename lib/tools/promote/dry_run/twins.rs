@@ -1,13 +1,13 @@
 //! Whether blue and green are two: a promotion from a side to itself would pass every look.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::mpsc;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::fault::Fault;
 use crate::plan::{Loaded, Sides};
 use crate::redact::redact;
+use crate::routers::resolve;
 use crate::world::address::Address;
 
 /// How long a name may take to be resolved.
@@ -137,15 +137,7 @@ impl Door {
             Host::Number(number) => return Some(BTreeSet::from([SocketAddr::new(*number, port)])),
             Host::Name(name) => name.clone(),
         };
-        let (tell, told) = mpsc::channel();
-        // The system's resolver has no time limit of its own: one that hangs is left behind.
-        let resolve = move || {
-            let found = (name.as_str(), port).to_socket_addrs();
-            // Nobody waits for it any more where it comes too late.
-            let _ = tell.send(found.map(|all| all.map(plain).collect()).ok());
-        };
-        std::thread::Builder::new().name("resolve".into()).spawn(resolve).ok()?;
-        told.recv_timeout(RESOLVES_WITHIN).ok().flatten()
+        resolve(&name, port, RESOLVES_WITHIN)
     }
 }
 
@@ -159,10 +151,6 @@ impl Host {
             _ => self == other,
         }
     }
-}
-
-fn plain(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 #[cfg(test)]

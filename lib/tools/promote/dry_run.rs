@@ -18,7 +18,7 @@ use crate::evidence::{BaselineBody, Counts, Finding, Verdict, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::plan::{BaselineSpec, Promote, Snapshot};
-use crate::routers::{Live, Side};
+use crate::routers::{Live, OtherWay, Side};
 use crate::severity::Severity;
 use crate::state::Saved;
 use crate::tools::snapshot::{Place, Seen};
@@ -50,6 +50,12 @@ struct Part {
 }
 
 const ROUTER: Part = Part { name: "promote: router", expected: "it answers, and this job may steer it" };
+const KNOWN: Part =
+    Part { name: "promote: green by the router", expected: "it knows green, or the deploy hook brings it" };
+const WAYS: Part = Part {
+    name: "promote: other ways",
+    expected: "nothing else of the router leads to a side that a hook takes down",
+};
 const STEPS: Part = Part { name: "promote: steps", expected: "the router can represent every step" };
 const TRAFFIC: Part = Part { name: "promote: traffic", expected: "all of it is on blue" };
 const VIEW: Part = Part { name: "promote: blue by the router", expected: "enough of its servers are up" };
@@ -192,7 +198,7 @@ pub(in crate::tools) fn not_tried(job: &Job, why: &str) -> Vec<Tried> {
     }
     let snapshots = job.loaded.plan.snapshot.as_ref().map(|_| STORE);
     let baseline = baseline_spec(job).map(|_| BASELINE);
-    let parts = [STATE, ROUTER, STEPS, TRAFFIC, VIEW, DOOR, SIDES, BLUE, GREEN].into_iter();
+    let parts = [STATE, ROUTER, KNOWN, STEPS, TRAFFIC, VIEW, WAYS, DOOR, SIDES, BLUE, GREEN].into_iter();
     let parts = parts.chain(snapshots).chain(baseline).chain([KEPT]);
     parts.map(|part| Begun::now().tried(part, Came::NotLooked(why.into()))).collect()
 }
@@ -261,7 +267,7 @@ fn router(job: &Job, plan: &Promote, under: &Under) -> Vec<Tried> {
     let mut router = match checked {
         Ok(router) => router,
         Err(fault) => {
-            let rest = [STEPS, TRAFFIC, VIEW];
+            let rest = [KNOWN, STEPS, TRAFFIC, VIEW, WAYS];
             let skipped = |part| Begun::now().tried(part, Came::NotLooked("it needs the router".into()));
             let mut all = vec![begun.tried(ROUTER, Came::Refused(fault))];
             all.extend(rest.map(skipped));
@@ -269,6 +275,16 @@ fn router(job: &Job, plan: &Promote, under: &Under) -> Vec<Tried> {
         }
     };
     let checked = begun.tried(ROUTER, Came::Good(format!("{shown} can be steered")));
+    let known = Begun::now().tried(
+        KNOWN,
+        match begin::green_comes(router.as_mut(), plan) {
+            Ok(None) => Came::Good("it knows green".into()),
+            Ok(Some(fault)) => {
+                Came::Fine(format!("not there yet ({}): the deploy hook brings it", fault.line()))
+            }
+            Err(fault) => Came::Refused(fault),
+        },
+    );
     let course = course_of(plan);
     let shares: Vec<String> = course.steps.iter().map(|step| show_share(step.weight)).collect();
     let fit = begin::steps_fit(router.as_ref(), &course)
@@ -279,7 +295,47 @@ fn router(job: &Job, plan: &Promote, under: &Under) -> Vec<Tried> {
         Ok(live) => (traffic(&live, plan, under), view(&live, plan)),
         Err(fault) => (Came::Refused(fault), Came::NotLooked("it needs the live weights".into())),
     };
-    vec![checked, steps, begun.tried(TRAFFIC, traffic), begun.tried(VIEW, view)]
+    let (traffic, view) = (begun.tried(TRAFFIC, traffic), begun.tried(VIEW, view));
+    let ways = Begun::now().tried(WAYS, other_ways(router.other_ways(), plan));
+    vec![checked, known, steps, traffic, view, ways]
+}
+
+/// What else leads to the sides: whoever comes that way is cut where a hook takes a side down.
+fn other_ways(found: Result<Option<Vec<OtherWay>>, Fault>, plan: &Promote) -> Came {
+    let kind = &plan.router.kind;
+    let ways = match found {
+        Ok(Some(ways)) => ways,
+        Ok(None) => return Came::Fine(format!("{kind} does not show what else leads to the sides")),
+        Err(fault) => {
+            return Came::Fine(format!("what else leads to the sides is not known: {}", fault.line()));
+        }
+    };
+    let to = |side: Side| {
+        let lines: Vec<String> = ways.iter().filter(|way| way.side == side).map(OtherWay::line).collect();
+        (!lines.is_empty()).then(|| format!("to {} also lead {}", side.word(), lines.join(", ")))
+    };
+    let (blue, green) = (to(Side::Blue), to(Side::Green));
+    let (retires, deploys) = (!plan.hooks.retire.is_empty(), !plan.hooks.deploy.is_empty());
+    let cut = (retires && blue.is_some()) || (deploys && green.is_some());
+    let said = [blue.clone(), green.clone()].into_iter().flatten().collect::<Vec<_>>().join("; ");
+    if said.is_empty() {
+        return Came::Good("nothing else leads to the sides".into());
+    }
+    let mut help = Vec::new();
+    if blue.is_some() {
+        help.push(if plan.retire_needs_durable && retires {
+            "lead them elsewhere before the end: the retire hook waits for that"
+        } else {
+            "lead them elsewhere before blue is taken down"
+        });
+    }
+    if green.is_some() {
+        help.push(
+            "users of those to green meet the new version as soon as it is deployed, and nothing while it is",
+        );
+    }
+    let fault = Fault::usage("other ways of the router lead to the sides").cause(said).help(help.join("; "));
+    if cut { Came::Warned(fault) } else { Came::Noted(fault) }
 }
 
 fn traffic(live: &Live, plan: &Promote, under: &Under) -> Came {
@@ -324,7 +380,8 @@ fn front_door(job: &Job, plan: &Promote, blue: Option<&str>, under: &Under) -> C
     let Some(blue) = blue else { return Came::NotLooked("it needs what blue says that it is".into()) };
     let markers = Markers { blue: Some(blue.to_owned()), green: None };
     Came::of(begin::entry(job).and_then(|entry| {
-        let seen = front_door::reaches_blue(&entry, &markers, plan)?;
+        let mut router = begin::router(job)?;
+        let seen = front_door::by_this_router(router.as_mut(), &entry, &markers, plan)?;
         Ok(format!("{}: {seen}", entry.url))
     }))
 }
@@ -612,6 +669,33 @@ mod tests {
         assert_eq!(came(sick(), mute(), false), closed);
         assert_eq!(came(well(), says("1.0"), false), closed);
         assert_eq!(came(well(), mute(), false), (Verdict::Fail, Severity::Critical, Exit::Usage));
+    }
+
+    #[test]
+    fn other_ways_are_a_warning_where_a_hook_would_cut_their_users() {
+        let way =
+            |side| OtherWay { side, name: "the backend `admin`".into(), place: "10.0.0.11:8080".into() };
+        let came = |more: &str, ways: Option<Vec<OtherWay>>| {
+            let loaded = loaded(more);
+            let (verdict, severity, exit, said) =
+                seen(other_ways(Ok(ways), loaded.plan.promote.as_ref().unwrap()));
+            assert_eq!(exit, Exit::Pass);
+            (verdict, severity, said)
+        };
+        let (retire, deploy) = ("  hooks: {retire: [x]}\n", "  hooks: {deploy: [x]}\n");
+        for (more, ways, verdict, severity) in [
+            ("", None, Verdict::Pass, Severity::Info),
+            ("", Some(vec![]), Verdict::Pass, Severity::Critical),
+            ("", Some(vec![way(Side::Blue)]), Verdict::Fail, Severity::Info),
+            (retire, Some(vec![way(Side::Blue)]), Verdict::Fail, Severity::Warning),
+            (retire, Some(vec![way(Side::Green)]), Verdict::Fail, Severity::Info),
+            (deploy, Some(vec![way(Side::Green)]), Verdict::Fail, Severity::Warning),
+        ] {
+            let (is, how, said) = came(more, ways.clone());
+            assert_eq!((is, how), (verdict, severity), "{more}: {ways:?}");
+            let told = said.contains("the backend `admin` (10.0.0.11:8080)");
+            assert_eq!(told, ways.is_some_and(|ways| !ways.is_empty()), "{said}");
+        }
     }
 
     #[test]
