@@ -384,7 +384,7 @@ fn inside_json(text: &str) -> Vec<String> {
             }
             serde_json::Value::Array(items) => left.extend(items.iter().map(|item| (name.clone(), item))),
             serde_json::Value::Object(entries) => {
-                left.extend(entries.iter().map(|(name, item)| (name.clone(), item)))
+                left.extend(entries.iter().map(|(name, item)| (name.clone(), item)));
             }
             _ => {}
         }

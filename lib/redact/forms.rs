@@ -86,7 +86,6 @@ impl Way {
                 Some((Read::Byte(byte), length)) => {
                     bytes.push((byte, at, at + length));
                     (at, changed) = (at + length, true);
-                    continue;
                 }
                 read => {
                     flush(&mut view, &mut bytes);
