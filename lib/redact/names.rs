@@ -271,6 +271,10 @@ mod tests {
         ] {
             assert!(holds_a_secret(name), "{name}");
         }
+    }
+
+    #[test]
+    fn other_names_are_no_secrets() {
         for name in [
             "PATH",
             "COMPASS",

@@ -437,7 +437,9 @@ fn half_a_secret_at_a_cut_is_not_shown() {
 fn only_free_text_of_a_document_is_redacted() {
     learn("qu0kka-77");
     let words = ["wombat", "numbat"];
-    words.iter().for_each(|word| learn(word));
+    for word in words {
+        learn(word);
+    }
     let document = serde_json::json!({
         "schema": "wombat", "tool": {"name": "wombat"}, "verdict": "wombat", "summary": "the wombat and qu0kka-77",
         "release": {"service": "wombat", "version": "numbat", "artifacts": [{"name": "wombat", "sha256": "wombat"}]},

@@ -160,7 +160,7 @@ pub fn keep_back(command: &mut Command) {
             let rest = name.to_str().and_then(|name| name.strip_prefix(*begin));
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
         };
-        if KEPT_BACK.iter().any(|begin| kept(&begin)) {
+        if KEPT_BACK.iter().any(kept) {
             command.env_remove(&name);
         }
     }
