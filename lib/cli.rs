@@ -23,7 +23,7 @@ use crate::job::{self, Call, Job, KeyFiles};
 use crate::signature::{SigningKey, Trust};
 use crate::units::Span;
 use crate::world::shell::SIGN_KEY_PEM;
-use crate::world::talk::{Color, Mark, Progress, Talk};
+use crate::world::talk::{self, Color, Mark, Progress, Talk};
 use crate::world::{self, ci, signal};
 
 /// The flags that all five tools share.
@@ -178,9 +178,7 @@ pub fn run_knowing<A: Parser>(
                 Talk::new(false, Color::Auto).error(&fault.to_string());
                 return ExitCode::from(fault.exit.code());
             }
-            // Help and version are data on stdout, everything else is a wrong flag.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { Exit::Usage.code() } else { Exit::Pass.code() });
+            return told(&error);
         }
     };
     let done = caught(|| work(arguments)).unwrap_or_else(|why| Err(broke("this tool", &why)));
@@ -192,6 +190,23 @@ pub fn run_knowing<A: Parser>(
     // written, whoever wrote the others has said so.
     let _ = ci::outputs(&[("exit_code", exit.code().to_string())]);
     ExitCode::from(exit.code())
+}
+
+/// Says what came of arguments that are none: help and version are data on stdout, everything else is a wrong flag.
+/// They show what was typed, and values of the environment.
+fn told(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    if error.use_stderr() {
+        Talk::new(false, Color::Auto).error(text.trim_end().strip_prefix("error: ").unwrap_or(&text));
+        return ExitCode::from(Exit::Usage.code());
+    }
+    if talk::stdout_is_a_terminal() {
+        let _ = error.print();
+    } else {
+        // A closed stdout is nobody's fault.
+        let _ = talk::text(&text);
+    }
+    ExitCode::from(Exit::Pass.code())
 }
 
 /// What is told of a command that has another name here.

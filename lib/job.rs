@@ -260,7 +260,7 @@ impl Job {
         let path = self.evidence().join(B::FILE);
         let bytes =
             files::read_bounded(&path, evidence::MAX_DOCUMENT).map_err(|e| files::unwritable(&path, &e))?;
-        world::talk::data(&bytes).map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
+        world::talk::json(&bytes).map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
     }
 }
 
@@ -376,7 +376,7 @@ pub fn record_fault<B: Body + Default>(call: &Call, job: Option<&Job>, fault: &F
         }
         if call.json {
             // The exit code tells of the error; a closed stdout is nothing worse.
-            let _ = world::talk::data(&bytes);
+            let _ = world::talk::json(&bytes);
         }
     }
     let outputs = [

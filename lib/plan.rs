@@ -29,6 +29,10 @@ pub struct Plan {
     pub version: u32,
     /// The service that is released.
     pub service: String,
+    /// Names of variables whose values are secret, whatever they are called: of the plan, and of the environment that hooks
+    /// and commands inherit.
+    #[serde(default)]
+    pub secret: Vec<String>,
     /// Where releases go, by name.
     #[serde(default)]
     pub environments: BTreeMap<String, Environment>,
@@ -839,6 +843,7 @@ pub struct Contact {
 }
 
 mod connections;
+pub mod commands;
 mod judging;
 mod kept;
 
@@ -959,11 +964,13 @@ impl Loaded {
                 |(key, _)| !matches!(&key.value, yaml::Value::Scalar { text, .. } if text.starts_with("x-")),
             );
         }
+        commands::learn_marked(&node, variables);
         let lookup = variables.clone();
         let plan: Plan = with_variables(Box::new(move |name| yaml::Variables::get(&lookup, name)), || {
             node.read(variables)
         })?;
         check_whole(&plan, &node)?;
+        commands::fit_plan(&node, variables)?;
         if let Some(snapshot) = &plan.snapshot {
             check_drill(snapshot, node.get("snapshot").unwrap_or(&node), variables)?;
         }
@@ -1000,6 +1007,10 @@ pub fn folder_of(path: &Path) -> PathBuf {
 /// The format, and the names that every document bears.
 fn check_text(plan: &Plan, root: &Node) -> Result<(), Problem> {
     let place_of = |section: &str| root.get(section).map_or(root.place, |n| n.place);
+    if let Some(name) = plan.secret.iter().find(|name| !is_variable(name)) {
+        return Err(Problem::at(place_of("secret"), format!("`{name}` is no name of a variable"))
+            .help("`secret` is a list of names, such as [SMTP_LOGIN], without ${…}"));
+    }
     if plan.version != 1 {
         return Err(Problem::at(place_of("version"), format!("version {} is not known; 1 is", plan.version)));
     }
@@ -1009,6 +1020,10 @@ fn check_text(plan: &Plan, root: &Node) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+fn is_variable(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 /// Names that must be unique and numbers that must fit together.

@@ -15,6 +15,7 @@ use crate::support::side::Side;
 use crate::support::{Ended, folder, json, run, tool, wait_for};
 
 mod hostile;
+mod leaks;
 mod refusals;
 mod secrets;
 mod signed;

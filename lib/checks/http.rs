@@ -139,7 +139,7 @@ fn headers(order: &Order<'_>, given: &BTreeMap<String, Text>) -> Result<Vec<(Str
             let message = format!("the header `{name}` has a character that no header may have");
             return Err(order.problem("with", message));
         }
-        if SECRET_HEADERS.contains(&name.as_str()) {
+        if SECRET_HEADERS.contains(&name.as_str()) || redact::names_a_secret(&name) {
             redact::learn(&text.value);
             // `Bearer abc` is shown as neither.
             text.value.split_whitespace().skip(1).for_each(redact::learn);

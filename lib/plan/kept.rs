@@ -149,6 +149,7 @@ impl Kept {
     /// Errors: what is missing in it, in words.
     pub fn sketch(&self, path: &Path, reference: &PlanRef) -> Result<Sketch, String> {
         let sections = self.sections.as_ref().ok_or("the state keeps no text of the plan")?;
+        redact::mark(self.secret.iter().cloned());
         let mut node = sections.node("").map_err(|place| {
             format!("the state does not keep what stands at `{place}` in the plan, for it is secret")
         })?;
@@ -211,7 +212,8 @@ fn is_secret_text(key: &str, text: &str) -> bool {
     };
     let word =
         !text.is_empty() && text.parse::<f64>().is_err() && !matches!(text, "true" | "false" | "null" | "~");
-    redact::redact(text) != text
+    // What happens to be somebody's password as well is no secret where the plan's text has it.
+    redact::has_credentials(text)
         || variables.iter().any(default)
         || (variables.is_empty() && word && redact::names_a_secret(key))
 }
@@ -228,6 +230,7 @@ impl Sketch {
         let source = read_text(path)?;
         let shown = path.display().to_string();
         let node = yaml::parse(&source).map_err(|p| p.into_fault(&shown, &source))?;
+        super::commands::learn_marked(&node, &PlanVariables::new(set.clone()));
         let reference = PlanRef { path: shown, sha256: sha256_hex(source.as_bytes()) };
         Ok(Self { path: path.to_path_buf(), source, reference, node })
     }

@@ -115,8 +115,7 @@ pub fn init(path: &Path, talk: &Talk) -> Result<Exit, Fault> {
 ///
 /// Errors (4): stdout is closed.
 pub fn print(text: &str) -> Result<Exit, Fault> {
-    talk::data(text.as_bytes())
-        .map_err(|error| Fault::infrastructure("stdout cannot be written").cause(error))?;
+    talk::own(text).map_err(|error| Fault::infrastructure("stdout cannot be written").cause(error))?;
     Ok(Exit::Pass)
 }
 
@@ -124,5 +123,7 @@ pub fn print(text: &str) -> Result<Exit, Fault> {
 ///
 /// Errors (4): stdout is closed.
 pub fn print_json(value: &serde_json::Value) -> Result<Exit, Fault> {
-    print(&format!("{value:#}\n"))
+    talk::json(format!("{value:#}\n").as_bytes())
+        .map_err(|error| Fault::infrastructure("stdout cannot be written").cause(error))?;
+    Ok(Exit::Pass)
 }

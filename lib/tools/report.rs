@@ -81,20 +81,19 @@ pub fn render(job: &Job, templates: Option<&Path>) -> Result<Exit, Fault> {
 pub fn check(job: &Job) -> Result<Exit, Fault> {
     let evidence = chain::read(job)?;
     let (links, broken) = evidence.prove(job);
-    let text = if job.call.json {
+    let printed = if job.call.json {
         let mut text = serde_json::to_string_pretty(&links)
             .map_err(|e| Fault::infrastructure("the links cannot be written").cause(e))?;
         text.push('\n');
-        text
+        world::talk::json(text.as_bytes())
     } else {
-        links.iter().fold(String::new(), |mut text, link| {
+        world::talk::text(&links.iter().fold(String::new(), |mut text, link| {
             // Writing into a string cannot fail.
             let _ = writeln!(text, "{link}");
             text
-        })
+        }))
     };
-    world::talk::data(text.as_bytes())
-        .map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))?;
+    printed.map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))?;
     if let Some(fault) = broken {
         return Err(fault);
     }

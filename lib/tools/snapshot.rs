@@ -454,7 +454,7 @@ fn stop_if_asked() -> Result<(), Fault> {
 fn to_stdout(value: &Value) -> Result<(), Fault> {
     let mut value = value.clone();
     crate::redact::redact_json(&mut value);
-    talk::data(format!("{value:#}\n").as_bytes())
+    talk::json(format!("{value:#}\n").as_bytes())
         .map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
 }
 

@@ -427,10 +427,17 @@ pub(super) fn says(spec: &SidePlan, plan: &Promote) -> Says {
 ///
 /// Errors (2): it has none, and without one nobody can say who answered.
 pub(super) fn marker(side: Side, spec: &SidePlan, plan: &Promote) -> Result<String, Fault> {
+    let header = plan.probe.header.to_ascii_lowercase();
     if let Says::Release(release) = says(spec, plan) {
+        // It is put on record, and compared with what comes later.
+        if crate::redact::holds_a_secret(&release) {
+            return Err(Fault::refused(format!("what {} says of its release is a secret", side.word()))
+                .place(redact(&spec.url.shown))
+                .cause(format!("its header `{header}` has the value of a variable that is secret"))
+                .help("let it send its version there"));
+        }
         return Ok(release);
     }
-    let header = plan.probe.header.to_ascii_lowercase();
     Err(Fault::usage(format!("{} does not say which release it is", side.word()))
         .place(redact(&spec.url.shown))
         .cause(format!("its answer has no header `{header}`, so nobody could prove where traffic goes"))

@@ -25,14 +25,16 @@ use crate::world::{self, ci, signal, talk};
 const ABORT_PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) fn print(text: &str) -> Result<(), Fault> {
-    talk::data(text.as_bytes()).map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
+    talk::text(text).map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
 }
 
-pub(super) fn pretty(value: &impl serde::Serialize) -> Result<String, Fault> {
+/// Prints JSON, its free text redacted.
+pub(super) fn print_json(value: &impl serde::Serialize) -> Result<(), Fault> {
     let wrong = |e| Fault::infrastructure("the answer cannot be written").cause(e);
     let mut value = serde_json::to_value(value).map_err(wrong)?;
     crate::redact::redact_json(&mut value);
-    serde_json::to_string_pretty(&value).map(|text| text + "\n").map_err(wrong)
+    let text = serde_json::to_string_pretty(&value).map_err(wrong)? + "\n";
+    talk::json(text.as_bytes()).map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
 }
 
 /// The newest promotion of the environment, where there ever was one.
@@ -61,7 +63,7 @@ pub fn plan(job: &Job) -> Result<Exit, Fault> {
     let course = checked_course(job)?;
     let section = begin::section(job)?;
     if job.call.json {
-        print(&pretty(&course)?)?;
+        print_json(&course)?;
         return Ok(Exit::Pass);
     }
     let mut text = format!(
@@ -134,7 +136,7 @@ pub fn plan(job: &Job) -> Result<Exit, Fault> {
     for warning in &sight.warnings {
         text.push_str(&format!("  too short: {warning}\n"));
     }
-    print(&crate::redact::redact(&text))?;
+    print(&text)?;
     Ok(Exit::Pass)
 }
 
