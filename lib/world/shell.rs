@@ -149,8 +149,11 @@ pub const SIGN_KEY_PEM: &str = "TRAPKEY_SIGN_KEY_PEM";
 pub const PASSPHRASE: &str = "TRAPKEY_PASSPHRASE";
 /// The variable that holds the passphrase that comes after it.
 pub const NEW_PASSPHRASE: &str = "TRAPKEY_NEW_PASSPHRASE";
+/// The variable that holds the passphrase of the key that signs the evidence.
+pub const SIGN_KEY_PASSPHRASE: &str = "TRAPKEY_SIGN_KEY_PASSPHRASE";
 /// What no command inherits: secrets that are nothing for hooks, and the token of `promote listen`.
-pub const KEPT_BACK: [&str; 4] = [SIGN_KEY_PEM, PASSPHRASE, NEW_PASSPHRASE, "TRAPKEY_TOKEN"];
+pub const KEPT_BACK: [&str; 5] =
+    [SIGN_KEY_PEM, SIGN_KEY_PASSPHRASE, PASSPHRASE, NEW_PASSPHRASE, "TRAPKEY_TOKEN"];
 
 /// How long the output of a command that has ended may still be on its way.
 const LAST_WORDS: Duration = Duration::from_secs(2);
