@@ -14,10 +14,11 @@ use crate::units::with_variables;
 use crate::yaml::{self, Node, Place, Problem, Value, Variables};
 
 /// The sections that a promotion goes by once it has begun.
-const SECTIONS: [&str; 7] =
-    ["version", "service", "environments", "release", "defaults", "connections", "promote"];
+const SECTIONS: [&str; 8] =
+    ["version", "service", "environments", "release", "defaults", "connections", "promote", "may_differ"];
 /// What of `promote` is asked on the way forward alone.
-const FORWARD: [&str; 7] = ["metrics", "rollback_when", "judge", "preview", "calendar", "approvers", "steps"];
+const FORWARD: [&str; 8] =
+    ["metrics", "rollback_when", "judge", "preview", "calendar", "approvers", "distinct", "steps"];
 /// What of `promote` a way back cannot do without.
 const BACK: [&str; 6] = ["router", "sides", "probe", "hooks", "drain", "strategy"];
 /// What of `promote` is run.
