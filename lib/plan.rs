@@ -855,8 +855,8 @@ pub struct Contact {
     pub reach: String,
 }
 
-mod connections;
 pub mod commands;
+mod connections;
 mod judging;
 mod kept;
 
