@@ -9,6 +9,7 @@
 //! | 4 | infrastructure: a store, router or API could not be reached or answered wrongly |
 //! | 5 | refused: evidence missing, stale, tampered with, or another release holds the environment |
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -23,7 +24,7 @@ use crate::job::{self, Call, Job, KeyFiles};
 use crate::signature::{SigningKey, Trust};
 use crate::units::Span;
 use crate::world::shell::SIGN_KEY_PEM;
-use crate::world::talk::{Color, Mark, Progress, Talk};
+use crate::world::talk::{self, Color, Mark, Progress, Talk};
 use crate::world::{self, ci, signal};
 
 /// The flags that all five tools share.
@@ -127,13 +128,16 @@ impl Shared {
                 _ => Err(Fault::usage(format!("a variable in {from} is not KEY=VALUE"))
                     .help("write it like VERSION=1.4.2; with spaces, quote the whole pair")),
             })
-            .collect::<Result<_, Fault>>()?;
+            .collect::<Result<BTreeMap<_, _>, Fault>>()?;
+        let given = |pair: &String| pair.split_once('=').map(|(key, _)| key.to_owned());
+        let given: BTreeSet<String> = self.set.iter().filter_map(given).collect();
         Ok(Call {
             tool,
             plan: self.plan.clone(),
             environment: self.environment.clone(),
             evidence: self.evidence.clone(),
             state: self.state.clone(),
+            ambient: set.keys().filter(|name| !given.contains(*name)).cloned().collect(),
             set,
             json: self.json,
             sign: None,
@@ -178,9 +182,7 @@ pub fn run_knowing<A: Parser>(
                 Talk::new(false, Color::Auto).error(&fault.to_string());
                 return ExitCode::from(fault.exit.code());
             }
-            // Help and version are data on stdout, everything else is a wrong flag.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { Exit::Usage.code() } else { Exit::Pass.code() });
+            return told(&error);
         }
     };
     let done = caught(|| work(arguments)).unwrap_or_else(|why| Err(broke("this tool", &why)));
@@ -192,6 +194,23 @@ pub fn run_knowing<A: Parser>(
     // written, whoever wrote the others has said so.
     let _ = ci::outputs(&[("exit_code", exit.code().to_string())]);
     ExitCode::from(exit.code())
+}
+
+/// Says what came of arguments that are none: help and version are data on stdout, everything else is a wrong flag.
+/// They show what was typed, and values of the environment.
+fn told(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    if error.use_stderr() {
+        Talk::new(false, Color::Auto).error(text.trim_end().strip_prefix("error: ").unwrap_or(&text));
+        return ExitCode::from(Exit::Usage.code());
+    }
+    if talk::stdout_is_a_terminal() {
+        let _ = error.print();
+    } else {
+        // A closed stdout is nobody's fault.
+        let _ = talk::text(&text);
+    }
+    ExitCode::from(Exit::Pass.code())
 }
 
 /// What is told of a command that has another name here.
@@ -250,6 +269,7 @@ pub fn gate_on<B: Body + Default>(
             return Err(fault);
         }
     };
+    job.tell_where();
     let done = caught(|| work(&job)).unwrap_or_else(|why| Err(broke(&format!("`{tool}`"), &why)));
     let done = done.inspect_err(|fault| job::record_fault::<B>(&call, Some(&job), fault))?;
     job.hand_over::<B>()?;

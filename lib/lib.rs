@@ -9,7 +9,7 @@
 //!
 //! | floor | modules |
 //! | --- | --- |
-//! | 1 words | [`bounds`], [`caught`], [`redact`], [`severity`], [`fault`], [`yaml`], [`units`], [`expectation`], [`calendar`], [`signature`] |
+//! | 1 words | [`bounds`], [`caught`], [`redact`], [`plain`], [`severity`], [`fault`], [`yaml`], [`units`], [`expectation`], [`calendar`], [`signature`] |
 //! | 2 shapes | [`evidence`], [`plan`] |
 //! | 3 doors | [`world`] (HTTP, PostgreSQL, commands, files, the clock: the only doors to the outside) |
 //! | 4 shelves | [`checks`], [`sources`], [`repository`], [`routers`], [`metrics`], [`judge`], [`renderers`], [`state`] |
@@ -42,6 +42,7 @@ pub mod fault;
 pub mod job;
 pub mod judge;
 pub mod metrics;
+pub mod plain;
 pub mod plan;
 pub mod redact;
 pub mod renderers;

@@ -1,93 +1,538 @@
 //! Keeps secrets out of everything that leaves the program.
 //!
-//! A value becomes a secret when it stands in an environment variable or a `--set` whose name says so
-//! (`…TOKEN`, `…PASSWORD`, `…KEY`, …) and when it is the password part of a URL. All of the environment
-//! is looked at, for hooks and commands inherit it and may print what the plan never names.
+//! What is a secret is known by where it came from: the variable of the environment, of a `--set` or of the plan's list
+//! `secret` whose name says so ([`names_a_secret`]), the password, the token or a parameter of a URL, a header that
+//! authorizes, the passphrase of a store. All of the environment is looked at, for hooks and commands inherit it and may
+//! print what the plan never names.
+//!
+//! It is hidden in every form that programs print it in ([`forms`]), in free text alone: what a document's readers go by
+//! ([`structure`]) stays as it is, also where a secret is the same word.
+//!
+//! How much is hidden depends on how long a secret is, so that a password such as `pass` does not blacken every text:
+//!
+//! | characters | hidden |
+//! | --- | --- |
+//! | 8 and more; 4 to 7 with digits and letters, or with signs | wherever they stand |
+//! | 4 to 7 letters, or 4 to 7 digits; 1 to 3 with a letter or a sign | where they stand as a word |
+//! | 1 to 3 digits | where they stand as a value: alone on a line, in quotes, after `=`, before `@` |
+//!
+//! `true`, `off`, `none`, `1` and the like are switches, whatever the variable is called.
 
 use std::borrow::Cow;
-use std::sync::{LazyLock, RwLock};
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::{Arc, LazyLock, OnceLock, PoisonError, RwLock};
 
-use regex::Regex;
+use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind};
+use regex::{Captures, Regex};
+
+mod forms;
+mod names;
+mod structure;
+
+pub use forms::is_unseen;
+pub use structure::redact_json;
 
 const HIDDEN: &str = "***";
 
-static SECRETS: RwLock<Vec<String>> = RwLock::new(Vec::new());
+static KNOWN: LazyLock<RwLock<Arc<Known>>> = LazyLock::new(RwLock::default);
 
-static URL_PASSWORD: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*):(?P<secret>[^\s/@]*(?:@[^\s/@]*)*)@").ok()
+/// Variables that the plan calls secret, whatever their names say.
+static MARKED: RwLock<BTreeSet<String>> = RwLock::new(BTreeSet::new());
+
+/// A user and a password in a URL, or what stands alone there.
+static URL_USER: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<user>[^\s/:@?#'\x22<>]*)(?::(?P<secret>[^\s/@]*(?:@[^\s/@]*)*))?@").ok()
 });
 
-static KEYWORD_PASSWORD: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r"(?i)\b(?P<head>password\s*=\s*)(?P<secret>'[^']*'|[^\s&']+)").ok());
-
-static SECRET_NAME: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(
-        r"(?i)(secret|token|passw|passphrase|_pwd$|^pwd_|credential|webhook|private|api_?key|_key$|^key$|dsn|auth(_|$|ori[sz]ation|entication))",
-    )
-    .ok()
+/// A parameter of a URL.
+static PARAMETER: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(r"(?:[?&;#]|&amp;)(?P<name>[A-Za-z0-9_.\[\]-]+)=(?P<secret>[^&?\s#\x22'<>;`\p{Cc}]+)").ok()
 });
 
-/// Remembers a value that must never be shown. Values of fewer than four bytes are left out, for
-/// hiding them would blacken ordinary words.
-pub fn learn(secret: &str) {
-    let secret = secret.trim();
-    if secret.len() < 4 {
-        return;
-    }
-    let Ok(mut known) = SECRETS.write() else { return };
-    // The lines of a private key are printed one by one.
-    let lines = secret.lines().map(str::trim).filter(|line| secret.contains('\n') && line.len() >= 16);
-    for part in lines.chain([secret]) {
-        if !known.iter().any(|k| k == part) {
-            known.push(part.to_owned());
-        }
-    }
-    // Longest first, so that a secret inside another one does not leave the rest standing.
-    known.sort_by_key(|k| std::cmp::Reverse(k.len()));
+/// `name=value`, as connection strings and shells write it.
+static SETTING: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(r#"(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)(?P<gap>\s*)=(?P<more>\s*)(?P<secret>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s&;,'"`]+)"#).ok()
+});
+
+/// `name: value`, as a plan is written.
+static ENTRY: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(r#"["']?(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)["']?\s*:\s+(?P<secret>'[^']*'|"(?:[^"\\]|\\.)*"|[^\s,}\]\[{#][^\s,}\]#]*)"#).ok()
+});
+
+/// What authorizes in a header.
+static SCHEME: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(r"(?i)\b(?P<scheme>bearer|basic|token)\s+(?P<secret>[A-Za-z0-9._~+/=-]{8,})").ok()
+});
+
+/// How a secret is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Care {
+    /// Wherever it stands.
+    Anywhere,
+    /// As a word of its own.
+    Word,
+    /// As a value of its own.
+    Value,
 }
 
-/// Remembers what is secret in the environment of this process.
-///
-/// Here a name is only a hint: paths that are there and values of fewer than eight bytes (`false`,
-/// `enabled`) are left out.
+impl Care {
+    fn of(secret: &str) -> Self {
+        let length = secret.chars().count();
+        let word = secret.chars().all(char::is_alphabetic) || secret.bytes().all(|b| b.is_ascii_digit());
+        match length {
+            8.. => Self::Anywhere,
+            4.. if !word => Self::Anywhere,
+            1..4 if secret.bytes().all(|b| b.is_ascii_digit()) => Self::Value,
+            _ => Self::Word,
+        }
+    }
+
+    /// Whether a secret of that kind is hidden where it stands.
+    fn counts(self, text: &str, part: &Range<usize>) -> bool {
+        let before = text[..part.start].chars().next_back();
+        let after = text[part.end..].chars().next();
+        match self {
+            Self::Anywhere => true,
+            Self::Word => ![before, after].into_iter().flatten().any(char::is_alphanumeric),
+            Self::Value => {
+                let quote = |c: char| "\"'`".contains(c);
+                let begins = before.is_none_or(|c| c == '=' || c == '\n' || quote(c))
+                    || (before == Some(':') && after == Some('@'));
+                let ends = after.is_none_or(|c| quote(c) || "\r\n&@;,".contains(c))
+                    || (before == Some('=') && after == Some(' '));
+                begins && ends
+            }
+        }
+    }
+}
+
+/// The secrets that are known.
+#[derive(Debug, Default)]
+struct Known {
+    values: Vec<(String, Care)>,
+    search: OnceLock<Option<AhoCorasick>>,
+}
+
+impl Known {
+    /// The same with another one; none where it is known already.
+    fn with(&self, secrets: &[Cow<'_, str>]) -> Option<Self> {
+        let mut values = self.values.clone();
+        for secret in secrets {
+            if !secret.is_empty() && !values.iter().any(|(known, _)| known == secret.as_ref()) {
+                values.push((secret.clone().into_owned(), Care::of(secret)));
+            }
+        }
+        (values.len() > self.values.len()).then(|| Self { values, search: OnceLock::new() })
+    }
+
+    fn search(&self) -> Option<&AhoCorasick> {
+        let beginnings = self.values.iter().map(|(value, _)| beginning(value));
+        let build =
+            || AhoCorasickBuilder::new().kind(Some(AhoCorasickKind::ContiguousNFA)).build(beginnings).ok();
+        self.search.get_or_init(build).as_ref()
+    }
+
+    /// Where secrets stand in a text, as they are.
+    fn places(&self, text: &str, found: &mut dyn FnMut(Range<usize>)) {
+        if self.values.is_empty() {
+            return;
+        }
+        let Some(search) = self.search() else { return };
+        let mut hidden = 0..0;
+        for place in search.find_overlapping_iter(text) {
+            let (value, care) = &self.values[place.pattern().as_usize()];
+            let mut range = place.range();
+            if hidden.start <= range.start && range.end <= hidden.end {
+                continue;
+            }
+            if value.len() > range.len() {
+                // As much of a long one as stands there: it may have been cut off.
+                let rest = value.as_bytes()[range.len()..].iter().zip(&text.as_bytes()[range.end..]);
+                let end = range.end + rest.take_while(|(a, b)| a == b).count();
+                range.end =
+                    (range.end..=end).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(range.end);
+            }
+            if care.counts(text, &range) {
+                found(range.clone());
+                hidden = range;
+            }
+        }
+    }
+
+    /// The same in base64: the whole piece.
+    fn coded(&self, text: &str, found: &mut dyn FnMut(Range<usize>)) {
+        for (piece, said) in forms::base64(text) {
+            let readable =
+                !said.contains(|c: char| c == '\u{fffd}' || (c.is_control() && !c.is_whitespace()));
+            let mut inside = false;
+            self.places(&said, &mut |place| inside |= readable || place.len() >= 4);
+            // JSON in base64, for instance.
+            if readable && !inside {
+                for view in forms::NESTED.iter().filter_map(|way| way.undo(&said)) {
+                    self.places(&view.text, &mut |_| inside = true);
+                }
+            }
+            if inside {
+                found(piece);
+            }
+        }
+    }
+
+    /// Where secrets stand in a text, in any form.
+    fn forms(&self, text: &str) -> Vec<Range<usize>> {
+        let mut ranges = Vec::new();
+        if self.values.is_empty() {
+            return ranges;
+        }
+        let look = |text: &str, found: &mut dyn FnMut(Range<usize>)| {
+            self.places(text, found);
+            self.coded(text, found);
+        };
+        look(text, &mut |place| ranges.push(place));
+        for (way, nested) in
+            forms::NESTED.iter().map(|way| (way, true)).chain(forms::PLAIN.iter().map(|w| (w, false)))
+        {
+            let Some(view) = way.undo(text) else { continue };
+            look(&view.text, &mut |place| ranges.push(view.back(&place)));
+            if !nested {
+                continue;
+            }
+            for inner in forms::NESTED {
+                let Some(deeper) = inner.undo(&view.text) else { continue };
+                look(&deeper.text, &mut |place| ranges.push(view.back(&deeper.back(&place))));
+            }
+        }
+        ranges
+    }
+
+    /// The text without secrets, and without what is one by its shape.
+    fn redact(&self, text: &str) -> String {
+        let mut ranges = self.forms(text);
+        ranges.extend(shapes(text));
+        hide(text, ranges)
+    }
+}
+
+/// What is looked for of a secret: of one that is a whole file its beginning, for it may be very long.
+fn beginning(value: &str) -> &str {
+    const ENOUGH: usize = 512;
+    let end = (0..=ENOUGH.min(value.len())).rev().find(|end| value.is_char_boundary(*end));
+    &value[..end.unwrap_or(0)]
+}
+
+/// The text with `***` in the place of these parts.
+fn hide(text: &str, mut ranges: Vec<Range<usize>>) -> String {
+    if ranges.is_empty() {
+        return text.to_owned();
+    }
+    ranges.sort_by_key(|range| range.start);
+    let mut out = String::with_capacity(text.len());
+    let mut done = 0;
+    let mut last: Option<usize> = None;
+    for range in ranges {
+        if range.is_empty() || range.end <= done {
+            continue;
+        }
+        // What overlaps or follows at once is hidden with it.
+        if last != Some(range.start) && range.start >= done {
+            out.push_str(&text[done..range.start]);
+            out.push_str(HIDDEN);
+        }
+        done = range.end;
+        last = Some(done);
+    }
+    out.push_str(&text[done..]);
+    out
+}
+
+/// What is a secret by where it stands in a text: in a URL, in a connection string, after `Bearer`.
+fn shapes(text: &str) -> Vec<Range<usize>> {
+    let mut ranges = Vec::new();
+    each_shape(text, &mut |place, _| ranges.push(place));
+    ranges
+}
+
+/// What a shape says of what stands in it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sure {
+    /// It is a secret.
+    Yes,
+    /// It may be a plain name, and is hidden in its place alone.
+    Here,
+}
+
+fn each_shape(text: &str, found: &mut dyn FnMut(Range<usize>, Sure)) {
+    let secret = |captures: &Captures<'_>| captures.name("secret").map_or(0..0, |m| m.range());
+    if text.contains("://")
+        && let Some(pattern) = &*URL_USER
+    {
+        for captures in pattern.captures_iter(text) {
+            let password = captures.name("secret").map_or("", |m| m.as_str());
+            if !password.is_empty() {
+                found(secret(&captures), Sure::Yes);
+            }
+            // A token stands alone, or before a password that says nothing; elsewhere it is the name of a user.
+            let web = matches!(captures["scheme"].to_ascii_lowercase().as_str(), "http" | "https");
+            let user = captures.name("user").map_or(0..0, |m| m.range());
+            if web && !user.is_empty() && matches!(password, "" | "x-oauth-basic") {
+                let token = user.len() >= 16
+                    || (user.len() >= 8 && text[user.clone()].contains(|c: char| c.is_ascii_digit()));
+                found(user, if token { Sure::Yes } else { Sure::Here });
+            }
+        }
+    }
+    if !text.contains('=') && !text.contains(' ') {
+        return;
+    }
+    if let Some(pattern) = &*PARAMETER {
+        for captures in pattern.captures_iter(text) {
+            let name = &captures["name"];
+            let small = name.to_ascii_lowercase();
+            if names::holds_a_secret(name) || names::holds_a_secret(&small) || small == "sig" {
+                found(secret(&captures), Sure::Yes);
+            }
+        }
+    }
+    if let Some(pattern) = &*SETTING {
+        for captures in pattern.captures_iter(text) {
+            let (name, value) = (&captures["name"], &captures["secret"]);
+            let name = name.rsplit('.').next().unwrap_or(name);
+            let apart = !captures["gap"].is_empty() || !captures["more"].is_empty();
+            let password = name.to_ascii_lowercase().ends_with("password");
+            // Words of prose, and what only names the value.
+            let generic = is_generic(name);
+            let named = value.starts_with(['$', '…', '{', '<', '%', '(', '=', '>']);
+            if names::holds_a_secret(name) && !generic && !named && (password || !apart) && !is_switch(value)
+            {
+                let mut range = secret(&captures);
+                if value.len() >= 2 && value.starts_with(['\'', '"']) && !password {
+                    range = range.start + 1..range.end - 1;
+                }
+                found(range, Sure::Yes);
+            }
+        }
+    }
+    if let Some(pattern) = &*SCHEME {
+        for captures in pattern.captures_iter(text) {
+            let value = &captures["secret"];
+            let odd = value.contains(|c: char| c.is_ascii_digit() || c == '=') || value.len() >= 24;
+            if odd {
+                found(secret(&captures), Sure::Yes);
+            }
+        }
+    }
+}
+
+/// Whether a value switches something on or off, and so says nothing that others must not know.
+fn is_switch(value: &str) -> bool {
+    const SWITCHES: [&str; 16] = [
+        "true", "false", "yes", "no", "on", "off", "enabled", "disabled", "none", "null", "auto", "required",
+        "optional", "default", "0", "1",
+    ];
+    let value = value.trim();
+    SWITCHES.iter().any(|switch| value.eq_ignore_ascii_case(switch))
+}
+
+/// Remembers a value that must never be shown, of whatever length.
+pub fn learn(secret: &str) {
+    let secret = secret.trim();
+    if secret.is_empty() || secret == HIDDEN {
+        return;
+    }
+    let mut all = vec![Cow::Borrowed(secret)];
+    all.extend(forms::spellings(secret));
+    if secret.contains('\n') {
+        // A key or a file of several lines is printed line by line.
+        let lines = secret
+            .lines()
+            .map(str::trim)
+            .filter(|line| line.chars().count() >= 8 && !line.starts_with("-----"));
+        all.extend(lines.map(Cow::Borrowed));
+    }
+    all.extend(inside_json(secret).into_iter().map(Cow::Owned));
+    let known = Arc::clone(&KNOWN.read().unwrap_or_else(PoisonError::into_inner));
+    if known.with(&all).is_none() {
+        return;
+    }
+    let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+    if let Some(more) = known.with(&all) {
+        *known = Arc::new(more);
+    }
+}
+
+/// The secrets of a document in JSON, such as the key file of a service account.
+fn inside_json(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    if !text.starts_with(['{', '[']) {
+        return found;
+    }
+    let Ok(value) = serde_json::from_str::<serde_json::Value>(text) else { return found };
+    let mut left = vec![(String::new(), &value)];
+    while let Some((name, value)) = left.pop() {
+        match value {
+            serde_json::Value::String(text) if names::holds_a_secret(&name) => {
+                found.extend(
+                    text.lines().map(str::trim).filter(|l| l.chars().count() >= 8).map(str::to_owned),
+                );
+                found.push(text.trim().to_owned());
+                // `auth` of Docker's configuration is `user:password`.
+                let pair = forms::base64(text).map(|(_, said)| said).find(|said| said.contains(':'));
+                found.extend(
+                    pair.and_then(|said| said.split_once(':').map(|(_, password)| password.to_owned())),
+                );
+            }
+            serde_json::Value::Array(items) => left.extend(items.iter().map(|item| (name.clone(), item))),
+            serde_json::Value::Object(entries) => {
+                left.extend(entries.iter().map(|(name, item)| (name.clone(), item)));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// The largest file whose content is taken for a secret, in bytes.
+const MAX_FILE: u64 = 64 * 1024;
+
+/// Remembers what is secret in the environment of this process. Where a variable has the path of a file, as GitLab and Docker
+/// hand secrets over, the secret is what stands in it.
 pub fn learn_environment() {
     for (name, value) in std::env::vars_os() {
-        let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
-        if value.len() >= 8 && !std::path::Path::new(value).exists() {
+        let Some(name) = name.to_str() else { continue };
+        // What is no text is read in the same way where it is printed.
+        let value: &str = &value.to_string_lossy();
+        let of_a_file = names::is_the_file_of_a_secret(name);
+        if (names_a_secret(name) || of_a_file) && std::fs::metadata(value).is_ok() {
+            // Neither a pipe nor what is too large to be one.
+            let found = crate::bounds::text(std::path::Path::new(value), MAX_FILE);
+            learn(&found.unwrap_or_default());
+        } else {
             learn_variable(name, value);
         }
     }
 }
 
-/// Remembers what is secret in the variable `name`: all of it when its name says so, otherwise
-/// the password of a URL.
-pub fn learn_variable(name: &str, value: &str) {
-    if names_a_secret(name) {
-        learn(value);
-        // Of a key in PEM form, a log shows single lines.
-        for line in value.trim().lines().map(str::trim).filter(|l| l.len() >= 16 && !l.starts_with("-----")) {
-            learn(line);
-        }
-    }
-    for pattern in [&*URL_PASSWORD, &*KEYWORD_PASSWORD].into_iter().flatten() {
-        for found in pattern.captures_iter(value) {
-            let secret = found["secret"].trim_matches('\'');
-            learn(secret);
-            // Servers and drivers speak of it as it is, not as a URL writes it.
-            learn(&decoded(secret));
-        }
+/// Remembers a text that stands in a plan itself under a key such as `password`.
+pub fn learn_literal(key: &str, text: &str) {
+    if names::holds_a_secret(key)
+        && !is_generic(key)
+        && !key.eq_ignore_ascii_case("cookie")
+        && !is_switch(text)
+    {
+        learn(text);
     }
 }
 
-/// Whether a variable of that name holds a secret, by its name alone.
+/// Words that are names of other things as well.
+fn is_generic(name: &str) -> bool {
+    matches!(name.to_ascii_lowercase().as_str(), "key" | "keys" | "pin" | "auth" | "pass" | "private")
+}
+
+/// Remembers what is secret in the variable `name`: all of it when its name says so or the plan does, otherwise what is
+/// secret in a URL or in a connection string.
+pub fn learn_variable(name: &str, value: &str) {
+    if is_marked(name) || (names::holds_a_secret(name) && !is_switch(value)) {
+        learn(value);
+        // `Bearer abc` is shown as neither.
+        if let Some((scheme, rest)) = value.trim().split_once(' ')
+            && ["bearer", "basic", "token"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
+        {
+            learn(rest);
+        }
+    }
+    each_shape(value, &mut |place, sure| {
+        if sure == Sure::Yes {
+            learn_part(&value[place]);
+        }
+    });
+    // A password with a slash that should have been written `%2F`.
+    if let Some((_, rest)) =
+        value.trim().split_once("://").filter(|_| !value.trim().contains(char::is_whitespace))
+        && let Some((login, _)) = rest.rsplit_once('@')
+        && let Some((user, password)) = login.split_once(':')
+        && !user.contains('/')
+        && password.split('/').next().is_some_and(|port| port.is_empty() || port.parse::<u16>().is_err())
+    {
+        learn_part(password);
+    }
+}
+
+/// A part of a URL or of a connection string: servers and drivers speak of it as it is, not as it is written there.
+fn learn_part(text: &str) {
+    let text = text.trim_matches(['\'', '"']);
+    if text.is_empty() || is_switch(text) {
+        return;
+    }
+    learn(text);
+    learn(&decoded(text));
+}
+
+/// A line of a plan, for an error that shows it: what stands in it under a key such as `password` is hidden as well. Returns
+/// the column, from 1, where the one that was given stands then.
+pub fn source_line(line: &str, column: usize) -> (String, usize) {
+    let mut ranges = shapes(line);
+    ranges.extend(Arc::clone(&KNOWN.read().unwrap_or_else(PoisonError::into_inner)).forms(line));
+    if let Some(pattern) = &*ENTRY {
+        for captures in pattern.captures_iter(line) {
+            let (name, value) = (&captures["name"], &captures["secret"]);
+            let named =
+                value.trim_start_matches(['"', '\'']).starts_with(['$', '[', '{', '&', '*', '!', '|', '>']);
+            if names::holds_a_secret(name) && !is_generic(name) && !named && !is_switch(value) {
+                ranges.push(captures.name("secret").map_or(0..0, |m| m.range()));
+            }
+        }
+    }
+    let at = line.char_indices().nth(column.saturating_sub(1)).map_or(line.len(), |(at, _)| at);
+    // Where the column is inside of what is hidden, the beginning of that is meant.
+    let at = ranges
+        .iter()
+        .filter(|range| range.start < at && at < range.end)
+        .map(|range| range.start)
+        .min()
+        .unwrap_or(at);
+    let before = hide(&line[..at], ranges.iter().filter(|range| range.end <= at).cloned().collect());
+    let after = ranges.iter().filter(|range| range.start >= at).map(|range| range.start - at..range.end - at);
+    (format!("{before}{}", hide(&line[at..], after.collect())), before.chars().count() + 1)
+}
+
+/// Remembers that the plan calls these variables secret.
+pub fn mark(names: impl IntoIterator<Item = String>) {
+    MARKED.write().unwrap_or_else(PoisonError::into_inner).extend(names);
+}
+
+fn is_marked(name: &str) -> bool {
+    MARKED.read().unwrap_or_else(PoisonError::into_inner).contains(name)
+}
+
+/// Whether a variable of that name holds a secret: by its name, or because the plan says so.
 pub fn names_a_secret(name: &str) -> bool {
-    SECRET_NAME.as_ref().is_some_and(|r| r.is_match(name))
+    names::holds_a_secret(name) || is_marked(name)
 }
 
 /// Whether the value of a variable must not be written down: its name says so, it has a password in it, or it holds
-/// what is known as a secret.
+/// what is known as a secret and is no ordinary word.
 pub fn is_secret(name: &str, value: &str) -> bool {
-    names_a_secret(name) || redact(value) != value
+    (names_a_secret(name) && (is_marked(name) || !is_switch(value))) || holds_a_secret(value)
+}
+
+/// Whether a text has a secret in it that is there by no accident: a short one, or one that is a word, may as well be
+/// the name of something.
+pub fn holds_a_secret(text: &str) -> bool {
+    if has_credentials(text) {
+        return true;
+    }
+    let known = Arc::clone(&KNOWN.read().unwrap_or_else(PoisonError::into_inner));
+    let telling =
+        |value: &str| value.chars().count() >= 8 && !value.chars().all(|c| c.is_alphabetic() || c == '-');
+    known.forms(text).into_iter().any(|place| telling(&text[place]))
+}
+
+/// Whether a text has a password, a token or the like in it, by its shape alone.
+pub fn has_credentials(text: &str) -> bool {
+    let mut has = false;
+    each_shape(text, &mut |_, sure| has |= sure == Sure::Yes);
+    has
 }
 
 /// The text with `%40` and the like read as what they stand for.
@@ -108,115 +553,26 @@ pub(crate) fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The text without any known secret and without passwords in URLs.
+/// The text without any known secret, in whatever form, and without passwords and tokens in URLs.
 pub fn redact(text: &str) -> String {
-    let mut out = Cow::Borrowed(text);
-    if let Ok(known) = SECRETS.read() {
-        for secret in known.iter().filter(|s| text.contains(s.as_str())) {
-            out = Cow::Owned(out.replace(secret.as_str(), HIDDEN));
-        }
-    }
-    if out.contains("://")
-        && let Some(pattern) = &*URL_PASSWORD
-    {
-        out = Cow::Owned(pattern.replace_all(&out, format!("${{head}}:{HIDDEN}@")).into_owned());
-    }
-    if let Some(pattern) = &*KEYWORD_PASSWORD
-        && pattern.is_match(&out)
-    {
-        out = Cow::Owned(pattern.replace_all(&out, format!("${{head}}{HIDDEN}")).into_owned());
-    }
-    out.into_owned()
+    let known = Arc::clone(&KNOWN.read().unwrap_or_else(PoisonError::into_inner));
+    known.redact(text)
 }
 
-/// Redacts every text inside a JSON value, keys included.
-pub fn redact_json(value: &mut serde_json::Value) {
-    use serde_json::Value;
-    match value {
-        Value::String(text) => *text = redact(text),
-        Value::Array(items) => items.iter_mut().for_each(redact_json),
-        Value::Object(map) => {
-            let entries = std::mem::take(map);
-            for (key, mut item) in entries {
-                redact_json(&mut item);
-                map.insert(redact(&key), item);
-            }
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+/// The same of a text that was cut off at its end: half a secret is no longer known as one, so the last word goes, and
+/// whatever could be the beginning of one.
+pub fn redact_cut(text: &str) -> String {
+    let known = Arc::clone(&KNOWN.read().unwrap_or_else(PoisonError::into_inner));
+    let whole = known.redact(text);
+    // Without a blank nobody knows where a word begins.
+    let mut kept = whole.trim_end_matches(|c: char| !c.is_whitespace());
+    for (value, _) in known.values.iter().filter(|(value, _)| value.contains(char::is_whitespace)) {
+        let beginnings = value.char_indices().map(|(at, _)| &value[..at]).skip(1);
+        let begun = beginnings.filter(|beginning| kept.ends_with(beginning)).last();
+        kept = begun.map_or(kept, |begun| &kept[..kept.len() - begun.len()]);
     }
+    kept.to_owned()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hides_passwords_of_urls_and_keyword_strings() {
-        assert_eq!(redact("postgres://shop:p@ss:w@db:5432/x"), "postgres://shop:***@db:5432/x");
-        assert_eq!(redact("host=db password='a b' user=x"), "host=db password=*** user=x");
-        assert_eq!(redact("https://shop.example.com:8080/a@b"), "https://shop.example.com:8080/a@b");
-    }
-
-    #[test]
-    fn hides_variables_that_are_named_like_secrets() {
-        learn_variable("SLACK_WEBHOOK", "https://hooks.example/T000/B000/xyzzy");
-        assert_eq!(redact("sent to https://hooks.example/T000/B000/xyzzy!"), "sent to ***!");
-        learn_variable("SIGN_KEY", "-----BEGIN KEY-----\nMIIBABCDEFGHIJKLMN\nshort\n-----END KEY-----\n");
-        assert_eq!(redact("it says MIIBABCDEFGHIJKLMN and short"), "it says *** and short");
-        learn_variable("VERSION", "1.4.2-plain");
-        assert_eq!(redact("release 1.4.2-plain"), "release 1.4.2-plain");
-        for name in ["PWD", "OLDPWD", "GIT_AUTHOR_NAME", "MONKEY"] {
-            learn_variable(name, "an-ordinary-word");
-        }
-        assert_eq!(redact("an-ordinary-word"), "an-ordinary-word");
-    }
-
-    #[test]
-    fn what_may_be_written_down_is_no_secret() {
-        learn_variable("VAULT_TOKEN", "tok-rhinoceros");
-        for (name, value) in [
-            ("ROUTER_TOKEN", "x"),
-            ("ROUTER", "http://admin:hunter2@router:2019"),
-            ("DATABASE_URL", "host=db password=hunter2"),
-            ("HEADER", "Bearer tok-rhinoceros"),
-        ] {
-            assert!(is_secret(name, value), "{name}={value}");
-        }
-        for (name, value) in
-            [("VERSION", "1.4.2"), ("ROUTER", "http://router:2019"), ("SOCK", "/run/haproxy.sock")]
-        {
-            assert!(!is_secret(name, value), "{name}={value}");
-        }
-    }
-
-    #[test]
-    fn hides_a_password_as_it_is_and_as_a_url_writes_it() {
-        learn_variable("ORDERS_URL", "postgres://shop:h%40lf%2Fh%C3%A9lf%zz@db/x");
-        assert_eq!(redact("no user with h%40lf%2Fh%C3%A9lf%zz"), "no user with ***");
-        assert_eq!(redact("no user with h@lf/hélf%zz"), "no user with ***");
-    }
-
-    #[test]
-    fn hides_each_line_of_a_key() {
-        learn_variable(
-            "SIGNING_KEY",
-            "-----BEGIN KEY-----\nAAECAwQFBgcICQoLDA0ODw\nshort\n-----END KEY-----\n",
-        );
-        assert_eq!(redact("line 2: AAECAwQFBgcICQoLDA0ODw, short"), "line 2: ***, short");
-    }
-
-    #[test]
-    fn hides_a_whole_secret_that_begins_like_another() {
-        learn_variable("SHORT_TOKEN", "tok-elephant");
-        learn_variable("LONG_TOKEN", "tok-elephant-and-the-rest");
-        assert_eq!(redact("it was tok-elephant-and-the-rest"), "it was ***");
-    }
-
-    #[test]
-    fn hides_secrets_in_keys_and_values_of_json() {
-        learn_variable("JSON_TOKEN", "tok-giraffe");
-        let mut value = serde_json::json!({"of tok-giraffe": [{"deep": "is tok-giraffe"}], "number": 1});
-        redact_json(&mut value);
-        assert_eq!(value, serde_json::json!({"of ***": [{"deep": "is ***"}], "number": 1}));
-    }
-}
+mod tests;

@@ -290,7 +290,9 @@ impl Store {
 
     /// Leaves a request for the job that works, or for the next one.
     pub fn ask(&self, ask: Ask, asked: &Asked) -> Result<(), Fault> {
-        let bytes = serde_json::to_vec(asked).map_err(|e| self.unwritten(ask.object(), e))?;
+        let mut value = serde_json::to_value(asked).map_err(|e| self.unwritten(ask.object(), e))?;
+        crate::redact::redact_json(&mut value);
+        let bytes = serde_json::to_vec(&value).map_err(|e| self.unwritten(ask.object(), e))?;
         let done = self.place.put(ask.object(), &bytes, &Condition::Any).map(drop);
         self.look_anew(ask);
         done

@@ -9,6 +9,7 @@ pub mod files;
 pub mod http;
 pub mod left_behind;
 pub mod mounts;
+pub mod net;
 pub mod postgres;
 pub mod redirect;
 pub mod s3;
@@ -17,6 +18,7 @@ pub mod serve;
 pub mod shell;
 pub mod signal;
 pub mod talk;
+pub mod trust;
 
 use std::path::Path;
 use std::sync::OnceLock;

@@ -108,10 +108,12 @@ fn excerpt(source: &str, place: Place) -> String {
     let Some(line) = source.lines().nth(place.line.saturating_sub(1)) else { return String::new() };
     let number = place.line.to_string();
     let gap = " ".repeat(number.len());
+    // What is hidden is hidden before anything is cut off.
+    let (line, column) = crate::redact::source_line(line, place.column);
     // A window around the caret, so that a line of a megabyte does not drown the message.
-    let start = place.column.saturating_sub(60);
+    let start = column.saturating_sub(60);
     let shown: String = line.chars().skip(start).take(110).collect();
-    let caret = " ".repeat(place.column.saturating_sub(1).saturating_sub(start));
+    let caret = " ".repeat(column.saturating_sub(1).saturating_sub(start));
     format!("\n{number} | {shown}\n{gap} | {caret}^")
 }
 

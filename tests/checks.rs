@@ -1,5 +1,6 @@
 //! The checks shelf and `preflight`: a contract for every kind, and the binary from outside.
 
+mod connections;
 mod contract;
 mod encrypted;
 mod gate;
@@ -7,3 +8,4 @@ mod papers;
 mod redirects;
 mod rules;
 pub(crate) mod servers;
+mod wire;

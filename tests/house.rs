@@ -7,6 +7,7 @@ const FLOORS: &[&[&str]] = &[
         "bounds",
         "caught",
         "redact",
+        "plain",
         "severity",
         "fault",
         "yaml",
@@ -69,6 +70,130 @@ fn no_module_uses_a_higher_floor_and_shelves_stay_apart() {
         }
     }
     assert!(wrong.is_empty(), "upward or sideways arrows:\n{}", wrong.join("\n"));
+}
+
+/// What others wrote ends up in lines that a CI system obeys: all of them go out by one door, which makes them harmless.
+#[test]
+fn every_line_goes_out_by_the_door() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    sources(&root.join("lib"), &mut files);
+    sources(&root.join("bins"), &mut files);
+    let door = root.join("lib/world/talk");
+    let mut wrong = Vec::new();
+    for file in files.iter().filter(|file| !file.with_extension("").starts_with(&door)) {
+        let text = std::fs::read_to_string(file).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        for way in ["eprint!", "eprintln!", "println!", "print!(", "dbg!", "stderr()", "stdout()", ".print()"]
+        {
+            let found = code.match_indices(way).filter(|(at, _)| {
+                // `into_stdout()`, `Stdio`'s and an order's own are pipes of children; `error.print()` of a terminal is allowed once.
+                let before = &code[..*at];
+                let own = before.ends_with("io::")
+                    || !before.ends_with(|c: char| c.is_ascii_alphanumeric() || "._:".contains(c));
+                own || way.contains('!') || way == ".print()"
+            });
+            let allowed = usize::from(way == ".print()" && file.ends_with("lib/cli.rs"));
+            if found.count() > allowed {
+                wrong.push(format!("{}: {way}", file.strip_prefix(root).unwrap().display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "these print past lib/world/talk.rs:\n{}", wrong.join("\n"));
+}
+
+/// A field of a document is free text, which is redacted, or something that its readers go by, which is not: whoever adds one
+/// says which.
+#[test]
+fn every_text_of_a_document_is_known_as_free_or_as_fixed() {
+    const FREE: &[&str] = &[
+        "actor",
+        "baseline",
+        "by_hand",
+        "change",
+        "command",
+        "done",
+        "expected",
+        "headline",
+        "incomplete",
+        "message",
+        "not_encrypted_because",
+        "notes",
+        "observed",
+        "output",
+        "proof",
+        "query",
+        "reason",
+        "restic_command",
+        "restore_command",
+        "says",
+        "split",
+        "store",
+        "summary",
+        "target",
+        "threshold",
+        "unsigned",
+        "url",
+        "waits_for",
+        "what",
+        "who",
+        "why",
+    ];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let code = std::fs::read_to_string(root.join("lib/redact/structure.rs")).unwrap();
+    let list = |name: &str| -> Vec<String> {
+        let from = code.split(&format!("const {name}: &[&str] = &[")).nth(1).unwrap();
+        from.split("];").next().unwrap().split('"').skip(1).step_by(2).map(str::to_owned).collect()
+    };
+    let (fixed, whole, everything) = (list("FIXED"), list("WHOLE"), list("FREE"));
+    let mut unknown = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir(root.join("docs/schemas")).unwrap().flatten() {
+        // The plan is read, and no tool writes one.
+        if entry.file_name().to_string_lossy().starts_with("release.") {
+            continue;
+        }
+        let schema: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(entry.path()).unwrap()).unwrap();
+        let empty = serde_json::Map::new();
+        let mut left = vec![(String::new(), &schema)];
+        let shapes = schema.get("$defs").and_then(|d| d.as_object()).unwrap_or(&empty);
+        // Only the shapes that are not below a key that is whole or free.
+        let mut seen = std::collections::BTreeSet::new();
+        while let Some((key, node)) = left.pop() {
+            if let Some(name) = node.get("$ref").and_then(|r| r.as_str()).and_then(|r| r.rsplit('/').next()) {
+                if seen.insert((key.clone(), name.to_owned())) {
+                    left.push((key, &shapes[name]));
+                }
+                continue;
+            }
+            for all in ["anyOf", "oneOf", "allOf"] {
+                left.extend(
+                    node.get(all).and_then(|n| n.as_array()).into_iter().flatten().map(|n| (key.clone(), n)),
+                );
+            }
+            left.extend(node.get("items").map(|n| (key.clone(), n)));
+            for (name, child) in node.get("properties").and_then(|p| p.as_object()).into_iter().flatten() {
+                if !whole.contains(name) && !everything.contains(name) {
+                    left.push((name.clone(), child));
+                }
+            }
+            let kind = node.get("type");
+            let text = kind.is_some_and(|t| {
+                *t == "string" || t.as_array().is_some_and(|t| t.iter().any(|t| t == "string"))
+            });
+            let is_fixed = fixed.contains(&key) || key.ends_with("_at");
+            if text && !is_fixed && !FREE.contains(&key.as_str()) {
+                unknown.insert(key);
+            }
+        }
+    }
+    assert!(
+        unknown.is_empty(),
+        "say in lib/redact/structure.rs or here whether these are free text: {unknown:?}"
+    );
+    for key in FREE {
+        assert!(!fixed.iter().any(|known| known == key), "{key}");
+    }
 }
 
 #[test]
@@ -190,6 +315,8 @@ const THREADS: &[(&str, &str)] = &[
     ("tools/snapshot/hooks.rs", "a guard that does not answer"),
     ("tools/verify/metrics/ask.rs", "an error of that metric"),
     ("world/clock.rs", "it is done again"),
+    ("world/net.rs", "a name that is not resolved"),
+    ("world/postgres.rs", "a server to which there is no connection"),
     ("world/serve.rs", "that request is answered with 500"),
     ("world/shell.rs", "a stream that was not read to its end"),
     ("world/signal.rs", "a second signal is like the first"),

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::json::{self, Json};
 use super::{Check, Kind, Observable, Order, Presumed, Sight, Trouble};
-use crate::redact::redact;
+use crate::plan::commands;
 use crate::units::{Observed, Target, Text, Unit};
 use crate::world::shell::{self, Heard, Ran};
 use crate::yaml::Problem;
@@ -76,15 +76,13 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Check>, Problem> {
 fn argv(order: &Order<'_>, shell: bool) -> Result<Vec<String>, Problem> {
     let target = order.spec.target.as_ref();
     let words = target.map(Target::words).unwrap_or_default();
-    for word in &words {
-        // Arguments of a process can be read by everybody on the machine.
-        if word.value != word.shown && redact(&word.value) != word.value {
-            let message = format!("`{}` puts a secret among the arguments of a process", word.shown);
-            return Err(order.problem("target", message).help(
-                "give it in `with: {env: {NAME: …}}`, and let the program read it from its environment",
-            ));
-        }
-    }
+    let shown = words.iter().map(|word| word.shown.as_str());
+    let variables = &order.loaded.variables;
+    let fits = match words.first() {
+        Some(script) if shell => commands::fit_script(&script.shown, variables),
+        _ => commands::fit(shown, variables),
+    };
+    fits.map_err(|unfit| order.problem("target", unfit.message).help(unfit.help))?;
     if words.first().is_none_or(|word| word.value.trim().is_empty()) {
         return Err(order.problem("target", "the command is empty"));
     }

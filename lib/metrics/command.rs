@@ -11,6 +11,7 @@ use super::file::SIDE_HOLES;
 use super::series::{self, Format, Names, Series};
 use super::{Ask, Gives, Kind, Order, Point, Source, Trouble, moment, template};
 use crate::bounds;
+use crate::plan::commands;
 use crate::redact::redact;
 use crate::units::{Text, show_size};
 use crate::world::shell;
@@ -61,14 +62,11 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
     }
     for word in &words {
         template::check(&word.value).map_err(|why| Problem::at(place, why))?;
-        // Arguments of a process can be read by everybody on the machine.
-        if word.value != word.shown && redact(&word.value) != word.value {
-            let message = format!("`{}` puts a secret among the arguments of a process", word.shown);
-            return Err(Problem::at(place, message).help(
-                "give it in `with: {env: {NAME: …}}`, and let the program read it from its environment",
-            ));
-        }
     }
+    // What is filled in later is plain by itself.
+    let shown: Vec<String> = words.iter().map(|word| template::without_holes(&word.shown)).collect();
+    commands::fit(shown.iter().map(String::as_str), order.variables)
+        .map_err(|unfit| unfit.at(Some(place)))?;
     let names = |word: &Text| SIDE_HOLES.iter().any(|hole| template::names(&word.value, hole));
     Ok(Box::new(Command {
         names_side: words.iter().any(names),
@@ -96,7 +94,7 @@ impl Source for Command {
 impl Command {
     fn ask(&self, ask: &Ask<'_>) -> Result<Vec<Point>, Trouble> {
         let argv: Result<Vec<String>, String> =
-            self.words.iter().map(|word| template::fill(&word.value, ask)).collect();
+            self.words.iter().map(|word| template::fill_word(&word.value, ask)).collect();
         let mut order = shell::Order::new(argv.map_err(Trouble::refused)?, &self.folder);
         order.env.clone_from(&self.env);
         order.timeout = ask.limit;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::series::{self, Format, Names, Values};
 use super::{Ask, Gives, Kind, Order, Point, Source, Trouble, template};
+use crate::plan::commands;
 use crate::units::{Text, show_size};
 use crate::yaml::Problem;
 
@@ -76,6 +77,7 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
     };
     let path = target.one().map_err(&wrong)?.clone();
     template::check(&path.value).map_err(&wrong)?;
+    commands::fit_path(&path.shown, order.variables).map_err(|unfit| unfit.at(Some(place)))?;
     let format = match (settings.format, Path::new(&path.value).extension().and_then(|end| end.to_str())) {
         (Some(format), _) => format,
         (None, Some("csv")) => Format::Csv,
@@ -105,7 +107,7 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
 impl Source for File {
     fn points(&mut self, ask: &Ask<'_>) -> Result<Vec<Point>, Trouble> {
         let shown = self.query(ask);
-        let path = template::fill(&self.path.value, ask).map_err(Trouble::refused)?;
+        let path = template::fill_word(&self.path.value, ask).map_err(Trouble::refused)?;
         let named = |mut trouble: Trouble| {
             trouble.message = format!("{shown}: {}", trouble.message);
             trouble

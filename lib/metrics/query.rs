@@ -129,7 +129,9 @@ impl Query {
 }
 
 fn is_plain(release: &str) -> bool {
+    // Where it is a part of an address, it leads nowhere else.
     release.chars().all(|c| c.is_ascii_alphanumeric() || "._-+:/@~".contains(c))
+        && !release.split('/').any(|part| part == "..")
 }
 
 impl<'de> Deserialize<'de> for Written {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Ask;
+use crate::plan::commands::is_word;
 
 /// What may stand in a query.
 pub const HOLES: &[(&str, &str)] = &[
@@ -55,6 +56,40 @@ pub fn fill(text: &str, ask: &Ask<'_>) -> Result<String, String> {
             _ => return None,
         })
     })
+}
+
+/// A word of a command, or a path, for one side and one window.
+///
+/// What a side answers is a word there and nothing else: it never becomes code for a shell, an option, or the way into
+/// another folder.
+///
+/// Errors: as [`check`]; it names what is not known of this side, or what is no plain word.
+pub fn fill_word(text: &str, ask: &Ask<'_>) -> Result<String, String> {
+    let side = if ask.side.word.is_empty() { "this side" } else { ask.side.word };
+    if names(text, "release") {
+        match ask.side.release.as_deref() {
+            None | Some("") => {
+                return Err(format!("it names `{{{{ release }}}}`, and that of {side} is not known"));
+            }
+            Some(release) if !is_word(release) => {
+                return Err(format!(
+                    "the release of {side} is no plain word, and so it stands in no command and no path: letters, digits \
+                     and ._-+:@,=% are, without a dot or a dash at its beginning"
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    let address = ask.side.address();
+    if names(text, "address") && !address.chars().all(|c| c.is_ascii_alphanumeric() || ".:-_[]".contains(c)) {
+        return Err(format!("the address of {side} has signs that no host has"));
+    }
+    fill(text, ask)
+}
+
+/// The text without what is filled in later.
+pub(super) fn without_holes(text: &str) -> String {
+    fill_in(text, |_| Some("x".to_owned())).unwrap_or_else(|_| text.to_owned())
 }
 
 /// No language of queries knows `0.5s`.
@@ -122,5 +157,48 @@ mod tests {
         assert!(check("x{{ sied }}").unwrap_err().contains("`{{ sied }}` is not known"));
         assert!(check("x{{ side").is_err());
         assert!(check("x{side=\"a\"}").is_ok());
+    }
+
+    #[test]
+    fn what_a_side_answers_is_a_word_in_a_command_and_in_a_path() {
+        let filled = |release: Option<&str>| {
+            let side =
+                SideOf { word: "green", url: "http://h:1/".into(), release: release.map(str::to_owned) };
+            let at = |ms| Timestamp::from_millisecond(ms).unwrap();
+            let (step, limit) = (Duration::from_secs(15), Duration::from_secs(1));
+            fill_word(
+                "x-{{ release }}.csv",
+                &Ask { side: &side, from: at(0), to: at(1), step, covers: step, limit },
+            )
+        };
+        assert_eq!(filled(Some("1.4.2+7")).unwrap(), "x-1.4.2+7.csv");
+        for hostile in [
+            "$(touch pwned)",
+            "`x`",
+            "a;b",
+            "a b",
+            "a\nb",
+            "../outside",
+            "a/b",
+            "/etc/passwd",
+            "..",
+            ".",
+            "-rf",
+            "a'b",
+            "a\"b",
+            "*",
+            "~",
+            "a|b",
+            "\u{202e}x",
+            "\0",
+            "{{ side }}",
+            "${HOME}",
+            "a\\b",
+            "",
+            "a..b/c",
+        ] {
+            assert!(filled(Some(hostile)).is_err(), "{hostile:?}");
+        }
+        assert!(filled(None).is_err());
     }
 }

@@ -14,10 +14,11 @@ use crate::units::with_variables;
 use crate::yaml::{self, Node, Place, Problem, Value, Variables};
 
 /// The sections that a promotion goes by once it has begun.
-const SECTIONS: [&str; 7] =
-    ["version", "service", "environments", "release", "defaults", "connections", "promote"];
+const SECTIONS: [&str; 8] =
+    ["version", "service", "environments", "release", "defaults", "connections", "promote", "may_differ"];
 /// What of `promote` is asked on the way forward alone.
-const FORWARD: [&str; 7] = ["metrics", "rollback_when", "judge", "preview", "calendar", "approvers", "steps"];
+const FORWARD: [&str; 8] =
+    ["metrics", "rollback_when", "judge", "preview", "calendar", "approvers", "distinct", "steps"];
 /// What of `promote` a way back cannot do without.
 const BACK: [&str; 6] = ["router", "sides", "probe", "hooks", "drain", "strategy"];
 /// What of `promote` is run.
@@ -149,6 +150,7 @@ impl Kept {
     /// Errors: what is missing in it, in words.
     pub fn sketch(&self, path: &Path, reference: &PlanRef) -> Result<Sketch, String> {
         let sections = self.sections.as_ref().ok_or("the state keeps no text of the plan")?;
+        redact::mark(self.secret.iter().cloned());
         let mut node = sections.node("").map_err(|place| {
             format!("the state does not keep what stands at `{place}` in the plan, for it is secret")
         })?;
@@ -211,7 +213,8 @@ fn is_secret_text(key: &str, text: &str) -> bool {
     };
     let word =
         !text.is_empty() && text.parse::<f64>().is_err() && !matches!(text, "true" | "false" | "null" | "~");
-    redact::redact(text) != text
+    // What happens to be somebody's password as well is no secret where the plan's text has it.
+    redact::has_credentials(text)
         || variables.iter().any(default)
         || (variables.is_empty() && word && redact::names_a_secret(key))
 }
@@ -228,6 +231,7 @@ impl Sketch {
         let source = read_text(path)?;
         let shown = path.display().to_string();
         let node = yaml::parse(&source).map_err(|p| p.into_fault(&shown, &source))?;
+        super::commands::learn_marked(&node, &PlanVariables::new(set.clone()));
         let reference = PlanRef { path: shown, sha256: sha256_hex(source.as_bytes()) };
         Ok(Self { path: path.to_path_buf(), source, reference, node })
     }
@@ -328,6 +332,10 @@ fn prune(
     node.retain(|key, value| {
         SECTIONS.contains(&key) && (key != "defaults" || value.unset(variables).is_none())
     });
+    // Another host's certificate keeps nobody from going back.
+    if let Some(connections) = node.get_mut("connections") {
+        connections.retain(|_, value| value.unset(variables).is_none());
+    }
     if let Some(known) = known {
         if let (Some(service), Some(node)) = (known.service, node.get_mut("service"))
             && node.unset(variables).is_some()

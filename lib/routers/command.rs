@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::{Counters, Kind, Live, Order, OtherWay, Router, Side, SideView, Split, same_share};
 use crate::evidence::{sha256_hex, short};
 use crate::fault::Fault;
+use crate::plan::commands;
 use crate::redact::redact;
 use crate::units::{self, Share, Text, show_number};
 use crate::world::shell::{self, Ran};
@@ -76,15 +77,11 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
     let place = order.with.0.as_ref().map(|n| n.place).unwrap_or_default();
     order.split.only_requests("a router by commands").map_err(|why| Problem::at(place, why))?;
     let words = |name: &str, words: Vec<Text>| -> Result<Vec<String>, Problem> {
-        for word in &words {
-            // Arguments of a process can be read by everybody on the machine.
-            if word.value != word.shown && redact(&word.value) != word.value {
-                let message = format!("`{}` puts a secret among the arguments of a process", word.shown);
-                return Err(Problem::at(place, message).help(
-                    "give it in `with: {env: {NAME: …}}`, and let the program read it from its environment",
-                ));
-            }
-        }
+        // What is filled in later is a number or a word of ours.
+        let plain = |text: &Text| HOLES.iter().fold(text.shown.clone(), |text, hole| text.replace(hole, "0"));
+        let shown: Vec<String> = words.iter().map(plain).collect();
+        commands::fit(shown.iter().map(String::as_str), order.variables)
+            .map_err(|unfit| unfit.at(Some(place)))?;
         if words.first().is_some_and(|word| word.value.trim().is_empty()) {
             return Err(Problem::at(place, format!("the command `{name}` is empty")));
         }

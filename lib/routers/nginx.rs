@@ -21,6 +21,7 @@ use super::servers::Cache;
 use super::ways::Addresses;
 use super::{By, Counters, Key, Kind, Live, Order, OtherWay, Router, Side, Split, take_back};
 use crate::fault::Fault;
+use crate::plan::commands;
 use crate::units::show_duration;
 use crate::world::http::{Client, Request};
 use crate::world::{self, files, shell};
@@ -108,6 +109,10 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
     let settings: Settings = order.with.read(order.variables)?;
     let place = order.with.0.as_ref().map(|n| n.place).unwrap_or_default();
     let problem = |why: String| Problem::at(place, why);
+    for command in ["test", "reload"].iter().filter_map(|key| order.with.0.as_ref()?.get(key)) {
+        commands::fit(commands::texts(command), order.variables)
+            .map_err(|unfit| unfit.at(Some(command.place)))?;
+    }
     if let By::User(Key::Header(name)) | By::Match(Key::Header(name), _) = order.split
         && name.contains('_')
     {

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Context, Extra, Keep, Kind, Order, ReadBack, Source, stop_if_asked};
 use crate::fault::Fault;
+use crate::plan::commands;
 use crate::plan::{Promote, Side};
 use crate::redact::redact;
 use crate::units::{Span, Text};
@@ -123,6 +124,10 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
             return Err(order.problem(format!("`{}` in `with.of` is no name of its own", thing.name)));
         }
         let name = thing.name.clone();
+        commands::fit(thing.command.iter().map(|word| word.shown.as_str()), &order.loaded.variables)
+            .map_err(|unfit| {
+                order.problem(format!("`{name}` in `with.of`: {}", unfit.message)).help(unfit.help)
+            })?;
         let how = how(thing).map_err(|why| order.problem(format!("`{name}` in `with.of` {why}")))?;
         asks.push(Ask { name, how, may_be_missing: false });
     }

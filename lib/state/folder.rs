@@ -228,7 +228,7 @@ impl Place for Folder {
     fn guard_what_is_there(&self, name: &str) -> Result<Option<Guard>, Fault> {
         let full = [rustix::io::Errno::ROFS, rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT];
         let probe = self.file(&format!(".trapkey-probe.{:016x}", crate::world::unique()));
-        match OpenOptions::new().write(true).create_new(true).open(&probe) {
+        match bounds::fresh(&probe, 0o666) {
             Err(e) if full.iter().any(|full| e.raw_os_error() == Some(full.raw_os_error())) => {}
             Err(_) => return Ok(None),
             Ok(_) => {
@@ -237,7 +237,7 @@ impl Place for Folder {
                 return Ok(None);
             }
         }
-        let Ok(file) = OpenOptions::new().read(true).open(self.file(name)) else { return Ok(None) };
+        let Ok(file) = bounds::open(&self.file(name)) else { return Ok(None) };
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Guard::of(file, None))),
             Err(_) => Err(Fault::refused("another job goes back already, on a disk that takes no writes")

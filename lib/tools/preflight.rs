@@ -38,6 +38,7 @@ pub fn run(job: &Job) -> Result<Exit, Fault> {
     };
     let prepared = checks::prepare(&section.checks, &job.loaded)?;
     validate_the_rest(job)?;
+    job.make_room::<PreflightBody>()?;
     let parallel = plan.defaults.parallel.unwrap_or(PARALLEL);
     let talk = job.talk();
     let mut findings = checks::run(&prepared, parallel, &|finding| tell(talk, finding));
@@ -115,8 +116,7 @@ pub fn init(path: &Path, talk: &Talk) -> Result<Exit, Fault> {
 ///
 /// Errors (4): stdout is closed.
 pub fn print(text: &str) -> Result<Exit, Fault> {
-    talk::data(text.as_bytes())
-        .map_err(|error| Fault::infrastructure("stdout cannot be written").cause(error))?;
+    talk::own(text).map_err(|error| Fault::infrastructure("stdout cannot be written").cause(error))?;
     Ok(Exit::Pass)
 }
 
@@ -124,5 +124,7 @@ pub fn print(text: &str) -> Result<Exit, Fault> {
 ///
 /// Errors (4): stdout is closed.
 pub fn print_json(value: &serde_json::Value) -> Result<Exit, Fault> {
-    print(&format!("{value:#}\n"))
+    talk::json(format!("{value:#}\n").as_bytes())
+        .map_err(|error| Fault::infrastructure("stdout cannot be written").cause(error))?;
+    Ok(Exit::Pass)
 }

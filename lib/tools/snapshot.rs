@@ -90,6 +90,7 @@ pub fn create(job: &Job) -> Result<Exit, Fault> {
     let ready = prepare(job, section)?;
     let hooks = hooks::open(job, section)?;
     let needs = preflight(job)?;
+    job.make_room::<SnapshotBody>()?;
     let place = Place::of(job)?;
     let begun = Instant::now();
     let ticker = job.talk().ticker();
@@ -454,7 +455,7 @@ fn stop_if_asked() -> Result<(), Fault> {
 fn to_stdout(value: &Value) -> Result<(), Fault> {
     let mut value = value.clone();
     crate::redact::redact_json(&mut value);
-    talk::data(format!("{value:#}\n").as_bytes())
+    talk::json(format!("{value:#}\n").as_bytes())
         .map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
 }
 

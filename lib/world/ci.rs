@@ -3,8 +3,10 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::talk;
 use crate::bounds;
 use crate::evidence::Ci;
+use crate::plain::{self, harmless_line};
 use crate::redact::redact;
 use crate::units::listed;
 
@@ -60,17 +62,24 @@ fn output_file() -> Option<PathBuf> {
     var("GITHUB_OUTPUT").or_else(|| var("TRAPKEY_OUTPUT")).map(PathBuf::from)
 }
 
-/// Writes step outputs, `name=value`, one line each.
+/// The step outputs that are sentences for people. All others are words, names and paths that later steps go by, and stay
+/// as they are.
+const SENTENCES: [&str; 1] = ["summary"];
+
+/// Writes step outputs, `name=value`, one line each: as GitHub and GitLab's dotenv reports read them.
 ///
-/// Line breaks become spaces, so that no value can smuggle in a second output.
+/// A value stays on its line, so that none can smuggle in a second output, and has no characters that nobody sees.
 pub fn outputs(pairs: &[(&str, String)]) -> std::io::Result<()> {
     let Some(path) = output_file() else { return Ok(()) };
     bounds::open_to_tell(&path)?.write_all(lines(pairs).as_bytes())
 }
 
 fn lines(pairs: &[(&str, String)]) -> String {
-    let line =
-        |(name, value): &(&str, String)| format!("{name}={}\n", redact(value).replace(['\n', '\r'], " "));
+    let line = |(name, value): &(&str, String)| {
+        let value = if SENTENCES.contains(name) { redact(value) } else { value.clone() };
+        let seen: String = value.chars().map(|c| if plain::is_unseen(c) { ' ' } else { c }).collect();
+        format!("{name}={seen}\n")
+    };
     pairs.iter().map(line).collect()
 }
 
@@ -131,9 +140,7 @@ pub fn annotate(notes: &[(Level, String, String)], place: Option<&Place>) {
     for level in [Level::Error, Level::Warning] {
         let of_level: Vec<_> = notes.iter().filter(|(l, _, _)| *l == level).map(|(_, a, b)| (a, b)).collect();
         for (title, text) in as_many_as_are_shown(&of_level) {
-            let line = annotation(level, &title, &text, place.as_ref());
-            // A closed log is nobody's fault.
-            super::talk::stays(|| drop(writeln!(std::io::stderr().lock(), "{line}")));
+            talk::command(&annotation(level, &title, &text, place.as_ref()));
         }
     }
 }
@@ -200,8 +207,10 @@ fn annotation(level: Level, title: &str, text: &str, place: Option<&Place>) -> S
     format!("::{word} {place}title={}::{}", property(&redact(title)), message(&redact(text)))
 }
 
+/// The lines of a text as the value of a command; none of them is a command itself.
 fn message(text: &str) -> String {
-    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+    let lines: Vec<String> = text.lines().map(harmless_line).collect();
+    lines.join("\n").replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
 }
 
 fn property(text: &str) -> String {
@@ -216,12 +225,27 @@ mod tests {
     fn no_value_smuggles_in_a_second_output() {
         let pairs = [("summary", "a\nverdict=pass\r\nx".to_owned()), ("verdict", "fail".to_owned())];
         assert_eq!(lines(&pairs), "summary=a verdict=pass  x\nverdict=fail\n");
+        let unseen = [("version", "1\u{85}2\u{2028}3\u{1b}[0m\u{202e}4\0".to_owned())];
+        assert_eq!(lines(&unseen), "version=1 2 3 [0m 4 \n");
+    }
+
+    #[test]
+    fn an_output_that_is_no_sentence_stays_as_it_is() {
+        crate::redact::learn("bandic00t-9");
+        let pairs =
+            ["summary", "verdict", "version", "snapshot"].map(|name| (name, "bandic00t-9".to_owned()));
+        assert_eq!(
+            lines(&pairs),
+            "summary=***\nverdict=bandic00t-9\nversion=bandic00t-9\nsnapshot=bandic00t-9\n"
+        );
     }
 
     #[test]
     fn escapes_what_a_workflow_command_would_obey() {
         let line = annotation(Level::Error, "a,b:c", "x\n::set-env::%", Some(&Place::file("release.yaml")));
-        assert_eq!(line, "::error file=release.yaml,title=a%2Cb%3Ac::x%0A::set-env::%25");
+        assert_eq!(line, "::error file=release.yaml,title=a%2Cb%3Ac::x%0A\\::set-env::%25");
+        let line = annotation(Level::Warning, "##[group]\u{1b}[1m", "a ##[add-mask]b", None);
+        assert_eq!(line, "::warning title=##\\[group]\\e[1m::a ##\\[add-mask]b");
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub fn gate_if_asked() -> Option<std::process::ExitCode> {
         return Some(NEVER_BEGAN.into());
     }
     let error = Command::new(program).args(arguments).stdin(Stdio::null()).exec();
-    let _ = writeln!(io::stderr(), "it could not be started: {error}");
+    super::talk::note(&format!("it could not be started: {error}"));
     Some(NEVER_BEGAN.into())
 }
 
@@ -149,8 +149,24 @@ pub const SIGN_KEY_PEM: &str = "TRAPKEY_SIGN_KEY_PEM";
 pub const PASSPHRASE: &str = "TRAPKEY_PASSPHRASE";
 /// The variable that holds the passphrase that comes after it.
 pub const NEW_PASSPHRASE: &str = "TRAPKEY_NEW_PASSPHRASE";
-/// What no command inherits: secrets that are nothing for hooks, and the token of `promote listen`.
-pub const KEPT_BACK: [&str; 4] = [SIGN_KEY_PEM, PASSPHRASE, NEW_PASSPHRASE, "TRAPKEY_TOKEN"];
+/// The variable that holds the passphrase of the key that signs the evidence.
+pub const SIGN_KEY_PASSPHRASE: &str = "TRAPKEY_SIGN_KEY_PASSPHRASE";
+/// The variables that no command inherits, and all that begin like them (`…_FILE`, `…_COMMAND`): the keys and passphrases of
+/// the tools themselves, the token of `promote listen`, and the values of the plan's variables.
+const KEPT_BACK: [&str; 5] = ["TRAPKEY_SIGN_KEY", PASSPHRASE, NEW_PASSPHRASE, "TRAPKEY_TOKEN", "TRAPKEY_SET"];
+
+/// Takes from a command what no command needs of our environment.
+pub fn keep_back(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let kept = |begin: &&str| {
+            let rest = name.to_str().and_then(|name| name.strip_prefix(*begin));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+        };
+        if KEPT_BACK.iter().any(kept) {
+            command.env_remove(&name);
+        }
+    }
+}
 
 /// How long the output of a command that has ended may still be on its way.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -178,9 +194,7 @@ impl Order {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"));
         };
         let mut command = Command::new(program);
-        for name in KEPT_BACK {
-            command.env_remove(name);
-        }
+        keep_back(&mut command);
         command
             .args(arguments)
             .current_dir(&self.folder)
@@ -434,10 +448,23 @@ impl Ran {
     pub fn last_words(&self) -> String {
         let stderr = String::from_utf8_lossy(&self.stderr);
         let stdout = String::from_utf8_lossy(&self.stdout);
-        let text = if stderr.trim().is_empty() { stdout } else { stderr };
+        let by_stdout = stderr.trim().is_empty();
+        let text = if by_stdout { stdout } else { stderr };
         let line = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("").trim();
         // Half a secret would no longer be recognised as one: first out, then cut.
-        crate::units::clipped(&crate::redact::redact(line), 300)
+        let text =
+            if self.cut && by_stdout { crate::redact::redact_cut(line) } else { crate::redact::redact(line) };
+        crate::units::clipped(&text, 300)
+    }
+
+    /// All that it said and that was kept, secrets left out.
+    pub fn all_words(&self) -> String {
+        let mut said = String::new();
+        for (bytes, cut) in [(&self.stdout, self.cut), (&self.stderr, self.heard_of_stderr != Heard::Whole)] {
+            let text = String::from_utf8_lossy(bytes);
+            said.push_str(&if cut { crate::redact::redact_cut(&text) } else { crate::redact::redact(&text) });
+        }
+        said
     }
 
     /// How it ended, in words: `exit 3`, `ended after 10 s`, `ended by a signal`.

@@ -1,4 +1,7 @@
 //! What a person sees while a tool works: on stderr, redacted, coloured only where wanted.
+//!
+//! All that the tools print goes out here, whoever wrote it: headers, certificates, reasons, names of keys and answers of
+//! servers end up in lines that a CI system reads too, and obeys. [`harmless`] takes that from them.
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -9,6 +12,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use crate::caught::caught;
+use crate::plain::{harmless, harmless_json, harmless_line};
 use crate::redact::redact;
 use crate::units::{show_duration, show_size};
 
@@ -80,7 +84,7 @@ impl Talk {
 
     /// An error, also when quiet was asked for.
     pub fn error(&self, text: &str) {
-        let text = redact(text);
+        let text = harmless(&redact(text));
         let label = if self.color { "\x1b[31;1merror:\x1b[0m" } else { "error:" };
         say(&format!("{label} {text}"));
     }
@@ -92,7 +96,7 @@ impl Talk {
             Mark::Bad => ("✗", "31"),
             Mark::Step => ("·", "36"),
         };
-        let text = redact(text);
+        let text = harmless(&redact(text));
         if self.color {
             say(&format!("\x1b[{color}m{sign}\x1b[0m {text}"));
         } else {
@@ -198,8 +202,8 @@ impl Ticker {
     /// Shows something else.
     pub fn set(&self, text: &str) {
         match &self.0 {
-            Some(Show::Bar(bar)) => bar.set_message(redact(text)),
-            Some(Show::Lines(_)) => say(&redact(&json!({ "progress": text }).to_string())),
+            Some(Show::Bar(bar)) => bar.set_message(harmless_line(&redact(text))),
+            Some(Show::Lines(_)) => say_json(&json!({ "progress": redact(text) })),
             Some(Show::Beats(at_work)) => at_work.now(text),
             None => {}
         }
@@ -208,12 +212,14 @@ impl Ticker {
     /// Shows how far a step is.
     pub fn step(&self, step: &Step, files: u64, bytes: u64) {
         match &self.0 {
-            Some(Show::Bar(bar)) => bar.set_message(redact(&step.line(files, bytes))),
+            Some(Show::Bar(bar)) => bar.set_message(harmless_line(&redact(&step.line(files, bytes)))),
             Some(Show::Lines(last)) => {
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
                 if last.is_none_or(|last| last.elapsed() >= LOOK) {
                     *last = Some(Instant::now());
-                    say(&redact(&step.json(files, bytes).to_string()));
+                    let mut line = step.json(files, bytes);
+                    line["progress"] = redact(&step.what).into();
+                    say_json(&line);
                 }
             }
             Some(Show::Beats(at_work)) => at_work.now(&step.line(files, bytes)),
@@ -268,10 +274,52 @@ impl Drop for Ticker {
     }
 }
 
-/// Writes data to stdout.
+fn say_json(line: &Value) {
+    say(&String::from_utf8_lossy(&harmless_json(line.to_string().as_bytes())));
+}
+
+/// Says one word to whoever started this process, before there is a voice.
+pub fn note(text: &str) {
+    say(&harmless(&redact(text)));
+}
+
+/// Whether what is printed is read by a person at once.
+pub fn stdout_is_a_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// Writes a command to the CI system to stderr, which escapes what it is given by itself.
+pub(super) fn command(line: &str) {
+    say(line);
+}
+
+/// Writes text for people to stdout: redacted, and harmless to whatever reads along.
 ///
 /// Errors: stdout is closed or full.
-pub fn data(bytes: &[u8]) -> std::io::Result<()> {
+pub fn text(text: &str) -> std::io::Result<()> {
+    own(&redact(text))
+}
+
+/// Writes text of our own to stdout, with nothing of others in it that could be a secret: examples stay as they are.
+///
+/// Errors: stdout is closed or full.
+pub fn own(text: &str) -> std::io::Result<()> {
+    let ends = if text.ends_with('\n') { "\n" } else { "" };
+    let lines: Vec<String> = text.lines().map(harmless_line).collect();
+    raw(format!("{}{ends}", lines.join("\n")).as_bytes())
+}
+
+/// Writes JSON to stdout: the same JSON, and harmless to whatever reads along.
+///
+/// Errors: stdout is closed or full.
+pub fn json(bytes: &[u8]) -> std::io::Result<()> {
+    raw(&harmless_json(bytes))
+}
+
+/// Writes bytes to stdout as they are: a file out of a snapshot, or what another process of ours reads.
+///
+/// Errors: stdout is closed or full.
+pub fn raw(bytes: &[u8]) -> std::io::Result<()> {
     stays(|| {
         let mut out = std::io::stdout().lock();
         out.write_all(bytes)?;

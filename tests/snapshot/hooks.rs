@@ -399,9 +399,11 @@ fn two_snapshots_with_hooks_do_not_freeze_at_once() {
 
 #[test]
 fn secrets_of_hooks_stay_out_of_documents_records_and_process_lists() {
-    let place =
-        one("before: [./hook, freeze, \"${DB_PASSWORD}\"], after: [./hook, thaw, \"${DB_PASSWORD}\"]", SLOW);
-    place.write("freeze.do", b"echo \"with $2\"");
+    let place = one(
+        "before: [./hook, freeze, \"${DB_NAME:-orders}\"], after: [./hook, thaw, \"${DB_NAME:-orders}\"]",
+        SLOW,
+    );
+    place.write("freeze.do", b"echo \"with $DB_PASSWORD\"");
     let mut command = place.command();
     command.env("DB_PASSWORD", "s3cr3t-walrus").arg("create").stdout(Stdio::null()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
@@ -411,7 +413,7 @@ fn secrets_of_hooks_stay_out_of_documents_records_and_process_lists() {
     assert_eq!(line, "snapshot\0thaw-guard\0");
     let record = walk(&place.path(".trapkey/thaw.d")).into_iter().find(|p| p.extension().is_some()).unwrap();
     let record = std::fs::read_to_string(record).unwrap();
-    assert!(record.contains("./hook thaw ${DB_PASSWORD}"), "{record}");
+    assert!(record.contains("./hook thaw ${DB_NAME:-orders}"), "{record}");
     kill("-TERM", &child.id().to_string());
     let ended = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr).into_owned() + &place.document().to_string() + &record;

@@ -11,14 +11,13 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use super::begin::{self, look_at};
-use super::orders::{checked_course, pretty, print};
+use super::orders::{checked_course, print, print_json};
 use super::record::{Markers, Record, course_of, moment, phase};
 use super::{Call, goes_on, in_the_way, store};
 use crate::evidence::{BaselineBody, Counts, Finding, Verdict, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::plan::{BaselineSpec, Promote, Snapshot};
-use crate::redact::redact;
 use crate::routers::{Live, OtherWay, Side};
 use crate::severity::Severity;
 use crate::state::Saved;
@@ -214,7 +213,7 @@ pub fn plan_live(job: &Job) -> Result<Exit, Fault> {
     let exit = all.iter().find(|tried| tried.finding.closes()).map_or(Exit::Pass, |tried| tried.exit);
     let findings: Vec<Finding> = all.into_iter().map(|tried| tried.finding).collect();
     if job.call.json {
-        print(&pretty(&findings)?)?;
+        print_json(&findings)?;
         return Ok(exit);
     }
     let mut text = format!("{}: {}\n", name_release(&job.release), Counts::of(&findings).sentence());
@@ -240,7 +239,7 @@ pub fn plan_live(job: &Job) -> Result<Exit, Fault> {
             }
         }
     }
-    print(&redact(&text))?;
+    print(&text)?;
     Ok(exit)
 }
 
@@ -571,7 +570,7 @@ fn kept(job: &Job) -> Vec<Tried> {
         ),
         (
             "promote: evidence is kept",
-            Some(job.evidence().to_path_buf()),
+            Some(job.evidence()),
             "the evidence is lost with this job",
             "upload the folder as an artifact, and fetch it in the next job",
         ),

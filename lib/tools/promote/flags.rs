@@ -6,11 +6,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::orders::{pretty, print};
+use super::orders::{print, print_json};
 use super::store;
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
-use crate::redact::redact;
 use crate::world::talk::Mark;
 use crate::world::{self, ci};
 use crate::yaml;
@@ -150,11 +149,11 @@ pub fn set(job: &Job, name: &str, change: &Change) -> Result<Exit, Fault> {
 pub fn list(job: &Job) -> Result<Exit, Fault> {
     let flags = all(job)?;
     if job.call.json {
-        print(&pretty(&flags)?)?;
+        print_json(&flags)?;
         return Ok(Exit::Pass);
     }
     let text: String = flags.flags.iter().map(|(name, flag)| format!("{name}: {}\n", flag.shown())).collect();
-    print(&redact(&text))?;
+    print(&text)?;
     Ok(Exit::Pass)
 }
 
@@ -173,7 +172,7 @@ pub fn eval(
     if job.call.json {
         let Answer { on, why } = &answer;
         let value = json!({"flag": name, "user": user, "groups": groups, "on": on, "why": why});
-        print(&pretty(&value)?)?;
+        print_json(&value)?;
     } else {
         print(if answer.on { "on\n" } else { "off\n" })?;
         job.talk().line(Mark::Step, &answer.why);

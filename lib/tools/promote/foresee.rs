@@ -77,7 +77,7 @@ pub fn foresee(job: &Job, file: &Path) -> Result<Exit, Fault> {
         text.push_str(&format!("  {line}\n"));
     }
     text.push_str(&format!("{}\n", seen.end));
-    orders::print(&crate::redact::redact(&text))?;
+    orders::print(&text)?;
     Ok(seen.exit)
 }
 

@@ -10,7 +10,8 @@ use super::machine::{Course, State};
 use super::record::{Record, course_of, phase, strategy_word};
 use super::shift::DATA_PLANE_LAG;
 use super::{by_state, end, say, sight, store, take_to_go_back, ways_out};
-use crate::evidence::{Outcome, name_release};
+use crate::evidence::name_release;
+use crate::evidence::used::refuse_other_values;
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::judge;
@@ -25,14 +26,16 @@ use crate::world::{self, ci, signal, talk};
 const ABORT_PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) fn print(text: &str) -> Result<(), Fault> {
-    talk::data(text.as_bytes()).map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
+    talk::text(text).map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
 }
 
-pub(super) fn pretty(value: &impl serde::Serialize) -> Result<String, Fault> {
+/// Prints JSON, its free text redacted.
+pub(super) fn print_json(value: &impl serde::Serialize) -> Result<(), Fault> {
     let wrong = |e| Fault::infrastructure("the answer cannot be written").cause(e);
     let mut value = serde_json::to_value(value).map_err(wrong)?;
     crate::redact::redact_json(&mut value);
-    serde_json::to_string_pretty(&value).map(|text| text + "\n").map_err(wrong)
+    let text = serde_json::to_string_pretty(&value).map_err(wrong)? + "\n";
+    talk::json(text.as_bytes()).map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
 }
 
 /// The newest promotion of the environment, where there ever was one.
@@ -61,7 +64,7 @@ pub fn plan(job: &Job) -> Result<Exit, Fault> {
     let course = checked_course(job)?;
     let section = begin::section(job)?;
     if job.call.json {
-        print(&pretty(&course)?)?;
+        print_json(&course)?;
         return Ok(Exit::Pass);
     }
     let mut text = format!(
@@ -134,7 +137,7 @@ pub fn plan(job: &Job) -> Result<Exit, Fault> {
     for warning in &sight.warnings {
         text.push_str(&format!("  too short: {warning}\n"));
     }
-    print(&crate::redact::redact(&text))?;
+    print(&text)?;
     Ok(Exit::Pass)
 }
 
@@ -309,7 +312,7 @@ pub(super) fn call_off(job: &Job, record: &Record, asked: &Asked) -> Result<Exit
         }
     }
     // The document is about the release that is called off, whatever the plan says by now.
-    let job = &Job { release: record.release.clone(), ..job.clone() };
+    let job = &record.job(job);
     let until = Instant::now() + ABORT_PATIENCE;
     loop {
         match take_to_go_back(job, &store) {
@@ -394,7 +397,7 @@ pub fn undo(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
     same_router(job, &record)?;
     somebody_vouches_for_blue(job, &record)?;
     tell_what_is_not_seen(job);
-    let job = &Job { release: record.release.clone(), ..job.clone() };
+    let job = &record.job(job);
     let asked = asked(&record, why);
     let reason = match &asked.why {
         Some(why) => format!("undone by {}: {why}", asked.who),
@@ -481,6 +484,19 @@ pub(super) fn same_router(job: &Job, record: &Record) -> Result<(), Fault> {
             ways_out::by_hand_of_then(record)
         ))
     })
+}
+
+/// Refuses (5) to go on with other values of the plan's variables than a promotion began with. A way back never asks.
+pub(super) fn same_values(job: &Job, record: &Record) -> Result<(), Fault> {
+    let differ = record.used.differ_from(&job.values);
+    if differ.is_empty() {
+        return Ok(());
+    }
+    let again =
+        format!("go on with the values that it began with, or call it off: {}", say::command(job, "abort"));
+    let what = format!("{} was begun", name_release(&record.release));
+    Err(refuse_other_values(&what, &differ, ("then", "here"), &again)
+        .place(job.state_place().display().to_string()))
 }
 
 /// Whether two routers say the same of themselves. What was left out of the record for being secret cannot be

@@ -245,8 +245,7 @@ fn damage_json(damaged: &[Damage]) -> serde_json::Value {
 }
 
 pub(super) fn print(text: &str) -> Result<(), Fault> {
-    talk::data(crate::redact::redact(text).as_bytes())
-        .map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
+    talk::text(text).map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
 }
 
 /// Whoever can write to the store chose these texts: no escape sequence reaches the terminal.
