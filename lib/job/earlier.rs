@@ -4,7 +4,7 @@
 //! folder of its own below `earlier/`; nothing is ever lost. Who still works on what was put aside (an undo, a step of a
 //! long promotion) works there: [`home`] says where.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -121,7 +121,7 @@ fn release_claimed(folder: &Path) -> Option<Release> {
 /// Where the file system knows no locks it is done without.
 pub(super) fn locked<T>(folder: &Path, work: impl FnOnce() -> T) -> T {
     // Whoever comes first makes the folder, and holds the lock on it all the same.
-    let lock = fs::create_dir_all(folder).and_then(|()| File::open(folder)).ok();
+    let lock = fs::create_dir_all(folder).and_then(|()| crate::bounds::open_folder(folder)).ok();
     if let Some(lock) = &lock {
         let _ = rustix::fs::flock(lock, rustix::fs::FlockOperation::LockExclusive);
     }
