@@ -264,6 +264,20 @@ mod tests {
     }
 
     #[test]
+    fn one_that_hangs_is_left_behind_when_its_time_is_over() {
+        fn hang() -> Sight {
+            loop {
+                thread::park();
+            }
+        }
+        let mut hangs = check("hangs", Vec::new(), hang);
+        (hangs.timeout, hangs.retries) = (Duration::from_millis(1), 0);
+        let findings = run(&[hangs], 1, &|_| {});
+        assert_eq!((findings[0].verdict, findings[0].attempts), (Verdict::Fail, 1));
+        assert!(findings[0].message.contains("no answer within 1 ms"), "{}", findings[0].message);
+    }
+
+    #[test]
     fn one_that_breaks_is_an_error_of_its_own_and_all_others_are_seen() {
         let good = || Sight::default().number("exit", 1.0, crate::units::Unit::Plain);
         let checks = [

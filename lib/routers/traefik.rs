@@ -541,7 +541,7 @@ impl Router for Traefik {
         let (blue, green) = self.services();
         let split = qualified(&self.settings.service);
         let ours = format!("{}-trapkey-", self.settings.service);
-        let split = ways::Split { blue: &blue, green: &green, split: &split };
+        let split = ways::Services { blue: &blue, green: &green, split: &split };
         Ok(Some(ways::other_ways(&all, &split, |router| router.starts_with(&ours))))
     }
 

@@ -127,10 +127,11 @@ fn help_tells_a_commands_own_options_from_those_of_every_command() {
                 .stdout
                 .split_once("\nOptions of every command:\n")
                 .unwrap_or_else(|| panic!("{way:?}: {}", ended.stdout));
+            // What stands behind two blanks tells of an option.
             let option = |text: &str, name: &str| {
-                text.lines().any(|line| {
-                    line.trim_start().starts_with('-') && line.split([' ', ',', '=']).any(|word| word == name)
-                })
+                let flags = |line: &str| line.trim_start().split("  ").next().unwrap_or_default().to_owned();
+                let named = |line: &str| flags(line).split([' ', ',', '=']).any(|word| word == name);
+                text.lines().any(|line| line.trim_start().starts_with('-') && named(line))
             };
             for name in common {
                 assert!(option(shared, name) && !option(own, name), "{way:?} {name}: {}", ended.stdout);

@@ -212,7 +212,7 @@ fn what_is_no_answer_of_the_service_is_named_by_status_and_type() {
                 "status 200, application/json, 12 B",
             ),
             (Reply::Says(200, fixture.content_type, cut), "not understood: status 200"),
-            (Reply::Floods, "an answer of more than 64 MiB"),
+            (Reply::Floods, "an answer of more than 16 MiB"),
         ];
         for (reply, words) in cases {
             let case = format!("{} {reply:.100?}", fixture.kind);

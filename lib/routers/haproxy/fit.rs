@@ -31,10 +31,10 @@ impl Haproxy {
 
     /// Whether no cache of HAProxy answers in the place of both sides, as far as its counters show it.
     pub(super) fn no_cache_answers(&self) -> Result<(), Fault> {
+        const FRONTENDS_AND_BACKENDS: u32 = 1 + 2;
         if self.cache == Cache::Allowed {
             return Ok(());
         }
-        const FRONTENDS_AND_BACKENDS: u32 = 1 + 2;
         let reply = self.socket.ask(&format!("show stat -1 {FRONTENDS_AND_BACKENDS} -1"))?;
         let rows = parse_table(&reply, ',').unwrap_or_default();
         let is = |row: &Row, column: &str, value: &str| row.get(column).is_some_and(|own| own == value);

@@ -10,7 +10,7 @@ use super::super::ways::{Addresses, Ways};
 use super::super::{OtherWay, Side};
 
 /// Both sides' services and that of the split, each with its provider.
-pub(super) struct Split<'a> {
+pub(super) struct Services<'a> {
     pub blue: &'a str,
     pub green: &'a str,
     pub split: &'a str,
@@ -24,7 +24,7 @@ const PROTOCOLS: [(&str, &str, &str); 3] = [
 ];
 
 /// Reads `/api/rawdata`; routers that `is_ours` are the split's own.
-pub(super) fn other_ways(all: &Value, split: &Split<'_>, is_ours: impl Fn(&str) -> bool) -> Vec<OtherWay> {
+pub(super) fn other_ways(all: &Value, split: &Services<'_>, is_ours: impl Fn(&str) -> bool) -> Vec<OtherWay> {
     let servers = |side: &str| -> Vec<String> {
         let reached = reached(&all["services"], side, "");
         reached.iter().flat_map(|name| addresses(&all["services"][name.as_str()], "url")).collect()
@@ -103,7 +103,7 @@ mod tests {
     fn a_router_is_a_way_where_its_service_is_a_side_or_has_its_servers() {
         let text = include_str!("../../../tests/field/routers/traefik-rawdata.json");
         let all: Value = serde_json::from_str(text).unwrap_or_default();
-        let split = Split { blue: "shop-blue@file", green: "shop-green@file", split: "shop@file" };
+        let split = Services { blue: "shop-blue@file", green: "shop-green@file", split: "shop@file" };
         let found = other_ways(&all, &split, |name| name == "shop-trapkey-match-500@file");
         let lines: Vec<String> =
             found.iter().map(|way| format!("{} {}", way.side.word(), way.line())).collect();

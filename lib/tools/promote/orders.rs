@@ -10,7 +10,7 @@ use super::machine::{Course, State};
 use super::record::{Record, course_of, phase, strategy_word};
 use super::shift::DATA_PLANE_LAG;
 use super::{by_state, end, say, sight, store, take_to_go_back, ways_out};
-use crate::evidence::{Outcome, name_release};
+use crate::evidence::name_release;
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::judge;

@@ -279,7 +279,8 @@ mod tests {
         assert_eq!(many, (242..250).map(|n| (peer(n), false)).collect::<Vec<_>>(), "the newest are heard");
         // Who comes last is never the one that goes.
         for number in 0..=u8::MAX {
-            let come = (0..40).map(|n| (peer(n.wrapping_mul(number) % 7), false)).chain([(peer(200), false)]);
+            let come =
+                (0..40_u8).map(|n| (peer(n.wrapping_mul(number) % 7), false)).chain([(peer(200), false)]);
             assert_eq!(after(come, 8, 4).last(), Some(&(peer(200), false)));
         }
     }
