@@ -235,7 +235,7 @@ fn main() -> ExitCode {
             cli::gate_on::<PromoteBody>(promote::open, &shared, TOOL, |job| promote::rollback(job, reason))
         }
         Command::Approve { role, key, step, reason, expires_in } => {
-            cli::order_on(promote::go_on_elsewhere, &shared, TOOL, |job| {
+            cli::order_on(promote::approve_anywhere, &shared, TOOL, |job| {
                 let asked =
                     Approve { role: &role, step, key: key.as_deref(), reason: reason.clone(), expires_in };
                 promote::approve(job, asked)

@@ -11,8 +11,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::evidence::Verdict;
-use crate::plan::{CheckSpec, Expected, Loaded};
+use crate::plan::{CheckSpec, Connection, Expected, Loaded};
 use crate::units::{Observed, Text, Unit};
+use crate::world::trust::Trust;
 use crate::yaml::Problem;
 
 mod address;
@@ -100,7 +101,8 @@ pub struct Presumed {
     pub name: &'static str,
     /// The comparison, as a plan would write it.
     pub is: &'static str,
-    /// Left out when the plan expects something of one of these; of `name` itself in any case.
+    /// Left out when the plan expects something of one of these, or has set it to true in `with`; of `name`
+    /// itself in any case.
     pub unless: &'static [&'static str],
 }
 
@@ -227,6 +229,12 @@ impl Order<'_> {
     /// The target as a path, relative to the plan's folder.
     pub fn path(&self) -> Result<PathBuf, Problem> {
         self.target().map(|text| self.loaded.at(&text.value))
+    }
+
+    /// What its settings say of trust.
+    pub fn trust(&self, said: &Connection) -> Result<Trust, Problem> {
+        said.check().map_err(|(_, why)| self.problem("with", why))?;
+        Ok(Trust::of(said, self.loaded))
     }
 
     /// Whether the plan expects something of this name; what nobody asks for need not be measured.

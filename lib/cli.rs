@@ -9,6 +9,7 @@
 //! | 4 | infrastructure: a store, router or API could not be reached or answered wrongly |
 //! | 5 | refused: evidence missing, stale, tampered with, or another release holds the environment |
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -127,13 +128,16 @@ impl Shared {
                 _ => Err(Fault::usage(format!("a variable in {from} is not KEY=VALUE"))
                     .help("write it like VERSION=1.4.2; with spaces, quote the whole pair")),
             })
-            .collect::<Result<_, Fault>>()?;
+            .collect::<Result<BTreeMap<_, _>, Fault>>()?;
+        let given = |pair: &String| pair.split_once('=').map(|(key, _)| key.to_owned());
+        let given: BTreeSet<String> = self.set.iter().filter_map(given).collect();
         Ok(Call {
             tool,
             plan: self.plan.clone(),
             environment: self.environment.clone(),
             evidence: self.evidence.clone(),
             state: self.state.clone(),
+            ambient: set.keys().filter(|name| !given.contains(*name)).cloned().collect(),
             set,
             json: self.json,
             sign: None,
@@ -265,6 +269,7 @@ pub fn gate_on<B: Body + Default>(
             return Err(fault);
         }
     };
+    job.tell_where();
     let done = caught(|| work(&job)).unwrap_or_else(|why| Err(broke(&format!("`{tool}`"), &why)));
     let done = done.inspect_err(|fault| job::record_fault::<B>(&call, Some(&job), fault))?;
     job.hand_over::<B>()?;

@@ -18,7 +18,9 @@ use crate::severity::Severity;
 use crate::signature::{self, Distrust, Purpose, Signature, Signer, SigningKey, Trust};
 
 mod bodies;
+pub mod used;
 pub use bodies::*;
+pub use used::{Used, Values};
 
 pub use crate::signature::hex;
 
@@ -46,6 +48,9 @@ pub struct Head {
     pub release: Option<Release>,
     /// The plan; null only where it could not be read.
     pub plan: Option<PlanRef>,
+    /// The values of the plan's variables that it was made with, by digest.
+    #[serde(default)]
+    pub variables: Used,
     /// The documents that were consumed, by digest.
     pub needs: Vec<Need>,
     /// When, where and by whom.
@@ -402,6 +407,8 @@ pub struct Asked<'a> {
     pub now: Timestamp,
     /// The greatest age in seconds, where there is a limit.
     pub max_age: Option<f64>,
+    /// The values of the plan's variables.
+    pub values: &'a Values,
 }
 
 /// Reads a document from the evidence folder.
@@ -536,6 +543,12 @@ impl<B: Body> Found<B> {
                 )));
             }
             None => return Err(refuse(format!("`{file}` names no release"))),
+        }
+        let differ = head.variables.differ_from(asked.values);
+        if !differ.is_empty() {
+            let again = format!("give every job the same values, or {again} with these");
+            let (what, then) = (format!("`{file}` was made"), format!("in `{file}`"));
+            return Err(used::refuse_other_values(&what, &differ, (&then, "here"), &again).place(file));
         }
         let age = (asked.now.as_millisecond() - head.run.finished_at.as_millisecond()) as f64 / 1e3;
         if age < -300.0 {
@@ -678,6 +691,7 @@ mod tests {
             tool: ToolRef { name: "preflight".into(), version: VERSION.into() },
             release: Some(release(None)),
             plan: Some(plan.clone()),
+            variables: Used::default(),
             needs: Vec::new(),
             run: Run { started_at: at, finished_at: at, host: "h".into(), ci: None },
             verdict: DocumentVerdict::Pass,
@@ -694,7 +708,8 @@ mod tests {
         let plan = PlanRef { path: "release.yaml".into(), sha256: "p".into() };
         let release = release(None);
         let now: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
-        let asked = Asked { plan: &plan, release: &release, now, max_age: Some(60.0) };
+        let values = Values::default();
+        let asked = Asked { plan: &plan, release: &release, now, max_age: Some(60.0), values: &values };
         for (finished_at, word) in [
             ("2026-01-01T11:59:00.000Z", None),
             ("2026-01-01T11:58:59.999Z", Some("stale")),

@@ -1,14 +1,14 @@
 //! One call of one tool: the plan, the release, the evidence folder, and how it ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::evidence::{
-    self, Artifact, Asked, Body, Document, DocumentVerdict, Finding, Found, Head, Need, Release, Run,
-    ToolRef, VERSION, Verdict,
+    self, Artifact, Asked, Body, Document, DocumentVerdict, Finding, Found, Head, Need, PreflightBody,
+    Release, Run, ToolRef, Used, VERSION, Values, Verdict, used::Origin,
 };
 use crate::fault::{Exit, Fault};
 use crate::plan::Loaded;
@@ -16,6 +16,8 @@ use crate::severity::Severity;
 use crate::signature::{SigningKey, Trust};
 use crate::world::talk::{Mark, Talk};
 use crate::world::{self, ci, files};
+
+mod earlier;
 
 /// What the command line says, the same for all five tools.
 #[derive(Clone, Debug)]
@@ -33,6 +35,8 @@ pub struct Call {
     pub state: Option<PathBuf>,
     /// Variables of the plan.
     pub set: BTreeMap<String, String>,
+    /// The names of those that `TRAPKEY_SET` gave.
+    pub ambient: BTreeSet<String>,
     /// Whether the document goes to stdout.
     pub json: bool,
     /// The key that signs what is written.
@@ -65,6 +69,10 @@ pub struct Job {
     pub loaded: Loaded,
     /// What is released, where.
     pub release: Release,
+    /// The values of the plan's variables that this call goes by.
+    pub values: Values,
+    /// What its documents say of them.
+    pub used: Used,
 }
 
 /// What a gate decided, ready to be written.
@@ -124,6 +132,7 @@ impl Job {
     ///
     /// Errors (2): the environment is not in the plan.
     pub fn of(call: Call, loaded: Loaded) -> Result<Self, Fault> {
+        crate::world::trust::follow(&loaded);
         let known: Vec<String> = loaded.plan.environments.keys().cloned().collect();
         let environment = choose_environment(&known, call.environment.as_deref(), &loaded.reference.path)?;
         let spec = &loaded.plan.release;
@@ -135,7 +144,10 @@ impl Job {
             commit: spec.commit.clone().or_else(ci::commit),
             artifacts: Vec::new(),
         };
-        Ok(Self { call, loaded, release })
+        let mut values = loaded.values(sections_of(call.tool));
+        values.from_elsewhere(Origin::TrapkeySet, |name| call.ambient.contains(name));
+        let used = values.used();
+        Ok(Self { call, loaded, release, values, used })
     }
 
     /// The voice.
@@ -143,9 +155,104 @@ impl Job {
         &self.call.talk
     }
 
-    /// The evidence folder.
-    pub fn evidence(&self) -> &Path {
-        &self.call.evidence
+    /// Where the documents of this release are: the evidence folder, or what was put aside there for another release.
+    pub fn evidence(&self) -> PathBuf {
+        earlier::home(&self.call.evidence, &self.release)
+    }
+
+    /// Says where the documents of this release are, where they were put aside for another one.
+    pub fn tell_where(&self) {
+        let home = self.evidence();
+        if home != self.call.evidence {
+            let line = format!(
+                "works on the evidence of {} in {}: the folder itself is of another release by now",
+                evidence::name_release(&self.release),
+                home.display()
+            );
+            self.talk().line(Mark::Step, &line);
+        }
+    }
+
+    /// Makes the evidence folder that of this attempt, before the document of a tool is made anew: what is of another
+    /// release, and what was made from the document that is about to change, is put aside. A tool that needs documents
+    /// of this release makes no room for it: it refuses what is there.
+    ///
+    /// Errors (4): it cannot be put aside; then nothing has changed.
+    pub fn make_room<B: Body>(&self) -> Result<(), Fault> {
+        let folder = &self.call.evidence;
+        let plan = &self.loaded.plan;
+        let is_first = match B::NAME {
+            "preflight" | "baseline" => true,
+            "snapshot" => plan.preflight.is_none(),
+            _ => plan.preflight.is_none() && plan.snapshot.is_none(),
+        };
+        let there = |name: &str| earlier::has(folder, name);
+        let after = |names: &[&str]| names.iter().any(|name| there(name));
+        let another = earlier::another(folder, &self.release);
+        let keep: &[&str] = match (&another, B::NAME) {
+            (Some(_), _) if is_first => &[],
+            (Some(_), _) => return Ok(()),
+            // An open gate is closed from here on, until it has opened again.
+            (None, "preflight") if there("preflight.json") => &["baseline.json", "drill.json"],
+            (None, "baseline") if after(&["promote.json", "verify.json"]) => {
+                &["preflight.json", "snapshot.json", "drill.json"]
+            }
+            (None, "snapshot") if after(&["promote.json", "verify.json"]) => {
+                &["preflight.json", "baseline.json", "drill.json"]
+            }
+            (None, "promote") if after(&["promote.json", "verify.json"]) => {
+                &["preflight.json", "snapshot.json", "baseline.json", "drill.json"]
+            }
+            (None, _) => {
+                // Where it cannot be written, neither can the document, and that is told.
+                let _ = is_first.then(|| earlier::claim(folder, &self.release));
+                return Ok(());
+            }
+        };
+        let aside = earlier::begin(folder, &self.release, keep, world::now());
+        let aside = aside.map_err(|e| files::unwritable(&folder.join(earlier::FOLDER), &e))?;
+        if let Some(aside) = aside {
+            let whose = another.map_or_else(
+                || "an earlier attempt at this release".into(),
+                |release| evidence::name_release(&release),
+            );
+            let line = format!("put aside what is of {whose}: {}", aside.display());
+            self.talk().line(Mark::Step, &line);
+        }
+        Ok(())
+    }
+
+    /// Brings back what a promotion was begun with, where another attempt at its release has taken the place of it.
+    pub fn bring_back(&self, needs: &[Need]) {
+        let home = self.evidence();
+        match earlier::bring_back(&home, needs, world::now()) {
+            Ok(true) => {
+                let line = "what this promotion was begun with is back in the evidence folder; what had taken its \
+                            place is put aside";
+                self.talk().line(Mark::Step, line);
+            }
+            Ok(false) => {}
+            // Its documents are where they were put aside, and `report check` names what is missing here.
+            Err(error) => {
+                self.talk().line(Mark::Warn, &files::unwritable(&home, &error).line());
+            }
+        }
+    }
+
+    /// Puts the pages of an earlier report aside: what could not be proven now must not stand there as if it were.
+    pub fn put_pages_aside(&self) {
+        let home = self.evidence();
+        match earlier::put_pages_aside(&home, world::now()) {
+            Ok(Some(aside)) => {
+                let line = format!("the pages of an earlier report are put aside: {}", aside.display());
+                self.talk().line(Mark::Step, &line);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let why = files::unwritable(&home, &error).line();
+                self.talk().line(Mark::Warn, &format!("pages of an earlier report still stand here: {why}"));
+            }
+        }
     }
 
     /// The place of the promote state: a folder, or an `s3://` address.
@@ -160,12 +267,18 @@ impl Job {
 
     /// Reads a document and refuses it (5) unless it is one, signed by a key that counts.
     pub fn read<B: Body>(&self) -> Result<Found<B>, Fault> {
-        evidence::read(self.evidence(), self.call.trust.as_ref())
+        evidence::read(&self.evidence(), self.call.trust.as_ref())
+    }
+
+    /// Every sound document of a kind, in the evidence folder and in what was put aside.
+    pub fn read_everywhere<B: Body>(&self) -> Vec<Found<B>> {
+        let read = |place: PathBuf| evidence::read::<B>(&place, self.call.trust.as_ref()).ok();
+        earlier::everywhere(&self.call.evidence).into_iter().filter_map(read).collect()
     }
 
     /// The same for one that lies there under a name of its own.
     pub fn read_file<B: Body>(&self, file: &str) -> Result<Found<B>, Fault> {
-        evidence::read_file(self.evidence(), file, self.call.trust.as_ref())
+        evidence::read_file(&self.evidence(), file, self.call.trust.as_ref())
     }
 
     /// Reads a document and refuses it (5) unless it fits this plan and release and is young enough.
@@ -176,8 +289,30 @@ impl Job {
             release: &self.release,
             now: world::now(),
             max_age: max_age.map(|d| d.as_secs_f64()),
+            values: &self.values,
         })?;
+        if B::NAME == PreflightBody::NAME {
+            self.not_refused_since(&found)?;
+        }
         Ok(found)
+    }
+
+    /// Refuses (5) a document whose tool was called again for this release since, and could not go by the plan.
+    fn not_refused_since<B: Body>(&self, found: &Found<B>) -> Result<(), Fault> {
+        let Ok(refusal) = self.read_file::<B>(&refusal_file::<B>()) else { return Ok(()) };
+        let (head, before) = (&refusal.document.head, &found.document.head);
+        let same = |a: &Head, b: &Head| a.release == b.release && a.plan == b.plan;
+        if head.run.finished_at <= before.run.finished_at || !same(head, before) {
+            return Ok(());
+        }
+        Err(Fault::refused(format!(
+            "`{}` was called again after `{}`, and refused",
+            B::TOOL,
+            found.need.path
+        ))
+        .place(refusal.need.path)
+        .cause(&head.summary)
+        .help(format!("mend what it names, and run `{}` again", B::TOOL)))
     }
 
     /// The head of a document of this call.
@@ -245,9 +380,15 @@ impl Job {
     /// Writes the document alone: for one that is still growing.
     pub fn write<B: Body>(&self, conclusion: &Conclusion<B>) -> Result<PathBuf, Fault> {
         let bytes = evidence::to_bytes(&self.document(conclusion), self.call.sign.as_ref())?;
-        let path = self.evidence().join(B::FILE);
-        files::write_atomic(&path, &bytes).map_err(|e| files::unwritable(&path, &e))?;
-        drop_earlier_refusal::<B>(&self.call);
+        let path = earlier::locked(&self.call.evidence, || {
+            let home = self.evidence();
+            let path = home.join(B::FILE);
+            earlier::spare_others(&home, B::FILE, &self.release, world::now())
+                .and_then(|()| files::write_atomic(&path, &bytes))
+                .map_err(|e| files::unwritable(&path, &e))?;
+            Ok(path)
+        })?;
+        drop_earlier_refusal::<B>(&self.call, &path);
         Ok(path)
     }
 
@@ -261,6 +402,12 @@ impl Job {
             files::read_bounded(&path, evidence::MAX_DOCUMENT).map_err(|e| files::unwritable(&path, &e))?;
         world::talk::json(&bytes).map_err(|e| Fault::infrastructure("stdout cannot be written").cause(e))
     }
+}
+
+/// The sections whose variables a tool goes by; none for the whole plan. A report shows what others have found: it
+/// needs neither a database nor a router.
+fn sections_of(tool: &str) -> Option<&'static [&'static str]> {
+    (tool == "report").then_some(&["version", "service", "environments", "release", "report"])
 }
 
 /// The digests of the plan's artifacts.
@@ -306,6 +453,7 @@ fn head<B: Body>(call: &Call, job: Option<&Job>) -> Head {
         tool: ToolRef { name: call.tool.into(), version: VERSION.into() },
         release: job.map(|j| j.release.clone()),
         plan: job.map(|j| j.loaded.reference.clone()),
+        variables: job.map(|j| j.used.clone()).unwrap_or_default(),
         needs: Vec::new(),
         run: Run {
             started_at: call.started_at,
@@ -322,8 +470,8 @@ fn head<B: Body>(call: &Call, job: Option<&Job>) -> Head {
 
 /// An earlier refusal is over once there is a document again; one that came while this call worked
 /// is another call's, and stays.
-fn drop_earlier_refusal<B: Body>(call: &Call) {
-    let path = call.evidence.join(refusal_file::<B>());
+fn drop_earlier_refusal<B: Body>(call: &Call, beside: &Path) {
+    let path = files::parent(beside).join(refusal_file::<B>());
     let written = std::fs::metadata(&path).and_then(|m| m.modified()).ok();
     let earlier = written.and_then(|at| Timestamp::try_from(at).ok()).is_some_and(|at| at < call.started_at);
     if earlier {
@@ -359,18 +507,24 @@ pub fn record_fault<B: Body + Default>(call: &Call, job: Option<&Job>, fault: &F
     let document = Document { head, body: B::default() };
     let set_aside = matches!(fault.exit, Exit::Usage | Exit::Refused);
     let name = if set_aside { refusal_file::<B>() } else { B::FILE.to_owned() };
-    let path = call.evidence.join(name);
+    let path = job.map_or_else(|| call.evidence.clone(), Job::evidence).join(name);
     // The error itself is about to be shown; a second one about its record must not hide it.
     if let Ok(bytes) = evidence::to_bytes(&document, call.sign.as_ref()) {
         let shown = path.display().to_string();
-        match files::write_atomic(&path, &bytes) {
+        let written = earlier::locked(&call.evidence, || {
+            if let Some(job) = job.filter(|_| !set_aside) {
+                earlier::spare_others(&files::parent(&path), B::FILE, &job.release, world::now())?;
+            }
+            files::write_atomic(&path, &bytes)
+        });
+        match written {
             Err(second) if fault.place.as_ref() != Some(&shown) => {
                 call.talk.line(
                     Mark::Bad,
                     &format!("the error below could not be put on record in {shown}: {second}"),
                 );
             }
-            Ok(()) if !set_aside => drop_earlier_refusal::<B>(call),
+            Ok(()) if !set_aside => drop_earlier_refusal::<B>(call, &path),
             _ => {}
         }
         if call.json {

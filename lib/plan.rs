@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::bounds;
 use crate::calendar::Calendar;
-use crate::evidence::{PlanRef, sha256_hex};
+use crate::evidence::used::Origin;
+use crate::evidence::{PlanRef, Values, sha256_hex};
 use crate::expectation::Expectation;
 use crate::fault::Fault;
 use crate::severity::Severity;
@@ -41,6 +42,9 @@ pub struct Plan {
     /// Defaults for every check.
     #[serde(default)]
     pub defaults: Defaults,
+    /// How connections are trusted, by host: `db.corp.example`, `10.0.0.11:8443`, `*.corp.example` or `*`.
+    #[serde(default)]
+    pub connections: BTreeMap<String, Connection>,
     /// The checks before anything moves.
     #[serde(default)]
     pub preflight: Option<Preflight>,
@@ -56,6 +60,10 @@ pub struct Plan {
     /// What is rendered, and for whom.
     #[serde(default)]
     pub report: ReportSpec,
+    /// Variables that may have another value in each job: a run id, a host, a port. All others must be the same from
+    /// `preflight` to `report`.
+    #[serde(default)]
+    pub may_differ: Vec<String>,
 }
 
 /// One environment.
@@ -551,6 +559,10 @@ pub struct Promote {
     /// here is approved with the key of its own name.
     #[serde(default)]
     pub approvers: BTreeMap<String, Vec<String>>,
+    /// Whether the roles of one step must be approved by different people; true when absent. False lets one person who is
+    /// in several of them approve alone.
+    #[serde(default = "yes")]
+    pub distinct: bool,
     /// How long the lease on the promote state lasts when its holder does not renew it; 30 s when
     /// absent. A job that died on another machine holds the environment for up to twice as long.
     #[serde(default)]
@@ -656,6 +668,10 @@ pub struct Side {
     #[serde(default)]
     #[schemars(with = "Option<Text>")]
     pub release: Option<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn health_path() -> String {
@@ -840,9 +856,11 @@ pub struct Contact {
 }
 
 pub mod commands;
+mod connections;
 mod judging;
 mod kept;
 
+pub use connections::Connection;
 pub use kept::{Kept, Known, Part, Sketch, Unseen};
 
 pub use judging::{
@@ -878,16 +896,21 @@ impl PlanVariables {
         set.extend(more);
         Self { set: Arc::new(set), ..self.clone() }
     }
+
+    /// The value of a variable, and where it came from.
+    pub fn find(&self, name: &str) -> Option<(Origin, String)> {
+        let kept = || self.kept.get(name).cloned().flatten().map(|value| (Origin::Promotion, value));
+        if self.kept_first && self.kept.contains_key(name) {
+            return kept();
+        }
+        let set = self.set.get(name).cloned().map(|value| (Origin::Set, value));
+        set.or_else(|| std::env::var(name).ok().map(|value| (Origin::Environment, value))).or_else(kept)
+    }
 }
 
 impl yaml::Variables for PlanVariables {
     fn get(&self, name: &str) -> Option<String> {
-        let kept = self.kept.get(name);
-        if let Some(value) = kept.filter(|_| self.kept_first) {
-            return value.clone();
-        }
-        let now = self.set.get(name).cloned().or_else(|| std::env::var(name).ok());
-        now.or_else(|| kept.cloned().flatten())
+        self.find(name).map(|(_, value)| value)
     }
 }
 
@@ -966,6 +989,7 @@ impl Loaded {
         })?;
         check_whole(&plan, &node)?;
         commands::fit_plan(&node, variables)?;
+        check_may_differ(&plan, &node)?;
         if let Some(snapshot) = &plan.snapshot {
             check_drill(snapshot, node.get("snapshot").unwrap_or(&node), variables)?;
         }
@@ -983,6 +1007,40 @@ impl Loaded {
         self.source
             .match_indices(&opening)
             .any(|(at, _)| self.source[at + opening.len()..].starts_with(['}', ':']))
+    }
+
+    /// The values of the variables that some sections name, of the whole plan where none are given; those that may
+    /// differ between jobs are not among them.
+    pub fn values(&self, sections: Option<&[&str]>) -> Values {
+        let mut values = Values::default();
+        // What cannot be parsed was refused when it was read; a text that the state keeps has no source.
+        let Ok(mut node) = yaml::parse(&self.source) else { return values };
+        node.retain(|key, _| !key.starts_with("x-") && sections.is_none_or(|these| these.contains(&key)));
+        // The checks of a drill have variables of their own.
+        if let Some(drill) = node.get_mut("snapshot").and_then(|snapshot| snapshot.get_mut("drill")) {
+            drill.retain(|key, _| key != "checks");
+        }
+        let mut defaults: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        node.each_text(&mut |text| {
+            for (name, default) in yaml::variables_in(text) {
+                let known = defaults.entry(name.to_owned()).or_default();
+                if let Some(default) = default.map(str::to_owned).filter(|text| !known.contains(text)) {
+                    known.push(default);
+                }
+            }
+        });
+        for (name, defaults) in defaults {
+            if self.plan.may_differ.contains(&name) {
+                continue;
+            }
+            let found = self.variables.find(&name).filter(|(_, v)| defaults.is_empty() || !v.is_empty());
+            match found {
+                Some((from, value)) => values.insert(name, from, value),
+                None if defaults.is_empty() => {}
+                None => values.insert(name, Origin::Default, defaults.join("\n")),
+            }
+        }
+        values
     }
 
     /// A path of the plan, relative to the plan's folder.
@@ -1025,6 +1083,7 @@ fn is_variable(name: &str) -> bool {
 fn check_whole(plan: &Plan, root: &Node) -> Result<(), Problem> {
     let place_of = |section: &str| root.get(section).map_or(root.place, |n| n.place);
     check_text(plan, root)?;
+    connections::check(plan, root)?;
     for (section, checks) in [
         ("preflight", plan.preflight.as_ref().map(|p| &p.checks)),
         ("verify", plan.verify.as_ref().map(|v| &v.checks)),
@@ -1051,6 +1110,32 @@ fn check_whole(plan: &Plan, root: &Node) -> Result<(), Problem> {
     }
     if let Some(promote) = &plan.promote {
         check_promote(promote, root.get("promote").unwrap_or(root))?;
+    }
+    Ok(())
+}
+
+/// What may differ must be there to differ, and must not be what names the release.
+fn check_may_differ(plan: &Plan, root: &Node) -> Result<(), Problem> {
+    let names_in = |node: &Node, found: &mut Vec<String>| {
+        node.each_text(&mut |text| {
+            found.extend(yaml::variables_in(text).into_iter().map(|(name, _)| name.to_owned()));
+        });
+    };
+    let (mut all, mut steering) = (Vec::new(), Vec::new());
+    names_in(root, &mut all);
+    for section in ["service", "release"] {
+        root.get(section).iter().for_each(|node| names_in(node, &mut steering));
+    }
+    let written = root.get("may_differ");
+    for (number, name) in plan.may_differ.iter().enumerate() {
+        let place = written.and_then(|node| node.item(number)).map_or(root.place, |node| node.place);
+        if !all.contains(name) {
+            return Err(Problem::at(place, format!("the plan names no variable `{name}` that could differ"))
+                .help("write its name alone, without `${` and `}`"));
+        }
+        if steering.contains(name) {
+            return Err(Problem::at(place, format!("`{name}` says what is released, and must not differ")));
+        }
     }
     Ok(())
 }
@@ -1121,7 +1206,52 @@ fn check_promote(promote: &Promote, section: &Node) -> Result<(), Problem> {
         }
     }
     check_roles(promote, section)?;
+    check_distinct(promote, section)?;
     check_steps(promote, section)
+}
+
+/// Different people for the roles of one step: who for which role, where there are enough of them.
+pub fn distinct_people<'a>(candidates: &[Vec<&'a str>]) -> Option<Vec<&'a str>> {
+    fn choose<'a>(left: &[Vec<&'a str>], taken: &mut Vec<&'a str>) -> bool {
+        let Some((first, rest)) = left.split_first() else { return true };
+        for person in first {
+            if taken.contains(person) {
+                continue;
+            }
+            taken.push(person);
+            if choose(rest, taken) {
+                return true;
+            }
+            taken.pop();
+        }
+        false
+    }
+    let mut taken = Vec::new();
+    choose(candidates, &mut taken).then_some(taken)
+}
+
+/// Whether different people could approve the roles of each step.
+fn check_distinct<'a>(promote: &'a Promote, section: &Node) -> Result<(), Problem> {
+    if !promote.distinct {
+        return Ok(());
+    }
+    for (number, step) in promote.steps.iter().enumerate() {
+        let may = |role: &'a String| match promote.approvers.get(role) {
+            Some(names) => names.iter().map(String::as_str).collect(),
+            None => vec![role.as_str()],
+        };
+        let candidates: Vec<Vec<&str>> = step.approve.iter().map(may).collect();
+        if distinct_people(&candidates).is_none() {
+            let written = section.get("steps").and_then(|s| s.item(number));
+            let message = format!(
+                "the roles {} of one step cannot be approved by different people",
+                step.approve.join(" and ")
+            );
+            return Err(Problem::at(written.map_or(section.place, |n| n.place), message)
+                .help("name more keys in `approvers`, or let one person be enough with `distinct: false`"));
+        }
+    }
+    Ok(())
 }
 
 /// Roles are part of file names, and a list of approvers that no step asks for would guard nothing.

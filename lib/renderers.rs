@@ -17,7 +17,7 @@ mod summary;
 mod templates;
 mod words;
 
-pub use documents::Documents;
+pub use documents::{Documents, Missing};
 pub use story::Story;
 pub use summary::LIMIT as SUMMARY_LIMIT;
 pub use templates::Templates;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
@@ -18,6 +18,13 @@ use sha2::{Digest as _, Sha256};
 
 use crate::fault::Fault;
 use crate::redact::learn;
+
+mod openssh;
+
+/// The variable that holds the passphrase of an encrypted key of OpenSSH.
+const PASSPHRASE: &str = "TRAPKEY_SIGN_KEY_PASSPHRASE";
+/// The variable that names the socket of an agent.
+const AGENT: &str = "SSH_AUTH_SOCK";
 
 /// The only algorithm.
 const ALGORITHM: &str = "ed25519";
@@ -91,8 +98,18 @@ pub enum Distrust {
 /// A private key that signs documents. It is never shown.
 #[derive(Clone)]
 pub struct SigningKey {
-    pair: Arc<Ed25519KeyPair>,
+    hand: Hand,
+    public: Vec<u8>,
     id: String,
+}
+
+/// Who holds the private part.
+#[derive(Clone)]
+enum Hand {
+    /// This process.
+    Pair(Arc<Ed25519KeyPair>),
+    /// An agent, behind this socket.
+    Agent(PathBuf),
 }
 
 impl fmt::Debug for SigningKey {
@@ -102,7 +119,8 @@ impl fmt::Debug for SigningKey {
 }
 
 impl SigningKey {
-    /// Reads a private key, as `openssl genpkey -algorithm ed25519` writes it.
+    /// Reads a private key, as `openssl genpkey -algorithm ed25519` or `ssh-keygen -t ed25519` write it, or a public key
+    /// of OpenSSH whose private part an agent has.
     ///
     /// Errors (2): the file cannot be read, or is not such a key.
     pub fn read(path: &Path) -> Result<Self, Fault> {
@@ -114,6 +132,7 @@ impl SigningKey {
             )
             .help("give the key itself in TRAPKEY_SIGN_KEY_PEM, as CI systems hand over a secret"));
         }
+        no_url("--sign-key", path)?;
         let place = path.display().to_string();
         let bytes = read_key_file(path).map_err(|e| {
             Fault::usage("the signing key of --sign-key or TRAPKEY_SIGN_KEY cannot be read")
@@ -126,21 +145,32 @@ impl SigningKey {
 
     /// Takes a private key from its PEM text; `place` says where that stood.
     ///
-    /// From then on its text is a secret. Errors (2): it is not an unencrypted Ed25519 key.
+    /// From then on its text is a secret. Errors (2): it is not an Ed25519 key that can be used here.
     pub fn from_pem(pem: &[u8], place: &str) -> Result<Self, Fault> {
-        let text = String::from_utf8_lossy(pem);
-        let body = text.lines().map(str::trim).filter(|line| !line.starts_with("-----"));
-        body.filter(|line| line.len() >= 16).for_each(learn);
         let wrong = |cause: &str| {
             Fault::usage("the signing key is not an Ed25519 private key")
                 .place(place)
                 .cause(cause)
                 .help("make one with `openssl genpkey -algorithm ed25519 -out key.pem`")
         };
-        if text.contains("ENCRYPTED") {
-            return Err(wrong("it is encrypted; keep it without a passphrase, as a secret of the CI system"));
+        if let Some(public) = openssh::public(&String::from_utf8_lossy(pem)) {
+            return Self::of_agent(public.map_err(|cause| wrong(&cause))?, place);
         }
-        let der = match sections(pem).map_err(wrong)?.as_slice() {
+        let text = in_lines(&String::from_utf8_lossy(pem));
+        for text in [&text, &*String::from_utf8_lossy(pem)] {
+            let body = text.split_whitespace().filter(|word| !word.contains("-----") && word.len() >= 16);
+            body.for_each(learn);
+        }
+        if text.contains(openssh::BEGIN) {
+            return Self::of_openssh(&text, place);
+        }
+        if text.contains("ENCRYPTED") {
+            return Err(wrong(
+                "it is encrypted in PEM form; keep it without a passphrase, as a secret of the CI system, or make one with \
+                 `ssh-keygen -t ed25519`",
+            ));
+        }
+        let der = match sections(text.as_bytes()).map_err(wrong)?.as_slice() {
             [(SectionKind::PrivateKey, der)] => der.clone(),
             [(SectionKind::PublicKey, _)] => {
                 return Err(wrong("it is a public key; that one goes to --trust"));
@@ -151,8 +181,72 @@ impl SigningKey {
         };
         // What openssl writes has no public key beside the private one to check it against.
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map_err(|e| wrong(&e.to_string()))?;
-        let id = id_of(pair.public_key().as_ref());
-        Ok(Self { pair: Arc::new(pair), id })
+        Ok(Self::of_pair(pair))
+    }
+
+    fn of_pair(pair: Ed25519KeyPair) -> Self {
+        let public = pair.public_key().as_ref().to_vec();
+        Self { hand: Hand::Pair(Arc::new(pair)), id: id_of(&public), public }
+    }
+
+    /// A private key of OpenSSH. An encrypted one is opened with its passphrase; where none is given, an agent that has
+    /// it signs.
+    fn of_openssh(text: &str, place: &str) -> Result<Self, Fault> {
+        let passphrase = std::env::var(PASSPHRASE).ok().filter(|text| !text.is_empty());
+        passphrase.iter().for_each(|text| learn(text));
+        let wrong = |cause: &str| {
+            Fault::usage("the signing key cannot be used").place(place).cause(cause).help(
+                "make one with `ssh-keygen -t ed25519 -f FILE`, or with `openssl genpkey -algorithm ed25519`",
+            )
+        };
+        match openssh::private(text, passphrase.as_deref()).map_err(|cause| wrong(&cause))? {
+            openssh::Private::Seed(seed, public) => {
+                let pair = Ed25519KeyPair::from_seed_and_public_key(&*seed, &public);
+                pair.map(Self::of_pair).map_err(|_| wrong("its public part is another one's"))
+            }
+            openssh::Private::Encrypted(public) => Self::of_agent(public, place).map_err(|fault| {
+                Fault::usage("the signing key is encrypted").place(place).cause(fault.line()).help(format!(
+                    "give its passphrase in {PASSPHRASE}, or have an agent hold it: `ssh-add FILE`"
+                ))
+            }),
+        }
+    }
+
+    /// A key whose private part an agent has.
+    fn of_agent(public: Vec<u8>, place: &str) -> Result<Self, Fault> {
+        let without = |cause: String| {
+            Fault::usage("the signing key is a public one, and no agent has its private part")
+                .place(place)
+                .cause(cause)
+                .help("give the private key, or add it to the agent: `ssh-add FILE`; a public key goes to --trust")
+        };
+        let socket = std::env::var_os(AGENT).filter(|socket| !socket.is_empty());
+        let socket = PathBuf::from(socket.ok_or_else(|| without(format!("{AGENT} is not set")))?);
+        match openssh::agent_has(&socket, &public) {
+            Ok(true) => Ok(Self { hand: Hand::Agent(socket), id: id_of(&public), public }),
+            Ok(false) => Err(without(format!("the agent at {} does not have it", socket.display()))),
+            Err(why) => Err(without(why)),
+        }
+    }
+
+    /// The signature of a message. Errors (4): an agent did not sign.
+    fn signature_of(&self, message: &[u8]) -> Result<Vec<u8>, Fault> {
+        match &self.hand {
+            Hand::Pair(pair) => Ok(pair.sign(message).as_ref().to_vec()),
+            Hand::Agent(socket) => {
+                let signed = openssh::sign_by_agent(socket, &self.public, message).and_then(|signature| {
+                    let key = UnparsedPublicKey::new(&ED25519, &self.public);
+                    let sound = key.verify(message, &signature);
+                    sound.map(|()| signature).map_err(|_| "its signature is not sound".into())
+                });
+                signed.map_err(|cause| {
+                    Fault::infrastructure("the agent did not sign the document")
+                        .place(socket.display().to_string())
+                        .cause(cause)
+                        .help("look at `ssh-add -l`, and whether the agent asks for a confirmation")
+                })
+            }
+        }
     }
 
     /// The id of the key.
@@ -174,7 +268,7 @@ impl SigningKey {
         // Where the value stands is seen from where two values differ: any text may hold many zeros.
         let other = write(&filled("f"))?;
         let at = bytes.iter().zip(&other).position(|(a, b)| a != b);
-        let value = hex(self.pair.sign(&bytes).as_ref());
+        let value = hex(&self.signature_of(&bytes)?);
         let place = at.and_then(|at| bytes.get_mut(at..at + DIGITS));
         let Some(place) = place.filter(|place| place.iter().all(|b| *b == b'0')) else {
             return Err(Fault::infrastructure("the document has no place for its signature"));
@@ -202,8 +296,9 @@ impl Trust {
     /// Reads the public keys of a folder, `NAME.pem` or `NAME.pub` each, or a single such file.
     ///
     /// Keys in the folder `approvers` inside it count for approvals only. Other files are left alone.
-    /// Errors (2): no key, something else than an Ed25519 public key, or one key under two names.
+    /// Each is a key in PEM form, or a line as OpenSSH writes it. Errors (2): no key, a URL, something else than an Ed25519 public key, or one key under two names.
     pub fn read(path: &Path) -> Result<Self, Fault> {
+        no_url("--trust", path)?;
         let mut trust = Self { keys: BTreeMap::new() };
         if path.is_dir() {
             trust.add_folder(path, false)?;
@@ -325,25 +420,76 @@ fn read_key_file(path: &Path) -> std::io::Result<Vec<u8>> {
     crate::bounds::whole(path, MAX_KEY)
 }
 
+/// Refuses a URL by name: whose keys count must not be for a server to say.
+fn no_url(flag: &str, path: &Path) -> Result<(), Fault> {
+    let text = path.to_string_lossy();
+    let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "+.-".contains(c);
+    if !scheme.is_some_and(|scheme| !scheme.is_empty() && scheme.chars().all(plain)) {
+        return Ok(());
+    }
+    Err(Fault::usage(format!("{flag} is given a URL, and wants files of this machine"))
+        .place(crate::redact::redact(&text))
+        .cause("whoever answers at that address would decide whose keys count, and could change it from call to call")
+        .help("keep the keys in a repository of their own, check it out at a fixed commit, and name that folder"))
+}
+
+/// A key in lines, as PEM wants it: CI systems hand it over in one line, with blanks or `\n` between, or whole in base64.
+fn in_lines(text: &str) -> String {
+    use base64::Engine as _;
+    let trimmed = text.trim();
+    let decoded = (!trimmed.contains("-----"))
+        .then(|| trimmed.split_whitespace().collect::<String>())
+        .and_then(|joined| base64::engine::general_purpose::STANDARD.decode(joined).ok())
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .filter(|inner| inner.trim_start().starts_with("-----BEGIN "));
+    let text = decoded.unwrap_or_else(|| trimmed.to_owned());
+    let text = text.replace("\\r", "").replace("\\n", "\n");
+    let (mut out, mut rest) = (String::new(), text.as_str());
+    while let Some((_, after)) = rest.split_once("-----BEGIN ") {
+        let Some((label, after)) = after.split_once("-----") else { break };
+        let end = format!("-----END {label}-----");
+        let Some((body, after)) = after.split_once(&end) else { break };
+        // Headers of old formats stay as they are: they say what is wrong.
+        if body.contains(':') {
+            return text;
+        }
+        let body: Vec<char> = body.chars().filter(|c| !c.is_whitespace()).collect();
+        out.push_str(&format!("-----BEGIN {label}-----\n"));
+        for line in body.chunks(64) {
+            out.extend(line);
+            out.push('\n');
+        }
+        out.push_str(&end);
+        out.push('\n');
+        rest = after;
+    }
+    if out.is_empty() { text } else { out }
+}
+
 fn sections(pem: &[u8]) -> Result<Vec<(SectionKind, Vec<u8>)>, &'static str> {
     <(SectionKind, Vec<u8>)>::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|_| "it is no sound PEM text")
 }
 
-/// The 32 bytes of an Ed25519 public key in PEM form.
-fn public_key(pem: &[u8]) -> Result<Vec<u8>, &'static str> {
-    if String::from_utf8_lossy(pem).contains("PRIVATE KEY-----") {
-        return Err("it is a private key: take it away from here, and keep it secret");
+/// The 32 bytes of an Ed25519 public key, in PEM form or as OpenSSH writes it.
+fn public_key(pem: &[u8]) -> Result<Vec<u8>, String> {
+    let text = String::from_utf8_lossy(pem);
+    if text.contains("PRIVATE KEY-----") {
+        return Err("it is a private key: take it away from here, and keep it secret".into());
     }
-    match sections(pem)?.as_slice() {
+    if let Some(public) = openssh::public(&text) {
+        return public;
+    }
+    match sections(in_lines(&text).as_bytes())?.as_slice() {
         [(SectionKind::PublicKey, der)] => match der.strip_prefix(&SPKI) {
             Some(key) if key.len() == 32 => Ok(key.to_vec()),
-            _ => Err("it is a key of another algorithm"),
+            _ => Err("it is a key of another algorithm".into()),
         },
-        [] => Err("it holds no `-----BEGIN PUBLIC KEY-----`"),
-        [_] => Err("it is something else in PEM form"),
-        _ => Err("it holds more than one key"),
+        [] => Err("it holds no `-----BEGIN PUBLIC KEY-----`, and is no line of OpenSSH".into()),
+        [_] => Err("it is something else in PEM form".into()),
+        _ => Err("it holds more than one key".into()),
     }
 }
 
@@ -375,9 +521,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 impl SigningKey {
     /// A key from its 32 secret bytes.
     pub(crate) fn of_seed(seed: [u8; 32]) -> Self {
-        let pair = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
-        let id = id_of(pair.public_key().as_ref());
-        Self { pair: Arc::new(pair), id }
+        Self::of_pair(Ed25519KeyPair::from_seed_unchecked(&seed).unwrap())
     }
 }
 
@@ -386,7 +530,7 @@ impl Trust {
     /// A trust of some keys; those of `approvers` count for approvals only.
     pub(crate) fn of(keys: &[(&str, &SigningKey)], approvers: &[(&str, &SigningKey)]) -> Self {
         let trusted = |(name, key): &(&str, &SigningKey), approver_only| {
-            let public = key.pair.public_key().as_ref().to_vec();
+            let public = key.public.clone();
             (key.id.clone(), Trusted { name: (*name).to_owned(), public, approver_only })
         };
         let all =
@@ -423,12 +567,9 @@ mod tests {
         let bytes: Vec<u8> =
             (0..64).step_by(2).map(|at| u8::from_str_radix(&seed[at..at + 2], 16).unwrap()).collect();
         let key = SigningKey::of_seed(bytes.try_into().unwrap());
+        assert_eq!(hex(&key.public), "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a");
         assert_eq!(
-            hex(key.pair.public_key().as_ref()),
-            "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
-        );
-        assert_eq!(
-            hex(key.pair.sign(b"").as_ref()),
+            hex(&key.signature_of(b"").unwrap()),
             "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b"
         );
     }

@@ -9,6 +9,7 @@ pub mod files;
 pub mod http;
 pub mod left_behind;
 pub mod mounts;
+pub mod net;
 pub mod postgres;
 pub mod s3;
 pub mod scratch;
@@ -16,6 +17,7 @@ pub mod serve;
 pub mod shell;
 pub mod signal;
 pub mod talk;
+pub mod trust;
 
 use std::path::Path;
 use std::sync::OnceLock;

@@ -14,11 +14,15 @@ use crate::support::router::RealRouter;
 use crate::support::side::Side;
 use crate::support::{Ended, folder, json, run, tool, wait_for};
 
+mod attacks;
+mod earlier;
 mod hostile;
+mod keys;
 mod leaks;
 mod refusals;
 mod secrets;
 mod signed;
+mod variables;
 
 /// What a release needs: two sides, a router, a database, and a folder with the plan.
 pub(crate) struct Chain {
@@ -207,7 +211,7 @@ fn a_good_release_goes_through_all_five_tools() {
     let all = documents_of(&chain.path("evidence"));
     for (child, parents) in [
         ("snapshot", &["preflight.json"][..]),
-        ("promote", &["preflight.json", "snapshot.json"]),
+        ("promote", &["preflight.json", "snapshot.json", "baseline.json"]),
         ("verify", &["promote.json", "snapshot.json", "baseline.json"]),
         ("report", &["preflight.json", "snapshot.json", "baseline.json", "promote.json", "verify.json"]),
     ] {

@@ -1,8 +1,10 @@
 //! The checks shelf and `preflight`: a contract for every kind, and the binary from outside.
 
+mod connections;
 mod contract;
 mod encrypted;
 mod gate;
 mod papers;
 mod rules;
 pub(crate) mod servers;
+mod wire;

@@ -315,6 +315,8 @@ const THREADS: &[(&str, &str)] = &[
     ("tools/snapshot/hooks.rs", "a guard that does not answer"),
     ("tools/verify/metrics/ask.rs", "an error of that metric"),
     ("world/clock.rs", "it is done again"),
+    ("world/net.rs", "a name that is not resolved"),
+    ("world/postgres.rs", "a server to which there is no connection"),
     ("world/serve.rs", "that request is answered with 500"),
     ("world/shell.rs", "a stream that was not read to its end"),
     ("world/signal.rs", "a second signal is like the first"),

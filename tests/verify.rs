@@ -368,8 +368,12 @@ fn a_snapshot_that_the_promotion_did_not_use_is_refused() {
     assert!(missing.stderr.contains("`snapshot.json` is missing"), "{}", missing.stderr);
     std::fs::create_dir(release.folder.path().join("data")).unwrap();
     std::fs::write(release.folder.path().join("data/file"), "kept").unwrap();
+    let promote = std::fs::read(release.path("promote.json")).unwrap();
     let made = support::call("snapshot", release.folder.path(), &["create"]);
     assert_eq!(made.code, 0, "{}", made.stderr);
+    // A new snapshot is a new attempt; here it stands beside the promotion of the one before.
+    assert!(!release.path("promote.json").exists());
+    std::fs::write(release.path("promote.json"), promote).unwrap();
     let unlinked = release.call(&[]);
     assert_eq!(unlinked.code, 5, "{}", unlinked.stderr);
     assert!(unlinked.stderr.contains("promote.json -> snapshot.json"), "{}", unlinked.stderr);

@@ -40,7 +40,8 @@ struct Settings {
     /// The SHA-256 that it must have.
     #[serde(default)]
     sha256: Option<Text>,
-    /// A file as `sha256sum` writes it, relative to the plan.
+    /// A file as `sha256sum` or `openssl dgst -sha256` writes it, or with nothing but the digest, relative to the
+    /// plan.
     #[serde(default)]
     checksums: Option<Text>,
 }
@@ -110,20 +111,26 @@ fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// The digest that a checksum file has for a path, or else for its file name.
+/// The digest that a checksum file has for a path, or else for its file name; a digest without a name where
+/// there is nothing else in the file.
 fn wanted(checksums: &str, name: &str) -> Result<String, String> {
-    let base = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
+    let base = |path: &str| path.rsplit(['/', '\\']).next().unwrap_or(path).to_owned();
     let clean = |path: &str| path.trim_start_matches("./").to_owned();
-    let lines: Vec<(String, String)> = checksums.lines().filter_map(entry).collect();
-    let find = |same: &dyn Fn(&str) -> bool| -> Vec<&String> {
+    let lines: Vec<(String, Option<String>)> = checksums.lines().filter_map(entry).collect();
+    let find = |same: &dyn Fn(Option<&str>) -> bool| -> Vec<&String> {
         let mut found: Vec<&String> =
-            lines.iter().filter(|(_, path)| same(path)).map(|(digest, _)| digest).collect();
+            lines.iter().filter(|(_, path)| same(path.as_deref())).map(|(digest, _)| digest).collect();
         found.sort();
         found.dedup();
         found
     };
-    let exact = find(&|path| clean(path) == clean(name));
-    let found = if exact.is_empty() { find(&|path| base(path) == base(name)) } else { exact };
+    let mut found = find(&|path| path.is_some_and(|path| clean(path) == clean(name)));
+    if found.is_empty() {
+        found = find(&|path| path.is_some_and(|path| base(path) == base(name)));
+    }
+    if lines.iter().all(|(_, path)| path.is_none()) {
+        found = find(&|_| true);
+    }
     match found.as_slice() {
         [digest] => Ok((*digest).clone()),
         [] => Err(format!("lists no `{name}`")),
@@ -131,22 +138,36 @@ fn wanted(checksums: &str, name: &str) -> Result<String, String> {
     }
 }
 
-/// `DIGEST  path`, `DIGEST *path`, or BSD's `SHA256 (path) = DIGEST`.
-fn entry(line: &str) -> Option<(String, String)> {
-    let line = line.trim_end_matches('\r');
-    if let Some(rest) = line.strip_prefix("SHA256 (") {
-        let (path, digest) = rest.rsplit_once(") = ")?;
-        return is_digest(digest).then(|| (digest.to_ascii_lowercase(), path.to_owned()));
+/// A digest, and whose it is where the line says so: `DIGEST  path`, `DIGEST *path`, BSD's `SHA256 (path) = DIGEST`,
+/// OpenSSL's `SHA2-256(path)= DIGEST`, and a bare `DIGEST`.
+fn entry(line: &str) -> Option<(String, Option<String>)> {
+    let line = line.trim_start_matches('\u{feff}').trim_end();
+    let digest = |text: &str| is_digest(text).then(|| text.to_ascii_lowercase());
+    // What was read from a pipe has no name.
+    let named = |path: &str| (!["-", "stdin"].contains(&path)).then(|| path.to_owned());
+    if let Some(bare) = digest(line) {
+        return Some((bare, None));
+    }
+    if let Some((head, found)) = line.rsplit_once('=') {
+        let path = head.trim_end().strip_suffix(')');
+        let tagged = path.and_then(|path| {
+            ["SHA256", "SHA2-256", "sha256", ""]
+                .iter()
+                .find_map(|tag| path.strip_prefix(tag)?.trim_start().strip_prefix('('))
+        });
+        if let (Some(path), Some(found)) = (tagged, digest(found.trim_start())) {
+            return Some((found, named(path)));
+        }
     }
     // A backslash in front says that the path has escapes.
     let (escaped, line) = match line.strip_prefix('\\') {
         Some(rest) => (true, rest),
         None => (false, line),
     };
-    let (digest, path) = line.split_once(' ')?;
+    let (found, path) = line.split_once(' ')?;
     let path = path.strip_prefix([' ', '*'])?;
     let path = if escaped { path.replace("\\n", "\n").replace("\\\\", "\\") } else { path.to_owned() };
-    is_digest(digest).then(|| (digest.to_ascii_lowercase(), path))
+    digest(found).map(|found| (found, named(&path)))
 }
 
 #[cfg(test)]
@@ -165,5 +186,37 @@ mod tests {
         let twice = format!("{a}  x/f\n{b}  y/f\n");
         assert_eq!(wanted(&twice, "z/f"), Err("lists several digests for `z/f`".into()));
         assert_eq!(wanted(&twice, "y/f"), Ok("b".repeat(64)));
+    }
+
+    #[test]
+    fn reads_what_openssl_writes_and_bare_digests() {
+        let (a, b) = ("a".repeat(64), "b".repeat(64));
+        for text in [
+            format!("SHA2-256(shop.tar.gz)= {a}\n"),
+            format!("SHA256(dist/shop.tar.gz)= {a}\r\n"),
+            format!("{a} *shop.tar.gz\n"),
+            format!("SHA256 (a=b) = {b}\nSHA256 (shop.tar.gz) = {a}\n"),
+            format!("\u{feff}{}  \n", a.to_uppercase()),
+            format!("{a}\n"),
+            a.clone(),
+            format!("{a}  -\n"),
+            format!("SHA2-256(stdin)= {a}\n"),
+            format!("(stdin)= {a}\n"),
+        ] {
+            assert_eq!(wanted(&text, "shop.tar.gz"), Ok(a.clone()), "{text:?}");
+        }
+        // Another's digest, two of them, a bare one among others, another algorithm.
+        for text in [
+            format!("SHA2-256(other)= {a}\n"),
+            format!("{a}\n{b}\n"),
+            format!("{a}\n{b}  other\n"),
+            format!("SHA1(shop.tar.gz)= {}\n", "a".repeat(40)),
+            format!("SHA3-256(shop.tar.gz)= {a}\n"),
+            format!("SHA2-512(shop.tar.gz)= {a}{b}\n"),
+        ] {
+            assert!(wanted(&text, "shop.tar.gz").is_err(), "{text:?}");
+        }
+        let equal = format!("SHA256 (a=b.bin) = {a}");
+        assert_eq!(wanted(&equal, "a=b.bin"), Ok(a));
     }
 }

@@ -1,6 +1,7 @@
 //! `http`: one request, and what came back.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -8,16 +9,18 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Check, Kind, Observable, Order, Presumed, Sight, Trouble, json};
+use crate::plan::Connection;
 use crate::redact;
 use crate::units::{Observed, Size, Text, Unit};
-use crate::world::http::{Answer, Client, Request};
+use crate::world::http::{Answer, Client, Request, is_url};
+use crate::world::trust::Trust;
 use crate::yaml::Problem;
 
 /// See `preflight explain http`.
 pub(super) static KIND: Kind = Kind {
     name: "http",
     about: "Sends one HTTP request and looks at the answer.",
-    target: "a URL, `http://` or `https://`",
+    target: "a URL, `http://` or `https://`, or a unix socket, `http+unix://%2Frun%2Fapp.sock/path`",
     example: "\
 - name: shop is healthy
   kind: http
@@ -63,9 +66,30 @@ struct Settings {
     /// The largest response body that is looked at; 1MiB when absent.
     #[serde(default)]
     max_body: Option<Size>,
+    /// A unix socket that `target` is asked through, relative to the plan.
+    #[serde(default)]
+    unix_socket: Option<Text>,
+    /// A PEM file with the certificates that count in place of the system's, relative to the plan: those of a
+    /// certificate authority, or the server's own.
+    #[serde(default)]
+    ca: Option<Text>,
+    /// A PEM file with the certificate that this side shows, relative to the plan.
+    #[serde(default)]
+    cert: Option<Text>,
+    /// A PEM file with the key of `cert`, relative to the plan; in the same file when absent.
+    #[serde(default)]
+    key: Option<Text>,
+    /// Whether anybody may answer, whatever the certificate; false when absent.
+    #[serde(default)]
+    insecure: Option<bool>,
+    /// The name to ask for and to compare with in the certificate, where it is not the host of `target`.
+    #[serde(default)]
+    server_name: Option<Text>,
 }
 
 struct Http {
+    trust: Trust,
+    socket: Option<PathBuf>,
     request: Request,
     redirects: u32,
     asked: Vec<String>,
@@ -78,15 +102,14 @@ const SECRET_HEADERS: &[&str] =
 fn prepare(order: &Order<'_>) -> Result<Box<dyn Check>, Problem> {
     let settings: Settings = order.settings()?;
     let url = order.target()?;
-    let uri = url.value.parse::<ureq::http::Uri>().ok();
-    if !uri.is_some_and(|u| matches!(u.scheme_str(), Some("http" | "https")) && u.host().is_some()) {
+    if !is_url(&url.value) {
         let message = format!("`{}` is not a URL", redact::redact(&url.shown));
         return Err(order.problem("target", message).help("write https://host/path"));
     }
     let headers = headers(order, &settings.headers)?;
     let usual = if settings.body.is_some() { "POST" } else { "GET" };
     let method = settings.method.unwrap_or_else(|| usual.into()).to_ascii_uppercase();
-    if ureq::http::Method::from_bytes(method.as_bytes()).is_err() {
+    if hyper::http::Method::from_bytes(method.as_bytes()).is_err() {
         return Err(order.problem("with", format!("`{method}` is not a method")));
     }
     let keep = settings.max_body.map_or(1024 * 1024, |size| size.0);
@@ -100,15 +123,18 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Check>, Problem> {
     };
     let redirects = if settings.follow.unwrap_or(true) { settings.redirects.unwrap_or(5) } else { 0 };
     let asked = order.expected.iter().map(|line| line.name.clone()).collect();
-    Ok(Box::new(Http { request, redirects, asked }))
+    let Settings { unix_socket, ca, cert, key, insecure, server_name, .. } = settings;
+    let trust = order.trust(&Connection { ca, cert, key, insecure, server_name })?;
+    let socket = unix_socket.map(|path| order.loaded.at(&path.value));
+    Ok(Box::new(Http { trust, socket, request, redirects, asked }))
 }
 
 fn headers(order: &Order<'_>, given: &BTreeMap<String, Text>) -> Result<Vec<(String, String)>, Problem> {
     let mut headers = Vec::new();
     for (name, text) in given {
         let name = name.to_ascii_lowercase();
-        let legal = ureq::http::HeaderName::from_bytes(name.as_bytes()).is_ok()
-            && ureq::http::HeaderValue::from_str(&text.value).is_ok();
+        let legal = hyper::http::HeaderName::from_bytes(name.as_bytes()).is_ok()
+            && hyper::http::HeaderValue::from_str(&text.value).is_ok();
         if !legal {
             let message = format!("the header `{name}` has a character that no header may have");
             return Err(order.problem("with", message));
@@ -126,6 +152,7 @@ fn headers(order: &Order<'_>, given: &BTreeMap<String, Text>) -> Result<Vec<(Str
 impl Check for Http {
     fn look(&self, within: Duration) -> Result<Sight, Trouble> {
         let client = Client::new(within, self.redirects);
+        let client = client.with_own(&self.request.url, self.trust.clone(), self.socket.clone());
         let answer = client.send(&self.request).map_err(|no| {
             if no.timed_out {
                 let time = crate::units::show_duration(within.as_secs_f64());

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Check, Kind, Observable, Order, Presumed, Sight, Trouble, no_open_names};
+use crate::plan::Connection;
 use crate::redact;
 use crate::units::{Observed, Text, Unit};
 use crate::world::postgres::{self as server, Address, Unreachable};
@@ -47,9 +48,22 @@ struct Settings {
     /// The question; `SELECT 1` when absent.
     #[serde(default)]
     query: Option<Text>,
-    /// A PEM file with the roots that the server's certificate must lead to, relative to the plan.
+    /// A PEM file with the certificates that the server's must lead to, relative to the plan: those of a
+    /// certificate authority, or the server's own.
     #[serde(default)]
     ca: Option<Text>,
+    /// A PEM file with the certificate that this side shows, relative to the plan.
+    #[serde(default)]
+    cert: Option<Text>,
+    /// A PEM file with the key of `cert`, relative to the plan; in the same file when absent.
+    #[serde(default)]
+    key: Option<Text>,
+    /// Whether anybody may answer, whatever the certificate; false when absent.
+    #[serde(default)]
+    insecure: Option<bool>,
+    /// The name to compare with, where it is not the host of `target`.
+    #[serde(default)]
+    server_name: Option<Text>,
 }
 
 struct Postgres {
@@ -61,14 +75,14 @@ struct Postgres {
 fn prepare(order: &Order<'_>) -> Result<Box<dyn Check>, Problem> {
     let settings: Settings = order.settings()?;
     let target = order.target()?;
-    let mut address = Address::read(&target.value).map_err(|why| {
+    let wrong = |why: String| {
         let shown = redact::redact(&target.shown);
         order.problem("target", format!("`{shown}` is not a connection URL: {why}")).help(server::HELP)
-    })?;
-    if let Some(ca) = settings.ca {
-        address = address.trusting(order.loaded.at(&ca.value));
-    }
-    let query = settings.query.map_or_else(|| "SELECT 1".to_owned(), |text| text.value);
+    };
+    let Settings { query, ca, cert, key, insecure, server_name } = settings;
+    let own = order.trust(&Connection { ca, cert, key, insecure, server_name })?;
+    let address = Address::read_trusting(&target.value, &own).map_err(wrong)?;
+    let query = query.map_or_else(|| "SELECT 1".to_owned(), |text| text.value);
     if query.trim().is_empty() {
         return Err(order.problem("with", "`query` is empty"));
     }
@@ -81,47 +95,54 @@ impl Check for Postgres {
         let mut client = self.address.connect(within).map_err(|error| match error {
             Unreachable::Here(_) => Trouble::broken(error.to_string()),
             Unreachable::There(error) => Trouble::failed(words(&error)),
+            Unreachable::Nobody(_) => Trouble::failed(error.to_string()),
         })?;
         let left = within.saturating_sub(started.elapsed()).as_millis().max(1);
         let mut ask =
             |query: &str| client.simple_query(query).map_err(|error| Trouble::failed(words(&error)));
-        // A setting of its own statement, for poolers refuse it among the connection's options.
-        ask(&format!("SET statement_timeout = {left}"))?;
+        // A setting of its own statement, for poolers refuse it among the connection's options; and of its own
+        // transaction, for behind a pooler the connection is the application's afterwards.
+        ask(&format!("BEGIN; SET LOCAL statement_timeout = {left}"))?;
         let answer = ask(&self.query)?;
+        ask("COMMIT")?;
         let latency = started.elapsed();
-        let mut sight = sight(&answer).number("latency", latency.as_secs_f64(), Unit::Duration);
+        let mut sight = sight(&answer)?.number("latency", latency.as_secs_f64(), Unit::Duration);
         if self.server_version {
-            sight = with_version(sight, &ask("SHOW server_version")?);
+            sight = with_version(sight, &ask("SHOW server_version")?)?;
         }
         Ok(sight)
     }
 }
 
-fn sight(answer: &[SimpleQueryMessage]) -> Sight {
+fn sight(answer: &[SimpleQueryMessage]) -> Result<Sight, Trouble> {
     let rows = answer.iter().filter(|message| matches!(message, SimpleQueryMessage::Row(_))).count();
     let sight = Sight::default().number("rows", rows as f64, Unit::Plain);
-    match first(answer) {
+    Ok(match first(answer)? {
         Some(value) => sight.saw("value", observed(&value)),
         None => sight.note("the answer has no value"),
-    }
+    })
 }
 
 /// Debian adds its own words behind the number: `16.4 (Debian 16.4-1)`.
-fn with_version(sight: Sight, answer: &[SimpleQueryMessage]) -> Sight {
-    let version = first(answer).and_then(|text| text.split_whitespace().next().map(str::to_owned));
-    match version {
+fn with_version(sight: Sight, answer: &[SimpleQueryMessage]) -> Result<Sight, Trouble> {
+    let version = first(answer)?.and_then(|text| text.split_whitespace().next().map(str::to_owned));
+    Ok(match version {
         Some(version) => sight.saw("server_version", Observed::Text(version)),
         None => sight,
-    }
+    })
 }
 
-fn first(answer: &[SimpleQueryMessage]) -> Option<String> {
+/// The first column of the first row; none where it is NULL or there is none, as with `SELECT` alone.
+///
+/// Errors: its bytes are no text.
+fn first(answer: &[SimpleQueryMessage]) -> Result<Option<String>, Trouble> {
     let row = answer.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
+        SimpleQueryMessage::Row(row) if !row.is_empty() => Some(row),
         _ => None,
-    })?;
-    // `get` breaks on a row without columns, `SELECT` alone.
-    if row.is_empty() { None } else { row.get(0).map(str::to_owned) }
+    });
+    let value = row.map(|row| row.try_get(0)).transpose();
+    let value = value.map_err(|_| Trouble::failed("the database answers with bytes that are not UTF-8"))?;
+    Ok(value.flatten().map(str::to_owned))
 }
 
 fn observed(value: &str) -> Observed {

@@ -133,7 +133,9 @@ fn check_target(kind: &Kind, order: &Order<'_>) -> Result<(), Problem> {
 fn lines(kind: &Kind, order: &Order<'_>) -> Result<Vec<Line>, Problem> {
     let mut lines = Vec::new();
     for presumed in kind.presumes {
-        if order.asks(presumed.name) || presumed.unless.iter().any(|name| order.asks(name)) {
+        if order.asks(presumed.name)
+            || presumed.unless.iter().any(|name| order.asks(name) || is_on(order, name))
+        {
             continue;
         }
         let is = Expectation::parse(presumed.is).map_err(|message| order.problem("kind", message))?;
@@ -153,6 +155,12 @@ fn lines(kind: &Kind, order: &Order<'_>) -> Result<Vec<Line>, Problem> {
             .help("a check that cannot fail says nothing: add `expect`"));
     }
     Ok(lines)
+}
+
+/// Whether a setting of that name is `true`.
+fn is_on(order: &Order<'_>, name: &str) -> bool {
+    let with = order.spec.with.0.as_ref().and_then(|with| with.get(name));
+    with.is_some_and(|node| node.read::<bool>(&order.loaded.variables).is_ok_and(|on| on))
 }
 
 /// The comparison as the plan has it, where it holds a variable: such values are shown by name.

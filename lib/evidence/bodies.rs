@@ -302,6 +302,9 @@ pub enum Outcome {
 pub struct Promotion {
     /// The number of this release in its environment, rising by one.
     pub epoch: u64,
+    /// The promotion again, by chance: numbers begin anew where the promote state was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// `canary` or `blue_green`.
     pub strategy: String,
     /// The router: its kind and where it is, secrets left out.

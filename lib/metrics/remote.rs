@@ -13,7 +13,7 @@ use super::{Ask, Order, Point, Source, Trouble};
 use crate::bounds;
 use crate::redact;
 use crate::units::{Text, show_duration, show_size};
-use crate::world::http::{Answer, Client, NoAnswer, Request, join};
+use crate::world::http::{Answer, Client, NoAnswer, Request, is_url, join};
 use crate::yaml::Problem;
 
 /// No answer that is read here is larger.
@@ -105,8 +105,7 @@ impl Server {
         headers: &BTreeMap<String, Text>,
     ) -> Result<Self, Problem> {
         let shown = redact::redact(&base.shown);
-        let uri = base.value.parse::<ureq::http::Uri>().ok();
-        if !uri.is_some_and(|u| matches!(u.scheme_str(), Some("http" | "https")) && u.host().is_some()) {
+        if !is_url(&base.value) {
             return Err(order.problem("", format!("`{shown}` is not a URL")).help("write https://host/path"));
         }
         if base.value.contains(['?', '#']) {
@@ -135,8 +134,8 @@ impl Server {
         value: &str,
     ) -> Result<(), Problem> {
         let name = name.to_ascii_lowercase();
-        let legal = ureq::http::HeaderName::from_bytes(name.as_bytes()).is_ok()
-            && ureq::http::HeaderValue::from_str(value).is_ok();
+        let legal = hyper::http::HeaderName::from_bytes(name.as_bytes()).is_ok()
+            && hyper::http::HeaderValue::from_str(value).is_ok();
         if !legal {
             let message = format!("the header `{name}` has a character that no header may have");
             return Err(order.problem(key, message));

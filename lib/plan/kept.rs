@@ -14,10 +14,11 @@ use crate::units::with_variables;
 use crate::yaml::{self, Node, Place, Problem, Value, Variables};
 
 /// The sections that a promotion goes by once it has begun.
-const SECTIONS: [&str; 7] =
-    ["version", "service", "environments", "release", "defaults", "connections", "promote"];
+const SECTIONS: [&str; 8] =
+    ["version", "service", "environments", "release", "defaults", "connections", "promote", "may_differ"];
 /// What of `promote` is asked on the way forward alone.
-const FORWARD: [&str; 7] = ["metrics", "rollback_when", "judge", "preview", "calendar", "approvers", "steps"];
+const FORWARD: [&str; 8] =
+    ["metrics", "rollback_when", "judge", "preview", "calendar", "approvers", "distinct", "steps"];
 /// What of `promote` a way back cannot do without.
 const BACK: [&str; 6] = ["router", "sides", "probe", "hooks", "drain", "strategy"];
 /// What of `promote` is run.
@@ -331,6 +332,10 @@ fn prune(
     node.retain(|key, value| {
         SECTIONS.contains(&key) && (key != "defaults" || value.unset(variables).is_none())
     });
+    // Another host's certificate keeps nobody from going back.
+    if let Some(connections) = node.get_mut("connections") {
+        connections.retain(|_, value| value.unset(variables).is_none());
+    }
     if let Some(known) = known {
         if let (Some(service), Some(node)) = (known.service, node.get_mut("service"))
             && node.unset(variables).is_some()

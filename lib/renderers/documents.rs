@@ -25,6 +25,10 @@ pub struct Documents {
     pub state: Option<String>,
     /// The evidence folder, where it is not the usual one.
     pub evidence: Option<String>,
+    /// The documents that the plan asks for by now, and that are not there.
+    pub missing: Vec<Missing>,
+    /// Those that come later.
+    pub to_come: Vec<&'static str>,
     /// What to do when.
     pub contingency: Vec<Contingency>,
     /// Whom to ask.
@@ -47,6 +51,15 @@ pub struct Documents {
     pub verify: Option<Found<VerifyBody>>,
 }
 
+/// A document that the plan asks for, and that is not there.
+#[derive(Clone, Debug, Serialize, serde::Deserialize)]
+pub struct Missing {
+    /// Its file.
+    pub file: String,
+    /// Why it should be there, and what is known of it, in one sentence.
+    pub why: String,
+}
+
 impl Documents {
     /// The same with every text redacted, before any of it is escaped for a language.
     ///
@@ -58,6 +71,8 @@ impl Documents {
             url: hide(&self.url)?,
             state: hide(&self.state)?,
             evidence: hide(&self.evidence)?,
+            missing: hide(&self.missing)?,
+            to_come: self.to_come,
             contingency: hide(&self.contingency)?,
             contacts: hide(&self.contacts)?,
             at: self.at,

@@ -28,6 +28,7 @@ const LONGEST: usize = 20_000;
 fn render(story: &Story, _: &Templates) -> Result<Vec<u8>, Fault> {
     let mut names = Names::default();
     let mut cases = vec![outcome(story, &mut names)];
+    cases.extend(story.missing.iter().map(|(file, why)| missing(story, file, why, &mut names)));
     cases.extend(story.findings.iter().map(|(tool, finding)| case(story, tool, finding, &mut names)));
     let skipped = cases.iter().filter(|c| c.is_skipped()).count();
     let mut suite = TestSuiteBuilder::new(&attribute(&format!(
@@ -91,6 +92,13 @@ fn outcome(story: &Story, names: &mut Names) -> TestCase {
     };
     let said = (story.opening.badge.tone != "pass").then_some(said);
     finish(&mut case, story, "release", said)
+}
+
+/// A document that the plan asks for: where it is missing nothing is known, and that is no pass.
+fn missing(story: &Story, file: &str, why: &str, names: &mut Names) -> TestCase {
+    let name = names.unique("release", &attribute(&format!("{file} is there")));
+    let mut case = TestCaseBuilder::failure(&name, Duration::ZERO, "missing", &attribute(why));
+    finish(&mut case, story, "release", Some(why.to_owned()))
 }
 
 fn case(story: &Story, tool: &str, finding: &Finding, names: &mut Names) -> TestCase {

@@ -74,7 +74,13 @@ fn moved(documents: &Documents, promotion: &Promotion) -> Opening {
                 "{subject} was rolled back; {} serves all of {place} again",
                 old_side(documents)
             ),
-            lead: join([back_in(promotion), judged(promotion), verified(documents), run_by(documents)]),
+            lead: join([
+                back_in(promotion),
+                judged(promotion),
+                verified(documents),
+                missing(documents),
+                run_by(documents),
+            ]),
         },
         Outcome::Frozen => Opening {
             outcome: "frozen",
@@ -110,7 +116,15 @@ fn promoted(documents: &Documents, promotion: &Promotion) -> Opening {
         judged(promotion),
         run_by(documents),
     ]);
+    let unknown = missing(documents);
     match doubt {
+        None if unknown.is_some() => Opening {
+            outcome: "promoted",
+            badge: Mark::new("warn", "Promoted, not verified"),
+            reason: unknown.map(|why| sentence(&stop(&why))),
+            headline: format!("{subject} serves all of {place}, and nobody has verified it"),
+            lead,
+        },
         None => Opening {
             outcome: "promoted",
             badge: Mark::new("pass", "Promoted"),
@@ -150,7 +164,7 @@ fn unmoved(documents: &Documents) -> Opening {
             badge: Mark { tone: "none", sign: "…", word: "In progress".into() },
             reason: None,
             headline: format!("{subject} has not moved into {place} yet"),
-            lead: join([checks(documents), untouched(documents), run_by(documents)]),
+            lead: join([checks(documents), untouched(documents), to_come(documents), run_by(documents)]),
         },
     }
 }
@@ -259,6 +273,16 @@ fn verified(documents: &Documents) -> Option<String> {
     let what =
         if verify.head.verdict == DocumentVerdict::Pass { "confirms it" } else { "does not confirm it" };
     Some(format!("Verify {what}: {}", verify.head.summary))
+}
+
+/// What the plan asks for, and what is not there.
+fn missing(documents: &Documents) -> Option<String> {
+    let all: Vec<&str> = documents.missing.iter().map(|missing| missing.why.as_str()).collect();
+    (!all.is_empty()).then(|| sentence(&all.join("; ")))
+}
+
+fn to_come(documents: &Documents) -> Option<String> {
+    (!documents.to_come.is_empty()).then(|| format!("Not there yet: {}", documents.to_come.join(", ")))
 }
 
 fn untouched(documents: &Documents) -> Option<String> {

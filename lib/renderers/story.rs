@@ -45,6 +45,9 @@ pub struct Story {
     pub(super) chain: Vec<Link>,
     pub(super) plan: PlanRow,
     pub(super) version: &'static str,
+    /// The documents that the plan asks for, and that are not there: file and sentence.
+    #[serde(skip)]
+    pub(super) missing: Vec<(String, String)>,
     /// What JUnit reports, with full texts.
     #[serde(skip)]
     pub(super) findings: Vec<(&'static str, Finding)>,
@@ -268,6 +271,7 @@ impl Story {
                 short: short(&documents.plan.sha256),
             },
             version: VERSION,
+            missing: documents.missing.iter().map(|m| (text(&m.file), text(&m.why))).collect(),
             findings: findings(&documents),
             host,
             finished_at,

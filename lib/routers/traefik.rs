@@ -23,7 +23,7 @@ use super::{
 };
 use crate::fault::Fault;
 use crate::units::{show_duration, show_share};
-use crate::world::http::{Answer, Client, Request, join};
+use crate::world::http::{Answer, Client, Request, is_url, join};
 use crate::world::{files, signal};
 use crate::yaml::Problem;
 
@@ -150,7 +150,7 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
         return Err(Problem::at(place, "blue and green are the same service"));
     }
     for url in [Some(&settings.api), settings.metrics.as_ref()].into_iter().flatten() {
-        if !url.starts_with("http://") && !url.starts_with("https://") {
+        if !is_url(url) {
             return Err(Problem::at(place, format!("`{url}` is no http address")));
         }
     }

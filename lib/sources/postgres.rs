@@ -144,7 +144,12 @@ impl Source for Database {
             .iter()
             .map(|table| {
                 let started = Instant::now();
-                let mut finding = match tables::now(&mut client, table) {
+                let now = tables::now(&mut client, table);
+                if now.is_err() && client.batch_execute("ROLLBACK").is_ok() {
+                    // The others are asked in a transaction that is whole; where that fails, they say so.
+                    let _ = self.begin(&mut client);
+                }
+                let mut finding = match now {
                     Ok(now) => judge(table, &now),
                     Err(e) if tables::is_gone(&e) => data_finding(table, Verdict::Fail)
                         .says(format!("the table or a column of it is gone: {}", tables::why(&e))),
@@ -199,11 +204,6 @@ impl Database {
         let failed = |e: ::postgres::Error| self.failed("the database cannot be read", &e);
         let mut client = self.connect(address)?;
         // pg_dump takes over this very snapshot, so that the figures and the dump are of one moment.
-        client
-            .batch_execute(
-                "SET idle_in_transaction_session_timeout = 0; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-            )
-            .map_err(failed)?;
         let row = client
             .query_one(
                 "SELECT pg_export_snapshot(), current_setting('server_version'), \
@@ -244,15 +244,24 @@ impl Database {
         Ok(text.lines().filter(|line| !line.starts_with(';') && !line.trim().is_empty()).count())
     }
 
-    /// A connection on which a single statement ends with the time limit.
+    /// A connection in a transaction of its own moment that only reads, in which a single statement ends with
+    /// the time limit.
     fn connect(&self, address: &Address) -> Result<Client, Fault> {
         let mut client = address.connect(PATIENCE).map_err(|e| self.unreachable(&e))?;
+        self.begin(&mut client)?;
+        Ok(client)
+    }
+
+    /// Begins such a transaction. Its settings end with it: behind a pooler the connection is the
+    /// application's afterwards.
+    fn begin(&self, client: &mut Client) -> Result<(), Fault> {
         let limit = self.programs.timeout.as_millis().min(2_000_000_000);
         let set = format!(
-            "SET statement_timeout = {limit}; SET standard_conforming_strings = on; SET extra_float_digits = 1"
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {limit}; \
+             SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL standard_conforming_strings = on; \
+             SET LOCAL extra_float_digits = 1"
         );
-        client.batch_execute(&set).map_err(|e| self.unreachable(&Unreachable::There(e)))?;
-        Ok(client)
+        client.batch_execute(&set).map_err(|e| self.unreachable(&Unreachable::There(e)))
     }
 
     /// The dump command as data: the password is in the environment, never in the arguments.

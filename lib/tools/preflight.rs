@@ -38,6 +38,7 @@ pub fn run(job: &Job) -> Result<Exit, Fault> {
     };
     let prepared = checks::prepare(&section.checks, &job.loaded)?;
     validate_the_rest(job)?;
+    job.make_room::<PreflightBody>()?;
     let parallel = plan.defaults.parallel.unwrap_or(PARALLEL);
     let talk = job.talk();
     let mut findings = checks::run(&prepared, parallel, &|finding| tell(talk, finding));

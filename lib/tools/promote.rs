@@ -33,7 +33,7 @@ mod ways_out;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::evidence::{Need, PromoteBody, name_release};
+use crate::evidence::{Found, Need, Outcome, PromoteBody, name_release};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::plan::Part;
@@ -46,7 +46,7 @@ use crate::world::{self, ci, signal};
 
 pub use approve::{Approve, approve};
 pub(super) use begin::judged;
-pub use by_state::{begin_or_go_on, go_on, go_on_elsewhere, judge, open};
+pub use by_state::{approve_anywhere, begin_or_go_on, go_on, go_on_elsewhere, judge, open};
 use drive::Driver;
 pub use drive::Mode;
 pub use dry_run::plan_live;
@@ -143,8 +143,14 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
     let epoch = record.as_ref().map_or(0, |r| r.promotion.epoch);
     let served_before = record.as_ref().and_then(way_back::serving);
     let known = record.as_ref().map(|r| r.before.clone()).unwrap_or_default();
+    let goes_on = record.as_ref().map(|record| goes_on(job, record, call)).transpose()?.unwrap_or(false);
+    // Its documents name the values that it began with, whoever goes on with it.
+    let job = &match &record {
+        Some(record) if goes_on => record.job(job),
+        _ => job.clone(),
+    };
     let mut driver = match record {
-        Some(record) if record.state.finished() && goes_on(job, &record, call)? => {
+        Some(record) if record.state.finished() && goes_on => {
             still_holds(job, &record, router.as_mut())?;
             if let Some(exit) = repeat(job, &record) {
                 return Ok(exit);
@@ -152,8 +158,10 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
             // This evidence folder has no document of it yet.
             Driver::new(job, mode, router, lease, record)?
         }
-        Some(record) if goes_on(job, &record, call)? => {
+        Some(record) if goes_on => {
             let served = record.state.serves();
+            not_set_back(job, &record)?;
+            job.bring_back(&record.needs);
             way_back::is_still_there(job, lease.store(), &record)?;
             let mut driver = Driver::new(job, mode, router, lease, record)?;
             driver.come_back()?;
@@ -165,6 +173,7 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
         None if call == Call::GoOn => return Err(nothing_begun(job)),
         _ => {
             let needs = begin::evidence(job)?;
+            job.make_room::<PromoteBody>()?;
             let mut record = begin::record(job, needs, router.as_mut(), epoch + 1, &known)?;
             record.served_before = served_before;
             let mut driver = Driver::new(job, mode, router, lease, record)?;
@@ -239,7 +248,7 @@ fn supersede(job: &Job, mut lease: Lease, record: Record) -> Result<(Lease, Opti
     orders::same_router(job, &record)?;
     // What could not begin must not cost the one that is under way its place.
     way_back::is_there(job, &begin::evidence(job)?)?;
-    let old = Job { release: record.release.clone(), ..job.clone() };
+    let old = record.job(job);
     let mut driver = Driver::new(&old, Mode::Hold, begin::router(job)?, lease, record)?;
     driver.call_off(format!("superseded by {}, which {} began", name_release(&job.release), ci::actor()))?;
     let (lease, record) = driver.into_parts();
@@ -332,7 +341,39 @@ fn goes_on(job: &Job, record: &Record, call: Call) -> Result<bool, Fault> {
             )));
     }
     orders::same_router(job, record)?;
+    orders::same_values(job, record)?;
     Ok(true)
+}
+
+/// Refuses (5) to go on with a promotion that its own document says is over: somebody has set the state back.
+fn not_set_back(job: &Job, record: &Record) -> Result<(), Fault> {
+    let is_over = |found: &Found<PromoteBody>| {
+        let told = found.document.body.promotion.as_ref();
+        told.is_some_and(|p| p.id.is_some() && p.id == record.id && p.outcome == Outcome::RolledBack)
+    };
+    let all = job.read_everywhere::<PromoteBody>();
+    // A way back is never refused.
+    let forward = matches!(
+        record.state,
+        State::Deploying { .. }
+            | State::Holding
+            | State::CheckingGreen
+            | State::Shifting { .. }
+            | State::Baking { .. }
+    );
+    let Some(found) = all.into_iter().find(is_over).filter(|_| forward) else {
+        return Ok(());
+    };
+    let at = found.document.head.run.finished_at.strftime("%Y-%m-%d %H:%M:%S UTC");
+    let what = format!("{} was rolled back, and its state was set back since", name_release(&record.release));
+    Err(Fault::refused(what)
+        .place(job.state_place().display().to_string())
+        .cause(format!(
+            "`{}` says so since {at}; the state says: {}",
+            found.need.path,
+            record::phase(&record.state, &record.course)
+        ))
+        .help(format!("find out who changed it, and call it off: {}", say::command(job, "abort"))))
 }
 
 /// How people get a release out of the way of the next one.

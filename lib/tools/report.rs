@@ -12,7 +12,7 @@ use crate::caught::caught;
 use crate::evidence::{DocumentVerdict, Finding, Output, ReportBody, Verdict, sha256_hex};
 use crate::fault::{Exit, Fault};
 use crate::job::{Conclusion, Job};
-use crate::renderers::{self, Story, Templates};
+use crate::renderers::{self, Missing, Story, Templates};
 use crate::severity::Severity;
 use crate::world::talk::Mark;
 use crate::world::{self, ci, files};
@@ -32,9 +32,11 @@ pub fn render(job: &Job, templates: Option<&Path>) -> Result<Exit, Fault> {
     for name in &unknown {
         job.talk().line(Mark::Warn, &unknown_template(name));
     }
-    let evidence = chain::read(job)?;
-    let links = evidence.links(job)?;
+    // What cannot be proven now must not be told by pages of an earlier report.
+    let evidence = chain::read(job).inspect_err(|_| job.put_pages_aside())?;
+    let links = evidence.links(job).inspect_err(|_| job.put_pages_aside())?;
     let needs = evidence.needs();
+    let absent = evidence.missing(job);
     let missing = evidence.without_samples(job);
     if let Some(why) = &missing {
         job.talk().line(Mark::Warn, why);
@@ -69,7 +71,7 @@ pub fn render(job: &Job, templates: Option<&Path>) -> Result<Exit, Fault> {
         needs,
         verdict: if broken.is_empty() { DocumentVerdict::Pass } else { DocumentVerdict::Error },
         summary: headline.clone(),
-        findings: findings(&links, &unknown, missing.as_deref(), &broken),
+        findings: findings(&links, &unknown, missing.as_deref(), &absent, &broken),
         body: ReportBody { outcome: story.outcome().into(), headline, outputs },
         outputs: vec![("outcome", story.outcome().into()), ("report", page)],
     })
@@ -99,6 +101,18 @@ pub fn check(job: &Job) -> Result<Exit, Fault> {
     }
     if let Some(why) = evidence.without_samples(job) {
         job.talk().line(Mark::Warn, &why);
+    }
+    if let Some(missing) = evidence.missing(job).into_iter().next() {
+        return Err(Fault::refused(format!("the evidence `{}` is missing", missing.file))
+            .place(job.evidence().display().to_string())
+            .cause(missing.why)
+            .help("run `verify`, and pass the whole evidence folder on between jobs"));
+    }
+    for (file, verdict, summary) in evidence.not_passed() {
+        job.talk().line(Mark::Warn, &format!("`{file}` did not pass, its verdict is `{verdict}`: {summary}"));
+    }
+    for line in evidence.signers() {
+        job.talk().line(Mark::Step, &line);
     }
     job.talk().line(Mark::Good, &format!("the chain holds: {} links", links.len()));
     Ok(Exit::Pass)
@@ -139,6 +153,7 @@ fn findings(
     links: &[chain::Link],
     unknown: &[String],
     missing: Option<&str>,
+    absent: &[Missing],
     broken: &[(&str, String)],
 ) -> Vec<Finding> {
     let now = world::now();
@@ -160,7 +175,12 @@ fn findings(
     });
     let broken =
         broken.iter().map(|(file, why)| Finding::new(*file, "renderer", Verdict::Error, now).says(why));
-    proven.chain(warnings).chain(samples).chain(broken).collect()
+    let absent = absent.iter().map(|missing| {
+        let mut finding = Finding::new(&missing.file, "chain", Verdict::NoData, now).says(&missing.why);
+        finding.severity = Severity::Warning;
+        finding
+    });
+    proven.chain(warnings).chain(samples).chain(absent).chain(broken).collect()
 }
 
 fn unknown_template(name: &str) -> String {

@@ -90,6 +90,7 @@ pub fn create(job: &Job) -> Result<Exit, Fault> {
     let ready = prepare(job, section)?;
     let hooks = hooks::open(job, section)?;
     let needs = preflight(job)?;
+    job.make_room::<SnapshotBody>()?;
     let place = Place::of(job)?;
     let begun = Instant::now();
     let ticker = job.talk().ticker();

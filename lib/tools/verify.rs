@@ -36,6 +36,7 @@ pub fn baseline(job: &Job) -> Result<Exit, Fault> {
             .help("add for example `verify: {baseline: {probes: [{name: home, url: \"https://…/\"}]}}`"));
     };
     let probes = measure::prepare(&spec.probes, &job.loaded)?;
+    job.make_room::<BaselineBody>()?;
     let mut findings = Vec::new();
     let mut records = Vec::new();
     for probe in &probes {

@@ -1,19 +1,67 @@
-//! HTTP requests with one time limit from the first byte to the last, and system certificates.
+//! HTTP requests with one time limit from the first byte to the last.
+//!
+//! hyper speaks HTTP, rustls TLS; what is here is the way to a server: proxies as curl reads them from the
+//! environment, unix sockets, trust as the plan says it, connections that are used again.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ureq::Agent;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use flate2::read::MultiGzDecoder;
+use hyper::http::{HeaderName, HeaderValue, Method};
+use rustls::ClientConfig;
+
+use super::trust::{self, Proof, Trust};
+use crate::redact::redact;
+
+mod line;
+mod place;
+mod proxy;
+mod stream;
+
+use line::{Broken, Full, Line};
+use place::Place;
+pub use place::is_url;
+use proxy::Proxy;
+
+const AGENT: &str = concat!("trapkey/", env!("CARGO_PKG_VERSION"));
+/// Connections to one server that are kept for the next requests, and for how long.
+const MOST_IDLE: usize = 64;
+const LONGEST_IDLE: Duration = Duration::from_secs(15);
 
 /// A client with its pool of connections.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Client {
     timeout: Duration,
     redirects: u32,
-    plain: Agent,
-    /// Made with the first `https` URL: reading the system's certificates takes milliseconds.
-    secure: OnceLock<Agent>,
+    /// What counts for one origin before what the plan says of its host.
+    own: Option<Arc<Own>>,
+    pool: Arc<Pool>,
+}
+
+/// What counts for one origin.
+#[derive(Debug)]
+struct Own {
+    origin: Place,
+    trust: Trust,
+    /// The socket that it is asked through.
+    socket: Option<PathBuf>,
+}
+
+/// What clones of a client share.
+#[derive(Default)]
+struct Pool {
+    idle: Mutex<HashMap<String, Vec<(Line, Instant)>>>,
+    /// Reading certificates takes milliseconds.
+    configs: Mutex<HashMap<(String, u16), Arc<ClientConfig>>>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
 }
 
 /// A request.
@@ -55,21 +103,57 @@ pub struct NoAnswer {
     pub after: Duration,
 }
 
+/// The same before it is known how long it took.
+struct Why {
+    text: String,
+    late: bool,
+}
+
+impl Why {
+    fn new(text: impl std::fmt::Display) -> Self {
+        Self { text: text.to_string(), late: false }
+    }
+
+    fn late(doing: &str) -> Self {
+        Self { text: format!("the time was up while {doing}"), late: true }
+    }
+
+    fn of(error: &io::Error, doing: &str) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::late(doing),
+            _ => Self::new(line::words(error)),
+        }
+    }
+}
+
+/// One request on its way; redirects change it.
+struct Hop<'a> {
+    method: Method,
+    place: Place,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    body: Option<&'a [u8]>,
+    keep: u64,
+    /// What counts for it alone.
+    own: Option<&'a Own>,
+}
+
 impl Client {
     /// A client whose requests end after `timeout`; follows up to `redirects` redirects.
     pub fn new(timeout: Duration, redirects: u32) -> Self {
-        let plain = agent(timeout, redirects, TlsConfig::default());
-        Self { timeout, redirects, plain, secure: OnceLock::new() }
+        Self { timeout, redirects, own: None, pool: Arc::default() }
     }
 
-    fn agent(&self, url: &str) -> &Agent {
-        // A plain request may be redirected to a secure one.
-        let secure = url.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"));
-        if self.redirects == 0 && !secure {
-            return &self.plain;
-        }
-        let tls = || TlsConfig::builder().root_certs(roots()).build();
-        self.secure.get_or_init(|| agent(self.timeout, self.redirects, tls()))
+    /// The same with a trust of its own for the origin of a URL, before what the plan says of its host, and
+    /// with a unix socket that it is asked through. Where a redirect leads elsewhere neither of them counts.
+    #[must_use]
+    pub fn with_own(self, url: &str, trust: Trust, socket: Option<PathBuf>) -> Self {
+        let own = Place::of(url).ok().map(|origin| Arc::new(Own { origin, trust, socket }));
+        Self { own, pool: Arc::default(), ..self }
+    }
+
+    /// How long a request may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Sends a request and reads the answer.
@@ -90,47 +174,248 @@ impl Client {
         limit: Duration,
     ) -> Result<Answer, NoAnswer> {
         let started = Instant::now();
-        let failed = |e: &ureq::Error| NoAnswer {
-            why: crate::redact::redact(&e.to_string()),
-            timed_out: matches!(e, ureq::Error::Timeout(_)),
-            after: started.elapsed(),
-        };
-        let refused = |e: &dyn std::fmt::Display| NoAnswer {
-            why: crate::redact::redact(&e.to_string()),
-            timed_out: false,
-            after: started.elapsed(),
-        };
-        let mut builder = ureq::http::Request::builder().method(request.method.as_str()).uri(&request.url);
-        for (name, value) in &request.headers {
-            builder = builder.header(name, value);
-        }
-        let agent = self.agent(&request.url);
-        let response = match body {
-            Some(body) => run(agent, builder.body(body).map_err(|e| refused(&e))?, limit),
-            None => run(agent, builder.body(()).map_err(|e| refused(&e))?, limit),
-        };
-        let mut response = response.map_err(|e| failed(&e))?;
-        let status = response.status().as_u16();
-        let headers = response
-            .headers()
-            .iter()
-            .map(|(k, v)| (k.as_str().to_owned(), String::from_utf8_lossy(v.as_bytes()).into_owned()))
-            .collect();
-        let mut body = Vec::new();
-        let mut reader = std::io::Read::take(response.body_mut().as_reader(), request.keep);
-        std::io::Read::read_to_end(&mut reader, &mut body).map_err(|e| {
-            match e.get_ref().and_then(|e| e.downcast_ref::<ureq::Error>()) {
-                Some(inner) => failed(inner),
-                None => refused(&e),
+        let until = started + limit;
+        let asked = Hop::of(request, body, self.own.as_deref()).map_err(Why::new);
+        let answer = asked.and_then(|hop| self.follow(hop, until));
+        match answer {
+            Ok(answer) => Ok(Answer { latency: started.elapsed(), ..answer }),
+            Err(why) => {
+                Err(NoAnswer { why: redact(&why.text), timed_out: why.late, after: started.elapsed() })
             }
-        })?;
-        Ok(Answer { status, headers, body, latency: started.elapsed() })
+        }
     }
 
     /// A plain GET that keeps up to 64 KiB of the body.
     pub fn get(&self, url: &str) -> Result<Answer, NoAnswer> {
         self.send(&Request::get(url))
     }
+
+    fn follow(&self, mut hop: Hop<'_>, until: Instant) -> Result<Answer, Why> {
+        for _ in 0..self.redirects {
+            let answer = self.exchange(&hop, until)?;
+            match answer.header("location") {
+                Some(location) if matches!(answer.status, 301 | 302 | 303 | 307 | 308) => {
+                    hop = hop.redirected(answer.status, location).map_err(Why::new)?;
+                }
+                _ => return Ok(answer),
+            }
+        }
+        self.exchange(&hop, until)
+    }
+
+    /// One request, over a connection that is there or a new one.
+    fn exchange(&self, hop: &Hop<'_>, until: Instant) -> Result<Answer, Why> {
+        let place = &hop.place;
+        let variable = |name: &str| std::env::var(name).ok();
+        let proxy = match &place.socket {
+            Some(_) => None,
+            None => proxy::of(place.secure, &place.host, &variable).map_err(Why::new)?,
+        };
+        let key = format!("{} {} {:?} {proxy:?}", place.secure, place.authority, place.socket);
+        loop {
+            let (mut line, used) = match self.pool.take(&key) {
+                Some(line) => (line, true),
+                None => (self.connect(hop, proxy.as_ref(), until)?, false),
+            };
+            let request = hop.request(proxy.as_ref()).map_err(Why::new)?;
+            match line.send(request, until) {
+                Ok(response) => {
+                    let (answer, whole) = read(&mut line, hop, response, until)?;
+                    if whole {
+                        self.pool.put(key, line);
+                    }
+                    return Ok(answer);
+                }
+                Err(Broken::Late) => return Err(Why::late("waiting for the answer")),
+                // A server may close a connection at the moment in which it is used again.
+                Err(Broken::Closed { unsent, silent, .. })
+                    if used && (unsent || silent && [Method::GET, Method::HEAD].contains(&hop.method)) => {}
+                Err(Broken::Closed { why, .. }) => return Err(Why::new(why)),
+            }
+        }
+    }
+
+    fn connect(&self, hop: &Hop<'_>, proxy: Option<&Proxy>, until: Instant) -> Result<Line, Why> {
+        let secure = |host: &str, port: u16| {
+            // A proxy is another host than the one that is asked for.
+            let own = hop.own.filter(|_| (host, port) == (&*hop.place.host, hop.place.port));
+            let said = trust::towards(host, port);
+            let trust = own.map_or(said.clone(), |own| own.trust.or(&said));
+            Ok((self.pool.config(&trust, own.is_some(), host, port)?, trust.name(host)?))
+        };
+        let stream =
+            stream::open(&hop.place, proxy, &secure, until).map_err(|e| Why::of(&e, "connecting"))?;
+        Line::new(stream).map_err(Why::new)
+    }
+}
+
+impl Pool {
+    fn take(&self, key: &str) -> Option<Line> {
+        loop {
+            let (mut line, since) = lock(&self.idle).get_mut(key)?.pop()?;
+            if since.elapsed() < LONGEST_IDLE && line.is_free() {
+                return Some(line);
+            }
+        }
+    }
+
+    fn put(&self, key: String, mut line: Line) {
+        if !line.is_free() {
+            return;
+        }
+        let mut idle = lock(&self.idle);
+        let lines = idle.entry(key).or_default();
+        lines.retain(|(_, since)| since.elapsed() < LONGEST_IDLE);
+        if lines.len() < MOST_IDLE {
+            lines.push((line, Instant::now()));
+        }
+    }
+
+    fn config(&self, trust: &Trust, own: bool, host: &str, port: u16) -> Result<Arc<ClientConfig>, String> {
+        // A host may be asked for itself and as the end of a redirect.
+        let key = (format!("{own} {host}"), port);
+        if let Some(config) = lock(&self.configs).get(&key) {
+            return Ok(Arc::clone(config));
+        }
+        let config = Arc::new(trust.client(Proof::Name)?);
+        lock(&self.configs).insert(key, Arc::clone(&config));
+        Ok(config)
+    }
+}
+
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<'a> Hop<'a> {
+    fn of(request: &Request, body: Option<&'a [u8]>, own: Option<&'a Own>) -> Result<Self, String> {
+        let mut place = Place::of(&request.url)?;
+        let own = own.filter(|own| own.origin.same_origin(&place));
+        if let Some(socket) = own.and_then(|own| own.socket.clone()) {
+            place.socket = Some(socket);
+        }
+        let method = Method::from_bytes(request.method.as_bytes()).map_err(|_| "it has no such method")?;
+        let mut headers = Vec::new();
+        for (name, value) in &request.headers {
+            let wrong = || format!("the header `{name}` has a character that no header may have");
+            let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
+            headers.push((parsed, HeaderValue::from_str(value).map_err(|_| wrong())?));
+        }
+        let known = headers.iter().any(|(name, _)| name == "authorization");
+        if let (Some(user), false) = (&place.user, known) {
+            let value = HeaderValue::from_str(&stream::basic(user)).map_err(|error| error.to_string())?;
+            headers.push((HeaderName::from_static("authorization"), value));
+        }
+        Ok(Self { method, place, headers, body, keep: request.keep, own })
+    }
+
+    /// Where an answer sends it (RFC 9110, 15.4). Another origin gets none of the headers that could be a
+    /// secret.
+    fn redirected(self, status: u16, location: &str) -> Result<Self, String> {
+        let scheme = if self.place.secure { "https" } else { "http" };
+        let base = format!("{scheme}://{}{}", self.place.authority, self.place.path);
+        let lost = || "the answer is a redirect that leads nowhere".to_owned();
+        let target = url::Url::parse(&base).and_then(|base| base.join(location)).map_err(|_| lost())?;
+        if !["http", "https"].contains(&target.scheme()) {
+            return Err(format!("the answer redirects to `{}:`, which is not followed", target.scheme()));
+        }
+        let mut place = Place::of(target.as_str()).map_err(|_| lost())?;
+        if Self::stays(&place, &self.place) {
+            place.socket.clone_from(&self.place.socket);
+        }
+        let same = place.same_origin(&self.place);
+        let asks = match (status, &self.method) {
+            (303, &Method::HEAD) => Method::HEAD,
+            (303, _) | (301 | 302, &Method::POST) => Method::GET,
+            (_, method) => method.clone(),
+        };
+        let body = if asks == self.method { self.body } else { None };
+        let mut headers = self.headers;
+        if !same {
+            let plain = ["accept", "accept-language", "user-agent", "content-type"];
+            headers.retain(|(name, _)| plain.contains(&name.as_str()));
+        }
+        if body.is_none() {
+            headers.retain(|(name, _)| !name.as_str().starts_with("content-"));
+        }
+        Ok(Self { method: asks, place, headers, body, keep: self.keep, own: self.own.filter(|_| same) })
+    }
+
+    /// Whether a place is the other's but for the unix socket, which no redirect names.
+    fn stays(place: &Place, other: &Place) -> bool {
+        place.same_origin(&Place { socket: None, ..other.clone() })
+    }
+
+    fn request(&self, proxy: Option<&Proxy>) -> Result<hyper::Request<Full>, String> {
+        let by_proxy = proxy.filter(|proxy| {
+            !self.place.secure && matches!(proxy.kind, proxy::Kind::Http | proxy::Kind::Https)
+        });
+        let target = if by_proxy.is_some() { self.place.absolute() } else { self.place.path.clone() };
+        let mut request = hyper::Request::builder()
+            .method(self.method.clone())
+            .uri(target)
+            .body(Full::of(self.body))
+            .map_err(|error| error.to_string())?;
+        let headers = request.headers_mut();
+        for (name, value) in &self.headers {
+            headers.append(name, value.clone());
+        }
+        let mut usual = vec![
+            ("host", self.place.authority.clone()),
+            ("user-agent", AGENT.to_owned()),
+            ("accept", "*/*".to_owned()),
+            ("accept-encoding", "gzip".to_owned()),
+        ];
+        usual.extend(
+            by_proxy.and_then(|proxy| Some(("proxy-authorization", stream::basic(proxy.user.as_ref()?)))),
+        );
+        for (name, value) in usual {
+            let value = HeaderValue::from_str(&value).map_err(|error| error.to_string())?;
+            headers.entry(name).or_insert(value);
+        }
+        Ok(request)
+    }
+}
+
+/// Reads an answer, and says whether all of it was read.
+fn read(
+    line: &mut Line,
+    hop: &Hop<'_>,
+    response: hyper::Response<hyper::body::Incoming>,
+    until: Instant,
+) -> Result<(Answer, bool), Why> {
+    let (head, incoming) = response.into_parts();
+    let packed = head.headers.get("content-encoding").is_some_and(|value| {
+        ["gzip", "x-gzip"].iter().any(|known| value.as_bytes().eq_ignore_ascii_case(known.as_bytes()))
+    });
+    let mut body = Vec::new();
+    let mut raw = line.body(incoming, until);
+    let outcome = if packed && hop.method != Method::HEAD {
+        MultiGzDecoder::new(&mut raw).take(hop.keep).read_to_end(&mut body)
+    } else {
+        (&mut raw).take(hop.keep).read_to_end(&mut body)
+    };
+    match outcome {
+        // An answer that is not there, such as that of a 304, is packed in nothing.
+        Err(error)
+            if packed && body.is_empty() && raw.ended && error.kind() == io::ErrorKind::UnexpectedEof => {}
+        Err(error) => return Err(Why::of(&error, "reading the answer")),
+        Ok(_) => {}
+    }
+    // What was kept up to the last byte has an end that was not seen yet.
+    let whole = raw.ended || (body.len() as u64) < hop.keep && matches!(raw.read(&mut [0]), Ok(0));
+    let unpacked = packed && !body.is_empty();
+    let headers = head
+        .headers
+        .iter()
+        .filter(|(name, _)| !(unpacked && ["content-encoding", "content-length"].contains(&name.as_str())))
+        .map(|(name, value)| {
+            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+        })
+        .collect();
+    let status = head.status.as_u16();
+    let answer = Answer { status, headers, body, latency: Duration::ZERO };
+    Ok((answer, whole && status != 101))
 }
 
 impl Request {
@@ -152,38 +437,10 @@ impl Answer {
     }
 }
 
-fn run<B: ureq::AsSendBody>(
-    agent: &Agent,
-    request: ureq::http::Request<B>,
-    limit: Duration,
-) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
-    agent.run(agent.configure_request(request).timeout_global(Some(limit)).build())
-}
-
-fn agent(timeout: Duration, redirects: u32, tls: TlsConfig) -> Agent {
-    Agent::config_builder()
-        .timeout_global(Some(timeout))
-        .http_status_as_error(false)
-        .max_redirects(redirects)
-        .max_redirects_will_error(false)
-        .max_idle_connections_per_host(64)
-        .user_agent(concat!("trapkey/", env!("CARGO_PKG_VERSION")))
-        .tls_config(tls)
-        .build()
-        .new_agent()
-}
-
-/// The certificates that the system trusts (`SSL_CERT_FILE` is honoured), read once.
-fn roots() -> RootCerts {
-    static ROOTS: OnceLock<Arc<Vec<Certificate<'static>>>> = OnceLock::new();
-    let found = ROOTS.get_or_init(|| {
-        let certificates = rustls_native_certs::load_native_certs().certs;
-        Arc::new(certificates.iter().map(|c| Certificate::from_der(c).to_owned()).collect())
-    });
-    RootCerts::Specific(Arc::clone(found))
-}
-
 /// A base address and a path, with one slash between them.
 pub fn join(base: &str, path: &str) -> String {
     format!("{}/{}", base.trim_end_matches('/'), path.trim_start_matches('/'))
 }
+
+#[cfg(test)]
+mod tests;

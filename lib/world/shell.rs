@@ -149,6 +149,8 @@ pub const SIGN_KEY_PEM: &str = "TRAPKEY_SIGN_KEY_PEM";
 pub const PASSPHRASE: &str = "TRAPKEY_PASSPHRASE";
 /// The variable that holds the passphrase that comes after it.
 pub const NEW_PASSPHRASE: &str = "TRAPKEY_NEW_PASSPHRASE";
+/// The variable that holds the passphrase of the key that signs the evidence.
+pub const SIGN_KEY_PASSPHRASE: &str = "TRAPKEY_SIGN_KEY_PASSPHRASE";
 /// The variables that no command inherits, and all that begin like them (`…_FILE`, `…_COMMAND`): the keys and passphrases of
 /// the tools themselves, the token of `promote listen`, and the values of the plan's variables.
 const KEPT_BACK: [&str; 5] = ["TRAPKEY_SIGN_KEY", PASSPHRASE, NEW_PASSPHRASE, "TRAPKEY_TOKEN", "TRAPKEY_SET"];

@@ -219,6 +219,8 @@ fn a_twisted_document_is_refused_or_rendered_safely() {
             release: head.release.unwrap(),
             plan: head.plan.unwrap(),
             url: Some("https://shop.example.com".into()),
+            missing: Vec::new(),
+            to_come: Vec::new(),
             contingency: Vec::new(),
             contacts: Vec::new(),
             at: head.run.finished_at,

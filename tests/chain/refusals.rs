@@ -36,9 +36,9 @@ const CONSUMERS: &[Consumer] = &[
     },
     Consumer {
         words: &["promote", "run"],
-        given: &["preflight.json", "snapshot.json"],
-        parents: &[("preflight.json", true), ("snapshot.json", false)],
-        aged: &["preflight.json", "snapshot.json"],
+        given: &["preflight.json", "snapshot.json", "baseline.json"],
+        parents: &[("preflight.json", true), ("snapshot.json", false), ("baseline.json", false)],
+        aged: &["preflight.json", "snapshot.json", "baseline.json"],
     },
     Consumer {
         words: &["verify"],
@@ -64,6 +64,26 @@ const CONSUMERS: &[Consumer] = &[
     },
 ];
 
+/// Where nothing answers. The documents say to have been made with that address.
+pub(super) const GONE: &str = "postgres://shop@127.0.0.1:1/none";
+
+/// The same documents, made with the address where nothing answers, each made from the others.
+fn of_a_database_that_is_gone(documents: &BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
+    let mut all: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for file in ["baseline.json", "preflight.json", "snapshot.json", "promote.json", "verify.json"] {
+        let mut value: Value = serde_json::from_slice(&documents[file]).unwrap();
+        let digest = trapkey::evidence::sha256_hex(GONE.as_bytes());
+        value["variables"]["DATABASE_URL"] =
+            serde_json::json!({"from": "environment", "form": "value", "sha256": digest});
+        for need in value["needs"].as_array_mut().unwrap() {
+            let path = need["path"].as_str().unwrap().to_owned();
+            need["sha256"] = trapkey::evidence::sha256_hex(&all[&path]).into();
+        }
+        all.insert(file.into(), serde_json::to_vec_pretty(&value).unwrap());
+    }
+    all
+}
+
 type Harm = fn(&mut Value);
 
 /// A change that keeps the file a document, and what the refusal says about it.
@@ -80,6 +100,11 @@ const CHANGED: &[(&str, Harm, &str)] = &[
     ),
     ("one artifact fewer", |d| d["release"]["artifacts"] = Value::Array(vec![]), "another release"),
     ("no release", |d| d["release"] = Value::Null, "names no release"),
+    (
+        "another value of a variable",
+        |d| d["variables"]["VERSION"]["sha256"] = "0".repeat(64).into(),
+        "another value of the plan's variable `VERSION`",
+    ),
     ("from the future", |d| d["run"]["finished_at"] = "9999-01-01T00:00:00Z".into(), "future"),
     ("a field of another type", |d| d["findings"] = "none".into(), "not a document"),
     ("another schema", |d| d["schema"] = "trapkey/preflight/v2".into(), "trapkey/preflight/v2"),
@@ -97,7 +122,7 @@ impl Finished {
         chain.good(&["verify"]);
         Self {
             plan: std::fs::read(chain.path("release.yaml")).unwrap(),
-            documents: documents_of(&chain.path("evidence")),
+            documents: of_a_database_that_is_gone(&documents_of(&chain.path("evidence"))),
             store: crate::snapshot::walk(&chain.path("store"))
                 .into_iter()
                 .map(|path| {
@@ -112,16 +137,25 @@ impl Finished {
     /// so a tool that did not refuse could not end with 5 either. The snapshot is there for `promote`, which
     /// refuses to begin without it.
     fn lay_out(&self, consumer: &Consumer) -> tempfile::TempDir {
+        let place = self.around();
+        for name in consumer.given {
+            std::fs::write(place.path().join("evidence").join(name), &self.documents[*name]).unwrap();
+        }
+        if consumer.words[0] != "promote" {
+            std::fs::remove_dir_all(place.path().join("store")).unwrap();
+        }
+        place
+    }
+
+    /// The plan, what it names, and the store, around an empty evidence folder.
+    pub(super) fn around(&self) -> tempfile::TempDir {
         let place = folder();
         let evidence = place.path().join("evidence");
         std::fs::create_dir(&evidence).unwrap();
         std::fs::create_dir(place.path().join("deploy")).unwrap();
         std::fs::write(place.path().join("release.yaml"), &self.plan).unwrap();
         std::fs::write(place.path().join("shop.tar"), b"what is released").unwrap();
-        for name in consumer.given {
-            std::fs::write(evidence.join(name), &self.documents[*name]).unwrap();
-        }
-        for (path, bytes) in self.store.iter().filter(|_| consumer.words[0] == "promote") {
+        for (path, bytes) in &self.store {
             let path = place.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, bytes).unwrap();
@@ -143,7 +177,7 @@ impl Finished {
         if !more.contains(&"--environment") {
             command.args(["--environment", "production"]);
         }
-        command.env("DATABASE_URL", "postgres://shop@127.0.0.1:1/none");
+        command.env("DATABASE_URL", GONE);
         let ended = run(command.env("GITHUB_ACTIONS", "true").env("GITHUB_OUTPUT", &output));
         assert_eq!(ended.code, 5, "{context}: {}", ended.stderr);
         let annotation = ended.stderr.lines().find(|line| line.starts_with("::error ")).unwrap_or_default();
@@ -305,7 +339,7 @@ fn an_untouched_chain_is_not_refused() {
         let mut command = tool(consumer.words[0], place.path());
         command.args(&consumer.words[1..]).args(["--environment", "production"]);
         command.env("TRAPKEY_PASSPHRASE", "m4nta-of-the-store");
-        let ended = run(command.env("DATABASE_URL", "postgres://shop@127.0.0.1:1/none"));
+        let ended = run(command.env("DATABASE_URL", GONE));
         assert_eq!(ended.code, code, "{:?}: {}", consumer.words, ended.stderr);
     }
 }

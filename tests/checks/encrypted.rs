@@ -150,6 +150,9 @@ fn addresses(server: &Encrypted) -> Vec<Case> {
     };
     let with = |more: [(&'static str, String); 2]| [all(), more.to_vec()].concat();
     std::fs::write(at("pgpass"), format!("localhost:{port}:*:shop:{PASSWORD}\n")).unwrap();
+    let service =
+        format!("[mine]\nhost=localhost\nport={port}\nuser=shop\npassword={PASSWORD}\ndbname=postgres\n");
+    std::fs::write(at("services"), service).unwrap();
     std::fs::set_permissions(at("pgpass"), std::fs::Permissions::from_mode(0o600)).unwrap();
     let bare = format!("host=localhost port={port} user=shop dbname=postgres");
     let certificate = Some("invalid peer certificate");
@@ -175,6 +178,22 @@ fn addresses(server: &Encrypted) -> Vec<Case> {
             with([("PGSSLMODE", "verify-ca".into()), ("PGSSLROOTCERT", other)]),
             certificate,
         ),
+        // What only libpq's own parser knew.
+        (format!("{named}?sslmode=allow&gssencmode=disable&target_session_attrs=read-write"), vec![], None),
+        (format!("{named}?target_session_attrs=standby"), vec![], Some("the server is not standby")),
+        (format!("{named}?gssencmode=require"), vec![], Some("gssencmode")),
+        (format!("{named}?sslmode=verify-ca"), vec![], Some("needs `sslrootcert`")),
+        (
+            format!("postgres://shop:%73{}@127.0.0.1:1,localhost:{port}/postgres", &PASSWORD[1..]),
+            vec![],
+            None,
+        ),
+        (
+            format!("postgres:///postgres?host={}&port={port}&user=shop&passfile={}", at(""), at("pgpass")),
+            vec![],
+            None,
+        ),
+        ("service=mine".into(), vec![("PGSERVICEFILE", at("services"))], None),
         (format!("{named}?sslmode=maybe"), vec![], Some("`sslmode=maybe` is not known")),
         (format!("{named}?sslmode=require&sslrootcert=system"), vec![], Some("needs `sslmode=verify-full`")),
         (format!("postgres://shop:{PASSWORD}@localhost:none/x"), vec![], Some("is not a connection URL")),

@@ -23,7 +23,12 @@ const SNAPSHOT: &str = "snapshot: {store: store, sources: [{name: config, kind: 
 
 /// A stage with a snapshot that was made under a passphrase.
 fn with_snapshot(promote: &str) -> Stage {
-    let stage = stage(promote, SNAPSHOT);
+    with_snapshot_and(promote, "")
+}
+
+/// The same with further sections of the plan.
+fn with_snapshot_and(promote: &str, more: &str) -> Stage {
+    let stage = stage(promote, &format!("{SNAPSHOT}{more}"));
     std::fs::create_dir(stage.path().join("deploy")).unwrap();
     std::fs::write(stage.path().join("deploy/shop.conf"), "workers = 4\n").unwrap();
     for words in [&["preflight"][..], &["snapshot", "create"]] {
@@ -498,7 +503,7 @@ fn a_snapshot_in_a_bucket_is_looked_for_and_a_store_that_is_away_is_another_thin
 #[test]
 fn a_snapshot_that_went_while_a_release_waited_is_missed_before_the_first_step_and_never_after_it() {
     let freeze = "  calendar: {time_zone: UTC, freeze: [{from: \"${FROM:-2020-01-01}\", to: 2099-01-01, because: audit}]}\n";
-    let stage = with_snapshot(freeze);
+    let stage = with_snapshot_and(freeze, "may_differ: [FROM]\n");
     assert_eq!(stage.promote(&["start"]).code, 0);
     assert_eq!(stage.phase(), "holding");
     let [file] = &snapshots(&stage)[..] else { panic!("one snapshot") };

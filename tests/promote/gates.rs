@@ -43,6 +43,9 @@ fn hours_for_changes_that_are_over_hold_the_next_step_and_not_the_judge() {
     // The hours are over when the first step is in force: a freeze that has begun since.
     let freeze = "  calendar: {time_zone: UTC, freeze: [{from: \"${FROM:-2098-01-01}\", to: 2099-01-01, because: audit}]}\n";
     let stage = Stage::new("[{weight: 10%, bake: 10m}, {weight: 100%}]", freeze);
+    // A variable that is another one now is refused, unless the plan lets it differ.
+    let path = stage.path().join("release.yaml");
+    std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + "may_differ: [FROM]\n").unwrap();
     assert_eq!(stage.promote(&["start"]).code, 0);
     assert_eq!((stage.phase(), stage.haproxy.server("green").0), ("baking".into(), 10));
     stage.end_the_bake();
@@ -422,4 +425,191 @@ fn a_new_release_whose_evidence_does_not_hold_takes_nobodys_place() {
     let ended = stage.promote(&["run", "--supersede", "--set", "VERSION=2.0"]);
     assert_eq!(ended.code, 5, "{}", ended.stderr);
     assert_eq!((stage.phase().as_str(), stage.haproxy.server("green").0), ("baking", 10));
+}
+
+const SIGNED: [&str; 4] = ["--trust", "trust", "--sign-key", "ci.key"];
+
+/// A release whose first step wants two roles, and waits.
+fn two_roles(more: &str) -> Stage {
+    let steps = "[{weight: 10%, bake: 10m, approve: [qa, owner]}, {weight: 100%}]";
+    let approvers = format!("  approvers: {{qa: [olga, otto], owner: [olga]}}\n{more}");
+    let stage = Stage::new(steps, &approvers);
+    let path = stage.path().join("release.yaml");
+    let preflight = "preflight: {checks: [{name: here, kind: file, target: release.yaml, expect: {exists: true}}], promote: false}\n";
+    std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + preflight).unwrap();
+    key(&stage, "ci", "");
+    key(&stage, "olga", "approvers");
+    key(&stage, "otto", "approvers");
+    assert_eq!(call("preflight", stage.path(), &SIGNED).code, 0);
+    let started = stage.promote(&[&["start"][..], &SIGNED].concat());
+    assert_eq!(started.code, 3, "{}", started.stderr);
+    stage
+}
+
+fn approve(stage: &Stage, role: &str, key: &str) -> Ended {
+    let key = format!("{key}.key");
+    stage.promote(&[&["approve", "--role", role, "--step", "1", "--key", &key][..], &SIGNED].concat())
+}
+
+fn step_of(stage: &Stage) -> Ended {
+    stage.promote(&[&["step"][..], &SIGNED].concat())
+}
+
+/// The next step once everybody has approved; a busy machine may need a second call.
+fn goes_on(stage: &Stage) {
+    wait_until("the approved step", || {
+        let moved = step_of(stage);
+        assert_eq!(moved.code, 0, "{}", moved.stderr);
+        stage.haproxy.server("green").0 == 10
+    });
+}
+
+#[test]
+fn one_person_in_two_roles_opens_no_gate_of_two_roles_alone() {
+    let stage = two_roles("");
+    assert_eq!(approve(&stage, "qa", "olga").code, 0);
+    assert_eq!(approve(&stage, "owner", "olga").code, 0, "nobody has taken the first one yet");
+    let waits = step_of(&stage);
+    assert_eq!((waits.code, stage.haproxy.server("green").0), (3, 0), "{}", waits.stderr);
+    for words in ["waits for the approval of owner", "olga has approved this step as qa already"] {
+        assert!(waits.stderr.contains(words), "{words}: {}", waits.stderr);
+    }
+    let again = approve(&stage, "owner", "olga");
+    assert_eq!(again.code, 5, "{}", again.stderr);
+    assert!(again.stderr.contains("olga has approved this step as qa already"), "{}", again.stderr);
+    // Another one for the role that both may have: then the first is free for the other.
+    assert_eq!(approve(&stage, "qa", "otto").code, 0);
+    goes_on(&stage);
+    let who: Vec<String> = stage.promotion()["approvals"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|a| format!("{} as {}", a["who"].as_str().unwrap(), a["role"].as_str().unwrap()))
+        .collect();
+    assert!(who.contains(&"otto as qa".into()) && who.contains(&"olga as owner".into()), "{who:?}");
+    // Where the plan lets one person be enough, she is.
+    let alone = two_roles("  distinct: false\n");
+    assert_eq!(approve(&alone, "qa", "olga").code, 0);
+    assert_eq!(approve(&alone, "owner", "olga").code, 0);
+    goes_on(&alone);
+    // A plan that could never be approved by two is refused before anything happens.
+    alone.edit("  distinct: false\n", "");
+    alone.edit("qa: [olga, otto]", "qa: [olga]");
+    let refused = alone.promote(&[&["plan"][..], &SIGNED].concat());
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(refused.stderr.contains("cannot be approved by different people"), "{}", refused.stderr);
+}
+
+#[test]
+fn an_approval_from_another_machine_needs_the_evidence_folder_and_no_state() {
+    let stage = two_roles("");
+    stage.edit("\"${VERSION:-1.1}\"", "\"${VERSION:-1.1}\"");
+    let elsewhere = folder();
+    let copy = |names: &[&str]| {
+        for name in names {
+            let to = elsewhere.path().join(name);
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::copy(stage.path().join(name), to).unwrap();
+        }
+    };
+    copy(&[
+        "release.yaml",
+        "otto.key",
+        "olga.key",
+        "ci.key",
+        "trust/ci.pem",
+        "trust/approvers/olga.pem",
+        "trust/approvers/otto.pem",
+    ]);
+    let there = |role: &str, who: &str| {
+        let key = format!("{who}.key");
+        call(
+            "promote",
+            elsewhere.path(),
+            &[&["approve", "--role", role, "--key", &key][..], &SIGNED[..2]].concat(),
+        )
+    };
+    let nothing = there("qa", "otto");
+    assert_eq!(nothing.code, 5, "{}", nothing.stderr);
+    for words in ["the state has no promotion", "`promote.json` is missing", "--state"] {
+        assert!(nothing.stderr.contains(words), "{words}: {}", nothing.stderr);
+    }
+    copy(&["evidence/promote.json"]);
+    for (role, who) in [("qa", "otto"), ("owner", "olga")] {
+        let approved = there(role, who);
+        assert_eq!(approved.code, 0, "{}", approved.stderr);
+        assert!(approved.stderr.contains("the promote state is not here"), "{}", approved.stderr);
+        let file = format!("evidence/approval.{role}.1.json");
+        std::fs::copy(elsewhere.path().join(&file), stage.path().join(&file)).unwrap();
+    }
+    goes_on(&stage);
+}
+
+#[test]
+fn no_state_that_somebody_wrote_makes_an_old_approval_count_again() {
+    let stage = two_roles("");
+    let state = stage.path().join(".trapkey/production/state.json");
+    let evidence = stage.path().join("evidence");
+    let waiting = std::fs::read(&state).unwrap();
+    assert_eq!(approve(&stage, "qa", "otto").code, 0);
+    assert_eq!(approve(&stage, "owner", "olga").code, 0);
+    goes_on(&stage);
+    let old: Vec<(String, Vec<u8>)> = ["qa", "owner"]
+        .map(|role| format!("approval.{role}.1.json"))
+        .into_iter()
+        .map(|file| (file.clone(), std::fs::read(evidence.join(file)).unwrap()))
+        .collect();
+    let approvals = stage.promotion()["approvals"].clone();
+    let begun: serde_json::Value = serde_json::from_slice(&waiting).unwrap();
+    assert_eq!(stage.promote(&[&["abort"][..], &SIGNED].concat()).code, 1);
+    // The state as it was, behind the document that says how it ended.
+    let finished = std::fs::read(&state).unwrap();
+    std::fs::write(&state, &waiting).unwrap();
+    let set_back = step_of(&stage);
+    assert_eq!((set_back.code, stage.haproxy.server("green").0), (5, 0), "{}", set_back.stderr);
+    assert!(set_back.stderr.contains("its state was set back since"), "{}", set_back.stderr);
+    std::fs::write(&state, finished).unwrap();
+    // The next promotion of the same release waits for approvals of its own, whatever the state says.
+    assert_eq!(call("preflight", stage.path(), &SIGNED).code, 0);
+    assert_eq!(stage.promote(&[&["start"][..], &SIGNED].concat()).code, 3);
+    let record = |value: &serde_json::Value| -> String {
+        let object = value.as_object().unwrap();
+        let holds = |(_, v): &(&String, &serde_json::Value)| v.get("promotion").is_some();
+        object.iter().find(holds).map(|(name, _)| name.clone()).unwrap_or_default()
+    };
+    let fresh: serde_json::Value = serde_json::from_slice(&std::fs::read(&state).unwrap()).unwrap();
+    let name = record(&fresh);
+    let of = |value: &serde_json::Value| if name.is_empty() { value.clone() } else { value[&name].clone() };
+    let then = of(&begun);
+    for forged in 0..4 {
+        let mut value = fresh.clone();
+        {
+            let now = if name.is_empty() { &mut value } else { &mut value[&name] };
+            now["promotion"]["approvals"] = approvals.clone();
+            if forged > 0 {
+                now["id"] = then["id"].clone();
+                now["promotion"]["id"] = then["id"].clone();
+                now["promotion"]["epoch"] = then["promotion"]["epoch"].clone();
+            }
+            if forged > 1 {
+                now["needs"] = then["needs"].clone();
+            }
+            if forged > 2 {
+                *now = then.clone();
+            }
+        }
+        std::fs::write(&state, serde_json::to_vec(&value).unwrap()).unwrap();
+        for (file, bytes) in &old {
+            std::fs::write(evidence.join(file), bytes).unwrap();
+            let kept = format!(
+                "approval.{}.{}",
+                if forged > 0 { 1 } else { 2 },
+                file.trim_start_matches("approval.")
+            );
+            std::fs::write(stage.path().join(".trapkey/production").join(kept), bytes).unwrap();
+        }
+        let stepped = step_of(&stage);
+        assert!([3, 5].contains(&stepped.code), "{forged}: {} {}", stepped.code, stepped.stderr);
+        assert_eq!(stage.haproxy.server("green").0, 0, "{forged}: {}", stepped.stderr);
+    }
 }

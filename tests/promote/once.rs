@@ -79,6 +79,7 @@ fn a_hook_that_outlived_its_job_is_waited_for_before_the_next_one_begins() {
 fn a_hook_that_outlived_its_job_and_never_ends_is_ended_when_its_time_is_over() {
     let stage = hooked(SHORT, &[("deploy", WAITS), ("on_rollback", BRIEF)]);
     stage.edit("hooks: {", "hooks: {timeout: \"${LIMIT:-10m}\", ");
+    stage.edit("version: 1\n", "version: 1\nmay_differ: [LIMIT]\n");
     let mut killed = stage.spawn(&["run"]);
     wait_until("the hook", || log(&stage) == ["deploy begins"]);
     wait_for_the_note(&stage);

@@ -44,13 +44,14 @@ fn check_prints_each_link_and_passes() {
         "promote.json -> snapshot.json",
         "promote.json -> promote.samples.jsonl.gz",
         "verify.json -> promote.json",
+        "verify.json -> snapshot.json",
         "verify.json -> baseline.json",
     ] {
         assert!(ended.stdout.contains(link), "`{link}` is missing: {}", ended.stdout);
     }
     let ended = call("report", sample.folder.path(), &["check", "--json"]);
     let links: Value = serde_json::from_str(&ended.stdout).unwrap();
-    assert_eq!(links.as_array().unwrap().len(), 11);
+    assert_eq!(links.as_array().unwrap().len(), 12);
     assert!(!sample.file("report.json").exists(), "`check` writes nothing");
 }
 

@@ -120,6 +120,7 @@ impl Sample {
             tool: ToolRef { name: B::TOOL.into(), version: VERSION.into() },
             release: Some(self.release.clone()),
             plan: Some(self.plan.clone()),
+            variables: Used::default(),
             needs: Vec::new(),
             run: Run {
                 started_at: self.at(from),
@@ -417,6 +418,7 @@ impl Sample {
             output: "green 1.4.2 started on 10.0.0.12:8080".into(),
         };
         Promotion {
+            id: None,
             samples: Some(SamplesRecord {
                 file: SAMPLES.into(),
                 sha256: sha256_hex(&packed_looks()),
@@ -597,7 +599,7 @@ impl Sample {
             counts,
         };
         let head = self.head::<VerifyBody>(75_000.0, 75_061.0, findings, &counts.sentence());
-        self.write(head, body, &["promote.json", "baseline.json"]);
+        self.write(head, body, &["promote.json", "snapshot.json", "baseline.json"]);
     }
 }
 

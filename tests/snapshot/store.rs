@@ -226,6 +226,7 @@ fn preflight(place: &Place, verdict: DocumentVerdict) {
         environment: None,
         evidence: place.path("evidence"),
         state: None,
+        ambient: std::collections::BTreeSet::new(),
         set: std::collections::BTreeMap::new(),
         json: false,
         sign: None,

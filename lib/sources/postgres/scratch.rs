@@ -62,7 +62,7 @@ pub(super) fn rehearse(
     };
     let shown = format!("a scratch server on 127.0.0.1:{port}");
     if !source.whole_server {
-        let mut client = scratch.connect(&admin)?;
+        let mut client = admin.connect(Duration::from_secs(5)).map_err(|e| scratch.unreachable(&e))?;
         client
             .batch_execute(&format!("CREATE DATABASE {DATABASE}"))
             .map_err(|e| setup.fault("the scratch database cannot be made").cause(tables::why(&e)))?;

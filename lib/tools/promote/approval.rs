@@ -1,14 +1,16 @@
 //! An approval: a signed document of its own, that counts for one role in one promotion.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use jiff::Timestamp;
 
 use crate::evidence::{self, Approval, ApprovalBody, DocumentVerdict, Found, Need, Release, name_release};
 use crate::fault::Fault;
 use crate::job::{Conclusion, Job};
-use crate::signature::{SigningKey, Trust};
+use crate::signature::{Purpose, SigningKey, Trust};
 use crate::world::ci;
+use crate::world::files::read_bounded;
 
 /// How far the clock of the one who approves may be ahead, in seconds.
 const AHEAD: i64 = 300;
@@ -28,6 +30,8 @@ pub struct Order {
     pub reason: Option<String>,
     /// Until when it counts.
     pub expires_at: Option<Timestamp>,
+    /// The evidence that the promotion was begun with.
+    pub needs: Vec<Need>,
 }
 
 /// What a gate wants an approval of.
@@ -48,6 +52,8 @@ pub struct Wanted<'a> {
     pub role: &'a str,
     /// The step, from 1.
     pub step: usize,
+    /// The evidence that the promotion was begun with. The state is not signed; this is, and cannot be made again.
+    pub needs: Vec<Need>,
     /// The moment of use.
     pub now: Timestamp,
 }
@@ -86,10 +92,10 @@ pub fn write(job: &Job, order: Order, key: &SigningKey) -> Result<Vec<u8>, Fault
         name_release(&job.release),
         order.epoch
     );
-    let Order { epoch, promotion, role, step, reason, expires_at } = order;
+    let Order { epoch, promotion, role, step, reason, expires_at, needs } = order;
     let approval = Approval { epoch, promotion, step, role, who: ci::actor(), reason, expires_at };
     let document = job.document(&Conclusion {
-        needs: Vec::new(),
+        needs,
         verdict: DocumentVerdict::Pass,
         summary,
         findings: Vec::new(),
@@ -97,6 +103,35 @@ pub fn write(job: &Job, order: Order, key: &SigningKey) -> Result<Vec<u8>, Fault
         outputs: Vec::new(),
     });
     evidence::to_bytes(&document, Some(key))
+}
+
+/// The evidence that a promotion was begun with, among what it was made from.
+pub fn begun_with(needs: &[Need]) -> Vec<Need> {
+    needs.iter().filter(|need| ApprovalBody::role_of(&need.path).is_none()).cloned().collect()
+}
+
+/// Whether the evidence that a promotion says to have been begun with is there, signed by a key that counts: what the
+/// state says by itself is worth nothing.
+///
+/// Errors: what is missing or other, in one sentence.
+pub fn evidence_is_there(folder: &Path, needs: &[Need], trust: &Trust) -> Result<(), String> {
+    for need in needs {
+        let file = &need.path;
+        let bytes = read_bounded(&folder.join(file), evidence::MAX_DOCUMENT).map_err(|e| {
+            format!("`{file}`, which the promotion was begun with, is not in the evidence folder: {e}")
+        })?;
+        if evidence::sha256_hex(&bytes) != need.sha256 {
+            return Err(format!(
+                "the `{file}` in the evidence folder is not the one that the promotion was begun with"
+            ));
+        }
+        let value: serde_json::Value =
+            serde_json::from_slice(&bytes).map_err(|e| format!("`{file}` is not a document: {e}"))?;
+        trust
+            .verify(&bytes, value.get("signature"), Purpose::Evidence)
+            .map_err(|_| format!("`{file}` is not signed by a key that counts"))?;
+    }
+    Ok(())
 }
 
 /// Whether the bytes of an approval are what a gate wants.
@@ -151,6 +186,9 @@ fn fits<'a>(found: &'a Found<ApprovalBody>, wanted: &Wanted<'_>) -> Result<&'a A
     }
     if approval.promotion.as_deref() != wanted.promotion {
         return Err(format!("`{file}` is about another promotion, of the same number"));
+    }
+    if head.needs != wanted.needs {
+        return Err(format!("`{file}` was made on other evidence than this promotion was begun with"));
     }
     if let Some(step) = approval.step.filter(|step| *step != wanted.step) {
         return Err(format!("`{file}` is about step {step}, asked is step {}", wanted.step));

@@ -5,7 +5,10 @@ use std::path::Path;
 use super::approval::{self, Order, Wanted};
 use super::record::Record;
 use super::{begin, orders, say, store};
-use crate::evidence::{self, Approval, ApprovalBody, name_release};
+use crate::evidence::{
+    self, Approval, ApprovalBody, ApprovalRecord, Body, Need, Outcome, PromoteBody, Release, Used,
+    name_release,
+};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::plan::Promote;
@@ -36,12 +39,12 @@ pub struct Approve<'a> {
 /// the key may not approve for the role (5); it cannot be left beside the state (4).
 pub fn approve(job: &Job, asked: Approve<'_>) -> Result<Exit, Fault> {
     let plan = begin::section(job)?;
-    let record = under_way(job)?;
+    let about = About::of(job)?;
     // It is about what is under way, and not about what the plan would begin here and now.
-    let job = &Job { release: record.release.clone(), ..job.clone() };
+    let job = &Job { release: about.release.clone(), used: about.used.clone(), ..job.clone() };
     let step = match asked.step {
         Some(step) => step,
-        None => next_step(&record, plan, asked.role),
+        None => next_step(&about, plan, asked.role),
     };
     if !asks(plan, step, asked.role) {
         return Err(nobody_asks(plan, asked.role, asked.step));
@@ -55,19 +58,27 @@ pub fn approve(job: &Job, asked: Approve<'_>) -> Result<Exit, Fault> {
     };
     let now = world::now();
     let expires_at = asked.expires_in.and_then(|span| now.checked_add(span.0).ok());
-    let epoch = record.promotion.epoch;
+    let epoch = about.epoch;
     let order = Order {
         epoch,
-        promotion: record.id.clone(),
+        promotion: about.id.clone(),
         role: asked.role.into(),
         step: Some(step),
         reason: asked.reason,
         expires_at,
+        needs: about.needs.clone(),
     };
     let bytes = approval::write(job, order, &key)?;
     if let Some(trust) = &job.call.trust {
-        let wanted = wanted(&record, plan, asked.role, step, now);
-        approval::check(&bytes, trust, &wanted).map_err(|cause| {
+        let wanted = about.wanted(plan, asked.role, step, now);
+        let checked = approval::check(&bytes, trust, &wanted).and_then(|approved| {
+            let mut others = about.approvals.iter().filter(|a| a.step == step && a.role != asked.role);
+            match others.find(|other| plan.distinct && other.who == approved.who) {
+                Some(other) => Err(one_person(&approved.who, &other.role)),
+                None => Ok(()),
+            }
+        });
+        checked.map_err(|cause| {
             Fault::refused("this approval would not count")
                 .cause(cause)
                 .help("see `promote.approvers` in the plan and the folder of --trust")
@@ -76,10 +87,17 @@ pub fn approve(job: &Job, asked: Approve<'_>) -> Result<Exit, Fault> {
     let file = ApprovalBody::file(asked.role, step);
     let path = job.evidence().join(&file);
     write_atomic(&path, &bytes).map_err(|e| unwritable(&path, &e))?;
-    store(job)?.keep(&kept_name(epoch, asked.role, step), &bytes)?;
-    let share = record.course.steps.get(step - 1).map(|s| show_share(s.weight)).unwrap_or_default();
+    if about.by_state {
+        store(job)?.keep(&kept_name(epoch, asked.role, step), &bytes)?;
+    }
+    let share = about.weights.get(step - 1).map(|weight| show_share(*weight)).unwrap_or_default();
     let look = say::command(job, "step");
     let next = match &job.call.trust {
+        _ if !about.by_state => format!(
+            "the promote state is not here: bring {} into the evidence folder of the job that goes on, or post it to \
+             `promote listen`",
+            path.display()
+        ),
         Some(_) => format!("it counts from the next look on: {look}"),
         None => format!("not checked, for no --trust says whose keys count: the next look does: {look}"),
     };
@@ -88,7 +106,7 @@ pub fn approve(job: &Job, asked: Approve<'_>) -> Result<Exit, Fault> {
         &format!(
             "{} approved step {step} ({share} on green) of {}; {next}",
             asked.role,
-            name_release(&record.release)
+            name_release(&about.release)
         ),
     );
     Ok(Exit::Pass)
@@ -139,8 +157,115 @@ pub(super) fn wanted<'a>(
         promotion: record.id.as_deref(),
         role,
         step,
+        needs: approval::begun_with(&record.needs),
         now,
     }
+}
+
+/// Why a second approval of the same person opens nothing.
+pub(super) fn one_person(who: &str, role: &str) -> String {
+    format!(
+        "{who} has approved this step as {role} already, and the roles of a step want different people (`distinct`)"
+    )
+}
+
+/// The promotion that is approved: by the state or, where that is not here, by its document.
+struct About {
+    release: Release,
+    plan: String,
+    used: Used,
+    epoch: u64,
+    id: Option<String>,
+    needs: Vec<Need>,
+    approvals: Vec<ApprovalRecord>,
+    weights: Vec<f64>,
+    by_state: bool,
+}
+
+impl About {
+    /// Errors (5): nothing is under way, or under another plan; neither the state nor the document is here.
+    fn of(job: &Job) -> Result<Self, Fault> {
+        if let Ok(None) = orders::newest(job) {
+            return Self::of_document(job);
+        }
+        let record = under_way(job)?;
+        Ok(Self {
+            plan: record.plan.sha256.clone(),
+            used: record.used.clone(),
+            epoch: record.promotion.epoch,
+            id: record.id.clone(),
+            needs: approval::begun_with(&record.needs),
+            approvals: record.promotion.approvals.clone(),
+            weights: record.course.steps.iter().map(|step| step.weight).collect(),
+            release: record.release,
+            by_state: true,
+        })
+    }
+
+    fn of_document(job: &Job) -> Result<Self, Fault> {
+        let state = job.state_place().display().to_string();
+        let nothing = |cause: String| {
+            Fault::refused("nothing that could be approved is under way here")
+                .place(format!("{state}, {}", job.evidence().join(PromoteBody::FILE).display()))
+                .cause(cause)
+                .help(
+                    "name the promote state with --state, or bring `promote.json` of the waiting promotion into the \
+                     evidence folder",
+                )
+        };
+        let found = job
+            .read::<PromoteBody>()
+            .map_err(|fault| nothing(format!("the state has no promotion, and {}", fault.line())))?;
+        let head = found.document.head;
+        let promotion = found.document.body.promotion.filter(|p| p.outcome == Outcome::InProgress);
+        let promotion = promotion.ok_or_else(|| nothing(format!("`promote.json` says: {}", head.summary)))?;
+        let (release, plan) =
+            head.release.zip(head.plan).ok_or_else(|| nothing("it names no release".into()))?;
+        if plan.sha256 != job.loaded.reference.sha256 {
+            return Err(another_plan(job, &release));
+        }
+        if release.service != job.release.service || release.environment != job.release.environment {
+            return Err(nothing(format!("`promote.json` is about {}", name_release(&release))));
+        }
+        Ok(Self {
+            plan: plan.sha256,
+            used: head.variables,
+            epoch: promotion.epoch,
+            id: promotion.id,
+            needs: approval::begun_with(&head.needs),
+            approvals: promotion.approvals,
+            weights: promotion.steps.iter().map(|step| step.weight).collect(),
+            release,
+            by_state: false,
+        })
+    }
+
+    fn wanted<'a>(
+        &'a self,
+        plan: &'a Promote,
+        role: &'a str,
+        step: usize,
+        now: jiff::Timestamp,
+    ) -> Wanted<'a> {
+        Wanted {
+            approvers: &plan.approvers,
+            release: &self.release,
+            plan: &self.plan,
+            epoch: self.epoch,
+            promotion: self.id.as_deref(),
+            role,
+            step,
+            needs: self.needs.clone(),
+            now,
+        }
+    }
+}
+
+fn another_plan(job: &Job, release: &Release) -> Fault {
+    Fault::refused("the plan is not the one that this promotion began with")
+        .place(&job.loaded.reference.path)
+        .cause(format!("{} began under another text of it", name_release(release)))
+        .help("approve under the plan that it began with: an approval is about exactly that plan")
 }
 
 fn under_way(job: &Job) -> Result<Record, Fault> {
@@ -149,10 +274,7 @@ fn under_way(job: &Job) -> Result<Record, Fault> {
         return Err(orders::finished(job, &record));
     }
     if record.plan.sha256 != job.loaded.reference.sha256 {
-        return Err(Fault::refused("the plan is not the one that this promotion began with")
-            .place(&job.loaded.reference.path)
-            .cause(format!("{} began under another text of it", name_release(&record.release)))
-            .help("approve under the plan that it began with: an approval is about exactly that plan"));
+        return Err(another_plan(job, &record.release));
     }
     Ok(record)
 }
@@ -163,10 +285,10 @@ fn asks(plan: &Promote, step: usize, role: &str) -> bool {
 }
 
 /// The first step that asks the role and has not got its approval; 0 for none.
-fn next_step(record: &Record, plan: &Promote, role: &str) -> usize {
+fn next_step(about: &About, plan: &Promote, role: &str) -> usize {
     let now = world::now();
     let given = |step: usize| {
-        let mut all = record.promotion.approvals.iter();
+        let mut all = about.approvals.iter();
         all.any(|a| a.step == step && a.role == role && a.expires_at.is_none_or(|end| end > now))
     };
     (1..=plan.steps.len()).find(|step| asks(plan, *step, role) && !given(*step)).unwrap_or(0)

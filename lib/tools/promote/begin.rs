@@ -10,7 +10,9 @@ use super::say::KeptFlags;
 use super::shift::{Entry, min_up};
 use super::way_back;
 use crate::checks;
-use crate::evidence::{Need, Outcome, PreflightBody, Promotion, RouterRecord, SideRecord, SnapshotBody};
+use crate::evidence::{
+    BaselineBody, Need, Outcome, PreflightBody, Promotion, RouterRecord, SideRecord, SnapshotBody,
+};
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::judge;
@@ -19,6 +21,7 @@ use crate::metrics::{self, Gives};
 use crate::plan::{JudgeKind, Loaded, MetricSpec, Promote, Side as SidePlan, Trigger};
 use crate::redact::redact;
 use crate::routers::{self, Before, By, Live, Router, Side, same_share};
+use crate::tools::verify::BASELINE_MAX_AGE;
 use crate::units::{Share, Span, show_share};
 use crate::world::http::{Client, join};
 use crate::world::talk::Mark;
@@ -245,6 +248,17 @@ pub(super) fn evidence(job: &Job) -> Result<Vec<Need>, Fault> {
         }
         needs.push(found.need);
     }
+    // Without it `verify` could only refuse afterwards, when nobody can record it any more.
+    if let Some(spec) = plan.verify.as_ref().and_then(|verify| verify.baseline.as_ref()) {
+        let age = spec.max_age.map_or(BASELINE_MAX_AGE, |s| s.0);
+        let found = job.need::<BaselineBody>(Some(age)).map_err(|fault| {
+            fault.help(
+                "run `verify baseline` before `promote`, while the old version serves, and pass its file on",
+            )
+        })?;
+        found.passed()?;
+        needs.push(found.need);
+    }
     Ok(needs)
 }
 
@@ -282,14 +296,16 @@ pub(super) fn record(
     twins::apart_by_address(&plan.sides, &job.loaded)?;
     let markers = Markers { blue: Some(marker(Side::Blue, &plan.sides.blue, plan)?), green: None };
     front_door::by_this_router(router, &entry(job)?, &markers, plan)?;
+    let id = Some(format!("{:016x}", world::unique()));
     let mut record = Record {
-        id: Some(format!("{:016x}", world::unique())),
+        id: id.clone(),
         release: job.release.clone(),
         plan: job.loaded.reference.clone(),
         kept: Some(job.loaded.keep()),
         kept_flags: Some(KeptFlags::of(&job.call)),
         snapshot: way_back::of_evidence(job, &needs),
         served_before: None,
+        used: job.used.clone(),
         needs,
         state: State::first(&course),
         began_at: world::now(),
@@ -305,6 +321,7 @@ pub(super) fn record(
         counted: None,
         promotion: Promotion {
             epoch,
+            id,
             strategy: strategy_word(plan.strategy).into(),
             router: RouterRecord {
                 kind: plan.router.kind.clone(),

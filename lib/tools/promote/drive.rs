@@ -245,6 +245,7 @@ impl<'a> Driver<'a> {
             conclusion.outputs.push(("next_at", next_at.to_string()));
         }
         conduct::put_on_record(self)?;
+        self.job.bring_back(&self.record.needs);
         self.keep_samples(&mut conclusion);
         let sentence = conclusion.summary.clone();
         let concluded = self.job.conclude(conclusion);

@@ -570,7 +570,7 @@ fn kept(job: &Job) -> Vec<Tried> {
         ),
         (
             "promote: evidence is kept",
-            Some(job.evidence().to_path_buf()),
+            Some(job.evidence()),
             "the evidence is lost with this job",
             "upload the folder as an artifact, and fetch it in the next job",
         ),

@@ -31,9 +31,10 @@ fn wish(job: &Job, ask: Ask, why: String) -> Result<Exit, Fault> {
         return Err(orders::finished(job, &record));
     }
     orders::same_router(job, &record)?;
+    orders::same_values(job, &record)?;
     let asked = orders::asked(&record, Some(why));
     let store = store(job)?;
-    let job = &Job { release: record.release.clone(), ..job.clone() };
+    let job = &record.job(job);
     match take(job, &store) {
         Ok(Held { lease, saved }) => {
             let Some(saved) = saved.filter(|saved| orders::is_the_same(&saved.record, &record)) else {

@@ -11,6 +11,7 @@ use super::record::{Record, course_of, phase, strategy_word};
 use super::shift::DATA_PLANE_LAG;
 use super::{by_state, end, say, sight, store, take_to_go_back, ways_out};
 use crate::evidence::name_release;
+use crate::evidence::used::refuse_other_values;
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::judge;
@@ -311,7 +312,7 @@ pub(super) fn call_off(job: &Job, record: &Record, asked: &Asked) -> Result<Exit
         }
     }
     // The document is about the release that is called off, whatever the plan says by now.
-    let job = &Job { release: record.release.clone(), ..job.clone() };
+    let job = &record.job(job);
     let until = Instant::now() + ABORT_PATIENCE;
     loop {
         match take_to_go_back(job, &store) {
@@ -396,7 +397,7 @@ pub fn undo(job: &Job, why: Option<String>) -> Result<Exit, Fault> {
     same_router(job, &record)?;
     somebody_vouches_for_blue(job, &record)?;
     tell_what_is_not_seen(job);
-    let job = &Job { release: record.release.clone(), ..job.clone() };
+    let job = &record.job(job);
     let asked = asked(&record, why);
     let reason = match &asked.why {
         Some(why) => format!("undone by {}: {why}", asked.who),
@@ -483,6 +484,19 @@ pub(super) fn same_router(job: &Job, record: &Record) -> Result<(), Fault> {
             ways_out::by_hand_of_then(record)
         ))
     })
+}
+
+/// Refuses (5) to go on with other values of the plan's variables than a promotion began with. A way back never asks.
+pub(super) fn same_values(job: &Job, record: &Record) -> Result<(), Fault> {
+    let differ = record.used.differ_from(&job.values);
+    if differ.is_empty() {
+        return Ok(());
+    }
+    let again =
+        format!("go on with the values that it began with, or call it off: {}", say::command(job, "abort"));
+    let what = format!("{} was begun", name_release(&record.release));
+    Err(refuse_other_values(&what, &differ, ("then", "here"), &again)
+        .place(job.state_place().display().to_string()))
 }
 
 /// Whether two routers say the same of themselves. What was left out of the record for being secret cannot be

@@ -9,9 +9,10 @@ use super::machine::{Course, Hook, State, Step, Stuck};
 use super::say::{self, KeptFlags};
 use super::way_back::Began;
 use crate::evidence::{
-    Decision, DocumentVerdict, Finding, Need, Outcome, PlanRef, Promotion, Release, StepRecord, Verdict,
-    name_release,
+    Decision, DocumentVerdict, Finding, Need, Outcome, PlanRef, Promotion, Release, StepRecord, Used,
+    Verdict, name_release,
 };
+use crate::job::Job;
 use crate::plan::{Kept, Promote, Strategy, Undecided};
 use crate::routers::{Before, Counters};
 use crate::units::{show_duration, show_share};
@@ -33,6 +34,9 @@ pub(super) struct Record {
     /// Where and by which flags it was begun.
     #[serde(default)]
     pub kept_flags: Option<KeptFlags>,
+    /// With which values of the plan's variables.
+    #[serde(default)]
+    pub used: Used,
     /// On which evidence.
     pub needs: Vec<Need>,
     /// The id of the snapshot that it began with.
@@ -194,6 +198,12 @@ pub(super) fn steps_of(course: &Course) -> Vec<StepRecord> {
 }
 
 impl Record {
+    /// A call about this promotion: its documents speak of what is under way, and not of what the plan would begin
+    /// here and now.
+    pub(super) fn job(&self, job: &Job) -> Job {
+        Job { release: self.release.clone(), used: self.used.clone(), ..job.clone() }
+    }
+
     /// The plan's folder when it was begun, where that is still there on this machine.
     pub(super) fn folder(&self) -> Option<&Path> {
         let flags = self.kept_flags.as_ref().filter(|flags| flags.host == world::host_name())?;

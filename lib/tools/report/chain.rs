@@ -4,14 +4,16 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::evidence::used::refuse_other_values;
 use crate::evidence::{
-    ApprovalBody, BaselineBody, Body, DocumentVerdict, DrillBody, Found, Head, Need, PreflightBody,
-    PromoteBody, SnapshotBody, VerifyBody, short,
+    ApprovalBody, BaselineBody, Body, DocumentVerdict, DrillBody, Found, Head, Need, Outcome, PreflightBody,
+    PromoteBody, SnapshotBody, VerifyBody, same_release, short,
 };
 use crate::fault::Fault;
 use crate::job::Job;
-use crate::renderers::Documents;
+use crate::renderers::{Documents, Missing};
 use crate::signature::Signer;
+use crate::world::talk::Mark;
 use crate::world::{self, files};
 
 /// The documents that the evidence folder holds; each fits the plan and the release.
@@ -48,7 +50,10 @@ impl Link {
 impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} -> {} sha256 {} holds", self.document, self.made_from, short(&self.sha256))?;
-        self.signed_by.iter().try_for_each(|signer| write!(f, ", {signer}"))
+        match &self.signed_by {
+            Some(signer) => write!(f, ", {signer}"),
+            None => write!(f, ", not signed"),
+        }
     }
 }
 
@@ -60,7 +65,7 @@ pub(super) fn read(job: &Job) -> Result<Evidence, Fault> {
     let evidence = Evidence {
         preflight: one(job)?,
         snapshot: one(job)?,
-        drill: one(job)?,
+        drill: one(job)?.filter(|found| is_of_this(job, found)),
         baseline: one(job)?,
         approvals: approvals(job, promote.as_ref())?,
         promote,
@@ -72,6 +77,17 @@ pub(super) fn read(job: &Job) -> Result<Evidence, Fault> {
             .help("run `preflight` first, and pass the evidence folder on between jobs"));
     }
     Ok(evidence)
+}
+
+/// Whether a drill is one of this release: it may be rehearsed at any time, and one of another release tells nothing here.
+fn is_of_this(job: &Job, found: &Found<DrillBody>) -> bool {
+    let known = found.document.head.release.as_ref();
+    let is = known.is_some_and(|known| same_release(known, &job.release));
+    if !is {
+        let line = format!("`{}` is about another release, and left out", DrillBody::FILE);
+        job.talk().line(Mark::Warn, &line);
+    }
+    is
 }
 
 /// The approvals that the promotion was made from. Others in the folder had no say.
@@ -129,6 +145,7 @@ impl Evidence {
                 release: &job.release,
                 now: world::now(),
                 max_age: None,
+                values: &job.values,
             });
             Some(Seen {
                 need: &found.need,
@@ -182,12 +199,102 @@ impl Evidence {
                 return (links, Some(fault));
             }
         }
+        if let Err(fault) = same_values(&all) {
+            return (links, Some(fault));
+        }
         match self.samples(job) {
             Samples::Hold(link) => links.push(link),
             Samples::Broken(fault) => return (links, Some(fault)),
             Samples::None | Samples::Absent(_) => {}
         }
         (links, None)
+    }
+
+    /// The documents that belong here and did not pass: file, verdict and sentence.
+    pub(super) fn not_passed(&self) -> Vec<(String, &'static str, String)> {
+        fn of<B>(found: Option<&Found<B>>) -> Option<(String, &'static str, String)> {
+            let head = &found?.document.head;
+            let failed = head.verdict != DocumentVerdict::Pass;
+            failed.then(|| {
+                (
+                    found.map_or_else(String::new, |f| f.need.path.clone()),
+                    head.verdict.word(),
+                    head.summary.clone(),
+                )
+            })
+        }
+        let all = [
+            of(self.preflight.as_ref()),
+            of(self.snapshot.as_ref()),
+            of(self.drill.as_ref()),
+            of(self.baseline.as_ref()),
+            of(self.promote.as_ref()),
+            of(self.verify.as_ref()),
+        ];
+        all.into_iter().flatten().collect()
+    }
+
+    /// Who signed what, one line each, and what nobody signed.
+    pub(super) fn signers(&self) -> Vec<String> {
+        fn who<B>(found: Option<&Found<B>>) -> Option<(String, String)> {
+            let found = found?;
+            let who = found.signer.as_ref().map_or_else(|| "not signed".to_owned(), ToString::to_string);
+            Some((who, found.need.path.clone()))
+        }
+        let documents = [
+            who(self.preflight.as_ref()),
+            who(self.snapshot.as_ref()),
+            who(self.drill.as_ref()),
+            who(self.baseline.as_ref()),
+            who(self.promote.as_ref()),
+            who(self.verify.as_ref()),
+        ];
+        let approvals = self.approvals.iter().map(|found| {
+            let (who, file) = who(Some(found))?;
+            let role = found.document.body.approval.as_ref().map(|a| a.role.clone()).unwrap_or_default();
+            Some((who, format!("{file} (as {role})")))
+        });
+        let mut by: Vec<(String, Vec<String>)> = Vec::new();
+        for (who, what) in documents.into_iter().chain(approvals).flatten() {
+            match by.iter_mut().find(|(known, _)| *known == who) {
+                Some((_, files)) => files.push(what),
+                None => by.push((who, vec![what])),
+            }
+        }
+        by.into_iter().map(|(who, files)| format!("{who}: {}", files.join(", "))).collect()
+    }
+
+    /// The documents that the plan asks for by now, and that are not there. The last one has no child that would miss it.
+    pub(super) fn missing(&self, job: &Job) -> Vec<Missing> {
+        let promotion = self.promote.as_ref().and_then(|found| found.document.body.promotion.as_ref());
+        let is_over = promotion.is_some_and(|p| matches!(p.outcome, Outcome::Promoted | Outcome::RolledBack));
+        if job.loaded.plan.verify.is_none() || self.verify.is_some() || !is_over {
+            return Vec::new();
+        }
+        let file = VerifyBody::FILE;
+        let refused = job.read_file::<VerifyBody>("verify.refused.json").ok();
+        let why = match refused.map(|found| found.document.head.summary) {
+            Some(why) => format!("`{file}` is not there, for `verify` was refused: {why}"),
+            None => format!(
+                "`{file}` is not there, although the plan has `verify` and the promotion is over: it was not run, or \
+                 its document was removed"
+            ),
+        };
+        vec![Missing { file: file.into(), why }]
+    }
+
+    /// The documents that the plan asks for and that come later.
+    fn to_come(&self, job: &Job) -> Vec<&'static str> {
+        let plan = &job.loaded.plan;
+        let baseline = plan.verify.as_ref().is_some_and(|verify| verify.baseline.is_some());
+        let all = [
+            (PreflightBody::FILE, plan.preflight.is_some() && self.preflight.is_none()),
+            (SnapshotBody::FILE, plan.snapshot.is_some() && self.snapshot.is_none()),
+            (BaselineBody::FILE, baseline && self.baseline.is_none()),
+            (PromoteBody::FILE, plan.promote.is_some() && self.promote.is_none()),
+            (VerifyBody::FILE, plan.verify.is_some() && self.verify.is_none()),
+        ];
+        all.into_iter().filter(|(_, to_come)| *to_come).map(|(file, _)| file).collect()
     }
 
     /// Why nobody can reach the verdicts again from this folder; nothing where everybody can, or where
@@ -256,8 +363,10 @@ impl Evidence {
             plan: job.loaded.reference.clone(),
             url: job.environment_url().map(|url| url.shown.clone()),
             state: job.call.state.as_ref().map(|place| place.display().to_string()),
-            evidence: (job.evidence() != std::path::Path::new("evidence"))
-                .then(|| job.evidence().display().to_string()),
+            evidence: (job.call.evidence != std::path::Path::new("evidence"))
+                .then(|| job.call.evidence.display().to_string()),
+            missing: self.missing(job),
+            to_come: self.to_come(job),
             contingency: report.contingency.clone(),
             contacts: report.contacts.clone(),
             at: world::now(),
@@ -320,18 +429,42 @@ fn prove_one(document: &Seen<'_>, all: &[Seen<'_>], job: &Job, links: &mut Vec<L
     Ok(())
 }
 
+/// Refuses documents that were made with different values of one variable, whatever this call's own are.
+fn same_values(all: &[Seen<'_>]) -> Result<(), Fault> {
+    for (number, one) in all.iter().enumerate() {
+        for other in all.iter().skip(number + 1) {
+            let differ = one.head.variables.differ_from_those_of(&other.head.variables);
+            if differ.is_empty() {
+                continue;
+            }
+            let (what, then, now) = (
+                format!("`{}` was made", other.need.path),
+                format!("in `{}`", one.need.path),
+                format!("in `{}`", other.need.path),
+            );
+            let again = "run the release again with the same values in every job";
+            return Err(
+                refuse_other_values(&what, &differ, (&then, &now), again).place(other.need.path.clone())
+            );
+        }
+    }
+    Ok(())
+}
+
 /// The parents that a document must name, and whether each must have passed.
 fn required(file: &str, all: &[Seen<'_>], job: &Job) -> Vec<(&'static str, bool)> {
     let plan = &job.loaded.plan;
     let is_there = |name: &str| all.iter().any(|d| d.need.path == name);
     let preflight = plan.preflight.is_some().then_some((PreflightBody::FILE, true));
     let snapshot = plan.snapshot.is_some().then_some((SnapshotBody::FILE, true));
+    let baseline = plan.verify.as_ref().is_some_and(|verify| verify.baseline.is_some());
+    let baseline = baseline.then_some((BaselineBody::FILE, true));
     let later = |name: &'static str| is_there(name).then_some((name, false));
     let wanted = match file {
-        SnapshotBody::FILE => [preflight, None],
-        PromoteBody::FILE => [preflight, snapshot],
-        VerifyBody::FILE => [later(PromoteBody::FILE), later(BaselineBody::FILE)],
-        _ => [None, None],
+        SnapshotBody::FILE => [preflight, None, None],
+        PromoteBody::FILE => [preflight, snapshot, baseline],
+        VerifyBody::FILE => [later(PromoteBody::FILE), later(BaselineBody::FILE), later(SnapshotBody::FILE)],
+        _ => [None, None, None],
     };
     wanted.into_iter().flatten().collect()
 }

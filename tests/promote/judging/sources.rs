@@ -185,6 +185,7 @@ fn a_source_that_hangs_delays_no_rollback() {
 fn a_source_that_hangs_delays_no_rollback_of_a_single_step_either() {
     let server = Answering::start(|_| Reply::Hangs);
     let stage = judged(LONG, &hanging(&server));
+    stage.edit("version: 1\n", "version: 1\nmay_differ: [LIMIT]\n");
     // As long as all is well a call waits for its sources.
     assert_eq!(stage.promote(&["start", "--set", "LIMIT=500ms"]).code, 0);
     stage.green.answers.fail_every.store(1, Ordering::SeqCst);

@@ -53,6 +53,7 @@ fn document<B: Body>(body: B) -> Document<B> {
         tool: ToolRef { name: "promote".into(), version: VERSION.into() },
         release: Some(release()),
         plan: Some(PlanRef { path: "release.yaml".into(), sha256: PLAN.into() }),
+        variables: crate::evidence::Used::default(),
         needs: Vec::new(),
         run: Run { started_at: at, finished_at: at, host: "h".into(), ci: None },
         verdict: DocumentVerdict::Pass,
@@ -88,6 +89,7 @@ fn told_to(bytes: &[u8], change: impl FnOnce(&mut Wanted<'_>)) -> Result<Approve
         promotion: Some("1f"),
         role: "product_owner",
         step: 2,
+        needs: Vec::new(),
         now: now(),
     };
     change(&mut wanted);
@@ -140,6 +142,11 @@ fn refuses_another_role_epoch_plan_release_or_step() {
     assert!(told(&of(|a| a.step = Some(2))).is_ok());
     refused(&approved(|d| d.head.plan.as_mut().unwrap().sha256 = "b2".into()), "another plan");
     refused(&approved(|d| d.head.plan = None), "another plan");
+    let old = Need { path: "preflight.json".into(), schema: PreflightBody::schema(), sha256: "0".repeat(64) };
+    refused(&approved(|d| d.head.needs.push(old.clone())), "other evidence");
+    let wants_old = |bytes: &[u8]| told_to(bytes, |wanted| wanted.needs = vec![old.clone()]);
+    assert!(wants_old(&of(|_| {})).unwrap_err().contains("other evidence"));
+    assert!(wants_old(&approved(|d| d.head.needs.push(old.clone()))).is_ok());
     refused(&approved(|d| d.head.release.as_mut().unwrap().version = "1.2".into()), "shop 1.2");
     refused(&approved(|d| d.head.release.as_mut().unwrap().environment = "staging".into()), "staging");
     refused(&approved(|d| d.head.release = None), "names no release");
@@ -203,6 +210,7 @@ fn job(folder: &std::path::Path) -> Job {
         evidence: folder.join("evidence"),
         state: None,
         set: BTreeMap::new(),
+        ambient: std::collections::BTreeSet::new(),
         json: false,
         sign: None,
         keys: crate::job::KeyFiles::default(),
@@ -224,6 +232,7 @@ fn what_is_written_counts() {
         step: Some(2),
         reason: None,
         expires_at: None,
+        needs: Vec::new(),
     };
     let bytes = write(&job, order("product_owner"), &key(2)).unwrap();
     let approvers = approvers();
@@ -235,6 +244,7 @@ fn what_is_written_counts() {
         promotion: Some("1f"),
         role: "product_owner",
         step: 2,
+        needs: Vec::new(),
         now: crate::world::now(),
     };
     assert_eq!(check(&bytes, &trust(), &wanted).unwrap().who, "olga");

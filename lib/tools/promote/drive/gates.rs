@@ -6,6 +6,7 @@ use super::super::approval::{self, Approved};
 use super::super::approve;
 use super::Driver;
 use crate::evidence::{ApprovalBody, ApprovalRecord, MAX_DOCUMENT};
+use crate::plan::distinct_people;
 use crate::units::show_share;
 use crate::world;
 use crate::world::files::{read_bounded, unwritable, write_atomic};
@@ -54,21 +55,23 @@ impl Driver<'_> {
         Some(Gate { why, opens_at: None, missing })
     }
 
-    /// Takes over the approvals of a step that lie beside the state.
-    fn take_approvals(&mut self, step: usize, roles: &[String]) {
-        let Some(trust) = self.job.call.trust.as_ref() else { return };
-        for role in roles {
-            for bytes in self.approvals_of(role, step + 1) {
-                let wanted = approve::wanted(&self.record, self.plan, role, step + 1, self.clock.now());
-                match approval::check(&bytes, trust, &wanted) {
-                    Ok(approved) => {
-                        self.take_approval(step + 1, approved, &bytes);
-                        break;
-                    }
-                    Err(why) => self.refuse_approval(step + 1, role, &why),
-                }
+    /// The approvals that count for a role of a step, each checked anew: what the state says to have been approved is
+    /// worth nothing, for the state is not signed.
+    fn sound_approvals(&mut self, step: usize, role: &str) -> Vec<(Approved, Vec<u8>)> {
+        let Some(trust) = self.job.call.trust.as_ref() else { return Vec::new() };
+        let mut sound: Vec<(Approved, Vec<u8>)> = Vec::new();
+        for bytes in self.approvals_of(role, step + 1) {
+            let wanted = approve::wanted(&self.record, self.plan, role, step + 1, self.clock.now());
+            let checked = approval::check(&bytes, trust, &wanted).and_then(|approved| {
+                approval::evidence_is_there(&self.job.evidence(), &wanted.needs, trust).map(|()| approved)
+            });
+            match checked {
+                Ok(approved) if sound.iter().any(|(known, _)| known.who == approved.who) => {}
+                Ok(approved) => sound.push((approved, bytes)),
+                Err(why) => self.refuse_approval(step + 1, role, &why),
             }
         }
+        sound
     }
 
     /// What lies beside the state and in the evidence folder as the approval of a role.
@@ -118,17 +121,38 @@ impl Driver<'_> {
     /// The roles that a step still waits for.
     pub(super) fn not_approved(&mut self, step: usize) -> Vec<String> {
         let roles = self.plan.steps.get(step).map_or(&[][..], |s| s.approve.as_slice());
-        let open = |driver: &Self| -> Vec<String> {
-            let (given, now) = (&driver.record.promotion.approvals, driver.clock.now());
-            let lasts = |a: &ApprovalRecord| a.expires_at.is_none_or(|end| end > now);
-            let fits = |a: &ApprovalRecord, role: &String| a.step == step + 1 && a.role == *role;
-            let is_given = |role: &String| given.iter().any(|a| fits(a, role) && lasts(a));
-            roles.iter().filter(|role| !is_given(role)).cloned().collect()
-        };
-        if open(self).is_empty() {
-            return Vec::new();
+        let given: Vec<(&String, Vec<(Approved, Vec<u8>)>)> =
+            roles.iter().map(|role| (role, self.sound_approvals(step, role))).collect();
+        let people = |all: &[(Approved, Vec<u8>)]| all.iter().map(|(a, _)| a.who.clone()).collect::<Vec<_>>();
+        let all: Vec<Vec<String>> = given.iter().map(|(_, all)| people(all)).collect();
+        let candidates: Vec<Vec<&str>> = all
+            .iter()
+            .filter(|all| !all.is_empty())
+            .map(|all| all.iter().map(String::as_str).collect())
+            .collect();
+        let mut chosen = distinct_people(&candidates).unwrap_or_default().into_iter();
+        let (mut taken, mut missing) = (Vec::<(String, &String)>::new(), Vec::new());
+        for (role, sound) in given {
+            // Where not all of them can be different people, whoever came first counts.
+            let wanted = if sound.is_empty() { None } else { chosen.next() };
+            let before =
+                |who: &str| taken.iter().find(|(known, _)| known == who).filter(|_| self.plan.distinct);
+            let fits = |who: &str| wanted.is_none_or(|wanted| wanted == who) && before(who).is_none();
+            let found = sound.iter().find(|(approved, _)| !self.plan.distinct || fits(&approved.who));
+            if let Some((approved, bytes)) = found {
+                taken.push((approved.who.clone(), role));
+                let recorded = |a: &ApprovalRecord| a.sha256 == approved.need.sha256;
+                if !self.record.promotion.approvals.iter().any(recorded) {
+                    self.take_approval(step + 1, approved.clone(), bytes);
+                }
+                continue;
+            }
+            if let Some((who, other)) = sound.iter().find_map(|(approved, _)| before(&approved.who).cloned())
+            {
+                self.refuse_approval(step + 1, role, &approve::one_person(&who, other));
+            }
+            missing.push(role.clone());
         }
-        self.take_approvals(step, &open(self));
-        open(self)
+        missing
     }
 }

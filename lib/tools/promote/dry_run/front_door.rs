@@ -182,7 +182,7 @@ fn unanswered(url: &str, none: &NoAnswer) -> Wrong {
                 "the certificate of the front door is not trusted",
                 format!("it is that of an authority itself, with CA:TRUE, and no server's ({})", none.why),
                 "`openssl req -x509` makes such a one unless it is told `-addext basicConstraints=critical,CA:FALSE`: \
-                 show one for servers, and name its authority in SSL_CERT_FILE",
+                 name this very file in the plan (`connections: {HOST: {ca: FILE}}`), or show one for servers",
             );
         }
         let help = if says(&["notvalidforname", "not valid for name"]) {
@@ -190,8 +190,8 @@ fn unanswered(url: &str, none: &NoAnswer) -> Wrong {
         } else if says(&["expired", "not valid yet", "notvalidyet"]) {
             "renew the certificate, and look at this machine's clock"
         } else {
-            "name the file with its authority in SSL_CERT_FILE, or give `promote.router.entry` an address of the \
-             router itself, such as http://127.0.0.1:8080"
+            "name the file with its authority in the plan (`connections: {HOST: {ca: FILE}}`) or in SSL_CERT_FILE, or \
+             give `promote.router.entry` an address of the router itself, such as http://127.0.0.1:8080"
         };
         return Wrong::new("the certificate of the front door is not trusted", &none.why, help);
     }

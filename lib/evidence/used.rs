@@ -1,0 +1,294 @@
+//! Which values of the plan's variables a document was made with. The same plan with other values looks at other
+//! files, other servers and other sides, so a later call with others is refused.
+//!
+//! What is written down are names, origins and digests. Of a secret there is neither its value nor a digest of it: a
+//! short one could be guessed from that.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{sha256_hex, short};
+use crate::fault::Fault;
+use crate::redact;
+
+/// Where a variable's value came from.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// `--set`.
+    Set,
+    /// `TRAPKEY_SET`.
+    TrapkeySet,
+    /// A variable of the environment.
+    Environment,
+    /// What the promotion that is under way was begun with.
+    Promotion,
+    /// The default in the plan.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Set => "--set",
+            Self::TrapkeySet => "TRAPKEY_SET",
+            Self::Environment => "the environment",
+            Self::Promotion => "the promotion that is under way",
+            Self::Default => "the default in the plan",
+        })
+    }
+}
+
+/// What of a value is written down.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// The SHA-256 of the value.
+    Value,
+    /// The SHA-256 of an address without its user, password and query, for those are secret.
+    Address,
+    /// Nothing: it is secret.
+    Secret,
+}
+
+/// One variable of the plan, as a document was made with it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+pub struct UsedVariable {
+    /// Where its value came from.
+    pub from: Origin,
+    /// What of it is written down.
+    pub form: Form,
+    /// The digest in hexadecimal; none of a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+/// The variables that a document was made with, by name.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(transparent)]
+pub struct Used(pub BTreeMap<String, UsedVariable>);
+
+/// The values themselves, as a call has them. They are never written down nor shown.
+#[derive(Clone, Default)]
+pub struct Values(BTreeMap<String, (Origin, String)>);
+
+impl fmt::Debug for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// A variable that has another value than a document was made with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Differs {
+    /// Its name.
+    pub name: String,
+    /// Where its value came from then, and the beginning of its digest; none where the document does not say.
+    pub then: Option<String>,
+    /// The same now.
+    pub now: String,
+}
+
+impl Values {
+    /// Adds a variable.
+    pub fn insert(&mut self, name: impl Into<String>, from: Origin, value: impl Into<String>) {
+        self.0.insert(name.into(), (from, value.into()));
+    }
+
+    /// The same with another origin for those of some names.
+    pub fn from_elsewhere(&mut self, from: Origin, names: impl Fn(&str) -> bool) {
+        for (name, value) in &mut self.0 {
+            if value.0 == Origin::Set && names(name) {
+                value.0 = from;
+            }
+        }
+    }
+
+    /// What is written down of them.
+    pub fn used(&self) -> Used {
+        let used = |(name, (from, value)): (&String, &(Origin, String))| {
+            let form = form_of(name, value);
+            (name.clone(), UsedVariable { from: *from, form, sha256: digest(form, value) })
+        };
+        Used(self.0.iter().map(used).collect())
+    }
+
+    fn shown(&self, name: &str, form: Form) -> Option<(String, String)> {
+        let (from, value) = self.0.get(name)?;
+        let sha256 = digest(form, value)?;
+        Some((told(*from, &sha256), sha256))
+    }
+}
+
+impl Used {
+    /// Those that have another value now. Secret ones cannot be compared.
+    pub fn differ_from(&self, now: &Values) -> Vec<Differs> {
+        let differs = |name: &String| {
+            let Some(then) = self.0.get(name) else {
+                let (from, value) = now.0.get(name)?;
+                let form = form_of(name, value);
+                let now = told(*from, &digest(form, value)?);
+                return Some(Differs { name: name.clone(), then: None, now });
+            };
+            let then_sha256 = then.sha256.as_ref().filter(|_| then.form != Form::Secret)?;
+            // In the form that was written down then: what is known as a secret may differ between two jobs.
+            let (shown, sha256) = now.shown(name, then.form)?;
+            (sha256 != *then_sha256).then(|| Differs {
+                name: name.clone(),
+                then: Some(told(then.from, then_sha256)),
+                now: shown,
+            })
+        };
+        now.0.keys().filter_map(differs).collect()
+    }
+
+    /// Those that another document was made with in another value.
+    pub fn differ_from_those_of(&self, other: &Self) -> Vec<Differs> {
+        let differs = |(name, then): (&String, &UsedVariable)| {
+            let now = other.0.get(name)?;
+            let (then_sha256, now_sha256) = (then.sha256.as_ref()?, now.sha256.as_ref()?);
+            (then.form == now.form && then_sha256 != now_sha256).then(|| Differs {
+                name: name.clone(),
+                then: Some(told(then.from, then_sha256)),
+                now: told(now.from, now_sha256),
+            })
+        };
+        self.0.iter().filter_map(differs).collect()
+    }
+}
+
+/// The refusal of what was made with other values: `what` was made, `then` and `now` say where each value was used, and
+/// `again` how it comes right.
+pub fn refuse_other_values(what: &str, differ: &[Differs], (then, now): (&str, &str), again: &str) -> Fault {
+    let names: Vec<String> = differ.iter().map(|d| format!("`{}`", d.name)).collect();
+    let each: Vec<String> = differ
+        .iter()
+        .map(|d| match &d.then {
+            Some(value) => format!("{}: {then} from {value}, {now} from {}", d.name, d.now),
+            None => format!("{}: {then} it is not named, {now} from {}", d.name, d.now),
+        })
+        .collect();
+    let list: Vec<&str> = differ.iter().map(|d| d.name.as_str()).collect();
+    Fault::refused(format!(
+        "{what} with another value of the plan's variable{} {}",
+        if names.len() == 1 { "" } else { "s" },
+        names.join(", ")
+    ))
+    .cause(each.join("; "))
+    .help(format!(
+        "{again}; what may differ between jobs (a run id, a host, a port) is named in the plan: `may_differ: [{}]`",
+        list.join(", ")
+    ))
+}
+
+fn told(from: Origin, sha256: &str) -> String {
+    format!("{from} (sha256 {})", short(sha256))
+}
+
+fn form_of(name: &str, value: &str) -> Form {
+    if redact::names_a_secret(name) {
+        return Form::Secret;
+    }
+    if !redact::is_secret(name, value) {
+        return Form::Value;
+    }
+    if address(value).is_some() { Form::Address } else { Form::Secret }
+}
+
+fn digest(form: Form, value: &str) -> Option<String> {
+    match form {
+        Form::Value => Some(sha256_hex(value.as_bytes())),
+        // A value that is none is another address than any.
+        Form::Address => Some(sha256_hex(address(value).unwrap_or_default().as_bytes())),
+        Form::Secret => None,
+    }
+}
+
+/// An address without user, password, query and fragment.
+fn address(value: &str) -> Option<String> {
+    let (scheme, rest) = value.split_once("://")?;
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    // A password may hold a `/` that was not encoded: what follows the last `@` is the host all the same.
+    let host = match rest.rsplit_once('@') {
+        Some((_, after)) if !authority.contains('@') => return Some(format!("{scheme}://{after}")),
+        _ => authority.rsplit_once('@').map_or(authority, |(_, host)| host),
+    };
+    Some(format!("{scheme}://{host}{path}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(all: &[(&str, &str)]) -> Values {
+        let mut values = Values::default();
+        for (name, value) in all {
+            values.insert(*name, Origin::Environment, *value);
+        }
+        values
+    }
+
+    #[test]
+    fn an_address_loses_its_secrets_alone() {
+        for (value, expected) in [
+            ("postgres://shop:pw@db:5432/x?sslmode=require", "postgres://db:5432/x"),
+            ("https://TOKEN@host/a", "https://host/a"),
+            ("https://host/a?token=1", "https://host/a"),
+            ("https://u:p@ss@host", "https://host"),
+            ("https://u:p/ss@host/a", "https://host/a"),
+            ("http://host", "http://host"),
+        ] {
+            assert_eq!(address(value).as_deref(), Some(expected), "{value}");
+        }
+        assert_eq!(address("cfg/a"), None);
+    }
+
+    #[test]
+    fn every_difference_is_seen_that_is_no_secret() {
+        let then = values(&[
+            ("CONFIG", "cfg/a"),
+            ("DB_PASSWORD", "hunter22"),
+            ("DATABASE_URL", "postgres://shop:hunter22@db/x"),
+            ("ENTRY", "http://entry"),
+        ])
+        .used();
+        let text = serde_json::to_string(&then).unwrap();
+        assert_eq!(then.0["DB_PASSWORD"].sha256, None);
+        for secret in ["hunter22", "postgres://shop:hunter22@db/x"] {
+            assert!(!text.contains(secret) && !text.contains(&sha256_hex(secret.as_bytes())), "{text}");
+        }
+        let differ = |all: &[(&str, &str)]| -> Vec<String> {
+            then.differ_from(&values(all)).into_iter().map(|d| d.name).collect()
+        };
+        assert_eq!(differ(&[("CONFIG", "cfg/a"), ("ENTRY", "http://entry")]), [""; 0]);
+        assert_eq!(differ(&[("CONFIG", "/nowhere")]), ["CONFIG"]);
+        assert_eq!(differ(&[("DB_PASSWORD", "another")]), [""; 0], "a secret cannot be compared");
+        assert_eq!(differ(&[("DATABASE_URL", "postgres://admin:x@db/x")]), [""; 0], "who asks may differ");
+        assert_eq!(differ(&[("DATABASE_URL", "postgres://shop:hunter22@evil/x")]), ["DATABASE_URL"]);
+        assert_eq!(differ(&[("DATABASE_URL", "none")]), ["DATABASE_URL"]);
+        assert_eq!(differ(&[("NEW", "1")]), ["NEW"], "nobody said what it was");
+        assert_eq!(differ(&[("NEW_TOKEN", "1")]), [""; 0], "a secret cannot be compared");
+        let other = values(&[("CONFIG", "cfg/b"), ("DB_PASSWORD", "x")]).used();
+        assert_eq!(then.differ_from_those_of(&other).len(), 1);
+    }
+
+    #[test]
+    fn the_refusal_names_each_and_where_it_came_from_and_no_value() {
+        let then = values(&[("CONFIG", "cfg/a")]).used();
+        let mut now = Values::default();
+        now.insert("CONFIG", Origin::Set, "/nowhere");
+        let places = ("in it", "here");
+        let told = refuse_other_values("it was made", &then.differ_from(&now), places, "run it again");
+        let told = told.to_string();
+        for words in
+            ["`CONFIG`", "from the environment (sha256", "here from --set (sha256", "may_differ: [CONFIG]"]
+        {
+            assert!(told.contains(words), "{words}: {told}");
+        }
+        assert!(!told.contains("/nowhere") && !told.contains("cfg/a"), "{told}");
+    }
+}
