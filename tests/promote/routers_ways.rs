@@ -34,7 +34,10 @@ fn whoever_comes_by_another_way_is_told_of_before_the_old_side_is_taken_down() {
     assert_eq!(stage.promotion()["other_ways"][0]["name"], "server `a1` of the backend `admin`");
     assert_eq!(call("report", stage.path(), &[]).code, 0);
     let book = std::fs::read_to_string(stage.path().join("evidence/runbook.md")).unwrap();
-    assert!(book.contains("## Before the old side is taken down") && book.contains("`admin`"), "{book}");
+    assert!(
+        book.contains("## Before the old side is taken down") && book.contains("of the backend"),
+        "{book}"
+    );
 
     // Where the plan asks for it, the hook waits.
     let mut stage = with_an_admin_backend(&format!("{HOOK}  retire_needs_durable: true\n"));
