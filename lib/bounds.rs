@@ -258,7 +258,7 @@ mod tests {
         fs::write(at("empty"), "").unwrap();
         File::create(at("huge")).unwrap().set_len(1 << 42).unwrap();
         fs::create_dir(at("folder")).unwrap();
-        mkfifoat(CWD, &at("pipe"), Mode::RUSR | Mode::WUSR).unwrap();
+        mkfifoat(CWD, at("pipe"), Mode::RUSR | Mode::WUSR).unwrap();
         let listener = UnixListener::bind(at("socket")).unwrap();
         symlink("regular", at("link")).unwrap();
         symlink("pipe", at("link-to-pipe")).unwrap();

@@ -193,7 +193,9 @@ impl SigningKey {
     /// it signs.
     fn of_openssh(text: &str, place: &str) -> Result<Self, Fault> {
         let passphrase = std::env::var(PASSPHRASE).ok().filter(|text| !text.is_empty());
-        passphrase.iter().for_each(|text| learn(text));
+        if let Some(text) = &passphrase {
+            learn(text);
+        }
         let wrong = |cause: &str| {
             Fault::usage("the signing key cannot be used").place(place).cause(cause).help(
                 "make one with `ssh-keygen -t ed25519 -f FILE`, or with `openssl genpkey -algorithm ed25519`",

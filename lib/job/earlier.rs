@@ -272,8 +272,8 @@ fn free_name(earlier: &Path, folder: &Path, at: Timestamp) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.+".contains(c) { c } else { '_' };
     let about: String = about.chars().map(plain).take(80).collect();
     let at = at.strftime("%Y%m%dT%H%M%S%3fZ");
-    (1..)
-        .map(|number: u32| if number == 1 { format!("{at}{about}") } else { format!("{at}-{number}{about}") })
+    (1..=u32::MAX)
+        .map(|number| if number == 1 { format!("{at}{about}") } else { format!("{at}-{number}{about}") })
         .find(|name| fs::symlink_metadata(earlier.join(name)).is_err())
         .unwrap_or_default()
 }

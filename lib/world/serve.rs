@@ -320,7 +320,7 @@ impl Room<'_> {
         for guest in std::mem::take(&mut self.guests) {
             self.hear(guest);
         }
-        self.guests.retain(|guest| guest.is_admitted());
+        self.guests.retain(Guest::is_admitted);
     }
 
     fn is_done(&self) -> bool {

@@ -56,7 +56,7 @@ impl Keys {
             make("stranger", "stranger.pem"),
             make("olga", "trust/approvers/olga.pem"),
         );
-        Self { ci, stranger, olga, folder }
+        Self { folder, ci, stranger, olga }
     }
 }
 

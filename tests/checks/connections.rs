@@ -424,6 +424,9 @@ fn proxy(seen: Arc<Mutex<Vec<String>>>) -> Server {
     })
 }
 
+/// An address, the environment, and what the proxy is asked.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<&'a str>);
+
 #[test]
 fn proxies_are_taken_from_the_environment_as_curl_takes_them() {
     let authority = Authority::new();
@@ -439,7 +442,7 @@ fn proxies_are_taken_from_the_environment_as_curl_takes_them() {
         (format!("http://localhost:{}/x?y=1", plain.port), format!("https://localhost:{}/", secure.port));
     let get = format!("GET {plain_url} HTTP/1.1 {user}");
     let connect = format!("CONNECT localhost:{} HTTP/1.1 {user}", secure.port);
-    let cases: [(&str, &[(&str, &str)], Option<&str>); 10] = [
+    let cases: [Case<'_>; 10] = [
         (&plain_url, &[("http_proxy", &p)], Some(&get)),
         (&plain_url, &[("HTTP_PROXY", &p)], None),
         (&plain_url, &[("https_proxy", &p), ("HTTPS_PROXY", &p)], None),

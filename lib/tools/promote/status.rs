@@ -43,9 +43,7 @@ pub struct Watched {
 impl Watched {
     /// Looks at the lease of a promotion; none where nothing moves any more by itself.
     fn of(job: &Job, record: &Record) -> Option<Self> {
-        if record.state.action(&record.course).is_none() {
-            return None;
-        }
+        record.state.action(&record.course)?;
         Some(match store(job).and_then(|store| store.worker()) {
             Ok(worker) => Self::by(&worker, record.promotion.next_at, world::now()),
             Err(fault) => Self {

@@ -209,7 +209,7 @@ impl Promotion {
     fn quiet(&self, call: &Call, run: &Run<'_>) -> Option<Vec<Answer>> {
         let state = &run.record.state;
         Some(match call {
-            Call::LooksOnce => vec![Answer::Is(false), Answer::Is(true)],
+            Call::LooksOnce | Call::RetireWaits => vec![Answer::Is(false), Answer::Is(true)],
             Call::Now if matches!(state, State::KeepingBlue { until_ms: Some(_) }) => {
                 vec![Answer::Ms(10), Answer::Ms(0)]
             }
@@ -219,7 +219,6 @@ impl Promotion {
             }
             Call::Clock | Call::TooLong => vec![Answer::Is(false)],
             Call::Health { .. } if !self.kinds.wishes => vec![Answer::Is(true), Answer::Is(false)],
-            Call::RetireWaits => vec![Answer::Is(false), Answer::Is(true)],
             Call::Look => {
                 [(Look::Good, 10), (Look::Good, 5), (Look::Bad, 5), (Look::Unknown, 10), (Look::Unknown, 20)]
                     .map(|(look, at_ms)| Answer::Looked(look, at_ms))

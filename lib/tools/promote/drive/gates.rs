@@ -23,6 +23,9 @@ pub(super) struct Gate {
     pub missing: Vec<String>,
 }
 
+/// An approval that counts, and its bytes.
+type Sound = (Approved, Vec<u8>);
+
 impl Driver<'_> {
     /// The gate before a step (from 0), where it is shut. Behind the last step no traffic moves, so
     /// there is none.
@@ -57,9 +60,9 @@ impl Driver<'_> {
 
     /// The approvals that count for a role of a step, each checked anew: what the state says to have been approved is
     /// worth nothing, for the state is not signed.
-    fn sound_approvals(&mut self, step: usize, role: &str) -> Vec<(Approved, Vec<u8>)> {
+    fn sound_approvals(&mut self, step: usize, role: &str) -> Vec<Sound> {
         let Some(trust) = self.job.call.trust.as_ref() else { return Vec::new() };
-        let mut sound: Vec<(Approved, Vec<u8>)> = Vec::new();
+        let mut sound: Vec<Sound> = Vec::new();
         for bytes in self.approvals_of(role, step + 1) {
             let wanted = approve::wanted(&self.record, self.plan, role, step + 1, self.clock.now());
             let checked = approval::check(&bytes, trust, &wanted).and_then(|approved| {
@@ -121,9 +124,9 @@ impl Driver<'_> {
     /// The roles that a step still waits for.
     pub(super) fn not_approved(&mut self, step: usize) -> Vec<String> {
         let roles = self.plan.steps.get(step).map_or(&[][..], |s| s.approve.as_slice());
-        let given: Vec<(&String, Vec<(Approved, Vec<u8>)>)> =
+        let given: Vec<(&String, Vec<Sound>)> =
             roles.iter().map(|role| (role, self.sound_approvals(step, role))).collect();
-        let people = |all: &[(Approved, Vec<u8>)]| all.iter().map(|(a, _)| a.who.clone()).collect::<Vec<_>>();
+        let people = |all: &[Sound]| all.iter().map(|(a, _)| a.who.clone()).collect::<Vec<_>>();
         let all: Vec<Vec<String>> = given.iter().map(|(_, all)| people(all)).collect();
         let candidates: Vec<Vec<&str>> = all
             .iter()
