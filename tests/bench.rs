@@ -112,7 +112,7 @@ fn rollback(times: u32) {
             .map(|_| {
                 let (stop, last, url) = (Arc::clone(&stop), Arc::clone(&last), real.url());
                 std::thread::spawn(move || {
-                    let client = trapkey::world::http::Client::new(Duration::from_secs(2), 0);
+                    let client = trapkey::world::http::Client::new(Duration::from_secs(2));
                     while !stop.load(Ordering::SeqCst) {
                         if client.get(&url).is_ok_and(|answer| answer.status == 500) {
                             let now = u64::try_from(trapkey::world::now().as_microsecond()).unwrap();

@@ -481,7 +481,7 @@ fn probes_keep_their_connections_and_single_ones_open_new_ones() {
     // Each worker may be in the middle of its connection when it is over.
     let most = asked / u64::from(REQUESTS_PER_CONNECTION) + MAX_WORKERS as u64;
     assert!(opened <= most && opened < asked, "{opened} connections for {asked} requests");
-    let client = Client::new(NEVER, 0);
+    let client = Client::new(NEVER);
     for _ in 0..10 {
         assert!(once(&client, &shop.url(), "X-Release", Connection::New).version.is_some());
     }

@@ -158,7 +158,7 @@ fn headers(order: &Order<'_>, given: &BTreeMap<String, Text>) -> Result<Vec<(Str
 
 impl Check for Http {
     fn look(&self, within: Duration) -> Result<Sight, Trouble> {
-        let client = Client::new(within, 0);
+        let client = Client::new(within);
         let client = client.with_own(&self.request.url, self.trust.clone(), self.socket.clone());
         let silent = |no: NoAnswer| {
             if no.timed_out {

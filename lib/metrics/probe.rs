@@ -156,7 +156,7 @@ struct Asker {
 
 impl Asker {
     fn new(timeout: Duration) -> Self {
-        Self { client: Client::new(timeout, 0), carried: 0, opened: Instant::now() }
+        Self { client: Client::new(timeout), carried: 0, opened: Instant::now() }
     }
 
     /// What the next request does with the connection.

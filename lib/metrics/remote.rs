@@ -117,7 +117,7 @@ impl Server {
             base: base.value.clone(),
             shown,
             headers: Vec::new(),
-            client: Client::new(order.timeout, 0),
+            client: Client::new(order.timeout),
         };
         for (header, text) in headers {
             server.header(order, "headers", header, &text.value)?;

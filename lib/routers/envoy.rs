@@ -79,7 +79,7 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
     Ok(Box::new(Envoy {
         file: order.folder.join(&order.target.value),
         by: order.split.clone(),
-        client: Client::new(order.timeout, 0),
+        client: Client::new(order.timeout),
         timeout: order.timeout,
         counted_as: None,
         settings,

@@ -144,7 +144,7 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
             variables: settings.variables.clone(),
         },
         lines,
-        client: Client::new(order.timeout, 0),
+        client: Client::new(order.timeout),
         timeout: order.timeout,
         settings,
         unseen: None,

@@ -163,7 +163,7 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Router>, Problem> {
         file,
         settings,
         matched,
-        client: Client::new(order.timeout, 0),
+        client: Client::new(order.timeout),
         loaded: None,
         nobody: <(String, u64)>::default(),
     }))

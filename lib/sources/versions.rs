@@ -177,7 +177,7 @@ fn how(thing: Thing) -> Result<How, String> {
 
 impl Source for Versions {
     fn back_up(&self, _: &Context<'_>, keep: &mut dyn Keep) -> Result<Extra, Fault> {
-        let client = Client::new(self.timeout, 0);
+        let client = Client::new(self.timeout);
         let mut versions = Map::new();
         for ask in &self.asks {
             stop_if_asked()?;

@@ -35,7 +35,6 @@ const LONGEST_IDLE: Duration = Duration::from_secs(15);
 #[derive(Clone)]
 pub struct Client {
     timeout: Duration,
-    redirects: u32,
     /// What counts for one origin before what the plan says of its host.
     own: Option<Arc<Own>>,
     pool: Arc<Pool>,
@@ -126,7 +125,7 @@ impl Why {
     }
 }
 
-/// One request on its way; redirects change it.
+/// One request on its way.
 struct Hop<'a> {
     method: Method,
     place: Place,
@@ -138,13 +137,13 @@ struct Hop<'a> {
 }
 
 impl Client {
-    /// A client whose requests end after `timeout`; follows up to `redirects` redirects.
-    pub fn new(timeout: Duration, redirects: u32) -> Self {
-        Self { timeout, redirects, own: None, pool: Arc::default() }
+    /// A client whose requests end after `timeout`. It follows no redirects: see [`super::redirect`].
+    pub fn new(timeout: Duration) -> Self {
+        Self { timeout, own: None, pool: Arc::default() }
     }
 
     /// The same with a trust of its own for the origin of a URL, before what the plan says of its host, and
-    /// with a unix socket that it is asked through. Where a redirect leads elsewhere neither of them counts.
+    /// with a unix socket that it is asked through. Towards another origin neither of them counts.
     #[must_use]
     pub fn with_own(self, url: &str, trust: Trust, socket: Option<PathBuf>) -> Self {
         let own = Place::of(url).ok().map(|origin| Arc::new(Own { origin, trust, socket }));
@@ -176,7 +175,7 @@ impl Client {
         let started = Instant::now();
         let until = started + limit;
         let asked = Hop::of(request, body, self.own.as_deref()).map_err(Why::new);
-        let answer = asked.and_then(|hop| self.follow(hop, until));
+        let answer = asked.and_then(|hop| self.exchange(&hop, until));
         match answer {
             Ok(answer) => Ok(Answer { latency: started.elapsed(), ..answer }),
             Err(why) => {
@@ -188,19 +187,6 @@ impl Client {
     /// A plain GET that keeps up to 64 KiB of the body.
     pub fn get(&self, url: &str) -> Result<Answer, NoAnswer> {
         self.send(&Request::get(url))
-    }
-
-    fn follow(&self, mut hop: Hop<'_>, until: Instant) -> Result<Answer, Why> {
-        for _ in 0..self.redirects {
-            let answer = self.exchange(&hop, until)?;
-            match answer.header("location") {
-                Some(location) if matches!(answer.status, 301 | 302 | 303 | 307 | 308) => {
-                    hop = hop.redirected(answer.status, location).map_err(Why::new)?;
-                }
-                _ => return Ok(answer),
-            }
-        }
-        self.exchange(&hop, until)
     }
 
     /// One request, over a connection that is there or a new one.
@@ -272,7 +258,7 @@ impl Pool {
     }
 
     fn config(&self, trust: &Trust, own: bool, host: &str, port: u16) -> Result<Arc<ClientConfig>, String> {
-        // A host may be asked for itself and as the end of a redirect.
+        // A host may be asked for itself and, by a redirect, with nothing of its own.
         let key = (format!("{own} {host}"), port);
         if let Some(config) = lock(&self.configs).get(&key) {
             return Ok(Arc::clone(config));
@@ -307,43 +293,6 @@ impl<'a> Hop<'a> {
             headers.push((HeaderName::from_static("authorization"), value));
         }
         Ok(Self { method, place, headers, body, keep: request.keep, own })
-    }
-
-    /// Where an answer sends it (RFC 9110, 15.4). Another origin gets none of the headers that could be a
-    /// secret.
-    fn redirected(self, status: u16, location: &str) -> Result<Self, String> {
-        let scheme = if self.place.secure { "https" } else { "http" };
-        let base = format!("{scheme}://{}{}", self.place.authority, self.place.path);
-        let lost = || "the answer is a redirect that leads nowhere".to_owned();
-        let target = url::Url::parse(&base).and_then(|base| base.join(location)).map_err(|_| lost())?;
-        if !["http", "https"].contains(&target.scheme()) {
-            return Err(format!("the answer redirects to `{}:`, which is not followed", target.scheme()));
-        }
-        let mut place = Place::of(target.as_str()).map_err(|_| lost())?;
-        if Self::stays(&place, &self.place) {
-            place.socket.clone_from(&self.place.socket);
-        }
-        let same = place.same_origin(&self.place);
-        let asks = match (status, &self.method) {
-            (303, &Method::HEAD) => Method::HEAD,
-            (303, _) | (301 | 302, &Method::POST) => Method::GET,
-            (_, method) => method.clone(),
-        };
-        let body = if asks == self.method { self.body } else { None };
-        let mut headers = self.headers;
-        if !same {
-            let plain = ["accept", "accept-language", "user-agent", "content-type"];
-            headers.retain(|(name, _)| plain.contains(&name.as_str()));
-        }
-        if body.is_none() {
-            headers.retain(|(name, _)| !name.as_str().starts_with("content-"));
-        }
-        Ok(Self { method: asks, place, headers, body, keep: self.keep, own: self.own.filter(|_| same) })
-    }
-
-    /// Whether a place is the other's but for the unix socket, which no redirect names.
-    fn stays(place: &Place, other: &Place) -> bool {
-        place.same_origin(&Place { socket: None, ..other.clone() })
     }
 
     fn request(&self, proxy: Option<&Proxy>) -> Result<hyper::Request<Full>, String> {

@@ -190,7 +190,7 @@ impl Access {
         Ok(Bucket {
             at,
             credentials: self.credentials.clone(),
-            client: Client::new(PATIENCE, 0),
+            client: Client::new(PATIENCE),
             patience: Mutex::new(PATIENCE),
             down: AtomicBool::new(false),
             endurance: Mutex::new(bulk::ENDURANCE),

@@ -63,7 +63,7 @@ const ANSWERS: &[(&str, &[u8])] = &[
 #[test]
 fn answers_of_every_shape_are_read_whole_or_not_at_all() {
     let (server, heard) = scripted(ANSWERS);
-    let client = Client::new(Duration::from_secs(20), 0);
+    let client = Client::new(Duration::from_secs(20));
     let ask = |method: &str, path: &str| {
         let url = format!("http://127.0.0.1:{}{path}", server.port);
         client.send(&Request { method: method.into(), ..Request::get(&url) })
@@ -103,7 +103,7 @@ fn a_connection_is_used_again_and_one_that_was_closed_meanwhile_costs_nothing() 
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
         }
     });
-    let client = Client::new(Duration::from_secs(20), 0);
+    let client = Client::new(Duration::from_secs(20));
     let url = format!("http://127.0.0.1:{}/", server.port);
     for _ in 0..6 {
         assert_eq!(client.get(&url).unwrap().body, b"ok");
@@ -121,7 +121,7 @@ fn a_server_that_drips_is_left_when_the_time_is_up() {
         }
     });
     let started = Instant::now();
-    let client = Client::new(Duration::from_millis(300), 0);
+    let client = Client::new(Duration::from_millis(300));
     let no = client.get(&format!("http://127.0.0.1:{}/", server.port)).unwrap_err();
     assert!(no.timed_out && started.elapsed() >= Duration::from_millis(300), "{}", no.why);
 }

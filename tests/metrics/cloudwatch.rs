@@ -31,7 +31,7 @@ fn as_owner(port: u16, service: &str, headers: &[(&str, &str)], body: String) ->
         body: Some(body.into_bytes()),
         keep: 64 * 1024,
     };
-    let answer = Client::new(Duration::from_secs(10), 0).send(&request).unwrap();
+    let answer = Client::new(Duration::from_secs(10)).send(&request).unwrap();
     let text = String::from_utf8(answer.body).unwrap();
     assert_eq!(answer.status, 200, "{text}");
     text

@@ -171,7 +171,7 @@ fn envoy(stage: &Stage) -> Envoy {
 /// Sends requests, some of which green fails, and compares what the source says with what the sides
 /// served and the clients got. Returns when it began.
 fn tells_what_happened(stage: &Stage, server: &dyn RealRouter, metric: &dyn Fn(&str) -> String) -> i64 {
-    let client = Client::new(Duration::from_secs(170), 0);
+    let client = Client::new(Duration::from_secs(170));
     // Caddy begins its log with the first request, and a window before the log's beginning is refused.
     client.get(&server.url()).unwrap();
     let from = stage.logged(1);
@@ -280,7 +280,7 @@ fn envoys_preset_tells_every_request() {
 fn names_a_dead_side(start: impl Fn(&Stage) -> Box<dyn RealRouter>, metric: &str) {
     let stage = Stage::with_dead_green();
     let server = start(&stage);
-    let client = Client::new(Duration::from_secs(170), 0);
+    let client = Client::new(Duration::from_secs(170));
     client.get(&server.url()).unwrap();
     let from = stage.logged(1);
     let statuses: Vec<u16> = (0..30).map(|_| client.get(&server.url()).unwrap().status).collect();
@@ -313,7 +313,7 @@ fn a_failure_that_nginx_hides_by_another_attempt_is_one_of_the_side_that_failed(
     std::thread::sleep(Duration::from_millis(50));
     let from = now_ms();
     let before = (stage.blue.served(), stage.green.served());
-    let client = Client::new(Duration::from_secs(170), 0);
+    let client = Client::new(Duration::from_secs(170));
     for _ in 0..40 {
         assert_eq!(client.get(&nginx.url()).unwrap().status, 200, "the user sees nothing of it");
     }
@@ -340,7 +340,7 @@ fn nginx_is_followed_over_rotations_under_load() {
     let nginx = nginx(&stage);
     stage.green.answers.delay_ms.store(0, Ordering::SeqCst);
     std::thread::sleep(Duration::from_millis(50));
-    let client = Client::new(Duration::from_secs(170), 0);
+    let client = Client::new(Duration::from_secs(170));
     // Something older than the first window, so that the log reaches back.
     assert_eq!(client.get(&nginx.url()).unwrap().status, 200);
     let begin = stage.logged(1);
@@ -378,7 +378,7 @@ fn nginx_is_followed_over_rotations_under_load() {
     };
     std::thread::scope(|scope| {
         let load = scope.spawn(|| {
-            let client = Client::new(Duration::from_secs(170), 0);
+            let client = Client::new(Duration::from_secs(170));
             while !stop.load(Ordering::SeqCst) {
                 let _held = asking.lock().unwrap();
                 assert_eq!(client.get(&nginx.url()).unwrap().status, 200);

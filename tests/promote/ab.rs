@@ -106,7 +106,7 @@ impl Case {
             }
             other => panic!("`{other}` has no A/B fixture"),
         };
-        let case = Self { folder, blue, green, server, client: Client::new(ANSWER, 0) };
+        let case = Self { folder, blue, green, server, client: Client::new(ANSWER) };
         case.write(&case.server.router(case.blue.port, case.green.port));
         case
     }

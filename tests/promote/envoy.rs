@@ -78,7 +78,7 @@ fn what_else_the_route_file_says_stays_and_a_restart_keeps_the_split() {
     let resource = &file["resources"][0];
     assert_eq!(resource["metadata"]["filter_metadata"]["own"]["kept"], true);
     assert_eq!(resource["virtual_hosts"][0]["request_headers_to_add"][0]["header"]["key"], "x-own");
-    let client = trapkey::world::http::Client::new(ANSWER, 0);
+    let client = trapkey::world::http::Client::new(ANSWER);
     assert_eq!(client.get(&format!("{}/own", case.envoy.url())).unwrap().status, 204);
     let before = router.counters().unwrap().unwrap().instance;
     assert!(!before.is_empty());

@@ -235,7 +235,7 @@ fn steps_judge_what_earlier_steps_have_seen_as_well() {
     let second = probes();
     assert!(second > first, "{first} and then {second}");
     // What happened between two steps is counted by the router, and judged.
-    let client = trapkey::world::http::Client::new(ANSWER, 0);
+    let client = trapkey::world::http::Client::new(ANSWER);
     stage.green.answers.fail_every.store(1, Ordering::SeqCst);
     for _ in 0..400 {
         let _ = client.get(&stage.haproxy.url());

@@ -122,7 +122,7 @@ fn samples(folder: &Path) -> Vec<Value> {
 
 /// Requests of users through the router, one after another.
 fn users(url: &str, requests: usize) {
-    let client = trapkey::world::http::Client::new(ANSWER, 0);
+    let client = trapkey::world::http::Client::new(ANSWER);
     for _ in 0..requests {
         client.get(url).unwrap();
     }

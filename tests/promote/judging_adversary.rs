@@ -57,7 +57,7 @@ fn a_job_that_dies_between_its_samples_and_its_record_counts_no_request_twice() 
     assert_eq!(stage.promote(&["start"]).code, 0);
     let state = stage.path().join(".trapkey/production/state.json");
     let before = std::fs::read(&state).unwrap();
-    let client = trapkey::world::http::Client::new(ANSWER, 0);
+    let client = trapkey::world::http::Client::new(ANSWER);
     for _ in 0..100 {
         client.get(&stage.haproxy.url()).unwrap();
     }
@@ -75,7 +75,7 @@ fn a_job_that_dies_between_its_samples_and_its_record_counts_no_request_twice() 
 fn samples_that_were_lost_lose_no_request_that_the_router_counted() {
     let stage = Stage::new("[{weight: 50%, bake: 1h}, {weight: 100%}]", "");
     assert_eq!(stage.promote(&["start"]).code, 0);
-    let client = trapkey::world::http::Client::new(ANSWER, 0);
+    let client = trapkey::world::http::Client::new(ANSWER);
     for _ in 0..100 {
         client.get(&stage.haproxy.url()).unwrap();
     }

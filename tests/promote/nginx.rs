@@ -145,7 +145,7 @@ impl Behind {
 
     /// How many of so many requests each server answered, and each status that is not 200.
     fn met(&self, requests: usize) -> BTreeMap<String, usize> {
-        let client = Client::new(ANSWER, 0);
+        let client = Client::new(ANSWER);
         let mut met = BTreeMap::new();
         for _ in 0..requests {
             let answer = wait_for("an answer of nginx", || client.get(&self.nginx.url()).ok());

@@ -182,7 +182,7 @@ fn a_job_that_wakes_up_after_two_further_releases_turns_nothing_round() {
     assert_eq!(woken.status.code(), Some(5), "{told}");
     assert!(told.contains("this job has lost its lease"), "{told}");
     assert_eq!(real.held(), before, "{told}");
-    let client = trapkey::world::http::Client::new(ANSWER, 0);
+    let client = trapkey::world::http::Client::new(ANSWER);
     for _ in 0..20 {
         assert_eq!(client.get(&real.url()).unwrap().header("x-release"), Some("1.2"));
     }

@@ -98,7 +98,7 @@ impl Row {
 
     /// What a hundred users get: how many an answer of a side, and how many an error.
     fn users(&self) -> (u32, u32) {
-        let client = trapkey::world::http::Client::new(ANSWER, 0);
+        let client = trapkey::world::http::Client::new(ANSWER);
         let (mut well, mut wrong) = (0, 0);
         for _ in 0..100 {
             match client.get(&self.haproxy.url()) {
@@ -331,7 +331,7 @@ fn users_that_do_not_follow_the_weight_end_the_step_and_none_at_all_is_said() {
     let backend = "  balance roundrobin\n  use-server blue if { path_beg /users }\n  server blue 127.0.0.1:{b} weight 100\n  server green 127.0.0.1:{g} weight 0";
     let row = Row::new(backend, "", HOUR, "");
     assert_eq!(row.promote(&["start"]).code, 0);
-    let client = trapkey::world::http::Client::new(ANSWER, 0);
+    let client = trapkey::world::http::Client::new(ANSWER);
     for _ in 0..400 {
         client.get(&format!("{}/users", row.haproxy.url())).unwrap();
     }
@@ -693,7 +693,7 @@ fn a_user_who_comes_in_steps_of_time_does_not_turn_what_the_door_meets() {
     let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let (url, ended) = (row.haproxy.url(), std::sync::Arc::clone(&over));
     let user = std::thread::spawn(move || {
-        let client = trapkey::world::http::Client::new(ANSWER, 0);
+        let client = trapkey::world::http::Client::new(ANSWER);
         let began = std::time::Instant::now();
         // As often as the door is asked, at even distances.
         for turn in 0.. {

@@ -54,7 +54,7 @@ fn split(green: f64) -> Split {
 
 /// The statuses of so many requests, and the releases that they met.
 fn meet(url: &str, requests: usize) -> Vec<(u16, String)> {
-    let client = Client::new(ANSWER, 0);
+    let client = Client::new(ANSWER);
     let one = |_| {
         let answer = client.send(&Request::get(url)).unwrap();
         (answer.status, answer.header("x-release").unwrap_or_default().to_owned())

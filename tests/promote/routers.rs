@@ -51,7 +51,7 @@ impl Case {
 
     /// How many of so many requests through the router met green.
     pub(super) fn met_green(&self, requests: u32) -> u32 {
-        let client = trapkey::world::http::Client::new(ANSWER, 0);
+        let client = trapkey::world::http::Client::new(ANSWER);
         (0..requests).map(|_| u32::from(self.release_met(&client) == "1.1")).sum()
     }
 
@@ -65,7 +65,7 @@ impl Case {
     /// see a moment later; one that has met the release once meets nothing else.
     pub(super) fn everybody_meets(&self, release: &str) {
         let client = wait_for("a user who meets the release", || {
-            let client = trapkey::world::http::Client::new(ANSWER, 0);
+            let client = trapkey::world::http::Client::new(ANSWER);
             (self.release_met(&client) == release).then_some(client)
         });
         for nth in 0..100 {
@@ -199,7 +199,7 @@ fn sticky_users_leave_the_bad_side_at_once() {
     let loaded = Loaded::read(&folder.path().join("release.yaml"), BTreeMap::new()).unwrap();
     let mut router = routers::open(&loaded.plan.promote.as_ref().unwrap().router, &loaded).unwrap();
     router.set(split(0.5)).unwrap();
-    let client = trapkey::world::http::Client::new(ANSWER, 0);
+    let client = trapkey::world::http::Client::new(ANSWER);
     let mut request = trapkey::world::http::Request::get(&haproxy.url());
     request.headers.push(("cookie".into(), "SIDE=g".into()));
     let version = || client.send(&request).unwrap().header("x-release").unwrap().to_owned();
@@ -405,7 +405,7 @@ fn a_long_request_may_end_within_the_drain_while_others_are_on_the_other_side() 
         case.green.answers.delay_ms.store(1200, Ordering::SeqCst);
         let (before, url) = (case.green.served(), case.server.url());
         let long = std::thread::spawn(move || {
-            let client = trapkey::world::http::Client::new(ANSWER, 0);
+            let client = trapkey::world::http::Client::new(ANSWER);
             // A router that has just been reloaded may close a new connection: a browser asks again.
             let answer = client.get(&url).or_else(|_| client.get(&url));
             answer.map(|answer| answer.header("x-release").map(str::to_owned))

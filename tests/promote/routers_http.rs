@@ -50,7 +50,7 @@ impl Users {
 
     /// The version that each of so many requests with these headers meets, as one text: `b` and `g`.
     fn meet(url: &str, headers: &[(&str, &str)], requests: u32) -> String {
-        let client = trapkey::world::http::Client::new(ANSWER, 0);
+        let client = trapkey::world::http::Client::new(ANSWER);
         let mut request = trapkey::world::http::Request::get(url);
         request.headers = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let one = |_| match client.send(&request).unwrap().header("x-release") {
@@ -230,7 +230,7 @@ fn a_sticky_user_of_traefik_leaves_the_bad_side_with_the_next_request() {
     let block = traefik.router(0, 0).replacen("service: shop,", "service: shop, sticky: side,", 1);
     let mut router = open(users.folder.path(), &block);
     router.set(split(1.0)).unwrap();
-    let client = trapkey::world::http::Client::new(ANSWER, 0);
+    let client = trapkey::world::http::Client::new(ANSWER);
     let cookie = client.get(&traefik.url()).unwrap().header("set-cookie").unwrap().to_owned();
     let cookie = cookie.split(';').next().unwrap();
     router.set(split(0.05)).unwrap();

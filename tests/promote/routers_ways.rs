@@ -282,7 +282,7 @@ fn a_cache_of_haproxy_in_front_of_both_sides_is_named_and_may_be_allowed() {
     let cache = "cache pages\n  total-max-size 4\nfrontend in\n  http-request cache-use pages\n  http-response cache-store pages\n";
     stage.haproxy.edit("frontend in\n", cache);
     stage.haproxy.restart();
-    let client = trapkey::world::http::Client::new(ANSWER, 0);
+    let client = trapkey::world::http::Client::new(ANSWER);
     client.get(&stage.haproxy.url()).unwrap();
     refused(
         &stage,

@@ -30,7 +30,7 @@ impl Users {
         let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let (may, wrongs, ended) = (Arc::clone(&may_meet), Arc::clone(&wrong), Arc::clone(&over));
         let asks = std::thread::spawn(move || {
-            let client = trapkey::world::http::Client::new(ANSWER, 0);
+            let client = trapkey::world::http::Client::new(ANSWER);
             let mut asked = 0;
             while !ended.load(Ordering::SeqCst) {
                 let before = may.lock().unwrap().clone();
@@ -273,7 +273,7 @@ fn three_releases_in_a_row_survive_kills_stops_orders_and_losses() {
             }
             assert_hooks(&row, &seen);
             // The record is true: everybody meets what it says, and nobody is left who would change that.
-            let client = trapkey::world::http::Client::new(ANSWER, 0);
+            let client = trapkey::world::http::Client::new(ANSWER);
             for _ in 0..30 {
                 let answer = client.get(&row.stage.haproxy.url()).unwrap();
                 assert_eq!(

@@ -222,7 +222,7 @@ fn nginx_that_was_taken_back_by_hand_stays_back() {
         );
     }
     // A reload takes its time, and while it is under way old workers answer as well.
-    let client = trapkey::world::http::Client::new(ANSWER, 0);
+    let client = trapkey::world::http::Client::new(ANSWER);
     let on_blue = || {
         client.get(&nginx.url()).is_ok_and(|answer| answer.header("x-release").is_some_and(|by| by == "1.0"))
     };
@@ -267,7 +267,7 @@ fn a_failure_that_is_over_counts_for_the_whole_elapsed_window() {
     let stage = Stage::new(LONG, "");
     assert_eq!(stage.promote(&["start"]).code, 0);
     stage.green.answers.fail_every.store(2, Ordering::SeqCst);
-    let client = trapkey::world::http::Client::new(ANSWER, 0);
+    let client = trapkey::world::http::Client::new(ANSWER);
     for _ in 0..100 {
         let _ = client.get(&stage.haproxy.url());
     }
@@ -284,7 +284,7 @@ fn what_a_router_counted_before_the_step_is_never_judged() {
     // An earlier release failed on this side.
     stage.haproxy.ask("set server shop/green weight 100");
     stage.green.answers.fail_every.store(1, Ordering::SeqCst);
-    let client = trapkey::world::http::Client::new(ANSWER, 0);
+    let client = trapkey::world::http::Client::new(ANSWER);
     for _ in 0..100 {
         let _ = client.get(&stage.haproxy.url());
     }

@@ -40,7 +40,7 @@ impl Caddy {
 
     /// What its admin API answers.
     pub(crate) fn ask(&self, path: &str) -> String {
-        let client = trapkey::world::http::Client::new(std::time::Duration::from_secs(60), 0);
+        let client = trapkey::world::http::Client::new(std::time::Duration::from_secs(60));
         let mut request =
             trapkey::world::http::Request::get(&format!("http://127.0.0.1:{}{path}", self.admin));
         // It ends its idle connections with every change.

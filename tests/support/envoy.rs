@@ -48,7 +48,7 @@ impl Envoy {
 
     /// What the admin address answers.
     pub(crate) fn ask(&self, path: &str) -> String {
-        let client = trapkey::world::http::Client::new(std::time::Duration::from_secs(60), 0);
+        let client = trapkey::world::http::Client::new(std::time::Duration::from_secs(60));
         let answer = client.get(&format!("http://127.0.0.1:{}{path}", self.admin));
         answer.map(|a| String::from_utf8_lossy(&a.body).into_owned()).unwrap_or_default()
     }

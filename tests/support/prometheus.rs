@@ -71,7 +71,7 @@ impl Prometheus {
     }
 
     fn get(&self, path: &str) -> Option<String> {
-        let client = trapkey::world::http::Client::new(Duration::from_secs(60), 0);
+        let client = trapkey::world::http::Client::new(Duration::from_secs(60));
         let answer = client.get(&format!("{}{path}", self.url())).ok().filter(|a| a.status == 200)?;
         String::from_utf8(answer.body).ok()
     }

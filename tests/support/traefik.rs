@@ -48,7 +48,7 @@ impl Traefik {
 
     /// Waits until the split runs, whatever it is.
     fn wait(&self) {
-        let client = trapkey::world::http::Client::new(std::time::Duration::from_secs(60), 0);
+        let client = trapkey::world::http::Client::new(std::time::Duration::from_secs(60));
         let service = format!("http://127.0.0.1:{}/api/http/services/shop@file", self.api);
         wait_until("Traefik", || {
             client.get(&service).is_ok_and(|a| a.status == 200)

@@ -430,7 +430,7 @@ pub(super) fn says(spec: &SidePlan, plan: &Promote) -> Says {
     if let Some(given) = &spec.release {
         return Says::Release(given.clone());
     }
-    let client = Client::new(Duration::from_secs(5), 0);
+    let client = Client::new(Duration::from_secs(5));
     let url = join(&spec.url.value, &plan.probe.path);
     let sample = once(&client, &url, &plan.probe.header.to_ascii_lowercase(), Connection::New);
     match sample.version {
@@ -472,7 +472,7 @@ pub(super) fn look_at(
     const WELL: u32 = 3;
     let url = join(&side.url.value, &side.health);
     let timeout = plan.probe.timeout.map_or(Duration::from_secs(5), |t| t.0);
-    let client = Client::new(if going_back { timeout.min(patience) } else { timeout }, 0);
+    let client = Client::new(if going_back { timeout.min(patience) } else { timeout });
     let until = Instant::now() + patience;
     let mut well = 0;
     loop {

@@ -42,7 +42,7 @@ impl Entry {
             requests: probe.requests.unwrap_or(40).max(1),
             unseen: None,
             by: By::Requests,
-            client: Client::new(probe.timeout.map_or(Duration::from_secs(5), |t| t.0), 0),
+            client: Client::new(probe.timeout.map_or(Duration::from_secs(5), |t| t.0)),
         }
     }
 

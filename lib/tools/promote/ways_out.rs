@@ -118,7 +118,7 @@ fn health(asked: &Asked) -> Well {
     if let Some(why) = unseen {
         return Well::Unknown(why.clone());
     }
-    match Client::new(LOOK, 0).get(url) {
+    match Client::new(LOOK).get(url) {
         Ok(answer) if (200..300).contains(&answer.status) => Well::Yes,
         Ok(answer) => Well::No(format!("{path} answered {}", answer.status)),
         Err(none) => Well::No(format!("{path} did not answer: {}", none.why)),

@@ -37,7 +37,7 @@ pub(super) fn serves(job: &Job, promotion: &Promotion) -> Finding {
         return finding;
     };
     let timeout = probe.timeout.map_or(Duration::from_secs(5), |s| s.0);
-    let client = Client::new(timeout, 0);
+    let client = Client::new(timeout);
     let url = join(&entry.value, &probe.path);
     let mut seen = Seen::default();
     for _ in 0..probe.requests.unwrap_or(REQUESTS).max(1) {

@@ -311,7 +311,7 @@ fn a_secret_is_kept_by_name_and_asked_for_only_by_what_needs_it() {
     assert_ne!(real.held(), before, "nothing was steered without the token");
     let aborted = call("ROUTER_TOKEN=tok-of-the-router promote abort");
     assert_eq!(aborted.code, 1, "{}", aborted.stderr);
-    let client = trapkey::world::http::Client::new(ANSWER, 0);
+    let client = trapkey::world::http::Client::new(ANSWER);
     for _ in 0..10 {
         assert_eq!(client.get(&real.url()).unwrap().header("x-release"), Some("1.0"));
     }

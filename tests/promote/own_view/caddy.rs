@@ -16,7 +16,7 @@ fn ask(caddy: &Caddy, method: &str, at: &str, to: &Value) {
     request.body = Some(to.to_string().into_bytes());
     request.headers.push(("content-type".into(), "application/json".into()));
     request.headers.push(("connection".into(), "close".into()));
-    let answer = Client::new(ANSWER, 0).send(&request).unwrap();
+    let answer = Client::new(ANSWER).send(&request).unwrap();
     assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
 }
 
@@ -133,6 +133,6 @@ fn a_handler_that_has_become_somebody_elses_is_never_written_to() {
     }
     let mut request = Request::get(&format!("http://127.0.0.1:{}/id/shop/upstreams", caddy.admin));
     request.headers.push(("connection".into(), "close".into()));
-    let answer = Client::new(ANSWER, 0).send(&request).unwrap();
+    let answer = Client::new(ANSWER).send(&request).unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&answer.body).unwrap(), other);
 }

@@ -24,7 +24,7 @@ fn services(traefik: &Traefik, blue: &str, green: &str) {
     );
     swap(&traefik.file.with_file_name("shop.yml"), &text);
     let url = format!("http://127.0.0.1:{}/api/http/services/{stamp}@file", traefik.api);
-    let client = Client::new(ANSWER, 0);
+    let client = Client::new(ANSWER);
     wait_until("Traefik to load it", || client.get(&url).is_ok_and(|answer| answer.status == 200));
 }
 
@@ -193,7 +193,7 @@ fn a_cookie_that_the_plan_does_not_name_is_refused_and_its_options_stay() {
     let mut router = sides.open(&block);
     router.check().unwrap();
     router.set(split(0.5)).unwrap();
-    let answer = Client::new(ANSWER, 0).get(&traefik.url()).unwrap();
+    let answer = Client::new(ANSWER).get(&traefik.url()).unwrap();
     let cookie = answer.header("set-cookie").unwrap();
     assert!(cookie.contains("Secure") && cookie.contains("HttpOnly"), "{cookie}");
     assert!(router.counters().unwrap().unwrap().sticky);

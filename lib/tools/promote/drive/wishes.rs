@@ -103,7 +103,7 @@ impl Driver<'_> {
     /// What a judge would see at once: whether green answers what the probes ask.
     fn green_answers(&self) -> Result<(), String> {
         let timeout = self.plan.probe.timeout.map_or(PATIENCE, |span| span.0.min(PATIENCE));
-        let client = Client::new(timeout, 0);
+        let client = Client::new(timeout);
         let url = join(&self.plan.sides.green.url.value, &self.plan.probe.path);
         let header = self.plan.probe.header.to_ascii_lowercase();
         let failed = (0..ASKED).filter(|_| !once(&client, &url, &header, Connection::New).ok).count();

@@ -62,7 +62,7 @@ fn counted(counters: &Counters) -> u64 {
 /// a redirect, a login page, another release.
 fn reaches_blue(entry: &Entry, markers: &Markers, plan: &Promote) -> Result<(String, u64), Fault> {
     let blue = markers.blue.as_deref().unwrap_or_default();
-    let client = Client::new(plan.probe.timeout.map_or(Duration::from_secs(5), |t| t.0), 0);
+    let client = Client::new(plan.probe.timeout.map_or(Duration::from_secs(5), |t| t.0));
     let mut request = Request::get(&entry.url);
     request.headers.push(("connection".into(), "close".into()));
     let look = || wrong(&entry.url, &client.send(&request), &entry.header, blue);
