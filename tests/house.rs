@@ -121,6 +121,7 @@ fn every_text_of_a_document_is_known_as_free_or_as_fixed() {
         "notes",
         "observed",
         "output",
+        "place",
         "proof",
         "query",
         "reason",

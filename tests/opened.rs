@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{CWD, Mode, mkfifoat};
 
+use crate::checks::servers::Authority;
 use crate::support::{Ended, PATIENCE, binary, call, folder, tool, wait_until};
 
 /// What a path can be.
@@ -256,6 +257,22 @@ const OF_THE_PLAN: &[Place] = &[
             "{name: b, kind: postgres, target: \"postgres://u@127.0.0.1:9/d?sslmode=verify-full\", with: {ca: ca.pem}}",
         ),
     ),
+    with(
+        "tls: cert",
+        "cert.pem",
+        Anything,
+        PREFLIGHT,
+        Plan::check("{name: b, kind: tls, target: \"127.0.0.1:9\", with: {cert: cert.pem}}"),
+    ),
+    with(
+        "http: key",
+        "key.pem",
+        Anything,
+        PREFLIGHT,
+        Plan::check(
+            "{name: b, kind: http, target: \"https://127.0.0.1:9\", with: {cert: own.pem, key: key.pem}}",
+        ),
+    ),
     with("Snapshot.store", "store", Folder, CREATE, Plan::new()),
     with("files: target", "src", Anything, CREATE, Plan::source("{name: src, kind: files, target: src}")),
     with(
@@ -325,6 +342,12 @@ fn ends(folder: &Path, place: &Place, words: &[&str]) -> Ended {
     Ended { code: status.code().unwrap_or(-1), stdout: text(&out), stderr: text(&err) }
 }
 
+/// A certificate for the places beside it.
+fn own_certificate() -> &'static str {
+    static OWN: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| Authority::new().pem());
+    &OWN
+}
+
 fn holds(place: &Place) {
     for being in BEINGS {
         if being == "huge" && matches!(place.wants, AnyFile | Anything) {
@@ -334,6 +357,7 @@ fn holds(place: &Place) {
         let at = folder.path().join(place.at);
         std::fs::create_dir_all(folder.path().join("cfg")).unwrap();
         std::fs::write(folder.path().join("cfg/a"), "a").unwrap();
+        std::fs::write(folder.path().join("own.pem"), own_certificate()).unwrap();
         if place.at != "release.yaml" {
             std::fs::write(folder.path().join("release.yaml"), place.plan.text()).unwrap();
         }

@@ -362,7 +362,9 @@ fn prune(
         Part::Whole | Part::Promote => {}
         Part::WayBack => {
             promote.retain(|key, value| {
-                !FORWARD.contains(&key) && (BACK.contains(&key) || value.unset(variables).is_none())
+                // A time has a default, and no text to stand in its place.
+                let needed = BACK.contains(&key) && key != "drain";
+                !FORWARD.contains(&key) && (needed || value.unset(variables).is_none())
             });
             if let Some(hooks) = promote.get_mut("hooks") {
                 hooks.retain(|key, value| key == "on_rollback" || value.unset(variables).is_none());

@@ -23,6 +23,7 @@ const FIXED: &[&str] = &[
     "hooks",
     "host",
     "id",
+    "identity",
     "instance",
     "key",
     "kind",

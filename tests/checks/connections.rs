@@ -186,7 +186,12 @@ fn router_front_door_and_sides_are_reached_as_the_plan_says() {
     let authority = Authority::new();
     let folder = folder();
     std::fs::write(folder.path().join("ca.pem"), authority.pem()).unwrap();
-    std::fs::write(folder.path().join("dyn.yml"), "http:\n  services: {}\n").unwrap();
+    std::fs::write(
+        folder.path().join("dyn.yml"),
+        "# Written by Trapkey; the next shift overwrites it.\n# trapkey-split 0\nhttp:\n  services:\n    s:\n      weighted:\n        \
+         services:\n          - {name: \"b\", weight: 1}\n",
+    )
+    .unwrap();
     let server = tls(&authority.issue("localhost", (2020, 2120)), &[&rustls::version::TLS13]);
     let url = format!("https://localhost:{}", server.port);
     let distrusted = |connections: &str| {

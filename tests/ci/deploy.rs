@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::chain::Chain;
+use crate::snapshot::walk;
 
 /// The jobs, and the step of each that runs a tool.
 const JOBS: [(&str, &str); 5] = [
@@ -63,8 +64,11 @@ impl Release {
         let evidence = self.evidence_of(number);
         std::fs::create_dir_all(&evidence).unwrap();
         if number > 0 {
-            for file in std::fs::read_dir(self.evidence_of(number - 1)).unwrap().flatten() {
-                std::fs::copy(file.path(), evidence.join(file.file_name())).unwrap();
+            let before = self.evidence_of(number - 1);
+            for file in walk(&before).into_iter().filter(|file| file.is_file()) {
+                let to = evidence.join(file.strip_prefix(&before).unwrap());
+                std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+                std::fs::copy(file, to).unwrap();
             }
         }
         let script = self.at("step.sh");

@@ -266,7 +266,8 @@ fn a_restore_into_a_live_file_overwrites_nothing_unasked_and_reaches_who_has_it_
     assert_eq!(sql(&file, "SELECT count(*) FROM orders"), "0\n");
     // Somebody has it open, with a log of his own.
     let mut other = Command::new("sqlite3")
-        .arg("-batch")
+        // Whoever looks at the same moment is waited for.
+        .args(["-batch", "-cmd", ".timeout 60000"])
         .arg(&file)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

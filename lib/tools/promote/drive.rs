@@ -62,6 +62,8 @@ pub(super) struct Driver<'a> {
     watch: Option<Watch<'a>>,
     log: Log,
     ticker: Ticker,
+    /// The phase that it has shown last.
+    phase_shown: String,
     clock: Clock,
     /// What the router said at the last look.
     live: Option<crate::routers::Live>,
@@ -108,6 +110,7 @@ impl<'a> Driver<'a> {
             watch: None,
             log: Log::new(),
             ticker: job.talk().ticker(),
+            phase_shown: String::new(),
             clock: Clock::start(),
             live: None,
             blue_stays: None,

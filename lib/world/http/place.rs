@@ -73,9 +73,12 @@ impl Place {
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(wrong)?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let usual = if secure { 443 } else { 80 };
-        let port = match uri.authority().and_then(hyper::http::uri::Authority::port) {
-            Some(port) => port.as_str().parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?,
-            None => usual,
+        // The crate takes a port that is too large for none.
+        let port = match authority.rsplit(']').next().and_then(|rest| rest.split_once(':')) {
+            Some((_, port)) if !port.is_empty() => {
+                port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?
+            }
+            _ => usual,
         };
         let shown = if host.contains(':') { format!("[{host}]") } else { host.clone() };
         let authority = if port == usual { shown } else { format!("{shown}:{port}") };

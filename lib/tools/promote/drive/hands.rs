@@ -84,7 +84,12 @@ impl Hands for Driver<'_> {
     fn turn(&mut self) -> Result<(), Fault> {
         signal::steady(going_back(&self.record.state));
         if self.record.state.action(&self.record.course).is_some() {
-            self.ticker.set(&phase(&self.record.state, &self.record.course));
+            let phase = phase(&self.record.state, &self.record.course);
+            // What the last look has said stays until there is something else to say.
+            if self.phase_shown != phase {
+                self.ticker.set(&phase);
+                self.phase_shown = phase;
+            }
         }
         Ok(())
     }

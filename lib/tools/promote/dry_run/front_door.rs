@@ -13,6 +13,7 @@ use crate::routers::{Counters, Router};
 use crate::units::show_duration;
 use crate::world::address::Address;
 use crate::world::http::{Answer, Client, NoAnswer, Request};
+use crate::world::signal;
 
 /// The same, held against what the router that is steered has counted of it.
 ///
@@ -65,7 +66,19 @@ fn reaches_blue(entry: &Entry, markers: &Markers, plan: &Promote) -> Result<(Str
     let client = Client::new(plan.probe.timeout.map_or(Duration::from_secs(5), |t| t.0));
     let mut request = Request::get(&entry.url);
     request.headers.push(("connection".into(), "close".into()));
-    let look = || wrong(&entry.url, &client.send(&request), &entry.header, blue);
+    // A limit of the front door says nothing of who stands behind it, unless it is all that comes.
+    let answered = || {
+        let is_limit = |answer: &Result<Answer, NoAnswer>| answer.as_ref().is_ok_and(|a| a.status == 429);
+        let mut answer = client.send(&request);
+        for _ in 1..LOOKS {
+            if !is_limit(&answer) || !signal::sleep(AFTER_A_LIMIT) {
+                break;
+            }
+            answer = client.send(&request);
+        }
+        answer
+    };
+    let look = || wrong(&entry.url, &answered(), &entry.header, blue);
     let fault = |wrong: Wrong| {
         Fault::infrastructure(wrong.what).place(entry.url.clone()).cause(wrong.cause).help(wrong.help)
     };
@@ -129,6 +142,9 @@ fn only_by_proxy(wrong: &Wrong) -> Wrong {
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How often it is tried to meet once more what answered in blue's place.
 const LOOKS: usize = 20;
+
+/// The pause after an answer that only names a limit.
+const AFTER_A_LIMIT: Duration = Duration::from_millis(100);
 
 /// What is wrong with an answer.
 #[derive(Debug)]
