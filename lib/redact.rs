@@ -5,8 +5,8 @@
 //! authorizes, the passphrase of a store. All of the environment is looked at, for hooks and commands inherit it and may
 //! print what the plan never names.
 //!
-//! It is hidden in every form that programs print it in ([`forms`]), in free text alone: what a document's readers go by
-//! ([`structure`]) stays as it is, also where a secret is the same word.
+//! It is hidden in every form that programs print it in (`redact::forms`), in free text alone: what a document's readers go by
+//! (`redact::structure`) stays as it is, also where a secret is the same word.
 //!
 //! How much is hidden depends on how long a secret is, so that a password such as `pass` does not blacken every text:
 //!
