@@ -16,13 +16,17 @@ use trapkey::plan::Loaded;
 use super::servers::{Authority, Server, http, tls};
 use crate::support::{folder, free_port, json, run, tool, wait_until};
 
+/// A busy machine is waited for.
+const PATIENT: &str = "defaults: {timeout: 1m}\n";
+
 /// The findings of checks in a plan whose head has more.
 pub(crate) fn look(folder: &Path, head: &str, checks_yaml: &[String]) -> Vec<Finding> {
     let path = folder.join("release.yaml");
     let lines: String =
         checks_yaml.iter().enumerate().map(|(n, c)| format!("    - {{name: c{n}, {c}}}\n")).collect();
-    let plan =
-        format!("version: 1\nservice: shop\nrelease: {{version: 1.0}}\n{head}preflight:\n  checks:\n{lines}");
+    let plan = format!(
+        "version: 1\nservice: shop\nrelease: {{version: 1.0}}\n{PATIENT}{head}preflight:\n  checks:\n{lines}"
+    );
     std::fs::write(&path, plan).unwrap();
     let loaded = Loaded::read(&path, BTreeMap::new()).unwrap_or_else(|fault| panic!("{fault}"));
     let prepared = checks::prepare(&loaded.plan.preflight.as_ref().unwrap().checks, &loaded);
@@ -147,7 +151,7 @@ fn a_plan_says_once_who_is_trusted_and_a_check_says_it_nearer() {
         let lines: String =
             checks.iter().enumerate().map(|(n, c)| format!("    - {{name: c{n}, {c}}}\n")).collect();
         let plan = format!(
-            "version: 1\nservice: shop\nrelease: {{version: 1.0}}\n{head}preflight:\n  checks:\n{lines}"
+            "version: 1\nservice: shop\nrelease: {{version: 1.0}}\n{PATIENT}{head}preflight:\n  checks:\n{lines}"
         );
         std::fs::write(path, plan).unwrap();
         let ended = run(tool("preflight", folder.path()).args(["--plan", "release.yaml"]));
