@@ -83,7 +83,7 @@ const MAKE: &str = "
     openssl req -x509 -newkey rsa:2048 -nodes -keyout false.key -out false.pem -days 60 -subj /CN=authority
     openssl x509 -req -in first.csr -days 30 -CA false.pem -CAkey false.key -CAcreateserial -out forged.pem
     # Over, though it was given by name.
-    openssl x509 -req -in first.csr -days 0 -signkey first.key -out over.pem
+    openssl x509 -req -in first.csr -days -1 -signkey first.key -out over.pem
 ";
 
 #[test]
