@@ -1,6 +1,8 @@
 //! Other ways to the old side, which router a promotion steers, weights that people set in the middle, and an HAProxy
 //! that is set up otherwise than a promotion needs it.
 
+use std::io::{Read as _, Write as _};
+
 use super::*;
 
 const HOOK: &str = "  hooks: {retire: [sh, -c, \"echo down >> retired.txt\"]}\n";
@@ -253,6 +255,20 @@ fn refused(stage: &Stage, code: i32, words: &[&str]) {
     assert_eq!((stage.haproxy.server("blue"), stage.haproxy.server("green").0), ((100, 0), 0));
 }
 
+/// What a socket of HAProxy answers; nothing where it is not there yet.
+fn says(socket: &Path, command: &str) -> String {
+    let asked = || -> std::io::Result<String> {
+        let mut stream = std::os::unix::net::UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(format!("{command}\n").as_bytes())?;
+        stream.shutdown(std::net::Shutdown::Write)?;
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said)?;
+        Ok(String::from_utf8_lossy(&said).into_owned())
+    };
+    asked().unwrap_or_default()
+}
+
 #[test]
 fn the_socket_of_the_master_process_is_named_as_that() {
     let stage = Stage::new(SHORT, "");
@@ -261,7 +277,8 @@ fn the_socket_of_the_master_process_is_named_as_that() {
     let master = socket.display().to_string();
     let text = lines(&format!("127.0.0.1:{port}"), stage.blue.port, "");
     let _other = Other::start(stage.path(), "master.cfg", &["-W", "-S", &master], &text);
-    wait_until("the master", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
+    // It is there before it has a worker, and answers nothing until then.
+    wait_until("the master", || says(&socket, "show proc").contains("worker"));
     stage.edit("target: haproxy.sock", "target: master.sock");
     refused(&stage, 2, &["HAProxy's master process", "stats socket … level admin"]);
 }
