@@ -64,12 +64,20 @@ impl Check for File {
             }
             Err(error) => return Err(Trouble::broken(format!("{place}: {error}"))),
         };
-        let mut sight = Sight::default()
-            .saw("exists", Observed::Flag(true))
-            .number("size", metadata.len() as f64, Unit::Bytes)
-            .saw("mode", Observed::Text(format!("{:04o}", metadata.permissions().mode() & 0o7777)));
-        if let Some(age) = metadata.modified().ok().map(seconds_since) {
-            sight = sight.number("age", age, Unit::Duration);
+        let mut sight = Sight::default().saw("exists", Observed::Flag(true));
+        // What the file system keeps of a folder is not the size of what is in it.
+        if metadata.is_file() {
+            sight = sight.number("size", metadata.len() as f64, Unit::Bytes);
+        } else {
+            sight = sight.note(format!("{place} is no file, so it has no size"));
+        }
+        sight = sight.saw("mode", Observed::Text(format!("{:04o}", metadata.permissions().mode() & 0o7777)));
+        match metadata.modified().ok().map(seconds_since) {
+            Some(age) if age >= -CLOCK_SKEW => sight = sight.number("age", age.max(0.0), Unit::Duration),
+            Some(_) => {
+                sight = sight.note(format!("{place} was changed in the future, so its age is not known"))
+            }
+            None => {}
         }
         if self.sha256 {
             let (sha256, _) = files::sha256_file(&self.path)
@@ -79,6 +87,9 @@ impl Check for File {
         Ok(sight)
     }
 }
+
+/// How far the clock of whoever wrote a file may be ahead, in seconds.
+const CLOCK_SKEW: f64 = 60.0;
 
 /// Below zero for a file from the future.
 fn seconds_since(moment: SystemTime) -> f64 {

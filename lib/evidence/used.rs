@@ -210,6 +210,7 @@ fn digest(form: Form, value: &str) -> Option<String> {
 /// An address without user, password, query and fragment.
 fn address(value: &str) -> Option<String> {
     let (scheme, rest) = value.split_once("://")?;
+    let rest = behind_the_user(rest);
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
     // A password may hold a `/` that was not encoded: what follows the last `@` is the host all the same.
@@ -218,6 +219,20 @@ fn address(value: &str) -> Option<String> {
         _ => authority.rsplit_once('@').map_or(authority, |(_, host)| host),
     };
     Some(format!("{scheme}://{host}{path}"))
+}
+
+/// An address without its user: a password may hold any sign that was not encoded.
+fn behind_the_user(rest: &str) -> &str {
+    let Some((user, after)) = rest.split_once('@') else { return rest };
+    let first = |signs: &[char]| user.find(signs).unwrap_or(usize::MAX);
+    // A path comes before a query; who has it the other way round has a password.
+    if first(&['/']) < first(&['?', '#']) {
+        return rest;
+    }
+    match after.rsplit_once('@') {
+        Some((more, host)) if !more.contains(['/', '?', '#']) => host,
+        _ => after,
+    }
 }
 
 #[cfg(test)]
@@ -240,6 +255,12 @@ mod tests {
             ("https://host/a?token=1", "https://host/a"),
             ("https://u:p@ss@host", "https://host"),
             ("https://u:p/ss@host/a", "https://host/a"),
+            ("postgres://u:p#w@prod/shop", "postgres://prod/shop"),
+            ("postgres://u:p?w@prod/shop?sslmode=require", "postgres://prod/shop"),
+            ("postgres://u:p#w@x@prod:5432/shop", "postgres://prod:5432/shop"),
+            ("postgres://u:p?w/x@prod/shop", "postgres://prod/shop"),
+            ("https://host/a?mail=me@corp", "https://host/a"),
+            ("https://u:pw@host/a?mail=me@corp", "https://host/a"),
             ("http://host", "http://host"),
         ] {
             assert_eq!(address(value).as_deref(), Some(expected), "{value}");

@@ -14,11 +14,42 @@ use super::{old, provider, store};
 /// The certificates that count.
 #[derive(Clone, Debug)]
 pub struct Judge {
-    roots: Arc<RootCertStore>,
+    roots: Arc<Vec<Root>>,
     /// The same as they were given: a server may show one of them itself.
     given: Arc<Vec<CertificateDer<'static>>>,
     /// Whether somebody named them, and no system did.
     named: bool,
+}
+
+/// One of them as the end of a chain.
+#[derive(Clone, Debug)]
+struct Root {
+    store: RootCertStore,
+    certificate: CertificateDer<'static>,
+    /// How many certificates may stand between it and a server's; any number when none.
+    between: Option<usize>,
+}
+
+impl Root {
+    /// None of what cannot be read.
+    fn of(certificate: &CertificateDer<'static>) -> Option<Self> {
+        let store = store(std::slice::from_ref(certificate)).ok().filter(|store| !store.is_empty())?;
+        let between = X509Certificate::from_der(certificate).ok().and_then(|(_, parsed)| {
+            let constraint = parsed.basic_constraints().ok()??.value.path_len_constraint?;
+            usize::try_from(constraint).ok()
+        });
+        Some(Self { store, certificate: certificate.clone(), between })
+    }
+
+    /// Why nothing leads to it, whatever it has signed: webpki takes a root for what it is, and looks at no date, nor
+    /// at what it may do, as OpenSSL does.
+    fn unfit(&self, now: UnixTime) -> Option<Error> {
+        let (_, parsed) = X509Certificate::from_der(&self.certificate).ok()?;
+        if !may_sign(&parsed) {
+            return Some(Error::General("the certificate that is trusted may not sign others".into()));
+        }
+        in_force(&parsed, now).err()
+    }
 }
 
 impl Judge {
@@ -26,7 +57,11 @@ impl Judge {
     ///
     /// Errors: none of them can be read.
     pub(super) fn new(given: Vec<CertificateDer<'static>>, named: bool) -> Result<Self, String> {
-        Ok(Self { roots: Arc::new(store(&given)?), given: Arc::new(given), named })
+        let roots: Vec<Root> = given.iter().filter_map(Root::of).collect();
+        if roots.is_empty() && !given.is_empty() {
+            return Err("no certificate in it can be read".into());
+        }
+        Ok(Self { roots: Arc::new(roots), given: Arc::new(given), named })
     }
 
     /// Whether a chain leads to one of them and all of it is in force.
@@ -45,17 +80,39 @@ impl Judge {
         if self.roots.is_empty() {
             return Err(Error::General("no root certificate is trusted here".into()));
         }
-        let algorithms = provider().signature_verification_algorithms;
-        let judged = ParsedCertificate::try_from(certificate).and_then(|parsed| {
-            verify_server_cert_signed_by_trust_anchor(
-                &parsed,
-                &self.roots,
-                intermediates,
-                now,
-                algorithms.all,
-            )
-        });
+        let judged = ParsedCertificate::try_from(certificate)
+            .and_then(|parsed| self.leads_to_a_root(&parsed, intermediates, now));
         judged.or_else(|error| self.by_hand(certificate, now).unwrap_or(Err(error)))
+    }
+
+    /// Whether a chain leads to a root that is in force and may sign; where it leads to another one alone, why that does
+    /// not count.
+    fn leads_to_a_root(
+        &self,
+        parsed: &ParsedCertificate<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let algorithms = provider().signature_verification_algorithms;
+        let between: Vec<CertificateDer<'_>> =
+            intermediates.iter().filter(|certificate| may_sign_others(certificate)).cloned().collect();
+        let leads = |root: &Root| {
+            let most = root.between.unwrap_or(between.len()).min(between.len());
+            let (store, between) = (&root.store, &between[..most]);
+            verify_server_cert_signed_by_trust_anchor(parsed, store, between, now, algorithms.all)
+        };
+        let (fit, unfit): (Vec<&Root>, Vec<&Root>) =
+            self.roots.iter().partition(|root| root.unfit(now).is_none());
+        let mut why = Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        for root in fit {
+            match leads(root) {
+                Ok(()) => return Ok(()),
+                Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {}
+                Err(error) => why = error,
+            }
+        }
+        let led = unfit.into_iter().find(|root| leads(root).is_ok());
+        Err(led.and_then(|root| root.unfit(now)).unwrap_or(why))
     }
 
     /// The two cases that webpki refuses; none where it is neither of them.
@@ -78,11 +135,23 @@ impl Judge {
 
 /// Whether a certificate may sign others: it says so, or is too old to say and signed itself.
 fn may_sign(issuer: &X509Certificate<'_>) -> bool {
+    let signs = issuer.key_usage().ok().flatten().map(|usage| usage.value.key_cert_sign());
+    if signs == Some(false) {
+        return false;
+    }
     match issuer.basic_constraints() {
         Ok(Some(constraints)) => constraints.value.ca,
-        Ok(None) => issuer.version() == X509Version::V1 && issuer.subject() == issuer.issuer(),
+        Ok(None) => {
+            signs == Some(true) || issuer.version() == X509Version::V1 && issuer.subject() == issuer.issuer()
+        }
         Err(_) => false,
     }
+}
+
+/// Whether what it may be used for lets a certificate stand between; webpki looks at the rest.
+fn may_sign_others(certificate: &CertificateDer<'_>) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return true };
+    parsed.key_usage().ok().flatten().is_none_or(|usage| usage.value.key_cert_sign())
 }
 
 fn in_force(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), Error> {
