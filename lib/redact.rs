@@ -143,7 +143,9 @@ impl Known {
         for place in search.find_overlapping_iter(text) {
             let (value, care) = &self.values[place.pattern().as_usize()];
             let mut range = place.range();
-            if hidden.start <= range.start && range.end <= hidden.end {
+            // Of two that begin alike the longer one may go on behind what is hidden already.
+            let goes_on = range.start == hidden.start && range.start + value.len() > hidden.end;
+            if hidden.start <= range.start && range.end <= hidden.end && !goes_on {
                 continue;
             }
             if value.len() > range.len() {

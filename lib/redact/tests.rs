@@ -502,3 +502,12 @@ fn a_very_long_secret_is_hidden_as_far_as_it_stands_there() {
         }
     }
 }
+
+#[test]
+fn of_two_that_begin_alike_the_longer_one_is_hidden_whole_whichever_comes_first() {
+    let token = "eyJ".repeat(200);
+    let cookie = format!("{token}; csrf=Zq81LmXwP0aa");
+    for secrets in [[token.as_str(), cookie.as_str()], [cookie.as_str(), token.as_str()]] {
+        assert_eq!(shows(&known(&secrets), &format!("Cookie: {cookie}.")), "Cookie: ***.");
+    }
+}

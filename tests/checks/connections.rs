@@ -82,6 +82,18 @@ const MAKE: &str = "
     openssl req -x509 -newkey rsa:2048 -nodes -keyout other.key -out other.pem -days 60 -subj /CN=elsewhere
     openssl req -x509 -newkey rsa:2048 -nodes -keyout false.key -out false.pem -days 60 -subj /CN=authority
     openssl x509 -req -in first.csr -days 30 -CA false.pem -CAkey false.key -CAcreateserial -out forged.pem
+    # Roots that are over, and that may not sign.
+    openssl req -new -newkey rsa:2048 -nodes -keyout root.key -out root.csr -subj /CN=root
+    openssl req -new -newkey rsa:2048 -nodes -keyout under.key -out under.csr -subj /CN=localhost
+    echo subjectAltName=DNS:localhost > leaf.ext
+    echo basicConstraints=critical,CA:TRUE > true.ext
+    echo basicConstraints=critical,CA:FALSE > never.ext
+    printf 'basicConstraints=critical,CA:TRUE\nkeyUsage=digitalSignature\n' > use.ext
+    openssl x509 -req -in root.csr -days 60 -signkey root.key -extfile true.ext -out now.pem
+    openssl x509 -req -in root.csr -days -1 -signkey root.key -extfile true.ext -out past.pem
+    openssl x509 -req -in root.csr -days 60 -signkey root.key -extfile never.ext -out never.pem
+    openssl x509 -req -in root.csr -days 60 -signkey root.key -extfile use.ext -out use.pem
+    openssl x509 -req -in under.csr -days 30 -CA now.pem -CAkey root.key -CAcreateserial -extfile leaf.ext -out under.pem
     # Over, though it was given by name.
     openssl x509 -req -in first.csr -days -1 -signkey first.key -out over.pem
 ";
@@ -102,6 +114,10 @@ fn a_certificate_is_trusted_where_curl_trusts_it() {
         ("bare", "bare", true),
         ("other", "other", false),
         ("over:first", "over", false),
+        ("under", "now", true),
+        ("under", "past", false),
+        ("under", "never", false),
+        ("under", "use", false),
     ];
     let mut servers = BTreeMap::new();
     for (shown, ..) in cases {

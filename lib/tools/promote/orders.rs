@@ -439,7 +439,8 @@ pub(super) fn same_service(job: &Job, record: &Record) -> Result<(), Fault> {
 pub(super) fn steers_the_same(job: &Job, record: &Record) -> Result<(), Fault> {
     same_service(job, record)?;
     let (now, then) = (&begin::section(job)?.router, &record.promotion.router);
-    let same_place = now.kind == then.kind && now.target.shown == then.target;
+    // A record shows its target without secrets, and which text is one depends on who looks: the identity tells.
+    let same_place = now.kind == then.kind && same_text(&now.target.shown, &then.target);
     // The lines name files by the folder that they are called from.
     let identity = |folder: &Path| {
         let loaded = Loaded { folder: folder.to_path_buf(), ..job.loaded.clone() };
@@ -502,8 +503,12 @@ pub(super) fn same_values(job: &Job, record: &Record) -> Result<(), Fault> {
 /// Whether two routers say the same of themselves. What was left out of the record for being secret cannot be
 /// compared.
 pub(super) fn same_lines(now: &[String], then: &[String]) -> bool {
-    let same = |(now, then): (&String, &String)| then.contains("***") || crate::redact::redact(now) == *then;
-    now.len() == then.len() && now.iter().zip(then).all(same)
+    now.len() == then.len() && now.iter().zip(then).all(|(now, then)| same_text(now, then))
+}
+
+/// Whether a text is the same as one on record, as far as both can be seen.
+fn same_text(now: &str, then: &str) -> bool {
+    now == then || [now, then].iter().any(|text| text.contains("***")) || crate::redact::redact(now) == then
 }
 
 /// What is told of an abort that the job at work has not heeded yet.

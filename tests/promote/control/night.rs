@@ -522,3 +522,25 @@ fn a_disk_that_takes_no_writes_keeps_nobody_from_going_home() {
     assert!(after.contains("that is so, but not all of it is on record"), "{after}");
     stage.assert_all_blue();
 }
+
+#[test]
+fn a_password_that_is_a_word_of_the_router_keeps_nobody_from_going_back() {
+    // Of the socket, of the backend, of a side, of the kind; where it is set when it began, where it is set later, or both.
+    for (password, by_day, by_night) in
+        [("haproxy", true, false), ("shop", true, true), ("blue", false, true), ("haproxy", false, true)]
+    {
+        let stage = Stage::new("[{weight: 40%, bake: 1h}, {weight: 100%}]", "");
+        let mut order = tool("promote", stage.path());
+        if by_day {
+            order.env("GRAFANA_PASSWORD", password);
+        }
+        let started = run(order.arg("start"));
+        assert_eq!(started.code, 0, "{password}: {}", started.stderr);
+        assert_eq!(stage.haproxy.server("green").0, 40);
+        let other = folder();
+        let set = if by_night { format!("GRAFANA_PASSWORD={password} ") } else { String::new() };
+        let ended = night(other.path(), &format!("{set}promote abort --reason night {}", named(&stage)));
+        assert_eq!(ended.code, 1, "{password} {by_day} {by_night}: {}", ended.stderr);
+        assert_eq!(stage.haproxy.server("green").0, 0, "{password} {by_day} {by_night}");
+    }
+}
