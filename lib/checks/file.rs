@@ -75,7 +75,7 @@ impl Check for File {
         match metadata.modified().ok().map(seconds_since) {
             Some(age) if age >= -CLOCK_SKEW => sight = sight.number("age", age.max(0.0), Unit::Duration),
             Some(_) => {
-                sight = sight.note(format!("{place} was changed in the future, so its age is not known"))
+                sight = sight.note(format!("{place} was changed in the future, so its age is not known"));
             }
             None => {}
         }

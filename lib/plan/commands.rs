@@ -180,7 +180,8 @@ pub fn fit_path(path: &str, variables: &dyn Variables) -> Result<(), Unfit> {
 }
 
 /// Keys whose texts stand in every document, in names of files, and in what tells one release from another.
-const NAMES: [&str; 6] = ["service", "name", "version", "previous", "commit", "environment"];
+const NAMES: [&str; 8] =
+    ["service", "name", "version", "previous", "commit", "environment", "controls", "role"];
 
 /// Checks all commands of a plan that no kind knows of, its artifacts, and its names.
 ///
@@ -215,7 +216,8 @@ pub(super) fn fit_plan(root: &Node, variables: &dyn Variables) -> Result<(), Pro
     fit_names(root, "", variables)
 }
 
-fn fit_names(node: &Node, key: &str, variables: &dyn Variables) -> Result<(), Problem> {
+/// Refuses a secret where a name stands that every document shows.
+pub(super) fn fit_names(node: &Node, key: &str, variables: &dyn Variables) -> Result<(), Problem> {
     match &node.value {
         yaml::Value::Scalar { text, .. } if NAMES.contains(&key) => {
             let secret = yaml::variables_in(text).into_iter().find(|(name, _)| {
@@ -363,6 +365,23 @@ mod tests {
             fit(["sh", "-c", "echo $${HOME} ${X:-a b}"], &|_: &str| None).is_ok(),
             "what the plan says is the plan's"
         );
+    }
+
+    #[test]
+    fn no_secret_stands_where_every_document_shows_a_name() {
+        let variables = |_: &str| Some("tok-n4rwhal-55".to_owned());
+        for (text, refused) in [
+            ("service: ${API_TOKEN}", true),
+            ("release: {version: '1', previous: '${API_TOKEN}'}", true),
+            ("preflight: {checks: [{name: a, controls: [CC6.1, '${API_TOKEN}']}]}", true),
+            ("report: {contacts: [{role: '${API_TOKEN}', reach: x}]}", true),
+            ("report: {contacts: [{role: lead, reach: '${API_TOKEN}'}]}", false),
+            ("preflight: {checks: [{name: a, with: {name: '${API_TOKEN}'}}]}", false),
+            ("service: ${SERVICE}", false),
+        ] {
+            let root = yaml::parse(text).unwrap();
+            assert_eq!(fit_names(&root, "", &variables).is_err(), refused, "{text}");
+        }
     }
 
     #[test]

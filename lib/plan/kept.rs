@@ -271,8 +271,13 @@ impl Sketch {
         let mut node = self.node.clone();
         let unseen = prune(&mut node, part, environment, known, &variables);
         let lookup = variables.clone();
+        let names = ["service", "release"];
+        let fit = names.iter().filter_map(|key| Some((*key, node.get(key)?)));
+        let fit = fit
+            .map(|(key, node)| super::commands::fit_names(node, key, &variables))
+            .collect::<Result<(), _>>();
         let read = with_variables(Box::new(move |name| lookup.get(name)), || node.read::<Plan>(&variables));
-        let plan = read.and_then(|plan| {
+        let plan = fit.and(read).and_then(|plan| {
             // A way back has no steps that could be wrong.
             if part == Part::WayBack { check_text(&plan, &node) } else { check_whole(&plan, &node) }
                 .map(|()| plan)
