@@ -272,10 +272,8 @@ impl Sketch {
         let unseen = prune(&mut node, part, environment, known, &variables);
         let lookup = variables.clone();
         let names = ["service", "release"];
-        let fit = names.iter().filter_map(|key| Some((*key, node.get(key)?)));
-        let fit = fit
-            .map(|(key, node)| super::commands::fit_names(node, key, &variables))
-            .collect::<Result<(), _>>();
+        let mut fit = names.iter().filter_map(|key| Some((*key, node.get(key)?)));
+        let fit = fit.try_for_each(|(key, node)| super::commands::fit_names(node, key, &variables));
         let read = with_variables(Box::new(move |name| lookup.get(name)), || node.read::<Plan>(&variables));
         let plan = fit.and(read).and_then(|plan| {
             // A way back has no steps that could be wrong.
