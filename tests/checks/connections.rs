@@ -374,6 +374,60 @@ fn the_whole_chain_counts_for_its_end() {
     assert_eq!((findings[1].verdict, findings[2].verdict), (Verdict::Pass, Verdict::Pass));
 }
 
+#[test]
+fn what_stands_between_counts_as_curl_counts_it() {
+    let folder = folder();
+    // Each intermediate has the same key and name, so that one server's certificate leads to all of them.
+    openssl(
+        folder.path(),
+        "for name in root mid leaf; do
+             openssl req -new -newkey rsa:2048 -nodes -keyout $name.key -out $name.csr -subj /CN=$name
+         done
+         printf 'basicConstraints=critical,CA:TRUE\n' > ca.ext
+         printf 'basicConstraints=critical,CA:TRUE,pathlen:0\n' > none.ext
+         printf 'basicConstraints=critical,CA:TRUE,pathlen:1\n' > one.ext
+         printf 'basicConstraints=critical,CA:TRUE\nkeyUsage=digitalSignature\n' > use.ext
+         printf 'basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign\n' > sign.ext
+         printf 'subjectAltName=DNS:localhost\n' > leaf.ext
+         for kind in ca none one; do
+             openssl x509 -req -in root.csr -days 60 -signkey root.key -extfile $kind.ext -out root-$kind.pem
+         done
+         for kind in ca use sign; do
+             openssl x509 -req -in mid.csr -days 60 -CA root-ca.pem -CAkey root.key -CAcreateserial \
+                 -extfile $kind.ext -out mid-$kind.pem
+         done
+         openssl x509 -req -in leaf.csr -days 60 -CA mid-ca.pem -CAkey mid.key -CAcreateserial -extfile leaf.ext -out leaf.pem",
+    );
+    for (between, root, trusted) in [
+        ("ca", "ca", true),
+        ("sign", "ca", true),
+        ("use", "ca", false),
+        ("ca", "one", true),
+        ("ca", "none", false),
+    ] {
+        let server = Serving::start(
+            folder.path(),
+            &format!("-www -cert leaf.pem -key leaf.key -cert_chain mid-{between}.pem"),
+        );
+        let with = format!("with: {{ca: root-{root}.pem}}");
+        let checks = [
+            format!("kind: http, target: \"https://localhost:{}/\", {with}", server.port),
+            format!("kind: tls, target: \"localhost:{}\", {with}", server.port),
+        ];
+        for finding in look(folder.path(), "", &checks) {
+            let verdict = if trusted { Verdict::Pass } else { Verdict::Fail };
+            assert_eq!(finding.verdict, verdict, "{between} {root}: {}", finding.message);
+        }
+        let curl = Command::new("curl")
+            .args(["-s", "-o", "/dev/null", "--noproxy", "*", "--cacert", &format!("root-{root}.pem")])
+            .arg(format!("https://localhost:{}/", server.port))
+            .current_dir(folder.path())
+            .status()
+            .unwrap();
+        assert_eq!(curl.success(), trusted, "curl {between} {root}");
+    }
+}
+
 /// Bytes in both directions, until both are done.
 fn relay(mut one: TcpStream, mut other: TcpStream) {
     let (mut back_from, mut back_to) = (other.try_clone().unwrap(), one.try_clone().unwrap());

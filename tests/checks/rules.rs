@@ -10,6 +10,7 @@ use trapkey::evidence::{DocumentVerdict, Finding, Verdict, verdict_of};
 use trapkey::fault::{Exit, Fault};
 use trapkey::plan::Loaded;
 
+use super::connections::look;
 use super::servers::{http, silent};
 use crate::support::{folder, wait_until};
 
@@ -286,4 +287,33 @@ fn what_people_write_never_passes_by_a_guess() {
             (other, _) => panic!("{text}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn a_folder_has_no_size_and_what_comes_from_the_future_no_age() {
+    let folder = folder();
+    std::fs::create_dir(folder.path().join("empty")).unwrap();
+    let now = std::time::SystemTime::now();
+    for (name, ahead_s) in [("soon", 20), ("tomorrow", 86_400)] {
+        let file = std::fs::File::create(folder.path().join(name)).unwrap();
+        file.set_modified(now + Duration::from_secs(ahead_s)).unwrap();
+    }
+    let check = |target: &str, expect: &str| format!("kind: file, target: {target}, expect: {{{expect}}}");
+    let findings = look(
+        folder.path(),
+        "",
+        &[
+            check("empty", "size: \"> 1KiB\""),
+            check("empty", "exists: true"),
+            check("tomorrow", "age: \"<= 7d\""),
+            check("soon", "age: \"<= 7d\""),
+            check("soon", "size: \"= 0\""),
+        ],
+    );
+    let verdicts: Vec<Verdict> = findings.iter().map(|finding| finding.verdict).collect();
+    assert_eq!(
+        verdicts,
+        [Verdict::NoData, Verdict::Pass, Verdict::NoData, Verdict::Pass, Verdict::Pass],
+        "{findings:?}"
+    );
 }
