@@ -133,6 +133,8 @@ pub trait Check: Send + Sync {
 #[derive(Debug, Default)]
 pub struct Sight {
     seen: Vec<(String, Observed)>,
+    /// The lines that a text was put together from.
+    lines: Vec<(String, Observed)>,
     hidden: Vec<&'static str>,
     cut: Vec<String>,
     note: Option<String>,
@@ -151,6 +153,13 @@ impl Sight {
     #[must_use]
     pub fn saw(mut self, name: impl Into<String>, observed: Observed) -> Self {
         self.seen.push((name.into(), observed));
+        self
+    }
+
+    /// Adds one of the lines that a text was put together from: what must not be is none of them either.
+    #[must_use]
+    pub fn line_of(mut self, name: impl Into<String>, text: impl Into<String>) -> Self {
+        self.lines.push((name.into(), Observed::Text(text.into())));
         self
     }
 

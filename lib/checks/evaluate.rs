@@ -88,7 +88,12 @@ fn compare<'a>(line: &'a Line, sight: &'a Sight) -> Compared<'a> {
             })
         });
         // Of several values one is what is looked for, and all are not what must not be.
-        let passed = if line.is.excludes() { met.all(|met| met) } else { met.any(|met| met) };
+        let passed = if line.is.excludes() {
+            let mut lines = sight.lines.iter().filter(|(name, _)| *name == line.name);
+            met.all(|met| met) && lines.all(|(_, text)| line.is.judge(text).unwrap_or(false))
+        } else {
+            met.any(|met| met)
+        };
         if passed { Verdict::Pass } else { Verdict::Fail }
     };
     let hidden = sight.hidden.contains(&line.name.as_str());
@@ -343,6 +348,21 @@ mod tests {
         assert_eq!(verdict("~ ^a=.*Secure"), Verdict::Fail);
         assert_eq!(verdict("!= a=1"), Verdict::Fail);
         assert_eq!(verdict("!= a=2"), Verdict::Pass);
+    }
+
+    #[test]
+    fn what_must_not_be_is_no_line_of_a_text_either() {
+        let verdict = |is: &str| {
+            let sight = Sight::default().saw("h", Observed::Text("1.4.2, 1.4.1".into()));
+            let sight = sight.line_of("h", "1.4.2").line_of("h", "1.4.1").line_of("other", "9");
+            evaluate(&[line("h", is)], &sight).verdict
+        };
+        assert_eq!(verdict("!= 1.4.1"), Verdict::Fail);
+        assert_eq!(verdict("!= 1.4.3"), Verdict::Pass);
+        assert_eq!(verdict("!= 9"), Verdict::Pass);
+        // Who looks for a value means all of it.
+        assert_eq!(verdict("= 1.4.2"), Verdict::Fail);
+        assert_eq!(verdict("1.4.2, 1.4.1"), Verdict::Pass);
     }
 
     #[test]

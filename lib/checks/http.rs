@@ -202,6 +202,8 @@ fn sight(answer: &Answer, keep: u64, asked: &[String]) -> Sight {
                 sight = sight.note("the answer has no such header");
             }
             sight = values.into_iter().fold(sight, |sight, value| sight.saw(name, Observed::Text(value)));
+            let lines = answer.headers.iter().filter(|(known, _)| known.eq_ignore_ascii_case(header));
+            sight = lines.fold(sight, |sight, (_, line)| sight.line_of(name, line));
             continue;
         }
         let observed = if name == "body" {
@@ -247,6 +249,15 @@ mod tests {
             body: body.into(),
             latency: Duration::from_millis(3),
         }
+    }
+
+    #[test]
+    fn a_header_that_came_twice_is_not_what_one_of_them_must_not_be() {
+        let mut answer = answer("");
+        answer.headers.push(("x-release".into(), "1.4.1".into()));
+        let sight = sight(&answer, 1000, &["header:X-Release".to_owned()]);
+        let lines: Vec<&Observed> = sight.lines.iter().map(|(_, line)| line).collect();
+        assert_eq!(lines, [&Observed::Text("1.4.2".into()), &Observed::Text("1.4.1".into())]);
     }
 
     fn names(sight: &Sight) -> Vec<&str> {
