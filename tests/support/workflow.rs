@@ -38,7 +38,9 @@ pub(crate) fn scripts(text: &str) -> Vec<(String, String)> {
 
 /// A script as the runner starts it with `shell: bash`, in a process group of its own.
 pub(crate) fn as_a_step(script: &Path) -> Command {
-    let mut command = Command::new("bash");
+    // A runner's steps heed INT, also where these tests are run in the background of a shell, which ignores it there.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT,QUIT,TERM,HUP", "bash"]);
     command.args(["--noprofile", "--norc", "-e", "-o", "pipefail"]).arg(script);
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     command
