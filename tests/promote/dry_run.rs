@@ -417,6 +417,12 @@ fn snapshots(stage: &Stage) -> Vec<std::path::PathBuf> {
     folder.flatten().map(|entry| entry.path()).collect()
 }
 
+/// Files of a store are read-only.
+fn make_writable(file: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
 #[test]
 fn a_promotion_whose_snapshot_is_gone_from_the_store_does_not_begin() {
     let stage = with_snapshot("  hooks: {deploy: [touch, deployed]}\n");
@@ -436,6 +442,39 @@ fn a_promotion_whose_snapshot_is_gone_from_the_store_does_not_begin() {
     std::fs::write(file, "not a snapshot").unwrap();
     refused(&with_passphrase(&stage, &["promote", "start"]), "is damaged");
     std::fs::rename(&aside, file).unwrap();
+    // Its own file is there, and what it names is not.
+    let packs = || {
+        let folders = std::fs::read_dir(stage.path().join("store/data")).unwrap().flatten();
+        folders.flat_map(|folder| std::fs::read_dir(folder.path()).unwrap().flatten()).map(|file| file.path())
+    };
+    let index =
+        std::fs::read_dir(stage.path().join("store/index")).unwrap().flatten().map(|file| file.path());
+    let index: Vec<_> = index.collect();
+    for lost in packs().collect::<Vec<_>>() {
+        std::fs::rename(&lost, &aside).unwrap();
+        refused(&with_passphrase(&stage, &["promote", "start"]), "it cannot be restored");
+        std::fs::write(&lost, "half").unwrap();
+        refused(&with_passphrase(&stage, &["promote", "start"]), "it has 4 bytes where");
+        std::fs::rename(&aside, &lost).unwrap();
+    }
+    for (folder, words) in
+        [("index", "the store has no index any more"), ("data", "the store has no pack any more")]
+    {
+        let folder = stage.path().join("store").join(folder);
+        std::fs::rename(&folder, &aside).unwrap();
+        std::fs::create_dir(&folder).unwrap();
+        refused(&with_passphrase(&stage, &["promote", "start"]), "it cannot be restored");
+        refused(&stage.promote(&["start"]), words);
+        std::fs::remove_dir(&folder).unwrap();
+        std::fs::rename(&aside, &folder).unwrap();
+    }
+    for file in &index {
+        let whole = std::fs::read(file).unwrap();
+        make_writable(file);
+        std::fs::write(file, b"rotten").unwrap();
+        refused(&with_passphrase(&stage, &["promote", "start"]), "it cannot be restored");
+        std::fs::write(file, whole).unwrap();
+    }
     let wrong = run(tool("promote", stage.path()).arg("start").env("TRAPKEY_PASSPHRASE", "another-one"));
     refused(&wrong, "cannot be looked for");
     let store = stage.path().join("store");

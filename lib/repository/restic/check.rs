@@ -141,6 +141,41 @@ impl Repository {
     }
 }
 
+impl Repository {
+    /// What is damaged or missing of what one snapshot needs, as far as that can be seen without reading the content
+    /// of files: its folders are read, and packs are there with the right length. Takes no lock: a store that cannot
+    /// be written can be looked at too.
+    ///
+    /// Errors: there is no such snapshot, or it is damaged; the store cannot be reached (4).
+    pub fn lacks(&self, id: Id) -> Result<Vec<(String, String)>, Fault> {
+        let (store, mut all) = (&*self.store, Found::default());
+        let tree = super::read_snapshot(store, id)?.tree;
+        let packs = read_index(store, &mut all)?;
+        let there: HashMap<Id, u64> = store.backend.list(Kind::Pack)?.into_iter().collect();
+        for (id, blobs) in &packs {
+            look_at_pack(*id, blobs, there.get(id).copied(), &mut all);
+        }
+        let index = best_index(&packs, &mut all);
+        // What others need is no matter of this one.
+        let mut own = Found::default();
+        each_tree(store, &index, [tree], &mut |id, nodes| {
+            if signal::stop_asked() {
+                return Err(interrupted());
+            }
+            let pieces =
+                nodes.iter().flat_map(|nodes| nodes.iter()).flat_map(|node| node.content.iter().flatten());
+            for piece in pieces {
+                if let Some(object) = all.lost.get(&(BlobKind::Data, *piece)) {
+                    own.why.insert(object.clone(), all.why.get(object).cloned().unwrap_or_default());
+                }
+            }
+            look_at_tree(&index, id, nodes, &mut own);
+            Ok(())
+        })?;
+        Ok(own.why.into_iter().map(|(object, reasons)| (object, reasons.join("; "))).collect())
+    }
+}
+
 fn interrupted() -> Fault {
     Fault::infrastructure("the check was interrupted")
 }

@@ -1,4 +1,4 @@
-//! Which snapshots the promote state still needs, and whether the one that a release begins with is there.
+//! Which snapshots the promote state still needs, and whether the one that a release begins with is there, whole.
 
 use serde::{Deserialize, Serialize};
 
@@ -130,13 +130,19 @@ fn find(job: &Job, id: &str, repository: Option<&str>) -> Result<(), Fault> {
                 None => None,
             };
             let by_name = "no file of its name is in the store, which this job has no passphrase for";
-            there.map(drop).ok_or_else(|| lost(by_name.into()))
+            there.ok_or_else(|| lost(by_name.into()))?;
+            for (kind, what) in [(Kind::Index, "index"), (Kind::Pack, "pack")] {
+                if backend.list(kind).map_err(unseen)?.is_empty() {
+                    return Err(lost(format!("the store has no {what} any more")));
+                }
+            }
+            Ok(())
         }
         Seen::Open(opened) => opens(&opened, id, repository).map_err(unseen)?.map_err(lost),
     }
 }
 
-/// Whether an opened store has a snapshot that can be read; otherwise why not.
+/// Whether an opened store has a snapshot whose folders can be read and whose packs are there; otherwise why not.
 fn opens(opened: &Repository, id: &str, repository: Option<&str>) -> Result<Result<(), String>, Fault> {
     let own = opened.config().id.to_string();
     if let Some(theirs) = repository.filter(|theirs| *theirs != own) {
@@ -144,7 +150,15 @@ fn opens(opened: &Repository, id: &str, repository: Option<&str>) -> Result<Resu
         return Ok(Err(format!("the store is {}, and the snapshot was made in {theirs}", short(&own))));
     }
     match opened.find(id) {
-        Ok(_) => Ok(Ok(())),
+        Ok(id) => {
+            let lacks = opened.lacks(id)?;
+            let more = lacks.len().saturating_sub(1);
+            let and = if more == 0 { String::new() } else { format!(", and {more} more like it") };
+            Ok(lacks
+                .into_iter()
+                .next()
+                .map_or(Ok(()), |(object, why)| Err(format!("it cannot be restored: {object}: {why}{and}"))))
+        }
         Err(fault) if fault.exit == Exit::Usage => {
             let damaged = opened.snapshots()?.damaged;
             let damaged = damaged.into_iter().find(|(damaged, _)| damaged.to_string() == id);
