@@ -89,6 +89,19 @@ impl Folder {
         }
     }
 
+    /// Does something in the folder, which is made where it is not there; once more where somebody has moved it away in
+    /// the middle of that.
+    fn inside<T>(&self, act: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
+        make_lasting(&self.path).map_err(|e| unwritable(&self.path, &e))?;
+        match act() {
+            Err(_) if !self.path.exists() => {
+                make_lasting(&self.path).map_err(|e| unwritable(&self.path, &e))?;
+                act()
+            }
+            done => done,
+        }
+    }
+
     fn lock_file(&self, fence: u64) -> PathBuf {
         self.file(&format!("lock.{fence}"))
     }
@@ -142,21 +155,22 @@ impl Place for Folder {
 
     fn put(&self, name: &str, bytes: &[u8], condition: &Condition) -> Result<Put, Fault> {
         let path = self.file(name);
-        make_lasting(&self.path).map_err(|e| unwritable(&self.path, &e))?;
-        let _alone = match condition {
-            Condition::Any => None,
-            _ => Some(self.alone()?),
-        };
-        let found = match condition {
-            Condition::Any => true,
-            Condition::New => self.read(name)?.is_none(),
-            Condition::Is(expected) => self.read(name)?.is_some_and(|bytes| tag(&bytes) == *expected),
-        };
-        if !found {
-            return Ok(Put::Conflict);
-        }
-        write_atomic(&path, bytes).map_err(|e| unwritable(&path, &e))?;
-        Ok(Put::Done(tag(bytes)))
+        self.inside(|| {
+            let _alone = match condition {
+                Condition::Any => None,
+                _ => Some(self.alone()?),
+            };
+            let found = match condition {
+                Condition::Any => true,
+                Condition::New => self.read(name)?.is_none(),
+                Condition::Is(expected) => self.read(name)?.is_some_and(|bytes| tag(&bytes) == *expected),
+            };
+            if !found {
+                return Ok(Put::Conflict);
+            }
+            write_atomic(&path, bytes).map_err(|e| unwritable(&path, &e))?;
+            Ok(Put::Done(tag(bytes)))
+        })
     }
 
     fn remove(&self, name: &str) -> Result<(), Fault> {
@@ -190,13 +204,15 @@ impl Place for Folder {
 
     fn journal(&self, line: &str, _: &str) -> Result<(), Fault> {
         let path = self.file("journal.jsonl");
-        bounds::open_to_add(&path, 0o666)
-            .and_then(|mut file| {
-                // A writer that was killed, or a full disk, leaves half a line: the next begins its own.
-                let begin = if ends_in_the_middle(&mut file)? { "\n" } else { "" };
-                file.write_all(format!("{begin}{line}\n").as_bytes()).and_then(|()| file.sync_data())
-            })
-            .map_err(|e| unwritable(&path, &e))
+        self.inside(|| {
+            bounds::open_to_add(&path, 0o666)
+                .and_then(|mut file| {
+                    // A writer that was killed, or a full disk, leaves half a line: the next begins its own.
+                    let begin = if ends_in_the_middle(&mut file)? { "\n" } else { "" };
+                    file.write_all(format!("{begin}{line}\n").as_bytes()).and_then(|()| file.sync_data())
+                })
+                .map_err(|e| unwritable(&path, &e))
+        })
     }
 
     fn life(&self, fence: u64) -> Result<Life, Fault> {
@@ -215,9 +231,8 @@ impl Place for Folder {
     }
 
     fn guard(&self, fence: u64) -> Result<Option<Guard>, Fault> {
-        make_lasting(&self.path).map_err(|e| unwritable(&self.path, &e))?;
         let path = self.lock_file(fence);
-        let file = open_to_lock(&path).map_err(|e| unwritable(&path, &e))?;
+        let file = self.inside(|| open_to_lock(&path).map_err(|e| unwritable(&path, &e)))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Guard::of(file, Some(path)))),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),

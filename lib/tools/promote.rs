@@ -134,7 +134,11 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
     begin::validate(job)?;
     begin::trusts_somebody(job)?;
     let mut router = begin::router(job)?;
-    let Held { lease, saved } = take(job, &store(job)?)?;
+    let store = store(job)?;
+    if call != Call::GoOn {
+        nobody_is_exposed(job, &store, router.as_mut())?;
+    }
+    let Held { lease, saved } = take(job, &store)?;
     let record = saved.map(|s| s.record);
     let (lease, record) = match record {
         Some(record) if call == Call::Supersede && in_the_way(job, &record) => supersede(job, lease, record)?,
@@ -187,6 +191,17 @@ pub fn run(job: &Job, call: Call, mode: Mode) -> Result<Exit, Fault> {
         tell_who_watches(job, driver.record(), mode);
     }
     Ok(exit)
+}
+
+/// Where no release is on record, green may have no users: a job whose state was moved away may be at work on it, and
+/// would lose the lease to one that can only be refused.
+///
+/// Errors (5): green has users. What cannot be read is told later, under the lease.
+fn nobody_is_exposed(job: &Job, store: &Store, router: &mut dyn Router) -> Result<(), Fault> {
+    match (store.load::<Record>(), router.read()) {
+        (Ok(None), Ok(live)) => begin::all_on_blue(&live, begin::section(job)?),
+        _ => Ok(()),
+    }
 }
 
 /// Writes the document; of a release that stands still it also says where people see what they can do.

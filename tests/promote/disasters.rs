@@ -221,3 +221,24 @@ fn a_user_with_a_cookie_stays_on_one_side_at_a_small_step_and_leaves_it_after_th
     }
     stage.assert_all_blue();
 }
+
+/// A job whose state was moved away must not lose its lease to a call that can only be refused.
+#[test]
+fn a_refused_start_on_a_lost_state_takes_no_lease_from_the_job_at_work() {
+    let stage = Stage::new(LONG, "");
+    let child = stage.spawn(&["run"]);
+    stage.wait_for_phase("baking");
+    let (state, aside) = (stage.path().join(".trapkey"), stage.path().join("aside"));
+    std::fs::rename(&state, &aside).unwrap();
+    let refused = stage.promote(&["start"]);
+    assert_eq!(refused.code, 5, "{}", refused.stderr);
+    // By the router, or by the lease where the job has just written it anew.
+    let words = ["green already has 50 % of the traffic", "another job holds this environment"];
+    assert!(words.iter().any(|words| refused.stderr.contains(words)), "{}", refused.stderr);
+    // It watches on, and still goes back.
+    stage.green.answers.fail_every.store(2, Ordering::SeqCst);
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{}", stage.document());
+    assert_eq!(stage.outcome(), "rolled_back");
+    stage.assert_all_blue();
+}
