@@ -460,8 +460,11 @@ pub struct Shift {
     pub read_back: f64,
     /// How long setting and reading back took.
     pub set_ms: f64,
-    /// What requests through the router met; null where the plan gives no address to enter at.
+    /// What requests through the router met; null where none could be asked.
     pub probed: Option<Probed>,
+    /// Why none could be asked, on a way back: then what the router reads back counts alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_seen: Option<String>,
 }
 
 /// What requests through the router met.

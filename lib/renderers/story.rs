@@ -335,6 +335,7 @@ fn traffic_tile(promotion: &Promotion) -> Tile {
         let router = format!("router says {}", show_share(shift.read_back));
         match &shift.probed {
             Some(probed) => format!("{router}, probes {} of {}", probed.green, probed.green + probed.blue),
+            None if shift.not_seen.is_some() => format!("{router}; no request through it could tell"),
             None => router,
         }
     });

@@ -787,3 +787,36 @@ fn a_limit_of_the_front_door_is_no_failure_of_a_side() {
     let ended = row.promote(&["run"]);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
 }
+
+/// All requests are turned away with 429 while a condition holds.
+fn limited_while(condition: &str) -> String {
+    PLAIN.replace(
+        "  balance roundrobin\n",
+        &format!("  balance roundrobin\n  http-request deny deny_status 429 if {{ {condition} }}\n"),
+    )
+}
+
+#[test]
+fn a_front_door_that_turns_every_request_of_ours_away_keeps_nobody_from_going_back() {
+    let lever = limited_while("srv_is_up(lever/on)") + "\nbackend lever\n  server on 127.0.0.1:9 disabled";
+    let row = Row::new(&lever, "", HOUR, "");
+    assert_eq!(row.promote(&["start"]).code, 0);
+    row.haproxy.ask("set server lever/on state ready");
+    let ended = row.promote(&["abort"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("answered 429"), "{}", ended.stderr);
+    assert_eq!(row.haproxy.server("green").0, 0);
+    let document = json(&row.path().join("evidence/promote.json"));
+    let shift = document["promotion"]["shifts"].as_array().unwrap().last().unwrap().clone();
+    assert!(shift["probed"].is_null(), "{shift}");
+    assert!(shift["not_seen"].as_str().unwrap().contains("to all 20 requests"), "{shift}");
+}
+
+#[test]
+fn a_step_that_no_request_could_prove_for_a_limit_of_the_front_door_is_not_taken_for_done() {
+    let row = Row::new(&limited_while("srv_weight(shop/green) gt 0"), "", HOUR, "");
+    let ended = row.promote(&["start"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("answered 429"), "{}", ended.stderr);
+    assert_eq!(row.haproxy.server("green").0, 0);
+}

@@ -469,6 +469,7 @@ impl Sample {
             read_back: weight,
             set_ms: 3.2,
             probed: Some(Probed { requests: 40, green, blue: 40 - green, unknown: 0, took_ms: 180.0 }),
+            not_seen: None,
         }
     }
 

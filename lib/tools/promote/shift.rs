@@ -69,7 +69,11 @@ impl Entry {
     /// Sends requests as a user would who goes nowhere but to `side`, and says why not all of them met it.
     pub(super) fn all_meet(&self, markers: &Markers, side: Side, until: Instant) -> Option<String> {
         let green = if side == Side::Green { 1.0 } else { 0.0 };
-        prove(self, markers, green, until, true).err().map(|fault| fault.line())
+        match prove(self, markers, green, until, true) {
+            Ok(Seen::Met(_)) => None,
+            Ok(Seen::Nothing(why)) => Some(why),
+            Err(fault) => Some(fault.line()),
+        }
     }
 
     /// The same, told apart by what the requests carried.
@@ -78,6 +82,7 @@ impl Entry {
         let asks = Arc::new(asks(&self.by, self.requests as usize));
         let Came { answers, limited, unsigned, back } = self.send(&asks, markers, until);
         let cut = back < answers.len();
+        let turned_away = limited.iter().filter(|limited| **limited).count();
         let tally = |what: &dyn Fn(&Ask) -> bool| {
             let mut probed = Probed { requests: 0, green: 0, blue: 0, unknown: 0, took_ms: 0.0 };
             let told = asks.iter().zip(&answers).zip(&limited);
@@ -99,6 +104,7 @@ impl Entry {
             rest: tally(&|ask| ask.group == Group::Rest),
             torn: torn(&asks, &answers),
             unsigned,
+            turned_away,
             cut,
         }
     }
@@ -208,8 +214,24 @@ struct Met {
     torn: Option<String>,
     /// What the last answer was that no side signed.
     unsigned: Option<String>,
+    /// How many were answered with 429: this machine asks too often.
+    turned_away: usize,
     /// Time was over before all had come back.
     cut: bool,
+}
+
+impl Met {
+    /// Why nothing was seen, where every request that was answered met a limit.
+    fn only_limits(&self) -> Option<String> {
+        let answered = self.split.requests - self.split.unknown + self.rest.requests - self.rest.unknown;
+        (self.turned_away > 0 && !self.cut && answered == 0 && self.split.unknown + self.rest.unknown == 0)
+            .then(|| {
+                format!(
+                    "the front door answered 429, that this machine asks too often, to all {} requests",
+                    self.turned_away
+                )
+            })
+    }
 }
 
 /// How many users are asked again.
@@ -310,15 +332,37 @@ pub(super) fn shift(
     let set_ms = started.elapsed().as_secs_f64() * 1e3;
     // The way back is not cut short by a signal.
     let patient = split.green <= 0.0;
-    let shifted =
-        |probed| Shift { why: why.into(), at, asked: split.green, read_back: live.green, set_ms, probed };
+    let shifted = |seen: Seen| {
+        let (probed, not_seen) = match seen {
+            Seen::Met(probed) => (Some(probed), None),
+            Seen::Nothing(why) => (None, Some(why)),
+        };
+        Shift { why: why.into(), at, asked: split.green, read_back: live.green, set_ms, probed, not_seen }
+    };
     // Whoever goes back from a bare shell cannot ask there: what the router reads back counts.
-    if split.is_way_back() && entry.unseen.is_some() {
-        return Ok(shifted(None));
+    if let Some(variable) = entry.unseen.as_ref().filter(|_| split.is_way_back()) {
+        return Ok(shifted(Seen::Nothing(format!(
+            "{variable} is not set: nobody can ask at the front door"
+        ))));
     }
-    let probed = prove(entry, markers, split.green, Instant::now() + DATA_PLANE_LAG, patient)
+    let seen = prove(entry, markers, split.green, Instant::now() + DATA_PLANE_LAG, patient)
         .map_err(|fault| NotInForce { fault, waited: true })?;
-    Ok(shifted(Some(probed)))
+    match seen {
+        // A limit of the front door says nothing of where users go. It must not keep a way back from its end, and it
+        // proves no step forward.
+        Seen::Nothing(why) if !split.is_way_back() => {
+            Err(NotInForce { fault: not_met(entry, split.green, why), waited: true })
+        }
+        seen => Ok(shifted(seen)),
+    }
+}
+
+/// What requests through the router showed.
+enum Seen {
+    /// The split that was asked for.
+    Met(Probed),
+    /// Nothing, and why.
+    Nothing(String),
 }
 
 /// Whether the router itself could give users to the side that is to get more of them.
@@ -405,35 +449,40 @@ fn confirm(router: &dyn Router, split: Split, live: &Live, terms: Terms) -> Resu
 }
 
 /// Probes until the data plane agrees, for a few seconds at most.
-fn prove(
-    entry: &Entry,
-    markers: &Markers,
-    green: f64,
-    until: Instant,
-    patient: bool,
-) -> Result<Probed, Fault> {
+fn prove(entry: &Entry, markers: &Markers, green: f64, until: Instant, patient: bool) -> Result<Seen, Fault> {
     let mut whole = None;
+    // Whether every round met limits alone.
+    let (mut limits, mut last_limit) = (true, None);
     loop {
         let met = entry.meet(markers, until);
-        let Err(mut cause) = fits(&met, &entry.by, green) else { return Ok(met.figures) };
+        let Err(mut cause) = fits(&met, &entry.by, green) else { return Ok(Seen::Met(met.figures)) };
+        let only_limits = met.only_limits();
+        limits &= only_limits.is_some() || met.cut;
         // A round that was cut off says less than the one before it.
         if met.cut {
             cause = whole.take().unwrap_or(cause);
         }
         whole = Some(cause.clone());
+        let again = if only_limits.is_some() { AFTER_A_LIMIT } else { Duration::from_millis(50) };
+        last_limit = only_limits.or(last_limit);
         if Instant::now() >= until || (signal::stop_asked() && !patient) {
-            return Err(Fault::infrastructure(format!(
-                "requests do not meet the split of {} on green",
-                show_share(green)
-            ))
-            .place(&entry.url)
-            .cause(cause)
-            .help(
-                "is this the address that the router serves, and do both sides send their release header?",
-            ));
+            return match last_limit {
+                Some(limit) if limits => Ok(Seen::Nothing(limit)),
+                _ => Err(not_met(entry, green, cause)),
+            };
         }
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(again.min(until.saturating_duration_since(Instant::now())));
     }
+}
+
+/// How long a front door is left alone that says that it was asked too often.
+const AFTER_A_LIMIT: Duration = Duration::from_secs(1);
+
+fn not_met(entry: &Entry, green: f64, cause: String) -> Fault {
+    Fault::infrastructure(format!("requests do not meet the split of {} on green", show_share(green)))
+        .place(&entry.url)
+        .cause(cause)
+        .help("is this the address that the router serves, and do both sides send their release header?")
 }
 
 /// Whether what requests met can come from a split that goes by something of theirs.
@@ -525,6 +574,7 @@ mod tests {
             rest,
             torn: torn.map(str::to_owned),
             unsigned: None,
+            turned_away: 0,
             cut: false,
         };
         assert!(fits(&all(met(3, 37, 0), met(0, 4, 0), None), &user, 0.05).is_ok());

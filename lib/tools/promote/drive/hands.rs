@@ -306,6 +306,10 @@ impl Hands for Driver<'_> {
         self.know();
         match shifted {
             Ok(done) => {
+                // What a variable leaves out was told before.
+                if let Some(why) = done.not_seen.as_ref().filter(|_| self.entry.unseen.is_none()) {
+                    self.job.talk().line(Mark::Warn, &format!("{why}: what the router reads back counts"));
+                }
                 // Green has everything: blue stays as it is, closed or not.
                 if share < 1.0 {
                     self.closes(split.close_idle_side.then_some(Side::Green));
