@@ -12,6 +12,7 @@ use super::conduct;
 use super::machine::{Action, Hook, State};
 use super::record::{Clocks, Record, phase};
 use super::samples::{self, FILE, Log, Of};
+use super::say;
 use super::shift::Entry;
 use crate::evidence::{PromoteBody, SamplesRecord};
 use crate::fault::{Exit, Fault};
@@ -250,7 +251,8 @@ impl<'a> Driver<'a> {
         conduct::put_on_record(self)?;
         self.job.bring_back(&self.record.needs);
         self.keep_samples(&mut conclusion);
-        let sentence = conclusion.summary.clone();
+        // Whoever reads it here can run its commands as they stand, in whichever folder this is.
+        let sentence = self.record.verdict_with(&|verb| say::command(self.job, verb)).1;
         let concluded = self.job.conclude(conclusion);
         let exit = conduct::bear(self, concluded)?;
         let mark = match self.record.state {

@@ -246,8 +246,13 @@ impl Record {
         }
     }
 
-    /// The document's verdict and its sentence.
+    /// The document's verdict and its sentence. Its commands are run in the folder that the promotion was begun in.
     pub(super) fn verdict(&self) -> (DocumentVerdict, String) {
+        self.verdict_with(&|verb| say::command_of(self, verb))
+    }
+
+    /// The same with commands as somebody needs them.
+    pub(super) fn verdict_with(&self, command: &dyn Fn(&str) -> String) -> (DocumentVerdict, String) {
         let release = name_release(&self.release);
         let (outcome, reason) = self.outcome();
         let reason = reason.unwrap_or_default();
@@ -256,7 +261,7 @@ impl Record {
                 let looks = self.promotion.judgements.len();
                 let kept = match (&self.state, self.promotion.next_at) {
                     (State::KeepingBlue { .. }, Some(until)) => {
-                        let undo = say::command_of(self, "undo");
+                        let undo = command("undo");
                         format!("; blue is kept until {}, `{undo}` goes back to it", moment(until))
                     }
                     _ => String::new(),
@@ -286,7 +291,7 @@ impl Record {
             (Outcome::Frozen, _) => (DocumentVerdict::Fail, format!("{release} stands still: {reason}")),
             (Outcome::InProgress, state) => {
                 let waits = self.promotion.waits_for.as_ref().map(|why| format!("; {why}"));
-                let step = say::command_of(self, "step");
+                let step = command("step");
                 let again = self.promotion.next_at.map(|at| format!("; `{step}` is due at {}", moment(at)));
                 let rest = waits.unwrap_or_default() + &again.unwrap_or_default();
                 (

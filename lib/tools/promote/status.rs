@@ -243,7 +243,7 @@ fn told(
             say::command(job, "step")
         ));
     }
-    if store(job)?.asked(Ask::Pause, epoch, record.id.as_deref()).is_some() {
+    if under_way && store(job)?.asked(Ask::Pause, epoch, record.id.as_deref()).is_some() {
         say(format!("paused: no further step until {}", say::command(job, "resume")));
     }
     let earlier = promotion.decisions.len().saturating_sub(DECISIONS);
