@@ -118,6 +118,7 @@ fn every_text_of_a_document_is_known_as_free_or_as_fixed() {
         "incomplete",
         "message",
         "not_encrypted_because",
+        "not_seen",
         "notes",
         "observed",
         "output",
