@@ -293,8 +293,14 @@ fn a_step_waits_for_its_approval_and_only_the_right_key_opens_it() {
     // Also a call that finds nothing new says what it waits for, and when to look again.
     let again = promote(&["step"]);
     assert!(again.stderr.contains("; step 2 (50 % on green) waits for the approval"), "{}", again.stderr);
+    // The last line's command runs from any folder; the document's is for the folder that it was begun in.
+    let at = |path: &str| stage.path().join(path).display().to_string();
+    let here = format!("`promote step --plan {} --environment production", at("release.yaml"));
+    let keys = format!(" --trust {} --sign-key {}` is due at 20", at("trust"), at("ci.key"));
+    assert!(again.stderr.contains(&here) && again.stderr.contains(&keys), "{}", again.stderr);
     let step = "`promote step --plan release.yaml --environment production --trust trust --sign-key ci.key` is due at 20";
-    assert!(again.stderr.contains(step), "{}", again.stderr);
+    let summary = stage.document()["summary"].as_str().unwrap().to_owned();
+    assert!(summary.contains(step), "{summary}");
     assert!(
         stage.promotion()["waits_for"].as_str().unwrap().contains("waits for the approval of product_owner"),
         "{}",
