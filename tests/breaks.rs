@@ -104,7 +104,10 @@ fn a_document_takes_no_memory_before_it_is_believed() {
         ("deep objects in it", more("more", &"{\"a\":".repeat(MOST / 5)), "is not a document"),
     ] {
         std::fs::write(at("evidence/preflight.json"), &text).unwrap();
-        for trusted in [true, false] {
+        // Where somebody is trusted the bytes are hashed before they are read: once is as good as eleven times.
+        for trusted in
+            [true, false].into_iter().filter(|trusted| !trusted || what == "a list in the document")
+        {
             let flags: &[&str] = if trusted { &["--trust", "trust"] } else { &[] };
             let ended = within(512, "report", folder.path(), flags);
             let told = format!("{what}, trusted {trusted}: {} {}", ended.code, ended.stderr);

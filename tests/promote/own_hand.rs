@@ -281,6 +281,46 @@ fn a_weight_that_haproxy_refuses_changes_nothing_and_opens_no_server() {
     assert_eq!((row.haproxy.server("blue"), row.haproxy.server("green")), before);
 }
 
+/// Stands before HAProxy's socket, and answers whatever contains a text by itself.
+fn refusing(socket: &Path, at: &Path, text: &'static str) {
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    use std::os::unix::net::{UnixListener, UnixStream};
+    let (socket, listener) = (socket.to_path_buf(), UnixListener::bind(at).unwrap());
+    std::thread::spawn(move || {
+        for asker in listener.incoming() {
+            let Ok(mut asker) = asker else { return };
+            let mut line = String::new();
+            BufReader::new(&asker).read_line(&mut line).unwrap();
+            for command in line.trim_end().split("; ") {
+                let mut reply = String::from("it may not be changed\n\n");
+                if !command.contains(text) {
+                    let mut real = UnixStream::connect(&socket).unwrap();
+                    real.write_all(format!("{command}\n").as_bytes()).unwrap();
+                    reply.clear();
+                    real.read_to_string(&mut reply).unwrap();
+                }
+                let _ = asker.write_all(reply.as_bytes());
+            }
+        }
+    });
+}
+
+#[test]
+fn where_one_of_several_weights_is_refused_none_stays_in_force() {
+    let backend = "  balance roundrobin\n  server blue 127.0.0.1:{b} weight 100\n  server blue2 127.0.0.1:{b} weight 100\n  server green 127.0.0.1:{g} weight 0\n  server green2 127.0.0.1:{g} weight 0";
+    let row = Row::new(backend, "blue: [blue, blue2], green: [green, green2]", LONG, "");
+    refusing(&row.path().join("haproxy.sock"), &row.path().join("refusing.sock"), "shop/green2 weight");
+    let plan = row.path().join("release.yaml");
+    let text = std::fs::read_to_string(&plan).unwrap();
+    std::fs::write(&plan, text.replace("target: haproxy.sock", "target: refusing.sock")).unwrap();
+    let servers = ["blue", "blue2", "green", "green2"].map(|name| row.haproxy.server(name).0);
+    assert_eq!(servers, [100, 100, 0, 0]);
+    let refused =
+        row.open().set(trapkey::routers::Split { green: 0.25, close_idle_side: false }).unwrap_err();
+    assert!(refused.to_string().contains("it may not be changed"), "{refused}");
+    assert_eq!(["blue", "blue2", "green", "green2"].map(|name| row.haproxy.server(name).0), servers);
+}
+
 #[test]
 fn counters_are_those_of_the_backend_and_have_every_failure() {
     // A frontend may have the backend's name; green cannot be reached, and its users are moved to blue.
