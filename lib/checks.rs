@@ -135,6 +135,8 @@ pub struct Sight {
     seen: Vec<(String, Observed)>,
     /// The lines that a text was put together from.
     lines: Vec<(String, Observed)>,
+    /// Which names stand for several values, of which there may be none.
+    several: Vec<String>,
     hidden: Vec<&'static str>,
     cut: Vec<String>,
     note: Option<String>,
@@ -160,6 +162,13 @@ impl Sight {
     #[must_use]
     pub fn line_of(mut self, name: impl Into<String>, text: impl Into<String>) -> Self {
         self.lines.push((name.into(), Observed::Text(text.into())));
+        self
+    }
+
+    /// Says that what was seen under a name holds several values, which [`Sight::line_of`] adds; there may be none.
+    #[must_use]
+    pub fn several(mut self, name: impl Into<String>) -> Self {
+        self.several.push(name.into());
         self
     }
 

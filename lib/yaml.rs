@@ -21,6 +21,8 @@ const MAX_DEPTH: usize = 64;
 pub(crate) const TEXT_TOKEN: &str = "$trapkey::Text";
 /// The name under which a field asks for the bare [`Node`].
 const NODE_TOKEN: &str = "$trapkey::Node";
+/// A text whose variables are handed over beside it: see [`parted`].
+pub(crate) const PARTED_TOKEN: &str = "$trapkey::Parted";
 
 /// A position in the plan, both counted from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -495,6 +497,32 @@ impl<F: Fn(&str) -> Option<String>> Variables for F {
 
 /// Fills in `${NAME}` and `${NAME:-default}`; `$${` stands for a literal `${`.
 pub fn expand(text: &str, variables: &dyn Variables) -> Result<String, String> {
+    expand_with(text, variables, &mut |out, value| out.push_str(value))
+}
+
+/// What stands in a [`parted`] text before and after the number of a value.
+pub(crate) const MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
+
+/// The text with a mark in the place of each variable, and behind it the values: nothing in them can be taken for a part
+/// of the text.
+fn parted(text: &str, variables: &dyn Variables) -> Result<Vec<String>, String> {
+    if text.contains(MARKS) {
+        return Err(format!("U+{:04X} is no character of a text", u32::from(MARKS[0])));
+    }
+    let mut values = Vec::new();
+    let marked = expand_with(text, variables, &mut |out, value| {
+        out.push_str(&format!("{}{}{}", MARKS[0], values.len(), MARKS[1]));
+        values.push(value.to_owned());
+    })?;
+    values.insert(0, marked);
+    Ok(values)
+}
+
+fn expand_with(
+    text: &str,
+    variables: &dyn Variables,
+    put: &mut dyn FnMut(&mut String, &str),
+) -> Result<String, String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("${") {
@@ -519,9 +547,9 @@ pub fn expand(text: &str, variables: &dyn Variables) -> Result<String, String> {
         match (variables.get(name).filter(|v| default.is_none() || !v.is_empty()), default) {
             (Some(value), _) => {
                 crate::redact::learn_variable(name, &value);
-                out.push_str(&value);
+                put(&mut out, &value);
             }
-            (None, Some(default)) => out.push_str(default),
+            (None, Some(default)) => put(&mut out, default),
             (None, None) => {
                 return Err(format!(
                     "the variable `{name}` is not set (give it with --set {name}=…, in the environment, or write \
@@ -785,6 +813,13 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             NODE_TOKEN => {
                 KEPT.set(Some(self.node.clone()));
                 visitor.visit_str("")
+            }
+            PARTED_TOKEN => {
+                let Value::Scalar { text, .. } = &self.node.value else { return Err(self.wrong("a text")) };
+                let parts = parted(text, self.variables).map_err(|m| Problem::at(place, m))?;
+                visitor
+                    .visit_seq(de::value::SeqDeserializer::<_, Problem>::new(parts.into_iter()))
+                    .map_err(|e| e.or_at(place))
             }
             TEXT_TOKEN => {
                 let (value, _) = self.scalar("a text")?;

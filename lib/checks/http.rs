@@ -206,18 +206,18 @@ fn sight(answer: &Answer, keep: u64, asked: &[String]) -> Sight {
             sight = lines.fold(sight, |sight, (_, line)| sight.line_of(name, line));
             continue;
         }
-        let observed = if name == "body" {
-            whole.then(|| Observed::Text(body(&answer.body)))
-        } else if name.starts_with('/') {
-            parsed.and_then(|json| json.observed(name))
-        } else {
-            continue;
+        let found;
+        (sight, found) = match (name.as_str(), parsed) {
+            ("body", _) if whole => (sight.saw(name, Observed::Text(body(&answer.body))), true),
+            (pointer, Some(json)) if pointer.starts_with('/') => json.add(sight, pointer),
+            (other, _) => (sight, other != "body" && !other.starts_with('/')),
         };
-        match observed {
-            Some(observed) => sight = sight.saw(name, observed),
-            None if !whole => sight = sight.note("the body is larger than `max_body`"),
-            None if parsed.is_none() => sight = sight.note("the body is not JSON"),
-            None => sight = sight.note("the body has nothing there"),
+        if !found {
+            sight = sight.note(match parsed {
+                _ if !whole => "the body is larger than `max_body`",
+                None => "the body is not JSON",
+                Some(_) => "the body has nothing there",
+            });
         }
     }
     sight
