@@ -10,10 +10,10 @@ use std::fmt;
 use regex::Regex;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use serde::de::{self, Deserializer, Visitor};
+use serde::de::{self, Deserializer};
 
 use crate::units::{Decimal, Observed, Unit, parse_operand};
-use crate::yaml::{MARKS, PARTED_TOKEN};
+use crate::yaml::Parted;
 
 mod version;
 
@@ -74,19 +74,19 @@ impl Expectation {
     /// Reads `<= 100ms`, `~ ^ok`, `in 200, 204`, `!= 0`, a bare value (equals), or one of them behind `number`,
     /// `version` or `text`.
     pub fn parse(text: &str) -> Result<Self, String> {
-        Self::parse_parted(text, &[])
+        Self::parse_parted(&Parted::from(text))
     }
 
     /// The same of a text in which marks stand for the values of variables: what those hold is a value, and neither a
     /// comparison nor a pattern, whatever it looks like.
-    fn parse_parted(text: &str, values: &[String]) -> Result<Self, String> {
-        let plain = |part: &str| filled(part, values, |value| value.to_owned()).trim().to_owned();
-        let trimmed = text.trim();
+    fn parse_parted(parted: &Parted) -> Result<Self, String> {
+        let plain = |part: &str| parted.filled(part, str::to_owned).trim().to_owned();
+        let trimmed = parted.marked.trim();
         let (reads, rest) = told(trimmed);
         let sign: String = rest.chars().take_while(|c| "<>=!~≤≥≠".contains(*c)).collect();
         let after = rest[sign.len()..].trim();
         let (compare, operands) = if sign == "~" {
-            let pattern = filled(after, values, regex::escape);
+            let pattern = parted.filled(after, regex::escape);
             let regex = Regex::new(&pattern).map_err(|e| format!("not a regular expression: {e}"))?;
             (Compare::Matches(regex), vec![plain(after)])
         } else if let Some((_, make)) = OPERATORS.iter().find(|(known, _)| *known == sign) {
@@ -105,7 +105,7 @@ impl Expectation {
         };
         let bare = sign.is_empty() && !matches!(compare, Compare::In);
         let text = plain(trimmed);
-        if bare && !values.is_empty() && Self::parse(&text).map_or(true, |read| !read.bare) {
+        if bare && parted.has_variables() && Self::parse(&text).map_or(true, |read| !read.bare) {
             return Err("a variable holds a value, and this one begins like a comparison: write the comparison in the \
                         plan, such as `>= ${NAME}`, or `= ${NAME}` where its text is meant"
                 .into());
@@ -430,41 +430,8 @@ impl fmt::Display for Expectation {
 
 impl<'de> Deserialize<'de> for Expectation {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Parted;
-        impl<'de> Visitor<'de> for Parted {
-            type Value = Expectation;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a comparison")
-            }
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Expectation, A::Error> {
-                let text: String = seq.next_element()?.unwrap_or_default();
-                let mut values = Vec::new();
-                while let Some(value) = seq.next_element()? {
-                    values.push(value);
-                }
-                Expectation::parse_parted(&text, &values).map_err(de::Error::custom)
-            }
-            fn visit_newtype_struct<D: Deserializer<'de>>(self, d: D) -> Result<Expectation, D::Error> {
-                Expectation::parse(&String::deserialize(d)?).map_err(de::Error::custom)
-            }
-        }
-        deserializer.deserialize_newtype_struct(PARTED_TOKEN, Parted)
+        Self::parse_parted(&Parted::deserialize(deserializer)?).map_err(de::Error::custom)
     }
-}
-
-/// The text with the values in the place of their marks.
-fn filled(text: &str, values: &[String], write: impl Fn(&str) -> String) -> String {
-    if values.is_empty() {
-        return text.to_owned();
-    }
-    let mut pieces = text.split(MARKS);
-    let mut out = pieces.next().unwrap_or_default().to_owned();
-    while let (Some(number), Some(rest)) = (pieces.next(), pieces.next()) {
-        let value = number.parse().ok().and_then(|number: usize| values.get(number));
-        out.push_str(&value.map(|value| write(value)).unwrap_or_default());
-        out.push_str(rest);
-    }
-    out
 }
 
 impl JsonSchema for Expectation {

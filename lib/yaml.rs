@@ -22,7 +22,7 @@ pub(crate) const TEXT_TOKEN: &str = "$trapkey::Text";
 /// The name under which a field asks for the bare [`Node`].
 const NODE_TOKEN: &str = "$trapkey::Node";
 /// A text whose variables are handed over beside it: see [`parted`].
-pub(crate) const PARTED_TOKEN: &str = "$trapkey::Parted";
+const PARTED_TOKEN: &str = "$trapkey::Parted";
 
 /// A position in the plan, both counted from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -501,7 +501,68 @@ pub fn expand(text: &str, variables: &dyn Variables) -> Result<String, String> {
 }
 
 /// What stands in a [`parted`] text before and after the number of a value.
-pub(crate) const MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
+const MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
+
+/// A text of a plan in which the values of variables can be told from what the plan itself says.
+#[derive(Clone, Debug, Default)]
+pub struct Parted {
+    /// The text with marks in the place of variables.
+    pub marked: String,
+    values: Vec<String>,
+}
+
+impl From<&str> for Parted {
+    fn from(text: &str) -> Self {
+        Self { marked: text.to_owned(), values: Vec::new() }
+    }
+}
+
+impl Parted {
+    /// Whether there are variables in it.
+    pub fn has_variables(&self) -> bool {
+        !self.values.is_empty()
+    }
+
+    /// A part of the text with the values in the place of their marks, each as `write` has it.
+    pub fn filled(&self, part: &str, write: impl Fn(&str) -> String) -> String {
+        if self.values.is_empty() {
+            return part.to_owned();
+        }
+        let mut pieces = part.split(MARKS);
+        let mut out = pieces.next().unwrap_or_default().to_owned();
+        while let (Some(number), Some(rest)) = (pieces.next(), pieces.next()) {
+            let value = number.parse().ok().and_then(|number: usize| self.values.get(number));
+            out.push_str(&value.map(|value| write(value)).unwrap_or_default());
+            out.push_str(rest);
+        }
+        out
+    }
+}
+
+impl<'de> de::Deserialize<'de> for Parted {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Parts;
+        impl<'de> Visitor<'de> for Parts {
+            type Value = Parted;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Parted, A::Error> {
+                let marked = seq.next_element()?.unwrap_or_default();
+                let mut values = Vec::new();
+                while let Some(value) = seq.next_element()? {
+                    values.push(value);
+                }
+                Ok(Parted { marked, values })
+            }
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, d: D) -> Result<Parted, D::Error> {
+                let text: String = de::Deserialize::deserialize(d)?;
+                Ok(Parted::from(text.as_str()))
+            }
+        }
+        deserializer.deserialize_newtype_struct(PARTED_TOKEN, Parts)
+    }
+}
 
 /// The text with a mark in the place of each variable, and behind it the values: nothing in them can be taken for a part
 /// of the text.

@@ -144,8 +144,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) fn locked<T>(folder: &Path, work: impl FnOnce() -> T) -> io::Result<T> {
     // Whoever comes first makes the folder, and holds the lock on it all the same. A folder itself cannot be locked
     // on NFS: who locks must be able to write.
-    let lock =
-        fs::create_dir_all(folder).and_then(|()| crate::bounds::open_to_add(&folder.join(LOCK), 0o666));
+    // Where it is another user's, the kernel's own file systems take it from whoever may read.
+    let path = folder.join(LOCK);
+    let open = || crate::bounds::open_to_add(&path, 0o666).or_else(|_| crate::bounds::open(&path));
+    let lock = fs::create_dir_all(folder).and_then(|()| open());
     if let Ok(lock) = &lock {
         hold(lock, PATIENCE)?;
     }
