@@ -262,6 +262,7 @@ fn the_inputs_of_a_release_must_lie_outside_of_the_checkout() {
             .env("TRAPKEY_TRUST", trust))
     };
     for (state, trust) in [
+        ("/var/lib/state", ""),
         ("/var/lib/state", "none"),
         ("s3://bucket/prefix", "/etc/trust"),
         ("/home/runner/work/shop2", "/etc/t"),

@@ -294,7 +294,7 @@ fn on_a_full_disk_no_gate_is_open_and_nothing_half_is_left() {
         std::fs::read_dir(&evidence).unwrap().chain(std::fs::read_dir(evidence.join(".runs")).unwrap());
     let left: Vec<String> = names
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".tmp") || name.ends_with(".part"))
+        .filter(|name| Path::new(name).extension().is_some_and(|end| end == "tmp" || end == "part"))
         .collect();
     assert_eq!(left, [""; 0]);
     // With room again everything goes on.

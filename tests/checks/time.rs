@@ -24,15 +24,18 @@ fn server(first: &'static [u8], again: &'static [u8], pause: Duration) -> u16 {
     port
 }
 
+/// A kind of check, what its peer says first and then for ever, how often, and the rest of the check.
+type Case = (&'static str, &'static [u8], &'static [u8], Duration, &'static str);
+
 /// Kinds that ask nobody who could keep them.
 const ALONE: [&str; 7] = ["artifact", "disk", "dns", "env", "file", "memory", "metrics_file"];
 
 #[test]
 fn a_peer_that_says_a_little_for_ever_keeps_no_check_of_any_kind() {
     let (slow, flood) = (Duration::from_millis(20), Duration::ZERO);
-    let ready: &[u8] = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x01Z\0\0\0\x05I";
-    let notice: &[u8] = b"N\0\0\0\x16SNOTICE\0Mwaits\0\0\0";
-    let cases: &[(&str, &[u8], &[u8], Duration, &str)] = &[
+    let ready: &'static [u8] = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x01Z\0\0\0\x05I";
+    let notice: &'static [u8] = b"N\0\0\0\x16SNOTICE\0Mwaits\0\0\0";
+    let cases: &[Case] = &[
         ("http", b"", b"HTTP/1.1 100 Continue\r\n\r\n", flood, "target: \"http://127.0.0.1:PORT/\""),
         ("http", b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", slow, "target: \"http://127.0.0.1:PORT/\""),
         ("http", b"HTTP/1.1 200 OK\r\n", b"x: y\r\n", slow, "target: \"http://127.0.0.1:PORT/\""),
