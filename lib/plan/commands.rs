@@ -265,8 +265,8 @@ pub(super) fn learn_marked(root: &Node, variables: &dyn Variables) {
     }
     learn_literals(root, "", false);
     let promote = root.get("promote");
-    for section in [promote.and_then(|p| p.get("router")), promote.and_then(|p| p.get("sides"))] {
-        section.into_iter().for_each(|section| learn_open(section, ""));
+    for section in ["router", "sides"].into_iter().filter_map(|key| promote?.get(key)) {
+        learn_open(section, "");
     }
 }
 
@@ -274,7 +274,7 @@ pub(super) fn learn_marked(root: &Node, variables: &dyn Variables) {
 fn learn_open(node: &Node, key: &str) {
     match &node.value {
         yaml::Value::Scalar { text, .. } if yaml::variables_in(text).is_empty() => {
-            redact::learn_open(key, text)
+            redact::learn_open(key, text);
         }
         yaml::Value::Scalar { .. } => {}
         yaml::Value::Sequence(items) => items.iter().for_each(|item| learn_open(item, key)),

@@ -115,7 +115,7 @@ fn walk(value: &mut Value, key: &str, room: Room) {
     match value {
         Value::String(text) if is_fixed(key, text, room) => {}
         Value::String(text) if room == Room::Document && COMMANDS.contains(&key) => {
-            *text = redact_command(text)
+            *text = redact_command(text);
         }
         Value::String(text) => *text = redact(text),
         Value::Array(items) => items.iter_mut().for_each(|item| walk(item, key, room)),
