@@ -729,6 +729,17 @@ pub fn learn_open(key: &str, text: &str) {
     open.extend(words_of(&plain).map(|word| plain[word].to_owned()));
 }
 
+/// The same of a text that is no plan's: of its words those that are ordinary ones. Others may be secrets that somebody put
+/// into a path.
+pub fn learn_ordinary(text: &str) {
+    let plain = hide(text, shapes(text));
+    let ordinary = |word: &&str| {
+        word.chars().count() < 8 || word.chars().all(|c| c.is_alphabetic() || "-_.".contains(c))
+    };
+    let mut open = OPEN.write().unwrap_or_else(PoisonError::into_inner);
+    open.extend(words_of(&plain).map(|word| &plain[word]).filter(ordinary).map(str::to_owned));
+}
+
 /// A command for people: secrets are left out, and words stay that the plan itself writes openly or that are ours, also
 /// where somebody's password is the same word. It can be run as it stands, and shows no more than the plan does. What
 /// is a secret by its place, such as a password in a URL, is left out in any case.
