@@ -16,6 +16,48 @@ use crate::units::{Observed, Text, Unit};
 use crate::world::trust::Trust;
 use crate::yaml::Problem;
 
+/// The settings of a kind that connects by TLS: its own, and those of the connection, which are the same everywhere.
+macro_rules! settings_with_a_connection {
+    ($(#[$meta:meta])* struct Settings { $($own:tt)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Default, serde::Deserialize, schemars::JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        struct Settings {
+            $($own)*
+            /// A PEM file with the certificates that count in place of the system's, relative to the plan: those of a
+            /// certificate authority, or the server's own.
+            #[serde(default)]
+            ca: Option<$crate::units::Text>,
+            /// A PEM file with the certificate that this side shows, relative to the plan.
+            #[serde(default)]
+            cert: Option<$crate::units::Text>,
+            /// A PEM file with the key of `cert`, relative to the plan; in the same file when absent.
+            #[serde(default)]
+            key: Option<$crate::units::Text>,
+            /// Whether anybody may answer, whatever the certificate, save for what `expect` asks of it; false when
+            /// absent.
+            #[serde(default)]
+            insecure: Option<bool>,
+            /// The name to ask for and to compare with in the certificate, where it is not the host of `target`.
+            #[serde(default)]
+            server_name: Option<$crate::units::Text>,
+        }
+
+        impl Settings {
+            /// What they say of the connection.
+            fn connection(&self) -> $crate::plan::Connection {
+                $crate::plan::Connection {
+                    ca: self.ca.clone(),
+                    cert: self.cert.clone(),
+                    key: self.key.clone(),
+                    insecure: self.insecure,
+                    server_name: self.server_name.clone(),
+                }
+            }
+        }
+    };
+}
+
 mod address;
 mod certificates;
 mod evaluate;
@@ -135,6 +177,8 @@ pub struct Sight {
     seen: Vec<(String, Observed)>,
     /// The lines that a text was put together from.
     lines: Vec<(String, Observed)>,
+    /// Which names stand for several values, of which there may be none.
+    several: Vec<String>,
     hidden: Vec<&'static str>,
     cut: Vec<String>,
     note: Option<String>,
@@ -160,6 +204,13 @@ impl Sight {
     #[must_use]
     pub fn line_of(mut self, name: impl Into<String>, text: impl Into<String>) -> Self {
         self.lines.push((name.into(), Observed::Text(text.into())));
+        self
+    }
+
+    /// Says that what was seen under a name holds several values, which [`Sight::line_of`] adds; there may be none.
+    #[must_use]
+    pub fn several(mut self, name: impl Into<String>) -> Self {
+        self.several.push(name.into());
         self
     }
 

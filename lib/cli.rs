@@ -49,7 +49,8 @@ pub struct Shared {
     /// The private key (Ed25519, PEM) that signs every document; TRAPKEY_SIGN_KEY_PEM holds the key itself
     #[arg(long, global = true, env = "TRAPKEY_SIGN_KEY", hide_env_values = true, value_name = "FILE")]
     pub sign_key: Option<PathBuf>,
-    /// The public keys that count, NAME.pem each; a document that none of them signed is refused
+    /// The public keys that count, NAME.pem each; a document that none of them signed is refused. `none`: every document
+    /// counts
     #[arg(long, global = true, env = "TRAPKEY_TRUST", value_name = "FOLDER")]
     pub trust: Option<PathBuf>,
     /// Write the document to stdout
@@ -106,7 +107,25 @@ impl Shared {
             (None, Some(pem)) => Some(SigningKey::from_pem(pem.as_bytes(), SIGN_KEY_PEM)?),
             (None, None) => None,
         };
-        call.trust = self.trust.as_deref().map(Trust::read).transpose()?;
+        let empty = |name: &str| std::env::var_os(name).is_some_and(|value| value.is_empty());
+        if self.trust.is_none() && empty("TRAPKEY_TRUST") {
+            // What was to be filled in is missing, and unsigned documents would count.
+            return Err(Fault::usage("TRAPKEY_TRUST is set and empty, so nothing says whose keys count").help(
+                "give it the folder of the public keys; where nobody signs, write TRAPKEY_TRUST=none or unset it",
+            ));
+        }
+        call.trust = call.keys.trust.as_deref().map(Trust::read).transpose()?;
+        if call.trust.is_some()
+            && call.sign.is_none()
+            && let Some(name) = [SIGN_KEY_PEM, "TRAPKEY_SIGN_KEY"].into_iter().find(|name| empty(name))
+        {
+            let note = format!("{name} is set and empty: what is written is not signed, and counts nowhere");
+            call.talk.line(Mark::Warn, &note);
+        }
+        if self.state.is_none() && empty("TRAPKEY_STATE") {
+            let note = "TRAPKEY_STATE is set and empty: the state is looked for in .trapkey beside the plan";
+            call.talk.line(Mark::Warn, note);
+        }
         if let (Some(key), Some(trust)) = (&call.sign, &call.trust)
             && !trust.knows(key)
         {
@@ -142,7 +161,10 @@ impl Shared {
             json: self.json,
             sign: None,
             trust: None,
-            keys: KeyFiles { sign: self.sign_key.clone(), trust: self.trust.clone() },
+            keys: KeyFiles {
+                sign: self.sign_key.clone(),
+                trust: self.trust.clone().filter(|trust| trust.as_os_str() != "none"),
+            },
             talk: self.talk(),
             started_at: world::now(),
         })

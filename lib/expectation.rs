@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
 use crate::units::{Decimal, Observed, Unit, parse_operand};
+use crate::yaml::Parted;
 
 mod version;
 
@@ -73,28 +74,43 @@ impl Expectation {
     /// Reads `<= 100ms`, `~ ^ok`, `in 200, 204`, `!= 0`, a bare value (equals), or one of them behind `number`,
     /// `version` or `text`.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let trimmed = text.trim();
+        Self::parse_parted(&Parted::from(text))
+    }
+
+    /// The same of a text in which marks stand for the values of variables: what those hold is a value, and neither a
+    /// comparison nor a pattern, whatever it looks like.
+    fn parse_parted(parted: &Parted) -> Result<Self, String> {
+        let plain = |part: &str| parted.filled(part, str::to_owned).trim().to_owned();
+        let trimmed = parted.marked.trim();
         let (reads, rest) = told(trimmed);
         let sign: String = rest.chars().take_while(|c| "<>=!~≤≥≠".contains(*c)).collect();
         let after = rest[sign.len()..].trim();
         let (compare, operands) = if sign == "~" {
-            let regex = Regex::new(after).map_err(|e| format!("not a regular expression: {e}"))?;
-            (Compare::Matches(regex), vec![after.to_owned()])
+            let pattern = parted.filled(after, regex::escape);
+            let regex = Regex::new(&pattern).map_err(|e| format!("not a regular expression: {e}"))?;
+            (Compare::Matches(regex), vec![plain(after)])
         } else if let Some((_, make)) = OPERATORS.iter().find(|(known, _)| *known == sign) {
-            (make(), vec![after.to_owned()])
+            (make(), vec![plain(after)])
         } else if !sign.is_empty() {
             return Err(format!(
-                "`{sign}` is no comparison; there are {KNOWN}, and a text that begins so is written `= {trimmed}`"
+                "`{sign}` is no comparison; there are {KNOWN}, and a text that begins so is written `= {}`",
+                plain(trimmed)
             ));
         } else if let Some(list) = rest.strip_prefix("in ") {
             let list = list.trim();
             let list = list.strip_prefix('[').and_then(|l| l.strip_suffix(']')).unwrap_or(list);
-            (Compare::In, list.split(',').map(|item| item.trim().to_owned()).collect())
+            (Compare::In, list.split(',').map(plain).collect())
         } else {
-            (Compare::Equal, vec![rest.to_owned()])
+            (Compare::Equal, vec![plain(rest)])
         };
         let bare = sign.is_empty() && !matches!(compare, Compare::In);
-        let made = Self { text: trimmed.to_owned(), reads, compare, bare, operands };
+        let text = plain(trimmed);
+        if bare && parted.has_variables() && Self::parse(&text).map_or(true, |read| !read.bare) {
+            return Err("a variable holds a value, and this one begins like a comparison: write the comparison in the \
+                        plan, such as `>= ${NAME}`, or `= ${NAME}` where its text is meant"
+                .into());
+        }
+        let made = Self { text, reads, compare, bare, operands };
         made.makes_sense()?;
         Ok(made)
     }
@@ -414,8 +430,7 @@ impl fmt::Display for Expectation {
 
 impl<'de> Deserialize<'de> for Expectation {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::parse(&text).map_err(de::Error::custom)
+        Self::parse_parted(&Parted::deserialize(deserializer)?).map_err(de::Error::custom)
     }
 }
 

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::evidence::{
     self, Artifact, Asked, Body, Document, DocumentVerdict, Finding, Found, Head, Need, PreflightBody,
-    Release, Run, ToolRef, Used, VERSION, Values, Verdict, used::Origin,
+    PromoteBody, Release, Run, ToolRef, Used, VERSION, Values, Verdict, used::Origin,
 };
 use crate::fault::{Exit, Fault};
 use crate::plan::Loaded;
@@ -18,6 +18,9 @@ use crate::world::talk::{Mark, Talk};
 use crate::world::{self, ci, files};
 
 mod earlier;
+mod turn;
+
+use turn::Turn;
 
 /// What the command line says, the same for all five tools.
 #[derive(Clone, Debug)]
@@ -179,6 +182,7 @@ impl Job {
     ///
     /// Errors (4): it cannot be put aside; then nothing has changed.
     pub fn make_room<B: Body>(&self) -> Result<(), Fault> {
+        self.begin_run::<B>()?;
         let folder = &self.call.evidence;
         let plan = &self.loaded.plan;
         let is_first = match B::NAME {
@@ -220,6 +224,35 @@ impl Job {
             self.talk().line(Mark::Step, &line);
         }
         Ok(())
+    }
+
+    /// Says that this call of a tool has begun: what a call that began earlier finds is not written from here on.
+    ///
+    /// Errors (4): it cannot be said.
+    pub fn begin_run<B: Body>(&self) -> Result<(), Fault> {
+        if ordered_by_the_state::<B>() {
+            return Ok(());
+        }
+        let folder = &self.call.evidence;
+        earlier::locked(folder, || turn::take(folder, B::NAME, &self.release, self.call.started_at))
+            .and_then(|taken| taken)
+            .map_err(|e| files::unwritable(folder, &e))
+    }
+
+    /// Refuses (5) where another call of the same tool for the same release has begun later: what that one finds
+    /// counts, and what this one found must not take its place.
+    pub fn is_the_last<B: Body>(&self) -> Result<(), Fault> {
+        let Some(turn) = lost_to::<B>(&self.call, Some(self)) else { return Ok(()) };
+        Err(Fault::refused(format!("another `{}` for this release was begun later, and what it says counts", B::TOOL))
+            .place(self.evidence().join(B::FILE).display().to_string())
+            .cause(format!(
+                "that one began at {} on {}, this one at {}: nothing of this one is put on record",
+                turn.started_at, turn.host, self.call.started_at
+            ))
+            .help(format!(
+                "go by the other one, or run `{}` again when it has ended; let one job at a time work on a release",
+                B::TOOL
+            )))
     }
 
     /// Brings back what a promotion was begun with, where another attempt at its release has taken the place of it.
@@ -302,7 +335,7 @@ impl Job {
         let Ok(refusal) = self.read_file::<B>(&refusal_file::<B>()) else { return Ok(()) };
         let (head, before) = (&refusal.document.head, &found.document.head);
         let same = |a: &Head, b: &Head| a.release == b.release && a.plan == b.plan;
-        if head.run.finished_at <= before.run.finished_at || !same(head, before) {
+        if head.run.started_at <= before.run.started_at || !same(head, before) {
             return Ok(());
         }
         Err(Fault::refused(format!(
@@ -380,14 +413,28 @@ impl Job {
     /// Writes the document alone: for one that is still growing.
     pub fn write<B: Body>(&self, conclusion: &Conclusion<B>) -> Result<PathBuf, Fault> {
         let bytes = evidence::to_bytes(&self.document(conclusion), self.call.sign.as_ref())?;
-        let path = earlier::locked(&self.call.evidence, || {
+        let folder = &self.call.evidence;
+        let path = earlier::locked(folder, || {
+            self.is_the_last::<B>().map_err(|fault| {
+                let (verdict, summary) = (conclusion.verdict.word(), &conclusion.summary);
+                let cause = fault.cause.clone().unwrap_or_default();
+                fault.cause(format!("{cause}; it found: {verdict}: {summary}"))
+            })?;
             let home = self.evidence();
             let path = home.join(B::FILE);
             earlier::spare_others(&home, B::FILE, &self.release, world::now())
                 .and_then(|()| files::write_atomic(&path, &bytes))
                 .map_err(|e| files::unwritable(&path, &e))?;
+            // Where the file system knows no locks, a later call may have begun just now.
+            self.is_the_last::<B>().inspect_err(|_| {
+                if files::read_bounded(&path, evidence::MAX_DOCUMENT).is_ok_and(|there| there == bytes) {
+                    // One that stays is older than what the later call writes.
+                    let _ = std::fs::remove_file(&path);
+                }
+            })?;
             Ok(path)
-        })?;
+        })
+        .map_err(|e| files::unwritable(folder, &e))??;
         drop_earlier_refusal::<B>(&self.call, &path);
         Ok(path)
     }
@@ -480,6 +527,30 @@ fn drop_earlier_refusal<B: Body>(call: &Call, beside: &Path) {
     }
 }
 
+/// Whether the lease on the state says who may write such a document: a promotion is carried on by many calls, and an
+/// abort that began later leaves the word to the job that works.
+fn ordered_by_the_state<B: Body>() -> bool {
+    B::NAME == PromoteBody::NAME
+}
+
+/// The call of the same tool that began later than this one, where there is one. To be called under the lock.
+fn lost_to<B: Body>(call: &Call, job: Option<&Job>) -> Option<Turn> {
+    if ordered_by_the_state::<B>() {
+        return None;
+    }
+    let release = job.map(|job| &job.release);
+    if let Some(release) = release {
+        if turn::is_last(&call.evidence, B::NAME, release) {
+            return None;
+        }
+        if let Some(turn) = turn::lost_to(&call.evidence, B::NAME, release, call.started_at) {
+            return Some(turn);
+        }
+    }
+    let document = job.map_or_else(|| call.evidence.clone(), Job::evidence).join(B::FILE);
+    turn::written_later(&document, release, call.started_at)
+}
+
 fn refusal_file<B: Body>() -> String {
     format!("{}.refused.json", B::NAME)
 }
@@ -512,20 +583,23 @@ pub fn record_fault<B: Body + Default>(call: &Call, job: Option<&Job>, fault: &F
     if let Ok(bytes) = evidence::to_bytes(&document, call.sign.as_ref()) {
         let shown = path.display().to_string();
         let written = earlier::locked(&call.evidence, || {
-            if let Some(job) = job.filter(|_| !set_aside) {
-                earlier::spare_others(&files::parent(&path), B::FILE, &job.release, world::now())?;
-            }
-            files::write_atomic(&path, &bytes)
-        });
+            put_fault_on_record::<B>(call, job, &path, (&bytes, set_aside))
+        })
+        .and_then(|written| written);
         match written {
-            Err(second) if fault.place.as_ref() != Some(&shown) => {
-                call.talk.line(
-                    Mark::Bad,
-                    &format!("the error below could not be put on record in {shown}: {second}"),
-                );
+            Err(second) => {
+                if fault.place.as_ref() != Some(&shown) {
+                    call.talk.line(
+                        Mark::Bad,
+                        &format!("the error below could not be put on record in {shown}: {second}"),
+                    );
+                }
+                if !set_aside {
+                    close_the_old_gate::<B>(call, job, &path);
+                }
             }
             Ok(()) if !set_aside => drop_earlier_refusal::<B>(call, &path),
-            _ => {}
+            Ok(()) => {}
         }
         if call.json {
             // The exit code tells of the error; a closed stdout is nothing worse.
@@ -542,6 +616,53 @@ pub fn record_fault<B: Body + Default>(call: &Call, job: Option<&Job>, fault: &F
     }
     let place = ci::Place::of_fault(&call.plan, fault.place.as_deref());
     ci::annotate(&[(ci::Level::Error, call.tool.to_owned(), fault.to_string())], Some(&place));
+}
+
+/// Writes what an error leaves behind, unless a call that began later has the word. To be called under the lock.
+fn put_fault_on_record<B: Body>(
+    call: &Call,
+    job: Option<&Job>,
+    path: &Path,
+    (bytes, set_aside): (&[u8], bool),
+) -> std::io::Result<()> {
+    let release = job.map(|job| &job.release);
+    let later =
+        if set_aside { turn::written_later(path, release, call.started_at) } else { lost_to::<B>(call, job) };
+    if let Some(later) = later {
+        let line = format!(
+            "the error below is not put on record in {}: another call began later, at {} on {}",
+            path.display(),
+            later.started_at,
+            later.host
+        );
+        call.talk.line(Mark::Warn, &line);
+        return Ok(());
+    }
+    if let Some(job) = job {
+        if set_aside && B::NAME != PreflightBody::NAME {
+            // It was refused and did nothing: whoever began before it goes on.
+            turn::give_back(&call.evidence, B::NAME, &job.release);
+        }
+        if !set_aside {
+            earlier::spare_others(&files::parent(path), B::FILE, &job.release, world::now())?;
+        }
+    }
+    files::write_atomic(path, bytes)
+}
+
+/// Moves an older document of the same kind out of the way of those that would go by it, where the one that says that
+/// its gate is closed again could not be written: a name can be changed on a full disk as well.
+fn close_the_old_gate<B: Body>(call: &Call, job: Option<&Job>, path: &Path) {
+    let own = job.is_some_and(|job| earlier::is_about(path, &job.release));
+    if ordered_by_the_state::<B>() || !own {
+        return;
+    }
+    let moved = files::parent(path).join(earlier::superseded(B::FILE));
+    let line = match std::fs::rename(path, &moved) {
+        Ok(()) => format!("the older {} counts no more; it is {} now", B::FILE, moved.display()),
+        Err(error) => format!("the older {} still stands there and counts no more: {error}", path.display()),
+    };
+    call.talk.line(Mark::Bad, &line);
 }
 
 fn write_outputs(outputs: &[(&str, String)]) -> Result<(), Fault> {

@@ -1261,8 +1261,12 @@ fn check_roles(promote: &Promote, section: &Node) -> Result<(), Problem> {
     };
     let wrong = |role: &str| format!("the role `{role}` must be of letters, digits, `-` and `_`");
     for (number, step) in promote.steps.iter().enumerate() {
+        let written = section.get("steps").and_then(|s| s.item(number));
+        if let Some(asks) = written.and_then(|step| step.get("approve")).filter(|_| step.approve.is_empty()) {
+            return Err(Problem::at(asks.place, "`approve` asks nobody")
+                .help("name the roles that must approve, or leave `approve` out"));
+        }
         if let Some(role) = step.approve.iter().find(|role| !plain(role)) {
-            let written = section.get("steps").and_then(|s| s.item(number));
             return Err(Problem::at(written.map_or(section.place, |n| n.place), wrong(role)));
         }
     }

@@ -23,7 +23,9 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock, OnceLock, PoisonError, RwLock};
 
-use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind};
+use aho_corasick::automaton::Automaton as _;
+use aho_corasick::nfa::contiguous::NFA;
+use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind, Anchored};
 use regex::{Captures, Regex};
 
 mod forms;
@@ -111,8 +113,21 @@ impl Care {
 #[derive(Debug, Default)]
 struct Known {
     values: Vec<(String, Care)>,
-    search: OnceLock<Option<AhoCorasick>>,
+    search: OnceLock<Search>,
 }
+
+/// What looks for the beginnings of all secrets at once, each with the places of its patterns among the values.
+#[derive(Debug, Default)]
+struct Search {
+    /// Those that are hidden wherever they stand.
+    anywhere: Option<(NFA, Vec<usize>)>,
+    /// The others: short ones, so that few of them end in one place.
+    others: Option<(AhoCorasick, Vec<usize>)>,
+}
+
+/// What was found last, so that what lies inside of it is not looked at again.
+#[derive(Default)]
+struct Hidden(Range<usize>);
 
 impl Known {
     /// The same with another one; none where it is known already.
@@ -126,38 +141,65 @@ impl Known {
         (values.len() > self.values.len()).then(|| Self { values, search: OnceLock::new() })
     }
 
-    fn search(&self) -> Option<&AhoCorasick> {
-        let beginnings = self.values.iter().map(|(value, _)| beginning(value));
-        let build =
-            || AhoCorasickBuilder::new().kind(Some(AhoCorasickKind::ContiguousNFA)).build(beginnings).ok();
-        self.search.get_or_init(build).as_ref()
+    fn search(&self) -> &Search {
+        let of = |anywhere: bool| -> Vec<usize> {
+            let is = |care: Care| (care == Care::Anywhere) == anywhere;
+            self.values
+                .iter()
+                .enumerate()
+                .filter(|(_, (_, care))| is(*care))
+                .map(|(number, _)| number)
+                .collect()
+        };
+        let beginnings = |numbers: &[usize]| -> Vec<&str> {
+            numbers.iter().map(|number| beginning(&self.values[*number].0)).collect()
+        };
+        self.search.get_or_init(|| {
+            let (anywhere, others) = (of(true), of(false));
+            let mut builder = AhoCorasickBuilder::new();
+            let short = builder.kind(Some(AhoCorasickKind::ContiguousNFA)).build(beginnings(&others)).ok();
+            let long = NFA::new(beginnings(&anywhere)).ok();
+            Search {
+                anywhere: long.filter(|_| !anywhere.is_empty()).map(|search| (search, anywhere)),
+                others: short.filter(|_| !others.is_empty()).map(|search| (search, others)),
+            }
+        })
     }
 
     /// Where secrets stand in a text, as they are.
+    ///
+    /// The work is linear in the text, however many secrets lie in one another: where several end in one place, the
+    /// longest covers the others.
     fn places(&self, text: &str, found: &mut dyn FnMut(Range<usize>)) {
         if self.values.is_empty() {
             return;
         }
-        let Some(search) = self.search() else { return };
-        let mut hidden = 0..0;
-        for place in search.find_overlapping_iter(text) {
-            let (value, care) = &self.values[place.pattern().as_usize()];
-            let mut range = place.range();
-            // Of two that begin alike the longer one may go on behind what is hidden already.
-            let goes_on = range.start == hidden.start && range.start + value.len() > hidden.end;
-            if hidden.start <= range.start && range.end <= hidden.end && !goes_on {
-                continue;
+        let search = self.search();
+        if let Some((search, numbers)) = &search.anywhere
+            && let Ok(mut state) = search.start_state(Anchored::No)
+        {
+            let mut hidden = Hidden::default();
+            for (at, byte) in text.bytes().enumerate() {
+                state = search.next_state(Anchored::No, state, byte);
+                if !search.is_match(state) {
+                    continue;
+                }
+                for nth in 0..search.match_len(state) {
+                    let pattern = search.match_pattern(state, nth);
+                    let length = search.pattern_len(pattern);
+                    // Of several that are known by their beginnings alone, a shorter beginning may go on longer.
+                    if nth > 0 && length < CUT {
+                        break;
+                    }
+                    let value = &self.values[numbers[pattern.as_usize()]];
+                    hidden.look(text, at + 1 - length..at + 1, value, found);
+                }
             }
-            if value.len() > range.len() {
-                // As much of a long one as stands there: it may have been cut off.
-                let rest = value.as_bytes()[range.len()..].iter().zip(&text.as_bytes()[range.end..]);
-                let end = range.end + rest.take_while(|(a, b)| a == b).count();
-                range.end =
-                    (range.end..=end).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(range.end);
-            }
-            if care.counts(text, &range) {
-                found(range.clone());
-                hidden = range;
+        }
+        if let Some((search, numbers)) = &search.others {
+            let mut hidden = Hidden::default();
+            for place in search.find_overlapping_iter(text) {
+                hidden.look(text, place.range(), &self.values[numbers[place.pattern().as_usize()]], found);
             }
         }
     }
@@ -165,20 +207,30 @@ impl Known {
     /// The same in base64: the whole piece.
     fn coded(&self, text: &str, found: &mut dyn FnMut(Range<usize>)) {
         for (piece, said) in forms::base64(text) {
-            let readable =
-                !said.contains(|c: char| c == '\u{fffd}' || (c.is_control() && !c.is_whitespace()));
-            let mut inside = false;
-            self.places(&said, &mut |place| inside |= readable || place.len() >= 4);
-            // JSON in base64, for instance.
-            if readable && !inside {
-                for view in forms::NESTED.iter().filter_map(|way| way.undo(&said)) {
-                    self.places(&view.text, &mut |_| inside = true);
-                }
-            }
-            if inside {
+            if forms::readings(&said).iter().any(|said| self.is_told_in(said, DEEPEST)) {
                 found(piece);
             }
         }
+    }
+
+    /// Whether what was read out of base64 has a secret in it, as it is, written in another way, or in base64 once more,
+    /// as Docker's configuration in a secret of Kubernetes has it.
+    fn is_told_in(&self, said: &str, deep: usize) -> bool {
+        let readable = !said.contains(|c: char| c == '\u{fffd}' || (c.is_control() && !c.is_whitespace()));
+        let mut inside = false;
+        self.places(said, &mut |place| inside |= readable || place.len() >= 4);
+        // What is no text has nothing written in it.
+        if inside || !readable {
+            return inside;
+        }
+        for view in forms::NESTED.iter().filter_map(|way| way.undo(said)) {
+            self.places(&view.text, &mut |_| inside = true);
+        }
+        let deeper = |said: &str| {
+            forms::base64(said)
+                .any(|(_, said)| forms::readings(&said).iter().any(|said| self.is_told_in(said, deep - 1)))
+        };
+        inside || (deep > 0 && deeper(said))
     }
 
     /// Where secrets stand in a text, in any form.
@@ -211,14 +263,68 @@ impl Known {
     /// The text without secrets, and without what is one by its shape.
     fn redact(&self, text: &str) -> String {
         let mut ranges = self.forms(text);
+        if !ranges.is_empty() {
+            let commands = commands_in(text);
+            ranges.retain(|range| !commands.iter().any(|c| c.start <= range.start && range.end <= c.end));
+        }
+        ranges.extend(shapes(text));
+        hide(text, ranges)
+    }
+
+    /// The same of a command, in which words stay that are open.
+    fn redact_command(&self, text: &str, open: &dyn Fn(&str) -> bool) -> String {
+        let mut ranges = self.forms(text);
+        let stay: Vec<Range<usize>> = words_of(text)
+            .filter(|word| {
+                let word = &text[word.clone()];
+                open(word) || OWN_WORDS.contains(&word.to_ascii_lowercase().as_str())
+            })
+            .collect();
+        ranges.retain(|range| !stay.iter().any(|word| word.start <= range.start && range.end <= word.end));
         ranges.extend(shapes(text));
         hide(text, ranges)
     }
 }
 
+/// How often base64 may lie in base64.
+const DEEPEST: usize = 3;
+
+impl Hidden {
+    /// Tells of a place where a secret stands, or begins.
+    fn look(
+        &mut self,
+        text: &str,
+        mut range: Range<usize>,
+        (value, care): &(String, Care),
+        found: &mut dyn FnMut(Range<usize>),
+    ) {
+        let hidden = &self.0;
+        // Of two that begin alike the longer one may go on behind what is hidden already.
+        let goes_on = range.start == hidden.start && range.start + value.len() > hidden.end;
+        if hidden.start <= range.start && range.end <= hidden.end && !goes_on {
+            return;
+        }
+        if value.len() > range.len() {
+            // As much of a long one as stands there: it may have been cut off.
+            let rest = value.as_bytes()[range.len()..].iter().zip(&text.as_bytes()[range.end..]);
+            let end = range.end + rest.take_while(|(a, b)| a == b).count();
+            range.end = (range.end..=end).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(range.end);
+        }
+        if care.counts(text, &range) {
+            found(range.clone());
+            self.0 = range;
+        }
+    }
+}
+
+/// How much is looked for of a secret.
+const ENOUGH: usize = 512;
+
+/// A beginning of this length may be one that was cut, between two characters.
+const CUT: usize = ENOUGH - 3;
+
 /// What is looked for of a secret: of one that is a whole file its beginning, for it may be very long.
 fn beginning(value: &str) -> &str {
-    const ENOUGH: usize = 512;
     let end = (0..=ENOUGH.min(value.len())).rev().find(|end| value.is_char_boundary(*end));
     &value[..end.unwrap_or(0)]
 }
@@ -379,7 +485,9 @@ fn inside_json(text: &str) -> Vec<String> {
                 );
                 found.push(text.trim().to_owned());
                 // `auth` of Docker's configuration is `user:password`.
-                let pair = forms::base64(text).map(|(_, said)| said).find(|said| said.contains(':'));
+                let pair = forms::base64(text)
+                    .filter_map(|(_, said)| String::from_utf8(said).ok())
+                    .find(|said| said.contains(':'));
                 found.extend(
                     pair.and_then(|said| said.split_once(':').map(|(_, password)| password.to_owned())),
                 );
@@ -559,6 +667,118 @@ pub(crate) fn decoded(text: &str) -> String {
 pub fn redact(text: &str) -> String {
     let known = Arc::clone(&KNOWN.read().unwrap_or_else(PoisonError::into_inner));
     known.redact(text)
+}
+
+/// Words that the plan itself writes openly: names of backends and servers, hosts, paths.
+static OPEN: RwLock<BTreeSet<String>> = RwLock::new(BTreeSet::new());
+
+/// Commands that people are given to go a way by hand, as they are shown.
+static COMMANDS: RwLock<BTreeSet<String>> = RwLock::new(BTreeSet::new());
+
+/// Words of the commands that Trapkey itself makes, whatever is put into them.
+const OWN_WORDS: [&str; 40] = [
+    "set",
+    "server",
+    "weight",
+    "state",
+    "maint",
+    "ready",
+    "drain",
+    "show",
+    "servers",
+    "backend",
+    "map",
+    "echo",
+    "socat",
+    "curl",
+    "nginx",
+    "reload",
+    "printf",
+    "cat",
+    "mv",
+    "kill",
+    "sh",
+    "sudo",
+    "http",
+    "https",
+    "json",
+    "application",
+    "content-type",
+    "stdio",
+    "unix-connect",
+    "docker",
+    "exec",
+    "promote",
+    "verify",
+    "report",
+    "snapshot",
+    "preflight",
+    "abort",
+    "step",
+    "status",
+    "release.yaml",
+];
+
+/// Remembers the words that a plan writes openly in what commands are made of. What is secret there is none of them.
+pub fn learn_open(key: &str, text: &str) {
+    if names::holds_a_secret(key) {
+        return;
+    }
+    let plain = hide(text, shapes(text));
+    let mut open = OPEN.write().unwrap_or_else(PoisonError::into_inner);
+    open.extend(words_of(&plain).map(|word| plain[word].to_owned()));
+}
+
+/// The same of a text that is no plan's: of its words those that are ordinary ones. Others may be secrets that somebody put
+/// into a path.
+pub fn learn_ordinary(text: &str) {
+    let plain = hide(text, shapes(text));
+    let ordinary = |word: &&str| {
+        word.chars().count() < 8 || word.chars().all(|c| c.is_alphabetic() || "-_.".contains(c))
+    };
+    let mut open = OPEN.write().unwrap_or_else(PoisonError::into_inner);
+    open.extend(words_of(&plain).map(|word| &plain[word]).filter(ordinary).map(str::to_owned));
+}
+
+/// A command for people: secrets are left out, and words stay that the plan itself writes openly or that are ours, also
+/// where somebody's password is the same word. It can be run as it stands, and shows no more than the plan does. What
+/// is a secret by its place, such as a password in a URL, is left out in any case.
+pub fn redact_command(text: &str) -> String {
+    let known = Arc::clone(&KNOWN.read().unwrap_or_else(PoisonError::into_inner));
+    let open = OPEN.read().unwrap_or_else(PoisonError::into_inner);
+    known.redact_command(text, &|word| open.contains(word))
+}
+
+/// Remembers a command for people, so that it comes out in the same way in whatever text it stands. Gives it as it is
+/// shown.
+pub fn say_command(text: &str) -> String {
+    let shown = redact_command(text);
+    if shown != redact(text) {
+        COMMANDS.write().unwrap_or_else(PoisonError::into_inner).extend(shown.lines().map(str::to_owned));
+    }
+    shown
+}
+
+/// Where commands for people stand in a text.
+fn commands_in(text: &str) -> Vec<Range<usize>> {
+    let commands = COMMANDS.read().unwrap_or_else(PoisonError::into_inner);
+    let places = |command: &String| {
+        let length = command.len();
+        text.match_indices(command.as_str()).map(|(at, _)| at..at + length).collect::<Vec<_>>()
+    };
+    commands.iter().filter(|command| !command.is_empty()).flat_map(places).collect()
+}
+
+/// The words of a text: names, hosts and the parts of paths.
+fn words_of(text: &str) -> impl Iterator<Item = Range<usize>> {
+    let is_part = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let start = at + text[at..].find(is_part)?;
+        let end = text[start..].find(|c| !is_part(c)).map_or(text.len(), |length| start + length);
+        at = end;
+        Some(start..end)
+    })
 }
 
 /// The same of a text that was cut off at its end: half a secret is no longer known as one, so the last word goes, and

@@ -21,6 +21,8 @@ const MAX_DEPTH: usize = 64;
 pub(crate) const TEXT_TOKEN: &str = "$trapkey::Text";
 /// The name under which a field asks for the bare [`Node`].
 const NODE_TOKEN: &str = "$trapkey::Node";
+/// A text whose variables are handed over beside it: see [`parted`].
+const PARTED_TOKEN: &str = "$trapkey::Parted";
 
 /// A position in the plan, both counted from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -495,6 +497,93 @@ impl<F: Fn(&str) -> Option<String>> Variables for F {
 
 /// Fills in `${NAME}` and `${NAME:-default}`; `$${` stands for a literal `${`.
 pub fn expand(text: &str, variables: &dyn Variables) -> Result<String, String> {
+    expand_with(text, variables, &mut |out, value| out.push_str(value))
+}
+
+/// What stands in a [`parted`] text before and after the number of a value.
+const MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
+
+/// A text of a plan in which the values of variables can be told from what the plan itself says.
+#[derive(Clone, Debug, Default)]
+pub struct Parted {
+    /// The text with marks in the place of variables.
+    pub marked: String,
+    values: Vec<String>,
+}
+
+impl From<&str> for Parted {
+    fn from(text: &str) -> Self {
+        Self { marked: text.to_owned(), values: Vec::new() }
+    }
+}
+
+impl Parted {
+    /// Whether there are variables in it.
+    pub fn has_variables(&self) -> bool {
+        !self.values.is_empty()
+    }
+
+    /// A part of the text with the values in the place of their marks, each as `write` has it.
+    pub fn filled(&self, part: &str, write: impl Fn(&str) -> String) -> String {
+        if self.values.is_empty() {
+            return part.to_owned();
+        }
+        let mut pieces = part.split(MARKS);
+        let mut out = pieces.next().unwrap_or_default().to_owned();
+        while let (Some(number), Some(rest)) = (pieces.next(), pieces.next()) {
+            let value = number.parse().ok().and_then(|number: usize| self.values.get(number));
+            out.push_str(&value.map(|value| write(value)).unwrap_or_default());
+            out.push_str(rest);
+        }
+        out
+    }
+}
+
+impl<'de> de::Deserialize<'de> for Parted {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Parts;
+        impl<'de> Visitor<'de> for Parts {
+            type Value = Parted;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Parted, A::Error> {
+                let marked = seq.next_element()?.unwrap_or_default();
+                let mut values = Vec::new();
+                while let Some(value) = seq.next_element()? {
+                    values.push(value);
+                }
+                Ok(Parted { marked, values })
+            }
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, d: D) -> Result<Parted, D::Error> {
+                let text: String = de::Deserialize::deserialize(d)?;
+                Ok(Parted::from(text.as_str()))
+            }
+        }
+        deserializer.deserialize_newtype_struct(PARTED_TOKEN, Parts)
+    }
+}
+
+/// The text with a mark in the place of each variable, and behind it the values: nothing in them can be taken for a part
+/// of the text.
+fn parted(text: &str, variables: &dyn Variables) -> Result<Vec<String>, String> {
+    if text.contains(MARKS) {
+        return Err(format!("U+{:04X} is no character of a text", u32::from(MARKS[0])));
+    }
+    let mut values = Vec::new();
+    let marked = expand_with(text, variables, &mut |out, value| {
+        out.push_str(&format!("{}{}{}", MARKS[0], values.len(), MARKS[1]));
+        values.push(value.to_owned());
+    })?;
+    values.insert(0, marked);
+    Ok(values)
+}
+
+fn expand_with(
+    text: &str,
+    variables: &dyn Variables,
+    put: &mut dyn FnMut(&mut String, &str),
+) -> Result<String, String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("${") {
@@ -519,9 +608,9 @@ pub fn expand(text: &str, variables: &dyn Variables) -> Result<String, String> {
         match (variables.get(name).filter(|v| default.is_none() || !v.is_empty()), default) {
             (Some(value), _) => {
                 crate::redact::learn_variable(name, &value);
-                out.push_str(&value);
+                put(&mut out, &value);
             }
-            (None, Some(default)) => out.push_str(default),
+            (None, Some(default)) => put(&mut out, default),
             (None, None) => {
                 return Err(format!(
                     "the variable `{name}` is not set (give it with --set {name}=…, in the environment, or write \
@@ -785,6 +874,13 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             NODE_TOKEN => {
                 KEPT.set(Some(self.node.clone()));
                 visitor.visit_str("")
+            }
+            PARTED_TOKEN => {
+                let Value::Scalar { text, .. } = &self.node.value else { return Err(self.wrong("a text")) };
+                let parts = parted(text, self.variables).map_err(|m| Problem::at(place, m))?;
+                visitor
+                    .visit_seq(de::value::SeqDeserializer::<_, Problem>::new(parts.into_iter()))
+                    .map_err(|e| e.or_at(place))
             }
             TEXT_TOKEN => {
                 let (value, _) = self.scalar("a text")?;

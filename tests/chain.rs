@@ -183,8 +183,8 @@ pub(crate) fn documents_of(folder: &Path) -> BTreeMap<String, Vec<u8>> {
         .into_iter()
         .flatten()
         .flatten()
+        .filter(|entry| entry.path().extension().is_some_and(|end| end == "json"))
         .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()))
-        .filter(|(name, _)| Path::new(name).extension().is_some_and(|end| end == "json"))
         .collect()
 }
 

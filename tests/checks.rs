@@ -8,4 +8,5 @@ mod papers;
 mod redirects;
 mod rules;
 pub(crate) mod servers;
+mod time;
 mod wire;

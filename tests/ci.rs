@@ -261,9 +261,12 @@ fn the_inputs_of_a_release_must_lie_outside_of_the_checkout() {
             .env("TRAPKEY_STATE", state)
             .env("TRAPKEY_TRUST", trust))
     };
-    for (state, trust) in
-        [("/var/lib/state", ""), ("s3://bucket/prefix", "/etc/trust"), ("/home/runner/work/shop2", "/etc/t")]
-    {
+    for (state, trust) in [
+        ("/var/lib/state", ""),
+        ("/var/lib/state", "none"),
+        ("s3://bucket/prefix", "/etc/trust"),
+        ("/home/runner/work/shop2", "/etc/t"),
+    ] {
         assert_eq!(look(state, trust).code, 0, "{state} {trust}");
     }
     for (state, trust, named) in [

@@ -18,6 +18,12 @@ impl Address {
     pub(super) fn parse(text: &str, usual: Option<u16>) -> Result<Self, String> {
         let wrong = || "is not host:port".to_owned();
         let text = text.trim();
+        if let Some((login, _)) = text.rsplit_once('@') {
+            let login = login.rsplit_once("://").map_or(login, |(_, login)| login);
+            // Whoever shows the target or the line of the plan shows this from now on no more.
+            crate::redact::learn(login.split_once(':').map_or("", |(_, password)| password));
+            return Err("has a user in front of the host, and a socket has none; write host:port".into());
+        }
         if text.contains("://") {
             return Err("is a URL; write host:port".into());
         }

@@ -2,11 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{ClientConfig, Error};
 
-use crate::world::trust::{self, Judge, Trust, name_fits};
+use crate::world::trust::{Judge, Looks, Trust, Verifying, name_fits};
 
 /// What a server showed, and what is to be thought of it.
 #[derive(Clone, Debug)]
@@ -50,7 +49,7 @@ impl Witness {
 
     /// A client that shows this witness what it meets.
     pub(super) fn client(self: &Arc<Self>, trust: &Trust) -> Result<ClientConfig, String> {
-        trust.client_with(Arc::<Self>::clone(self), rustls::DEFAULT_VERSIONS)
+        trust.client_with(Arc::new(Verifying(Arc::clone(self))), rustls::DEFAULT_VERSIONS)
     }
 
     /// What the server showed, once there was a handshake.
@@ -64,41 +63,18 @@ impl Witness {
     }
 }
 
-impl ServerCertVerifier for Witness {
-    fn verify_server_cert(
+impl Looks for Arc<Witness> {
+    fn look(
         &self,
         certificate: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         name: &ServerName<'_>,
-        _: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
+    ) -> Result<(), Error> {
         let chain: Vec<CertificateDer<'_>> =
             std::iter::once(certificate).chain(intermediates).cloned().collect();
         let shown = Shown::new(&chain, &self.judge, name, now);
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        trust::verify_tls12(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        trust::verify_tls13(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        trust::schemes()
+        Ok(())
     }
 }

@@ -137,27 +137,32 @@ fn sight(exit: i32, ran: &Ran, asked: &[String]) -> Result<Sight, &'static str> 
     }
     let parsed = if ran.cut { None } else { Json::read(&ran.stdout).ok() };
     for name in asked {
-        let observed = match name.as_str() {
+        let found;
+        (sight, found) = match name.as_str() {
             "stderr" if ran.heard_of_stderr == Heard::Held => return Err("its standard error"),
             "stderr" if ran.heard_of_stderr == Heard::Beginning => {
                 sight = beginning(sight, name, &ran.stderr);
                 continue;
             }
-            "stderr" => Some(text(&ran.stderr)),
+            "stderr" => (sight.saw(name, text(&ran.stderr)), true),
             _ if name != "stdout" && !name.starts_with('/') => continue,
             _ if ran.heard == Heard::Held => return Err("its standard output"),
             "stdout" if ran.cut => {
                 sight = beginning(sight, name, &ran.stdout);
                 continue;
             }
-            "stdout" => Some(text(&ran.stdout)),
-            pointer => parsed.and_then(|json| json.observed(pointer)),
+            "stdout" => (sight.saw(name, text(&ran.stdout)), true),
+            pointer => match parsed {
+                Some(json) => json.add(sight, pointer),
+                None => (sight, false),
+            },
         };
-        match observed {
-            Some(observed) => sight = sight.saw(name, observed),
-            None if ran.cut => sight = sight.note("it said more than 1 MiB"),
-            None if parsed.is_none() => sight = sight.note("what it said is not JSON"),
-            None => sight = sight.note("what it said has nothing there"),
+        if !found {
+            sight = sight.note(match parsed {
+                _ if ran.cut => "it said more than 1 MiB",
+                None => "what it said is not JSON",
+                Some(_) => "what it said has nothing there",
+            });
         }
     }
     Ok(sight)

@@ -70,6 +70,10 @@ pub(super) fn evaluate(lines: &[Line], sight: &Sight) -> Outcome {
     }
 }
 
+fn verdict(passed: bool) -> Verdict {
+    if passed { Verdict::Pass } else { Verdict::Fail }
+}
+
 fn compare<'a>(line: &'a Line, sight: &'a Sight) -> Compared<'a> {
     let named = sight.seen.iter().filter(|(name, _)| *name == line.name);
     let observed: Vec<&Observed> = named.map(|(_, observed)| observed).collect();
@@ -88,13 +92,15 @@ fn compare<'a>(line: &'a Line, sight: &'a Sight) -> Compared<'a> {
             })
         });
         // Of several values one is what is looked for, and all are not what must not be.
-        let passed = if line.is.excludes() {
-            let mut lines = sight.lines.iter().filter(|(name, _)| *name == line.name);
-            met.all(|met| met) && lines.all(|(_, text)| line.is.judge(text).unwrap_or(false))
+        let mut lines = sight.lines.iter().filter(|(name, _)| *name == line.name).peekable();
+        if line.is.excludes() {
+            // Of nothing at all it is not known what it is not; `= []` asks whether a list is empty.
+            let nothing = sight.several.contains(&line.name) && lines.peek().is_none();
+            let none = met.all(|met| met) && lines.all(|(_, text)| line.is.judge(text).unwrap_or(false));
+            if none && nothing { Verdict::NoData } else { verdict(none) }
         } else {
-            met.any(|met| met)
-        };
-        if passed { Verdict::Pass } else { Verdict::Fail }
+            verdict(met.any(|met| met))
+        }
     };
     let hidden = sight.hidden.contains(&line.name.as_str());
     let unlike = unlike.filter(|_| verdict == Verdict::Fail && !hidden);
@@ -363,6 +369,45 @@ mod tests {
         // Who looks for a value means all of it.
         assert_eq!(verdict("= 1.4.2"), Verdict::Fail);
         assert_eq!(verdict("1.4.2, 1.4.1"), Verdict::Pass);
+    }
+
+    /// Every comparison of every list and object of JSON: what must not be is none of the values in it.
+    #[test]
+    fn what_must_not_be_is_none_of_the_values_of_a_list() {
+        use crate::checks::json::Json;
+        let verdict = |json: &str, is: &str| {
+            let text = format!("{{\"x\": {json}}}");
+            let (sight, _) = Json::read(text.as_bytes()).unwrap().add(Sight::default(), "/x");
+            evaluate(&[line("/x", is)], &sight).verdict
+        };
+        for (json, is, expected) in [
+            (r#"["ok", "failed"]"#, "!= failed", Verdict::Fail),
+            (r#"["ok", "ready"]"#, "!= failed", Verdict::Pass),
+            (r#"[{"state": "ok"}, {"state": "failed"}]"#, "!= failed", Verdict::Fail),
+            (r#"{"a": ["ok"], "b": {"c": "failed"}}"#, "!= failed", Verdict::Fail),
+            (r#"["failed", null]"#, "!= failed", Verdict::Fail),
+            ("[1, 2, 3]", "!= 2", Verdict::Fail),
+            ("[1, 2.0, 3]", "!= 2", Verdict::Fail),
+            ("[1, 3]", "!= 2", Verdict::Pass),
+            (r#"[1, "x", true]"#, "!= 2", Verdict::Pass),
+            (r#"[1, "x", true]"#, "!= true", Verdict::Fail),
+            (r#"["1.2.0", "1.10.0"]"#, "version != 1.10", Verdict::Fail),
+            // Of nothing it is not known what it is not.
+            ("[]", "!= failed", Verdict::NoData),
+            ("{}", "!= failed", Verdict::NoData),
+            ("[null]", "!= failed", Verdict::NoData),
+            ("null", "!= failed", Verdict::NoData),
+            ("[]", "[]", Verdict::Pass),
+            ("[]", "!= []", Verdict::Fail),
+            (r#"["a"]"#, "!= []", Verdict::Pass),
+            // What is looked for is the whole.
+            (r#"["ok"]"#, "ok", Verdict::Fail),
+            (r#"["ok"]"#, r#"["ok"]"#, Verdict::Pass),
+            (r#"["ok", "ready"]"#, r#"~ "ready""#, Verdict::Pass),
+            ("[5]", "> 1", Verdict::Fail),
+        ] {
+            assert_eq!(verdict(json, is), expected, "{json} {is}");
+        }
     }
 
     #[test]

@@ -5,11 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
 
 use super::json::{self, Json};
 use super::{Check, Kind, Observable, Order, Presumed, Sight, Trouble};
-use crate::plan::Connection;
 use crate::redact;
 use crate::units::{Observed, Size, Text, Unit};
 use crate::world::http::{Answer, Client, NoAnswer, Request, is_url};
@@ -52,46 +50,30 @@ pub(super) static KIND: Kind = Kind {
     prepare,
 };
 
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Settings {
-    /// The method; GET when absent, POST when there is a body.
-    #[serde(default)]
-    method: Option<String>,
-    /// Request headers. Those that say who asks are not sent on to another origin by a redirect.
-    #[serde(default)]
-    headers: BTreeMap<String, Text>,
-    /// The request body.
-    #[serde(default)]
-    body: Option<Text>,
-    /// Whether redirects are followed; true when absent.
-    #[serde(default)]
-    follow: Option<bool>,
-    /// How many redirects are followed; 5 when absent.
-    #[serde(default)]
-    redirects: Option<u32>,
-    /// The largest response body that is looked at; 1MiB when absent.
-    #[serde(default)]
-    max_body: Option<Size>,
-    /// A unix socket that `target` is asked through, relative to the plan.
-    #[serde(default)]
-    unix_socket: Option<Text>,
-    /// A PEM file with the certificates that count in place of the system's, relative to the plan: those of a
-    /// certificate authority, or the server's own.
-    #[serde(default)]
-    ca: Option<Text>,
-    /// A PEM file with the certificate that this side shows, relative to the plan.
-    #[serde(default)]
-    cert: Option<Text>,
-    /// A PEM file with the key of `cert`, relative to the plan; in the same file when absent.
-    #[serde(default)]
-    key: Option<Text>,
-    /// Whether anybody may answer, whatever the certificate; false when absent.
-    #[serde(default)]
-    insecure: Option<bool>,
-    /// The name to ask for and to compare with in the certificate, where it is not the host of `target`.
-    #[serde(default)]
-    server_name: Option<Text>,
+settings_with_a_connection! {
+    struct Settings {
+        /// The method; GET when absent, POST when there is a body.
+        #[serde(default)]
+        method: Option<String>,
+        /// Request headers. Those that say who asks are not sent on to another origin by a redirect.
+        #[serde(default)]
+        headers: BTreeMap<String, Text>,
+        /// The request body.
+        #[serde(default)]
+        body: Option<Text>,
+        /// Whether redirects are followed; true when absent.
+        #[serde(default)]
+        follow: Option<bool>,
+        /// How many redirects are followed; 5 when absent.
+        #[serde(default)]
+        redirects: Option<u32>,
+        /// The largest response body that is looked at; 1MiB when absent.
+        #[serde(default)]
+        max_body: Option<Size>,
+        /// A unix socket that `target` is asked through, relative to the plan.
+        #[serde(default)]
+        unix_socket: Option<Text>,
+    }
 }
 
 struct Http {
@@ -113,6 +95,7 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Check>, Problem> {
         let message = format!("`{}` is not a URL", redact::redact(&url.shown));
         return Err(order.problem("target", message).help("write https://host/path"));
     }
+    let trust = order.trust(&settings.connection())?;
     let headers = headers(order, &settings.headers)?;
     let usual = if settings.body.is_some() { "POST" } else { "GET" };
     let method = settings.method.unwrap_or_else(|| usual.into()).to_ascii_uppercase();
@@ -130,9 +113,7 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Check>, Problem> {
     };
     let redirects = if settings.follow.unwrap_or(true) { settings.redirects.unwrap_or(5) } else { 0 };
     let asked = order.expected.iter().map(|line| line.name.clone()).collect();
-    let Settings { unix_socket, ca, cert, key, insecure, server_name, .. } = settings;
-    let trust = order.trust(&Connection { ca, cert, key, insecure, server_name })?;
-    let socket = unix_socket.map(|path| order.loaded.at(&path.value));
+    let socket = settings.unix_socket.map(|path| order.loaded.at(&path.value));
     Ok(Box::new(Http { trust, socket, request, redirects, asked }))
 }
 
@@ -206,18 +187,18 @@ fn sight(answer: &Answer, keep: u64, asked: &[String]) -> Sight {
             sight = lines.fold(sight, |sight, (_, line)| sight.line_of(name, line));
             continue;
         }
-        let observed = if name == "body" {
-            whole.then(|| Observed::Text(body(&answer.body)))
-        } else if name.starts_with('/') {
-            parsed.and_then(|json| json.observed(name))
-        } else {
-            continue;
+        let found;
+        (sight, found) = match (name.as_str(), parsed) {
+            ("body", _) if whole => (sight.saw(name, Observed::Text(body(&answer.body))), true),
+            (pointer, Some(json)) if pointer.starts_with('/') => json.add(sight, pointer),
+            (other, _) => (sight, other != "body" && !other.starts_with('/')),
         };
-        match observed {
-            Some(observed) => sight = sight.saw(name, observed),
-            None if !whole => sight = sight.note("the body is larger than `max_body`"),
-            None if parsed.is_none() => sight = sight.note("the body is not JSON"),
-            None => sight = sight.note("the body has nothing there"),
+        if !found {
+            sight = sight.note(match parsed {
+                _ if !whole => "the body is larger than `max_body`",
+                None => "the body is not JSON",
+                Some(_) => "the body has nothing there",
+            });
         }
     }
     sight

@@ -6,6 +6,7 @@ use serde::de::{Deserializer as _, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::Sight;
 use crate::units::{Decimal, Observed, Unit};
 
 /// JSON pointers (RFC 6901) begin with `/`; what they find may be of any dimension.
@@ -62,6 +63,34 @@ impl<'a> Json<'a> {
             }
             other => Some(other),
         }
+    }
+
+    /// Every value in the list or the object that a pointer finds, however deep; none where it finds a single value.
+    pub(super) fn hits(self, pointer: &str) -> Option<Vec<String>> {
+        let text = self.at(pointer)?.0.get();
+        if !text.starts_with(['[', '{']) {
+            return None;
+        }
+        let whole: Value = serde_json::from_str(text).ok()?;
+        let (mut hits, mut left) = (Vec::new(), vec![&whole]);
+        while let Some(value) = left.pop() {
+            match value {
+                Value::Array(items) => left.extend(items),
+                Value::Object(entries) => left.extend(entries.values()),
+                Value::Null => {}
+                Value::String(text) => hits.push(text.clone()),
+                other => hits.push(other.to_string()),
+            }
+        }
+        Some(hits)
+    }
+
+    /// What the pointer finds, added to what was seen, and whether it finds anything.
+    pub(super) fn add(self, sight: Sight, pointer: &str) -> (Sight, bool) {
+        let Some(observed) = self.observed(pointer) else { return (sight, false) };
+        let sight = sight.saw(pointer, observed);
+        let Some(hits) = self.hits(pointer) else { return (sight, true) };
+        (hits.into_iter().fold(sight.several(pointer), |sight, hit| sight.line_of(pointer, hit)), true)
     }
 
     /// It as a number.

@@ -19,6 +19,8 @@ use crate::world::{self, signal};
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A kind that keeps its own time says more than "no answer"; it gets this much longer to say it.
 const GRACE: Duration = Duration::from_secs(3);
+/// An answer that comes later than this after its time is none: it took too long, whatever it says.
+const LATE: Duration = Duration::from_secs(1);
 /// How long a check that is under way may take to clean up after a signal.
 const LAST_ACTS: Duration = Duration::from_secs(10);
 
@@ -201,8 +203,9 @@ fn watched(check: &Prepared) -> Result<Sight, Trouble> {
     let thread = thread::Builder::new().name(check.kind.name.into());
     let spawned = thread.spawn(move || {
         // When nobody waits any more, the answer came too late.
-        let seen = caught(|| looker.look(within));
-        let _ = sender.send(seen.unwrap_or_else(|why| Err(Trouble::broken(why))));
+        let begun = Instant::now();
+        let seen = caught(|| looker.look(within)).unwrap_or_else(|why| Err(Trouble::broken(why)));
+        let _ = sender.send(in_time(seen, begun.elapsed(), within));
     });
     if let Err(error) = spawned {
         return Err(Trouble::broken(format!("no thread to look with: {error}")));
@@ -228,6 +231,16 @@ fn watched(check: &Prepared) -> Result<Sight, Trouble> {
             Err(RecvTimeoutError::Timeout) => {}
         }
     }
+}
+
+/// What was seen, where it was seen within the time of the check; a `timeout` is for all that a check does, of however
+/// many parts that is.
+fn in_time(seen: Result<Sight, Trouble>, took: Duration, within: Duration) -> Result<Sight, Trouble> {
+    if seen.is_err() || took <= within + LATE {
+        return seen;
+    }
+    let [took, within] = [took, within].map(|time| show_duration(time.as_secs_f64()));
+    Err(Trouble::failed(format!("it took {took}, longer than its timeout of {within}")))
 }
 
 #[cfg(test)]
@@ -311,6 +324,17 @@ mod tests {
             assert!(said.contains("a fault of Trapkey itself at lib/checks/run.rs:"), "{said}");
             assert!(said.ends_with(": at once"), "{said}");
         }
+    }
+
+    #[test]
+    fn what_is_seen_too_late_is_not_seen() {
+        let within = Duration::from_secs(5);
+        assert!(in_time(Ok(Sight::default()), within + LATE, within).is_ok());
+        assert!(in_time(Ok(Sight::default()), within + LATE + Duration::from_millis(1), within).is_err());
+        let late = in_time(Ok(Sight::default()), Duration::from_secs(7), within).unwrap_err();
+        assert_eq!(late.why, "it took 7 s, longer than its timeout of 5 s");
+        let own = in_time(Err(Trouble::failed("its own words")), within * 3, within).unwrap_err();
+        assert_eq!(own.why, "its own words");
     }
 
     #[test]

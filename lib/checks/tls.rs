@@ -8,14 +8,12 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConnection, ProtocolVersion};
 use schemars::JsonSchema;
-use serde::Deserialize;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::address::Address;
 use super::certificates::{Shown, Witness};
 use super::{Check, Kind, Observable, Order, Presumed, Sight, Trouble, no_open_names};
-use crate::plan::Connection;
-use crate::units::{Observed, Text, Unit};
+use crate::units::{Observed, Unit};
 use crate::world;
 use crate::world::trust::{self, Trust};
 use crate::yaml::Problem;
@@ -65,28 +63,12 @@ pub(super) static KIND: Kind = Kind {
     prepare,
 };
 
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Settings {
-    /// What is spoken before TLS: smtp, lmtp, imap, pop3, ftp, nntp, sieve, ldap, xmpp, postgres or mysql.
-    #[serde(default)]
-    starttls: Option<String>,
-    /// A PEM file with the certificates that count in place of the system's, relative to the plan: those of a
-    /// certificate authority, or the server's own.
-    #[serde(default)]
-    ca: Option<Text>,
-    /// A PEM file with the certificate that this side shows, relative to the plan.
-    #[serde(default)]
-    cert: Option<Text>,
-    /// A PEM file with the key of `cert`, relative to the plan; in the same file when absent.
-    #[serde(default)]
-    key: Option<Text>,
-    /// Whether chain and name are looked at only where `expect` asks for them; false when absent.
-    #[serde(default)]
-    insecure: Option<bool>,
-    /// The name to ask for and to compare with, where it is not the host of `target`.
-    #[serde(default)]
-    server_name: Option<Text>,
+settings_with_a_connection! {
+    struct Settings {
+        /// What is spoken before TLS: smtp, lmtp, imap, pop3, ftp, nntp, sieve, ldap, xmpp, postgres or mysql.
+        #[serde(default)]
+        starttls: Option<String>,
+    }
 }
 
 struct Tls {
@@ -104,8 +86,7 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Check>, Problem> {
     let target = order.target()?;
     let address = Address::parse(&target.value, Some(before.map_or(443, Before::port)))
         .map_err(|why| order.problem("target", format!("`{target}` {why}")))?;
-    let Settings { ca, cert, key, insecure, server_name, .. } = settings;
-    let own = order.trust(&Connection { ca, cert, key, insecure, server_name })?;
+    let own = order.trust(&settings.connection())?;
     let trust = own.or(&trust::towards(&address.host, address.port));
     let name = trust.name(&address.host).map_err(|why| order.problem("target", why))?;
     Ok(Box::new(Tls { address, name, before, trust, min_version: order.asks("min_version") }))

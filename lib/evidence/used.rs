@@ -48,7 +48,8 @@ impl fmt::Display for Origin {
 pub enum Form {
     /// The SHA-256 of the value.
     Value,
-    /// The SHA-256 of an address without its user, password and query, for those are secret.
+    /// The SHA-256 of where an address leads: its scheme, host, port and path, and those of its parameters that choose a
+    /// database, a schema or a server. User and password are not in it, nor any parameter of another name.
     Address,
     /// Nothing: it is secret.
     Secret,
@@ -192,7 +193,11 @@ fn form_of(name: &str, value: &str) -> Form {
     if redact::names_a_secret(name) {
         return Form::Secret;
     }
-    if !redact::is_secret(name, value) {
+    // A login in front of a host is one in any notation.
+    let login = value.split_once('@').is_some_and(|(login, _)| {
+        login.contains([':', '/']) && !login.contains(' ') && !login.contains("://")
+    });
+    if !redact::is_secret(name, value) && !login {
         return Form::Value;
     }
     if address(value).is_some() { Form::Address } else { Form::Secret }
@@ -207,18 +212,128 @@ fn digest(form: Form, value: &str) -> Option<String> {
     }
 }
 
-/// An address without user, password, query and fragment.
+/// Where an address leads, without what is or may be secret in it: a URL, or what libpq (`host=db dbname=shop`), ADO
+/// (`Server=db;Database=shop`) and Go (`user:password@tcp(db:3306)/shop`) have in the place of one.
 fn address(value: &str) -> Option<String> {
-    let (scheme, rest) = value.split_once("://")?;
+    let value = value.trim();
+    if let Some((scheme, rest)) = value.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) {
+        return Some(url(scheme, rest));
+    }
+    if let Some(settings) = settings(value) {
+        return Some(chosen(settings));
+    }
+    let (login, place) = value.rsplit_once('@')?;
+    let is_login = !login.is_empty() && !login.contains(char::is_whitespace);
+    is_login.then(|| url("", place))
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "+.-:".contains(c))
+}
+
+fn url(scheme: &str, rest: &str) -> String {
     let rest = behind_the_user(rest);
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    // `jdbc:sqlserver://db;databaseName=shop` has them behind a semicolon.
+    let (place, parameters) = rest.find(['?', '#', ';']).map_or((rest, ""), |at| rest.split_at(at));
+    let (authority, path) = place.find('/').map_or((place, ""), |at| place.split_at(at));
     // A password may hold a `/` that was not encoded: what follows the last `@` is the host all the same.
-    let host = match rest.rsplit_once('@') {
-        Some((_, after)) if !authority.contains('@') => return Some(format!("{scheme}://{after}")),
-        _ => authority.rsplit_once('@').map_or(authority, |(_, host)| host),
+    let place = match place.rsplit_once('@') {
+        Some((_, after)) if !authority.contains('@') => after.to_owned(),
+        _ => format!("{}{path}", authority.rsplit_once('@').map_or(authority, |(_, host)| host)),
     };
-    Some(format!("{scheme}://{host}{path}"))
+    let parameters = parameters.split('#').next().unwrap_or_default();
+    let pairs = parameters.split(['?', '&', ';']).filter_map(|pair| pair.split_once('='));
+    let chosen = chosen(pairs.map(|(name, value)| (name.to_owned(), redact::decoded(value))).collect());
+    let parted = if chosen.is_empty() { "" } else { "?" };
+    format!("{scheme}://{place}{parted}{chosen}")
+}
+
+/// What chooses the world that an address leads to, by the names that drivers have for it. A parameter of any other name
+/// may be a password under a name that nobody knows, and a digest of a weak one could be guessed.
+const CHOOSES: [&str; 22] = [
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "db",
+    "database",
+    "databasename",
+    "initialcatalog",
+    "catalog",
+    "schema",
+    "currentschema",
+    "searchpath",
+    "options",
+    "service",
+    "servicename",
+    "server",
+    "datasource",
+    "instance",
+    "replicaset",
+    "targetsessionattrs",
+    "unixsocket",
+    "sslmode",
+];
+
+/// Those of these settings that choose, in the order of their names.
+fn chosen(settings: Vec<(String, String)>) -> String {
+    let plain = |name: &str| -> String {
+        name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+    };
+    let mut chosen: Vec<String> = settings
+        .into_iter()
+        .map(|(name, value)| (plain(&name), value))
+        .filter(|(name, value)| CHOOSES.contains(&name.as_str()) && !redact::holds_a_secret(value))
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    chosen.sort();
+    chosen.join("&")
+}
+
+/// The settings of a connection string; none where it is none, or has words that are part of no setting: they may be what
+/// is left of a password that should have been quoted.
+fn settings(value: &str) -> Option<Vec<(String, String)>> {
+    let pair = |pair: &str| {
+        let (name, value) = pair.split_once('=')?;
+        Some((name.trim().to_owned(), value.trim().trim_matches(['"', '\'']).to_owned()))
+    };
+    let by_semicolons = || value.split(';').filter(|pair| !pair.trim().is_empty()).map(pair).collect();
+    libpq_settings(value).or_else(|| value.contains(';').then(by_semicolons)?)
+}
+
+fn libpq_settings(value: &str) -> Option<Vec<(String, String)>> {
+    let mut settings = Vec::new();
+    let mut rest = value.trim_start();
+    while !rest.is_empty() {
+        let (name, after) = rest.split_once('=')?;
+        let name = name.trim_end();
+        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            return None;
+        }
+        let (value, after) = libpq_value(after.trim_start())?;
+        settings.push((name.to_owned(), value));
+        rest = after.trim_start();
+    }
+    (!settings.is_empty()).then_some(settings)
+}
+
+/// A value as libpq reads it: up to a blank, or in single quotes, with backslashes before what stands for itself.
+fn libpq_value(text: &str) -> Option<(String, &str)> {
+    let quoted = text.starts_with('\'');
+    let mut chars = text.char_indices().skip(usize::from(quoted));
+    let mut value = String::new();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '\\' => value.push(chars.next()?.1),
+            '\'' if quoted => return Some((value, &text[at + 1..])),
+            // So other connection strings part their settings.
+            ';' if !quoted => return None,
+            c if !quoted && c.is_whitespace() => return Some((value, &text[at..])),
+            c => value.push(c),
+        }
+    }
+    (!quoted).then_some((value, ""))
 }
 
 /// An address without its user: a password may hold any sign that was not encoded.
@@ -250,22 +365,41 @@ mod tests {
     #[test]
     fn an_address_loses_its_secrets_alone() {
         for (value, expected) in [
-            ("postgres://shop:pw@db:5432/x?sslmode=require", "postgres://db:5432/x"),
+            ("postgres://shop:pw@db:5432/x?sslmode=require", "postgres://db:5432/x?sslmode=require"),
             ("https://TOKEN@host/a", "https://host/a"),
             ("https://host/a?token=1", "https://host/a"),
             ("https://u:p@ss@host", "https://host"),
             ("https://u:p/ss@host/a", "https://host/a"),
             ("postgres://u:p#w@prod/shop", "postgres://prod/shop"),
-            ("postgres://u:p?w@prod/shop?sslmode=require", "postgres://prod/shop"),
+            ("postgres://u:p?w@prod/shop?sslmode=require", "postgres://prod/shop?sslmode=require"),
             ("postgres://u:p#w@x@prod:5432/shop", "postgres://prod:5432/shop"),
             ("postgres://u:p?w/x@prod/shop", "postgres://prod/shop"),
             ("https://host/a?mail=me@corp", "https://host/a"),
             ("https://u:pw@host/a?mail=me@corp", "https://host/a"),
             ("http://host", "http://host"),
+            (
+                "postgres://db/x?password=pw&options=-csearch_path%3Dtest&sslmode=require&foo=pw",
+                "postgres://db/x?options=-csearch_path=test&sslmode=require",
+            ),
+            ("postgres://u:pw@/x?port=1&host=/run/pg", "postgres:///x?host=/run/pg&port=1"),
+            ("host=db password='it''s' user=me dbname=shop", "-"),
+            (r"host = db password='it\'s @ x;' user=me dbname=shop", "dbname=shop&host=db"),
+            ("dbname=shop host=db password=other user=you", "dbname=shop&host=db"),
+            ("Server=db;Database=shop;User Id=me;Password=pw;", "database=shop&server=db"),
+            (
+                "jdbc:sqlserver://db:1433;databaseName=shop;user=me;password=pw",
+                "jdbc:sqlserver://db:1433?databasename=shop",
+            ),
+            ("me:pw@tcp(db:3306)/shop?parseTime=true", "://tcp(db:3306)/shop"),
+            ("scott/tiger@//db:1521/shop", ":////db:1521/shop"),
         ] {
-            assert_eq!(address(value).as_deref(), Some(expected), "{value}");
+            let expected = Some(expected).filter(|expected| *expected != "-");
+            assert_eq!(address(value).as_deref(), expected, "{value}");
         }
-        assert_eq!(address("cfg/a"), None);
+        for none in ["cfg/a", "host=db password=my own secret dbname=x", "host=db password='open", "a=b=c d"]
+        {
+            assert_eq!(address(none), None, "{none}");
+        }
     }
 
     #[test]
@@ -295,6 +429,35 @@ mod tests {
         assert_eq!(differ(&[("NEW_TOKEN", "1")]), [""; 0], "a secret cannot be compared");
         let other = values(&[("CONFIG", "cfg/b"), ("DB_PASSWORD", "x")]).used();
         assert_eq!(then.differ_from_those_of(&other).len(), 1);
+    }
+
+    /// Another world is seen in every notation; another password in none, and no digest is of anything that has one in it.
+    #[test]
+    fn in_every_notation_another_world_is_seen_and_no_password_is_in_a_digest() {
+        for pattern in [
+            "postgres://me:PW@HOST:5432/DB?sslmode=require",
+            "postgres://HOST/DB?user=me&password=PW",
+            "postgres://HOST/x?dbname=DB&password=PW&unheard_of=PW",
+            "host=HOST user=me password=PW dbname=DB",
+            "host='HOST' password = 'PW' dbname='DB'",
+            "Server=HOST;Database=DB;User Id=me;Password=PW",
+            "jdbc:sqlserver://HOST:1433;databaseName=DB;user=me;password=PW",
+            "jdbc:postgresql://HOST/DB?user=me&password=PW",
+            "me:PW@tcp(HOST:3306)/DB?parseTime=true",
+            "me/PW@//HOST:1521/DB",
+            "redis://:PW@HOST:6379/DB",
+        ] {
+            let made = |password: &str, host: &str, database: &str| {
+                let value = pattern.replace("PW", password).replace("HOST", host).replace("DB", database);
+                values(&[("DATABASE", &value)])
+            };
+            let then = made("hunter2", "prod", "shop").used();
+            assert!(then.0["DATABASE"].sha256.is_some(), "{pattern}");
+            assert_eq!(then.differ_from(&made("another", "prod", "shop")), [], "{pattern}");
+            assert_eq!(then.0, made("another", "prod", "shop").used().0, "{pattern}");
+            assert_eq!(then.differ_from(&made("hunter2", "test", "shop")).len(), 1, "{pattern}");
+            assert_eq!(then.differ_from(&made("hunter2", "prod", "test")).len(), 1, "{pattern}");
+        }
     }
 
     #[test]

@@ -332,3 +332,42 @@ fn it_says_why_two_things_do_not_compare() {
     assert_eq!(why("ok", Observed::Exact(Decimal::parse("5").unwrap())), "`ok` is no number");
     assert_eq!(why("yes", Observed::Flag(true)), "`yes` is not true or false");
 }
+
+/// What a variable holds is a value, whatever it looks like: in each comparison, each value that looks like another one.
+#[test]
+fn the_value_of_a_variable_is_neither_a_comparison_nor_a_pattern_nor_a_list() {
+    let read = |text: &str, value: &str| {
+        let node = crate::yaml::Node::text(text, crate::yaml::Place { line: 1, column: 1 });
+        node.read::<Expectation>(&|_: &str| Some(value.to_owned()))
+    };
+    let met =
+        |text: &str, value: &str, seen: &str| read(text, value).unwrap().met_by(&Observed::Text(seen.into()));
+    for value in
+        [".*", "a|b", "a.c", "[", "(?i)x", "^", "$", "\\d", ">0", "!= x", "in a, b", "~ .", "version >= 1"]
+    {
+        assert!(met("~ ^${X}$", value, value), "{value}");
+        assert!(!met("~ ^${X}$", value, "another"), "{value}");
+        assert!(met("= ${X}", value, value), "{value}");
+        assert!(!met("!= ${X}", value, value), "{value}");
+        assert!(met("!= ${X}", value, "another"), "{value}");
+        assert!(met("in ${X}, z", value, value) && met("in ${X}, z", value, "z"), "{value}");
+        assert!(!met("in ${X}, z", value, "a") && !met("in ${X}, z", value, "b"), "{value}");
+    }
+    for comparison in [">0", ">= 5", "!= x", "~ .*", "in a, b", "version >= 1.2", "<html>"] {
+        let why = format!("{:?}", read("${X}", comparison).unwrap_err());
+        assert!(why.contains("write the comparison in the plan"), "{comparison}: {why}");
+    }
+    for plain in ["5", "1.4.2", "version 2", "text", "a, b", ""] {
+        assert!(met("${X}", plain, plain), "{plain}");
+    }
+    assert!(met("> ${X}", "5", "6") && !met("> ${X}", "5", "5"));
+    assert!(read("> ${X}", "> 5").unwrap().judge(&Observed::Text("6".into())).is_err());
+    assert!(
+        read("~ ${X:-[}", "").unwrap().met_by(&Observed::Text("[".into())),
+        "a default is a value as well"
+    );
+    assert!(
+        read("~ ^a${X}", "\u{fdd0}0\u{fdd1}").unwrap().met_by(&Observed::Text("a\u{fdd0}0\u{fdd1}".into()))
+    );
+    assert!(read("~ \u{fdd0}${X}", "a").is_err());
+}

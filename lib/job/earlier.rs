@@ -7,8 +7,9 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
 use crate::evidence::{ApprovalBody, MAX_DOCUMENT, Need, Release, same_release, sha256_hex};
@@ -40,9 +41,18 @@ const OTHERS: [&str; 8] = [
 const PAGES: [&str; 6] =
     ["report.html", "report.css", "runbook.md", "junit.xml", "summary.md", "report.json"];
 
+/// How the name of a document ends whose successor could not be written.
+const SUPERSEDED: &str = ".superseded.json";
+
+/// The name of a document whose successor could not be written.
+pub(super) fn superseded(file: &str) -> String {
+    format!("{}{SUPERSEDED}", file.trim_end_matches(".json"))
+}
+
 /// Whether a file of that name is written by one of the tools.
 fn is_ours(name: &str) -> bool {
-    let refusal = name.strip_suffix(".refused.json").map(|tool| format!("{tool}.json"));
+    let aside = [".refused.json", SUPERSEDED].into_iter().find_map(|end| name.strip_suffix(end));
+    let refusal = aside.map(|tool| format!("{tool}.json"));
     DOCUMENTS.contains(&name)
         || OTHERS.contains(&name)
         || ApprovalBody::role_of(name).is_some()
@@ -59,6 +69,11 @@ struct About {
 fn release_of(path: &Path) -> Option<Release> {
     let bytes = files::read_bounded(path, MAX_DOCUMENT).ok()?;
     serde_json::from_slice::<About>(&bytes).ok()?.release
+}
+
+/// Whether a document speaks of this release.
+pub(super) fn is_about(document: &Path, release: &Release) -> bool {
+    release_of(document).is_some_and(|known| same_release(&known, release))
 }
 
 fn has_documents(folder: &Path) -> bool {
@@ -116,18 +131,48 @@ fn release_claimed(folder: &Path) -> Option<Release> {
     serde_json::from_slice(&bytes).ok()
 }
 
-/// Does something while no other call puts documents of this folder aside.
+/// The file that is locked while documents of the folder change. Nobody removes it: what is locked is the file, not
+/// its name, and a lock ends with whoever holds it.
+const LOCK: &str = ".lock";
+
+/// How long another call may hold the folder.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Does something while no other call changes documents of this folder.
 ///
-/// Where the file system knows no locks it is done without.
-pub(super) fn locked<T>(folder: &Path, work: impl FnOnce() -> T) -> T {
-    // Whoever comes first makes the folder, and holds the lock on it all the same.
-    let lock = fs::create_dir_all(folder).and_then(|()| crate::bounds::open_folder(folder)).ok();
-    if let Some(lock) = &lock {
-        let _ = rustix::fs::flock(lock, rustix::fs::FlockOperation::LockExclusive);
+/// It is done without where the file system knows no locks. Errors: another call holds the folder and does not end.
+pub(super) fn locked<T>(folder: &Path, work: impl FnOnce() -> T) -> io::Result<T> {
+    // Whoever comes first makes the folder, and holds the lock on it all the same. A folder itself cannot be locked
+    // on NFS: who locks must be able to write.
+    // Where it is another user's, the kernel's own file systems take it from whoever may read.
+    let path = folder.join(LOCK);
+    let open = || crate::bounds::open_to_add(&path, 0o666).or_else(|_| crate::bounds::open(&path));
+    let lock = fs::create_dir_all(folder).and_then(|()| open());
+    if let Ok(lock) = &lock {
+        hold(lock, PATIENCE)?;
     }
     let done = work();
     drop(lock);
-    done
+    Ok(done)
+}
+
+fn hold(lock: &fs::File, patience: Duration) -> io::Result<()> {
+    use rustix::fs::{FlockOperation, flock};
+    use rustix::io::Errno;
+    let until = Instant::now() + patience;
+    loop {
+        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(Errno::INTR) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let why = format!("another call holds {LOCK} for {} seconds already", patience.as_secs());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+            }
+            _ => return Ok(()),
+        }
+    }
 }
 
 /// Which documents are in the folder.
@@ -154,7 +199,7 @@ pub(super) fn begin(
             files::write_atomic(&folder.join(CLAIM), &claim)?;
         }
         Ok(aside)
-    })
+    })?
 }
 
 /// Says whose folder it is, before there is a document.
@@ -164,7 +209,7 @@ pub(super) fn claim(folder: &Path, release: &Release) -> io::Result<()> {
             return Ok(());
         }
         files::write_atomic(&folder.join(CLAIM), &serde_json::to_vec(release).map_err(io::Error::other)?)
-    })
+    })?
 }
 
 /// Puts aside what is of another release, where a document of it would be written over. To be called under the lock.
@@ -188,7 +233,7 @@ pub(super) fn put_pages_aside(folder: &Path, at: Timestamp) -> io::Result<Option
         }
         let keep: Vec<&str> = names.iter().map(String::as_str).filter(|n| !PAGES.contains(n)).collect();
         put_aside(folder, &keep, at)
-    })
+    })?
 }
 
 /// Brings the documents back that a promotion was begun with, where another attempt has taken their place. Returns
@@ -216,7 +261,7 @@ pub(super) fn bring_back(folder: &Path, needs: &[Need], at: Timestamp) -> io::Re
         }
         files::sync_folder(folder)?;
         Ok(true)
-    })
+    })?
 }
 
 /// The names of our files in a folder.
@@ -262,7 +307,44 @@ fn put_aside(folder: &Path, keep: &[&str], at: Timestamp) -> io::Result<Option<P
         }
     }
     files::sync_folder(folder)?;
+    prune(&earlier, at);
     Ok(Some(whole))
+}
+
+/// How many of the newest attempts that were put aside are kept, however old.
+const KEPT: usize = 50;
+
+/// How long every one of them is kept.
+const KEPT_FOR: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// Removes attempts that are neither among the newest nor young, and what a call that was killed in the middle of putting
+/// one aside has left. Nothing else in the folder is touched.
+fn prune(earlier: &Path, at: Timestamp) {
+    let entries = fs::read_dir(earlier).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let aside_at = |name: &str| {
+        let parsed = jiff::fmt::strtime::parse("%Y%m%dT%H%M%S", name.get(..15)?).ok()?.to_datetime().ok()?;
+        let at = parsed.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
+        let ends = name.get(15..).is_some_and(|rest| rest.as_bytes().get(3) == Some(&b'Z'));
+        ends.then_some(at)
+    };
+    let old = |then: Timestamp| at.duration_since(then) > KEPT_FOR;
+    let (mut whole, mut gone) = (Vec::new(), Vec::new());
+    for name in names {
+        let part = name.strip_prefix('.').and_then(|name| name.strip_suffix(".part"));
+        match (part.and_then(aside_at), aside_at(&name)) {
+            (Some(then), _) if at.duration_since(then) > SignedDuration::from_hours(24) => gone.push(name),
+            (None, Some(then)) => whole.push((name, then)),
+            _ => {}
+        }
+    }
+    whole.sort();
+    whole.reverse();
+    gone.extend(whole.into_iter().skip(KEPT).filter(|(_, then)| old(*then)).map(|(name, _)| name));
+    for name in gone {
+        // What stays is tried again the next time.
+        let _ = fs::remove_dir_all(earlier.join(name));
+    }
 }
 
 /// When it was put aside, and what it is about, as people look for it; the newest is the last by name.
@@ -288,4 +370,66 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     }
     let bytes = files::read_bounded(from, u64::MAX - 1)?;
     files::write_atomic(to, &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_attempts_are_kept_and_all_of_the_last_thirty_days_and_whatever_is_not_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        let earlier = folder.path();
+        let at: Timestamp = "2026-11-30T12:00:00Z".parse().unwrap();
+        let name = |days: i64, number: usize| {
+            let then = at - SignedDuration::from_hours(24 * days);
+            format!("{}-{number}-shop-1.{number}", then.strftime("%Y%m%dT%H%M%S%3fZ"))
+        };
+        let make =
+            |names: &[String]| names.iter().for_each(|name| fs::create_dir(earlier.join(name)).unwrap());
+        let there = || {
+            let entries = fs::read_dir(earlier).unwrap();
+            let mut names: Vec<String> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        let old: Vec<String> = (0..60).map(|number| name(40, 100 + number)).collect();
+        let others: Vec<String> =
+            ["of-ours", "20200101", ".keep", "99999999T999999999Z-x", "20200101T000000000"]
+                .map(String::from)
+                .into();
+        let parts = [format!(".{}.0.part", name(2, 1)), format!(".{}.0.part", name(0, 1))];
+        for names in [&old, &others, &parts.to_vec()] {
+            make(names);
+        }
+        prune(earlier, at);
+        let mut expected = [&old[60 - KEPT..], &others, &parts[1..]].concat();
+        expected.sort();
+        assert_eq!(there(), expected);
+        // Of the last thirty days all are kept, and then none of the others is among the newest.
+        let young: Vec<String> = (0..70).map(|number| name(29, 200 + number)).collect();
+        make(&young);
+        prune(earlier, at);
+        let mut expected = [&young[..], &others, &parts[1..]].concat();
+        expected.sort();
+        assert_eq!(there(), expected);
+    }
+
+    #[test]
+    fn a_lock_ends_with_whoever_holds_it_and_nobody_waits_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(LOCK);
+        // On NFS a file that is not open for writing cannot be locked.
+        let held = crate::bounds::open_to_add(&path, 0o600).unwrap();
+        rustix::io::write(&held, b"").unwrap();
+        hold(&held, Duration::ZERO).unwrap();
+        let another = crate::bounds::open_to_add(&path, 0o600).unwrap();
+        assert_eq!(hold(&another, Duration::from_millis(20)).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop(held);
+        hold(&another, Duration::ZERO).unwrap();
+        drop(another);
+        assert_eq!(locked(folder.path(), || 7).unwrap(), 7);
+        assert!(path.exists(), "its name stays: whoever waits has the same file");
+    }
 }

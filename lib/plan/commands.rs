@@ -264,6 +264,22 @@ pub(super) fn learn_marked(root: &Node, variables: &dyn Variables) {
         }
     }
     learn_literals(root, "", false);
+    let promote = root.get("promote");
+    for section in ["router", "sides"].into_iter().filter_map(|key| promote?.get(key)) {
+        learn_open(section, "");
+    }
+}
+
+/// What the plan says openly of the router and the sides, which commands are made of.
+fn learn_open(node: &Node, key: &str) {
+    match &node.value {
+        yaml::Value::Scalar { text, .. } if yaml::variables_in(text).is_empty() => {
+            redact::learn_open(key, text);
+        }
+        yaml::Value::Scalar { .. } => {}
+        yaml::Value::Sequence(items) => items.iter().for_each(|item| learn_open(item, key)),
+        yaml::Value::Mapping(_) => node.entries().for_each(|(key, _, value)| learn_open(value, key)),
+    }
 }
 
 /// Secrets that stand in the plan itself, in the settings of kinds.

@@ -61,7 +61,8 @@ pub(super) const NESTED: [Way; 4] = [
     Way { mark: has_unseen, read: unseen },
 ];
 /// The others.
-pub(super) const PLAIN: [Way; 5] = [
+pub(super) const PLAIN: [Way; 6] = [
+    Way { mark: |text| text.contains('='), read: quoted_printable },
     Way { mark: |text| text.contains(['\n', '\r']), read: line_break },
     Way { mark: |text| text.contains('\''), read: quote },
     Way {
@@ -164,6 +165,10 @@ fn backslash(rest: &str) -> Option<(Read, usize)> {
             Some(number) => Some((Read::One(char::from_u32(number)?), 6)),
             None => one('u'),
         },
+        // A shell's `$'\\160'` and what git quotes; Python's `\\0` is one as well.
+        '0'..='3' if inside.len() >= 3 && inside.bytes().take(3).all(|b| (b'0'..=b'7').contains(&b)) => {
+            Some((Read::Byte(u8::from_str_radix(&inside[..3], 8).ok()?), 4))
+        }
         'x' => match hex(1, 2) {
             Some(byte) => Some((Read::Byte(u8::try_from(byte).ok()?), 4)),
             None => one('x'),
@@ -178,6 +183,19 @@ fn percent(rest: &str) -> Option<(Read, usize)> {
         return Some((Read::One(' '), 1));
     }
     let hex = rest.strip_prefix('%')?.get(..2).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    Some((Read::Byte(u8::from_str_radix(hex, 16).ok()?), 3))
+}
+
+/// Mail's `=3D`, and its `=` at the end of a line that goes on.
+fn quoted_printable(rest: &str) -> Option<(Read, usize)> {
+    let inside = rest.strip_prefix('=')?;
+    let blanks = inside.len() - inside.trim_start_matches([' ', '\t']).len();
+    for end in ["\r\n", "\n"] {
+        if inside[blanks..].starts_with(end) {
+            return Some((Read::Nothing, 1 + blanks + end.len()));
+        }
+    }
+    let hex = inside.get(..2).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))?;
     Some((Read::Byte(u8::from_str_radix(hex, 16).ok()?), 3))
 }
 
@@ -272,7 +290,7 @@ static LENIENT: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// The pieces of a text that may be base64, each with what it says at each of the four places where it may begin.
-pub(super) fn base64(text: &str) -> impl Iterator<Item = (Range<usize>, String)> {
+pub(super) fn base64(text: &str) -> impl Iterator<Item = (Range<usize>, Vec<u8>)> {
     let mut at = 0;
     let pieces = std::iter::from_fn(move || {
         let bytes = text.as_bytes();
@@ -309,9 +327,24 @@ pub(super) fn base64(text: &str) -> impl Iterator<Item = (Range<usize>, String)>
                 piece = &piece[..piece.len() - 1];
             }
             let said = LENIENT.decode(piece).ok()?;
-            Some((run.clone(), String::from_utf8_lossy(&said).into_owned()))
+            Some((run.clone(), said))
         })
     })
+}
+
+/// What bytes may say: as UTF-8, and where there are zeros among them as UTF-16, as PowerShell encodes its commands.
+pub(super) fn readings(bytes: &[u8]) -> Vec<String> {
+    let mut readings = vec![String::from_utf8_lossy(bytes).into_owned()];
+    if bytes.contains(&0) {
+        for skip in 0..2 {
+            let (pairs, _) = bytes.get(skip..).unwrap_or_default().as_chunks::<2>();
+            for order in [u16::from_le_bytes, u16::from_be_bytes] {
+                let units: Vec<u16> = pairs.iter().map(|pair| order(*pair)).collect();
+                readings.push(String::from_utf16_lossy(&units));
+            }
+        }
+    }
+    readings
 }
 
 /// The shortest piece that is read as base64.

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::redact;
+use super::{redact, redact_command};
 
 /// Keys whose texts are words, names, times or digests. What is not named here is free text.
 const FIXED: &[&str] = &[
@@ -82,6 +82,8 @@ const WHOLE: &[&str] = &[
 ];
 /// Keys below which everything is what others said, whatever its keys are called.
 const FREE: &[&str] = &["details", "evidence"];
+/// Keys whose texts are commands for people.
+const COMMANDS: &[&str] = &["by_hand", "commands"];
 /// What a verdict or a weight is called; it is the same wherever it stands.
 const WORDS: &[&str] = &[
     "pass",
@@ -112,6 +114,9 @@ pub fn redact_json(value: &mut Value) {
 fn walk(value: &mut Value, key: &str, room: Room) {
     match value {
         Value::String(text) if is_fixed(key, text, room) => {}
+        Value::String(text) if room == Room::Document && COMMANDS.contains(&key) => {
+            *text = redact_command(text);
+        }
         Value::String(text) => *text = redact(text),
         Value::Array(items) => items.iter_mut().for_each(|item| walk(item, key, room)),
         Value::Object(_) if room == Room::Document && WHOLE.contains(&key) => {}

@@ -137,6 +137,27 @@ const FORMS: &[Form] = &[
         let chars: Vec<char> = s.chars().collect();
         chars.chunks(5).map(|line| line.iter().collect::<String>()).collect::<Vec<_>>().join("\r\n")
     }),
+    ("octal, as git and shells quote", |s| s.bytes().map(|b| format!("\\{b:03o}")).collect()),
+    ("base64 of base64 in JSON, as Kubernetes has Docker's configuration", |s| {
+        let auth = STANDARD.encode(format!("shop:{s}"));
+        STANDARD.encode(serde_json::json!({"auths": {"r.example": {"auth": auth}}}).to_string())
+    }),
+    ("base64 three times", |s| STANDARD.encode(STANDARD.encode(STANDARD.encode(format!("a {s} b"))))),
+    ("PowerShell's -EncodedCommand", |s| {
+        let units = format!("Connect -Password '{s}'");
+        STANDARD.encode(units.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>())
+    }),
+    ("UTF-16 of the other order in base64", |s| {
+        STANDARD.encode(format!("p={s}").encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<u8>>())
+    }),
+    ("quoted-printable", |s| {
+        let plain = |b: u8| b.is_ascii_graphic() && b != b'=';
+        let coded: Vec<String> = s
+            .bytes()
+            .map(|b| if plain(b) { char::from(b).to_string() } else { format!("={b:02X}") })
+            .collect();
+        coded.chunks(7).map(<[String]>::concat).collect::<Vec<_>>().join("=\r\n")
+    }),
     ("with zeros and soft hyphens", |s| s.chars().map(|c| format!("{c}\0\u{ad}")).collect()),
 ];
 
@@ -510,4 +531,51 @@ fn of_two_that_begin_alike_the_longer_one_is_hidden_whole_whichever_comes_first(
     for secrets in [[token.as_str(), cookie.as_str()], [cookie.as_str(), token.as_str()]] {
         assert_eq!(shows(&known(&secrets), &format!("Cookie: {cookie}.")), "Cookie: ***.");
     }
+}
+
+/// Many secrets that lie in one another: the work is bound by the text, not by their number.
+#[test]
+fn of_many_secrets_in_one_another_each_place_is_looked_at_once() {
+    let longest = "abcdefgh".repeat(64);
+    let nested: Vec<&str> = (8..500).map(|end| &longest[..end]).collect();
+    let suffixes: Vec<&str> = (1..490).map(|begin| &longest[begin..500]).collect();
+    for secrets in [nested, suffixes] {
+        let known = known(&secrets);
+        let text = "abcdefgh".repeat(8000) + "abcd";
+        let mut places = 0;
+        known.places(&text, &mut |_| places += 1);
+        assert!(places <= text.len(), "{places} places in {} bytes", text.len());
+        assert_eq!(known.redact(&format!("is {text} there")), format!("is {HIDDEN} there"));
+    }
+    // Overlapping ones are hidden as one, and short words beside long ones as well.
+    let known = known(&["abcdefghij", "hijklmnopq", "shop", "ab1!"]);
+    assert_eq!(shows(&known, "abcdefghijklmnopq shop ab1!x workshop"), "*** *** ***x workshop");
+}
+
+/// A password that is a word of the plan: a command comes out as it must be run, and shows no other secret.
+#[test]
+fn a_command_can_be_run_whatever_words_somebody_has_for_a_password() {
+    let known = known(&["shop", "green", "server", "haproxy-main", "hunter2-hunter2", "4711", "map"]);
+    let open = ["shop", "green", "blue", "haproxy-main", "shop.map", "4711"];
+    let shown = |text: &str| known.redact_command(text, &|word| open.contains(&word));
+    for stays in [
+        "echo 'set server shop/green weight 0; set server shop/blue state ready' | socat stdio unix-connect:/run/haproxy-main/4711",
+        "printf '%s\\n' 'green 0' > /etc/haproxy-main/shop.map",
+        "curl -X PUT http://blue:4711/config -d '{\"server\": \"shop\"}'",
+    ] {
+        assert_eq!(shown(stays), stays);
+    }
+    for (text, expected) in [
+        ("curl http://shop:hunter2-hunter2@blue:4711/map", "curl http://shop:***@blue:4711/map"),
+        ("curl http://u:shop@blue/", "curl http://u:***@blue/"),
+        ("curl 'http://blue/?token=green'", "curl 'http://blue/?token=***'"),
+        ("psql 'host=blue password=shop'", "psql 'host=blue password=***'"),
+        ("run hunter2-hunter2", "run ***"),
+        // A word that only begins like one of the plan's is another one.
+        ("set server xhaproxy-main/green", "set server x***/green"),
+    ] {
+        assert_eq!(shown(text), expected);
+    }
+    let texts: Vec<&str> = words_of("a/b-c.d e:é_1").map(|word| &"a/b-c.d e:é_1"[word]).collect();
+    assert_eq!(texts, ["a", "b-c.d", "e", "é_1"]);
 }

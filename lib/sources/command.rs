@@ -10,7 +10,7 @@ use super::{Context, Extra, Keep, Kind, Order, Source, stop_if_asked};
 use crate::fault::Fault;
 use crate::units::{Target, Text, show_duration};
 use crate::world::shell::{self, Ran};
-use crate::yaml::Problem;
+use crate::yaml::{Parted, Problem};
 
 pub(super) static KIND: Kind = Kind {
     name: "command",
@@ -35,7 +35,8 @@ struct Settings {
     /// A text, or `~` and a regular expression, that must be in the last 64 KiB of what it prints: without
     /// it the output is taken for cut, and nothing is kept.
     #[serde(default)]
-    end_marker: Option<Text>,
+    #[schemars(with = "Option<Text>")]
+    end_marker: Option<Parted>,
 }
 
 fn output() -> String {
@@ -74,7 +75,7 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
     if file.is_empty() || file == "." || file == ".." || file.contains(['/', '\0']) {
         return Err(order.problem("`with.file` must be a plain file name"));
     }
-    let end = settings.end_marker.as_ref().map(|marker| End::read(&marker.value)).transpose();
+    let end = settings.end_marker.as_ref().map(End::read).transpose();
     let end = end.map_err(|why| order.problem(format!("`with.end_marker` {why}")))?;
     let mut command = shell::Order::new(words.into_iter().map(|w| w.value).collect(), &order.loaded.folder);
     command.timeout = order.timeout();
@@ -88,8 +89,12 @@ fn prepare(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
 }
 
 impl End {
-    fn read(text: &str) -> Result<Self, String> {
-        let (text, pattern) = text.strip_prefix('~').map_or((text, false), |rest| (rest.trim(), true));
+    /// What a variable holds is a text, and no pattern.
+    fn read(marker: &Parted) -> Result<Self, String> {
+        let marked = marker.marked.as_str();
+        let (text, pattern) = marked.strip_prefix('~').map_or((marked, false), |rest| (rest.trim(), true));
+        let text =
+            &marker.filled(text, |value| if pattern { regex::escape(value) } else { value.to_owned() });
         if text.trim().is_empty() {
             return Err("is empty, and every output would have it".into());
         }
@@ -179,16 +184,16 @@ mod tests {
             ("~x*", "fits an empty text"),
             ("~(", "not a regular"),
         ] {
-            let why = End::read(marker).err().unwrap_or_default();
+            let why = End::read(&marker.into()).err().unwrap_or_default();
             assert!(why.contains(word), "{marker}: {why}");
         }
     }
 
     #[test]
     fn a_marker_is_a_text_or_an_expression() {
-        let text = End::read("-- done (x)").unwrap();
+        let text = End::read(&"-- done (x)".into()).unwrap();
         assert!(text.is_in(b"a\n-- done (x)\n") && !text.is_in(b"-- done"));
-        let pattern = End::read(r"~(?m)^rows: \d+$").unwrap();
+        let pattern = End::read(&r"~(?m)^rows: \d+$".into()).unwrap();
         assert!(pattern.is_in(b"x\nrows: 12\n\xff") && !pattern.is_in(b"rows: many"));
     }
 }

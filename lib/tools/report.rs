@@ -41,6 +41,7 @@ pub fn render(job: &Job, templates: Option<&Path>) -> Result<Exit, Fault> {
     if let Some(why) = &missing {
         job.talk().line(Mark::Warn, why);
     }
+    job.begin_run::<ReportBody>()?;
     let story = Story::of(evidence.documents(job))?;
     // Everything is rendered before anything is written: a broken template leaves no half report.
     let (mut rendered, mut broken) = (Vec::new(), Vec::new());
@@ -54,6 +55,7 @@ pub fn render(job: &Job, templates: Option<&Path>) -> Result<Exit, Fault> {
             }
         }
     }
+    job.is_the_last::<ReportBody>()?;
     let mut outputs = Vec::new();
     for (kind, bytes) in &rendered {
         let path = job.evidence().join(kind.file);

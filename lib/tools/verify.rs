@@ -69,6 +69,7 @@ pub fn baseline(job: &Job) -> Result<Exit, Fault> {
 pub fn run(job: &Job) -> Result<Exit, Fault> {
     let evidence = Evidence::read(job)?;
     let mut gate = Gate::prepare(job)?;
+    job.begin_run::<VerifyBody>()?;
     let mut findings: Vec<Finding> = Vec::new();
     let mut see = |found: Vec<Finding>, told: bool| {
         if !told {

@@ -349,7 +349,9 @@ impl Order {
         };
         let took = started.elapsed();
         // A grandchild may hold the pipes open for ever; what it says then is not waited for.
-        let grace = if timed_out || interrupted { Duration::from_millis(200) } else { LAST_WORDS };
+        let shortest = Duration::from_millis(200);
+        let left = self.timeout.saturating_sub(took).clamp(shortest, LAST_WORDS);
+        let grace = if timed_out || interrupted { shortest } else { left };
         let (stdout, heard) = stdout(grace);
         let (stderr, heard_of_stderr) = gathered(&stderr, grace);
         let exit = if timed_out || interrupted { None } else { status.code() };

@@ -21,7 +21,7 @@ use crate::plan::{Connection, Loaded};
 mod judge;
 mod old;
 pub use judge::{Judge, name_fits};
-pub use old::{verify_tls12, verify_tls13};
+use old::{verify_tls12, verify_tls13};
 
 /// How the other side of a connection proves itself, and how this one does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl Trust {
         versions: &[&'static rustls::SupportedProtocolVersion],
     ) -> Result<ClientConfig, String> {
         let judge = if self.anybody() || proof == Proof::Nothing { None } else { Some(self.judge()?) };
-        self.client_with(Arc::new(Verifier { judge, proof }), versions)
+        self.client_with(Arc::new(Verifying(Asks { judge, proof })), versions)
     }
 
     /// A client with a verifier of its own.
@@ -198,7 +198,7 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 /// The signatures that can be checked.
-pub fn schemes() -> Vec<SignatureScheme> {
+fn schemes() -> Vec<SignatureScheme> {
     provider().signature_verification_algorithms.supported_schemes()
 }
 
@@ -276,15 +276,26 @@ impl ResolvesClientCert for Shown {
     }
 }
 
-/// Asks a server for the proof that is wanted.
-#[derive(Debug)]
-struct Verifier {
-    /// None where anybody may answer.
-    judge: Option<Judge>,
-    proof: Proof,
+/// Who looks at what a server shows of itself.
+pub trait Looks: std::fmt::Debug + Send + Sync {
+    /// Looks at a server's certificate and those that it sent along.
+    ///
+    /// Errors: the connection is not to be.
+    fn look(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), Error>;
 }
 
-impl ServerCertVerifier for Verifier {
+/// A verifier of rustls that leaves the certificates to somebody, and holds every server to the proof that the key of its
+/// certificate is its own.
+#[derive(Debug)]
+pub struct Verifying<L>(pub L);
+
+impl<L: Looks> ServerCertVerifier for Verifying<L> {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -293,17 +304,7 @@ impl ServerCertVerifier for Verifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if let Some(judge) = &self.judge {
-            judge.chain(certificate, intermediates, now)?;
-            if self.proof == Proof::Name && !name_fits(certificate, name) {
-                return Err(CertificateError::NotValidForNameContext {
-                    expected: name.to_owned(),
-                    presented: judge::names_of(certificate),
-                }
-                .into());
-            }
-        }
-        Ok(ServerCertVerified::assertion())
+        self.0.look(certificate, intermediates, name, now).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -326,6 +327,35 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         schemes()
+    }
+}
+
+/// Asks a server for the proof that is wanted.
+#[derive(Debug)]
+struct Asks {
+    /// None where anybody may answer.
+    judge: Option<Judge>,
+    proof: Proof,
+}
+
+impl Looks for Asks {
+    fn look(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let Some(judge) = &self.judge else { return Ok(()) };
+        judge.chain(certificate, intermediates, now)?;
+        if self.proof == Proof::Name && !name_fits(certificate, name) {
+            return Err(CertificateError::NotValidForNameContext {
+                expected: name.to_owned(),
+                presented: judge::names_of(certificate),
+            }
+            .into());
+        }
+        Ok(())
     }
 }
 

@@ -164,3 +164,141 @@ fn what_cannot_be_put_aside_stays_and_is_said() {
     let after = super::documents_of(&evidence);
     assert_eq!(before["snapshot.json"], after["snapshot.json"]);
 }
+
+/// A check that says when it has begun, waits for its word, and passes for the run `good` alone.
+const SCRIPT: &str =
+    "touch began-$RUN; until [ -e go-$RUN ]; do sleep 0.02; done; case $RUN in good*) ;; *) exit 1; esac";
+
+fn waiting(place: &Path, tool_name: &str) {
+    let section = if tool_name == "preflight" { "preflight" } else { "verify" };
+    let plan = format!(
+        "version: 1\nservice: shop\nrelease: {{version: \"1.0\"}}\n{section}:\n  checks:\n    - {{name: waits, kind: command, \
+         target: [sh, -c, {SCRIPT:?}], timeout: 10m}}\n"
+    );
+    std::fs::write(place.join("release.yaml"), plan).unwrap();
+}
+
+fn begin(place: &Path, tool_name: &str, name: &str) -> std::process::Child {
+    let mut command = tool(tool_name, place);
+    command.env("RUN", name).stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::null());
+    let job = command.spawn().unwrap();
+    crate::support::wait_until("the check", || place.join(format!("began-{name}")).exists());
+    job
+}
+
+fn end(place: &Path, name: &str, job: std::process::Child) -> (i32, String) {
+    std::fs::write(place.join(format!("go-{name}")), "").unwrap();
+    let ended = job.wait_with_output().unwrap();
+    (ended.status.code().unwrap(), String::from_utf8(ended.stderr).unwrap())
+}
+
+/// Two runs of one release at once: what the one that began later says is what counts, however each of them ends.
+#[test]
+fn what_began_earlier_never_takes_the_place_of_what_began_later() {
+    for tool_name in ["preflight", "verify"] {
+        let place = folder();
+        let path = place.path();
+        waiting(path, tool_name);
+        let document = path.join(format!("evidence/{tool_name}.json"));
+        let verdict = || json(&document)["verdict"].as_str().unwrap().to_owned();
+        // The later one fails, and ends first.
+        let earlier = begin(path, tool_name, "good-1");
+        let later = begin(path, tool_name, "bad-1");
+        assert_eq!(end(path, "bad-1", later).0, 1);
+        let (code, said) = end(path, "good-1", earlier);
+        assert_eq!((code, verdict().as_str()), (5, "fail"), "{said}");
+        assert!(
+            said.contains("was begun later, and what it says counts") && said.contains("pass: 1 of 1"),
+            "{said}"
+        );
+        // It ends last.
+        let earlier = begin(path, tool_name, "good-2");
+        let later = begin(path, tool_name, "bad-2");
+        assert_eq!(end(path, "good-2", earlier).0, 5);
+        assert_ne!(std::fs::read(&document).ok().map(|_| verdict()), Some("pass".to_owned()));
+        assert_eq!((end(path, "bad-2", later).0, verdict().as_str()), (1, "fail"));
+        // It is killed, or what it wrote is put aside by a third: the gate stays closed.
+        let earlier = begin(path, tool_name, "good-3");
+        let mut later = begin(path, tool_name, "bad-3");
+        later.kill().unwrap();
+        later.wait().unwrap();
+        assert_eq!(end(path, "good-3", earlier).0, 5);
+        assert_ne!(std::fs::read(&document).ok().map(|_| verdict()), Some("pass".to_owned()));
+        std::fs::write(path.join("go-bad-3"), "").unwrap();
+        // The folder comes from elsewhere without what runs have said of themselves, but for the times in documents.
+        let earlier = begin(path, tool_name, "good-4");
+        let later = begin(path, tool_name, "bad-4");
+        assert_eq!(end(path, "bad-4", later).0, 1);
+        std::fs::remove_dir_all(path.join("evidence/.runs")).unwrap();
+        assert_eq!((end(path, "good-4", earlier).0, verdict().as_str()), (5, "fail"));
+        // Nothing of all that is in the way of the next one.
+        let next = begin(path, tool_name, "good-5");
+        let (code, said) = end(path, "good-5", next);
+        assert_eq!((code, verdict().as_str()), (0, "pass"), "{said}");
+    }
+}
+
+/// The same of snapshots: both are in the store, and the evidence is of the one that began last.
+#[test]
+fn of_two_snapshots_at_once_the_one_that_began_last_is_the_evidence() {
+    let place = folder();
+    let path = place.path();
+    let plan = format!(
+        "version: 1\nservice: shop\nrelease: {{version: \"1.0\"}}\nsnapshot:\n  store: store\n  \
+         encryption: {{none_needed_because: a test}}\n  sources:\n    - {{name: dump, kind: command, target: [sh, -c, {:?}]}}\n",
+        format!("{SCRIPT}; echo $RUN")
+    );
+    std::fs::write(path.join("release.yaml"), plan).unwrap();
+    let create = |name: &str| {
+        let mut command = tool("snapshot", path);
+        command.arg("create").env("RUN", name).stderr(std::process::Stdio::piped());
+        let job = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+        crate::support::wait_until("the source", || path.join(format!("began-{name}")).exists());
+        job
+    };
+    let (earlier, later) = (create("good-1"), create("good-2"));
+    let (code, said) = end(path, "good-2", later);
+    assert_eq!(code, 0, "{said}");
+    let before = std::fs::read(path.join("evidence/snapshot.json")).unwrap();
+    let (code, said) = end(path, "good-1", earlier);
+    assert_eq!(code, 5, "{said}");
+    assert_eq!(std::fs::read(path.join("evidence/snapshot.json")).unwrap(), before);
+}
+
+/// A gate whose evidence cannot be written is closed, and says so; what it said before counts no more.
+#[test]
+fn on_a_full_disk_no_gate_is_open_and_nothing_half_is_left() {
+    let place = place();
+    let evidence = place.path().join("evidence");
+    for words in [&["preflight"][..], &["snapshot", "create"], &["report"]] {
+        good(place.path(), "1.0", words);
+    }
+    for words in [&["report"][..], &["snapshot", "create"], &["preflight"]] {
+        let mut full = std::process::Command::new("sh");
+        // No file can grow any more; names can be made, changed and removed.
+        let script = "trap '' XFSZ; ulimit -f 0; exec \"$@\"";
+        full.args(["-c", script, "sh"]).arg(crate::support::binary(words[0])).args(&words[1..]);
+        let ended = run(full
+            .current_dir(place.path())
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("VERSION", "1.0"));
+        assert_eq!(ended.code, 4, "{words:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains("cannot be written"), "{}", ended.stderr);
+        let document = evidence.join(format!("{}.json", words[0]));
+        assert!(!document.exists() || json(&document)["verdict"] != "pass", "{words:?}");
+    }
+    // Nobody goes on from there.
+    assert_eq!(call(place.path(), "1.0", &["snapshot", "create"]).code, 5);
+    let names =
+        std::fs::read_dir(&evidence).unwrap().chain(std::fs::read_dir(evidence.join(".runs")).unwrap());
+    let left: Vec<String> = names
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| Path::new(name).extension().is_some_and(|end| end == "tmp" || end == "part"))
+        .collect();
+    assert_eq!(left, [""; 0]);
+    // With room again everything goes on.
+    for words in [&["preflight"][..], &["snapshot", "create"], &["report"]] {
+        good(place.path(), "1.0", words);
+    }
+}

@@ -388,9 +388,21 @@ fn a_signing_key_that_is_none_stops_everything_before_it_begins() {
     let mut twice = tool("preflight", place.path());
     let ended = run(twice.args(["--sign-key", &ci]).env("TRAPKEY_SIGN_KEY_PEM", &pem));
     assert_eq!((ended.code, ended.stderr.contains("given twice")), (2, true), "{}", ended.stderr);
-    // What is empty counts as not given.
-    let mut unset = tool("preflight", place.path());
-    unset.envs([("TRAPKEY_SIGN_KEY", ""), ("TRAPKEY_SIGN_KEY_PEM", ""), ("TRAPKEY_TRUST", "")]);
+    // A key that is empty counts as not given; a trust that is empty would let everything count.
+    let empty = [("TRAPKEY_SIGN_KEY", ""), ("TRAPKEY_SIGN_KEY_PEM", "")];
+    let with_trust = |trust: &str| {
+        let mut command = tool("preflight", place.path());
+        command.envs(empty).env("TRAPKEY_TRUST", trust);
+        command
+    };
+    let ended = run(&mut with_trust(""));
+    assert_eq!(
+        (ended.code, ended.stderr.contains("TRAPKEY_TRUST is set and empty")),
+        (2, true),
+        "{}",
+        ended.stderr
+    );
+    let mut unset = with_trust("none");
     assert!(!place.path().join("evidence/preflight.json").exists());
     let record = std::fs::read_to_string(place.path().join("evidence/preflight.refused.json")).unwrap();
     hides(&keys, "preflight.refused.json", &record);

@@ -141,8 +141,15 @@ fn an_error_in_the_plan_sets_the_outputs_too() {
 
 fn assert_silent_about(secrets: &[&str], ended: &Ended, folder: &Path) {
     let mut texts = vec![ended.stdout.clone(), ended.stderr.clone()];
-    for entry in std::fs::read_dir(folder.join("evidence")).unwrap().flatten() {
-        texts.push(std::fs::read_to_string(entry.path()).unwrap());
+    let mut folders = vec![folder.join("evidence")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            if entry.path().is_dir() {
+                folders.push(entry.path());
+            } else {
+                texts.push(std::fs::read_to_string(entry.path()).unwrap());
+            }
+        }
     }
     assert!(texts.len() > 2, "there is a document");
     for secret in secrets {

@@ -162,6 +162,8 @@ impl<'a> Driver<'a> {
             self.store().forget(ask)?;
         }
         samples::forget_others(self.store(), &Of::record(&self.record))?;
+        // Nothing is begun whose evidence cannot be written.
+        self.write_progress()?;
         self.lease.journal(&json!({
             "at": world::now(), "epoch": self.record.promotion.epoch, "promotion": self.record.id,
             "begins": self.record.release,
@@ -285,7 +287,12 @@ impl<'a> Driver<'a> {
         let path = self.job.evidence().join(FILE);
         let kept = self.log.for_evidence(self.store(), &of).and_then(|found| {
             let Some((bytes, record)) = found else { return Ok(None) };
-            write_atomic(&path, &bytes).map_err(|e| unwritable(&path, &e))?;
+            write_atomic(&path, &bytes).map_err(|e| {
+                let fault = unwritable(&path, &e);
+                // What the verdicts rest on is missing, and the end must tell.
+                self.unwritten.get_or_insert_with(|| fault.clone());
+                fault
+            })?;
             Ok(Some(record))
         });
         let record = kept.unwrap_or_else(|fault| {

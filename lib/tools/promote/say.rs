@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::record::Record;
 use crate::job::{Call, Job};
 use crate::plan::folder_of;
+use crate::redact;
 use crate::renderers::escape::shell_word;
 use crate::world;
 
@@ -13,7 +14,7 @@ pub(in crate::tools) fn command(job: &Job, verb: &str) -> String {
     let call = &job.call;
     let state = call.state.as_deref().map(in_any_folder);
     let key = |path: &Option<PathBuf>| path.as_deref().map(in_any_folder);
-    line(
+    let text = line(
         verb,
         &Flags {
             plan: in_any_folder(&call.plan),
@@ -23,7 +24,14 @@ pub(in crate::tools) fn command(job: &Job, verb: &str) -> String {
             trust: writes(verb).then(|| key(&call.keys.trust)).flatten(),
             sign_key: writes(verb).then(|| key(&call.keys.sign)).flatten(),
         },
-    )
+    );
+    as_shown(&text)
+}
+
+/// Names and paths of a call are open where they are ordinary words: a command can be run whatever somebody's password is.
+fn as_shown(text: &str) -> String {
+    redact::learn_ordinary(text);
+    redact::say_command(text)
 }
 
 /// The same with a reason to be filled in.
@@ -47,7 +55,7 @@ pub(super) fn command_of(record: &Record, verb: &str) -> String {
         text.push(' ');
         text.push_str(&shell_word(word));
     }
-    text
+    as_shown(&text)
 }
 
 /// Where and by which flags the call was made that began a promotion, where they are not the usual ones.

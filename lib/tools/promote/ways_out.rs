@@ -13,6 +13,7 @@ use super::shift::min_up;
 use crate::fault::Fault;
 use crate::job::Job;
 use crate::plan::{Loaded, RouterSpec, Side as SidePlan};
+use crate::redact;
 use crate::routers::{self, Live, Side};
 use crate::units::Span;
 use crate::world::http::{Client, join};
@@ -167,7 +168,10 @@ fn by_hand_to(job: &Job, record: &Record, sides: &Sides) -> String {
 fn lines(retired: bool, sides: &Sides, lines_to: impl Fn(Side) -> Vec<String>) -> String {
     let first =
         if retired { "the retire hook ran: bring blue up again first, and look at its health; " } else { "" };
-    let by_hand = |side: Side| lines_to(side).join("\n");
+    let by_hand = |side: Side| {
+        let lines = lines_to(side);
+        lines.iter().map(|line| redact::say_command(line)).collect::<Vec<_>>().join("\n")
+    };
     match (&sides.blue, &sides.green) {
         (Well::Yes, _) => {
             format!("{first}blue is well now; all traffic goes to it by hand:\n{}", by_hand(Side::Blue))

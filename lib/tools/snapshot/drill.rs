@@ -67,6 +67,7 @@ pub fn drill(job: &Job, rehearsal: &Rehearsal) -> Result<Exit, Fault> {
     let opened = repository.read(id)?;
     let scratch = Scratch::make(&parent, job)?;
     let mut drill = Drill::new(job, &place, &opened, started_at)?;
+    job.begin_run::<DrillBody>()?;
     talk.line(
         Mark::Step,
         &format!("drilling {} in {}", evidence::short(&id.to_string()), scratch.path().display()),

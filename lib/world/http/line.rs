@@ -124,10 +124,11 @@ impl Line {
                 self.connection = None;
                 continue;
             }
+            // Also where there is always something to read, such as one interim answer after the other.
+            if Instant::now() >= until {
+                return Err(Broken::Late);
+            }
             if woken.0.swap(false, Ordering::AcqRel) {
-                if Instant::now() >= until {
-                    return Err(Broken::Late);
-                }
                 continue;
             }
             let wire = self.wire();

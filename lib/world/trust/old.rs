@@ -13,7 +13,7 @@ use super::provider;
 /// Whether the signature of a handshake is that of the certificate's key.
 ///
 /// Errors: it is not, or is of a make that is not known.
-pub fn verify_tls12(
+pub(super) fn verify_tls12(
     message: &[u8],
     certificate: &CertificateDer<'_>,
     signed: &DigitallySignedStruct,
@@ -36,7 +36,7 @@ pub fn verify_tls12(
 /// The same for TLS 1.3.
 ///
 /// Errors: those of [`verify_tls12`].
-pub fn verify_tls13(
+pub(super) fn verify_tls13(
     message: &[u8],
     certificate: &CertificateDer<'_>,
     signed: &DigitallySignedStruct,

@@ -537,6 +537,20 @@ fn a_password_that_is_a_word_of_the_router_keeps_nobody_from_going_back() {
         let started = run(order.arg("start"));
         assert_eq!(started.code, 0, "{password}: {}", started.stderr);
         assert_eq!(stage.haproxy.server("green").0, 40);
+        // What people are told to run can be run, whatever somebody's password is.
+        let document = json(&stage.path().join("evidence/promote.json"));
+        let by_hand = &document["promotion"]["router"]["by_hand"];
+        assert!(by_hand.to_string().contains("set server shop/green"), "{by_hand}");
+        assert!(!by_hand.to_string().contains("***"), "{password}: {by_hand}");
+        let mut status = tool("promote", stage.path());
+        let status = run(status.arg("status").env("GRAFANA_PASSWORD", password));
+        let told = format!("{}{}", status.stdout, status.stderr);
+        let commands: Vec<&str> = told
+            .lines()
+            .filter_map(|line| line.split_once(": promote "))
+            .map(|(_, command)| command)
+            .collect();
+        assert!(!commands.is_empty() && commands.iter().all(|c| !c.contains("***")), "{password}: {told}");
         let other = folder();
         let set = if by_night { format!("GRAFANA_PASSWORD={password} ") } else { String::new() };
         let ended = night(other.path(), &format!("{set}promote abort --reason night {}", named(&stage)));
