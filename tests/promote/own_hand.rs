@@ -281,6 +281,19 @@ fn a_weight_that_haproxy_refuses_changes_nothing_and_opens_no_server() {
     assert_eq!((row.haproxy.server("blue"), row.haproxy.server("green")), before);
 }
 
+#[test]
+fn a_blue_that_is_not_in_service_is_refused_with_the_command_that_brings_it_back() {
+    let row = Row::new(PLAIN, "", HOUR, "");
+    row.haproxy.ask("set server shop/blue state maint");
+    let refused = row.promote(&["start"]);
+    assert_eq!(refused.code, 5, "{}", refused.stderr);
+    assert!(refused.stderr.contains("no server of blue is in service"), "{}", refused.stderr);
+    let (_, command) = refused.stderr.split_once("with the weight that it has: ").unwrap();
+    let ended = run(Command::new("sh").args(["-c", command.lines().next().unwrap()]).current_dir(row.path()));
+    assert_eq!((ended.code, row.haproxy.server("blue")), (0, (100, 0)), "{}", ended.stderr);
+    assert_eq!(row.promote(&["start"]).code, 0);
+}
+
 /// Stands before HAProxy's socket, and answers whatever contains a text by itself.
 fn refusing(socket: &Path, at: &Path, text: &'static str) {
     use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -143,9 +143,15 @@ impl Haproxy {
         if servers.iter().any(|s| self.names(Side::Blue).contains(&s.name) && s.admitted()) {
             return Ok(());
         }
+        let ready: Vec<String> =
+            self.blue.iter().map(|name| format!("set server {}/{name} state ready", self.backend)).collect();
         Err(Fault::refused("no server of blue is in service")
             .place(self.socket.shown())
             .cause(format!("{} is in maintenance or drained", self.blue.join(", ")))
-            .help("where the release before ended with everything on green, change the names of the sides over; otherwise bring blue back with `set server … state ready`"))
+            .help(format!(
+                "where the release before ended with everything on green, change the names of the sides over; otherwise \
+                 bring blue back into service, with the weight that it has: {}",
+                self.socket.by_hand(&ready.join("; "))
+            )))
     }
 }
