@@ -524,7 +524,7 @@ pub struct FrontDoor {
     /// What the last of these was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unsigned: Option<String>,
-    /// Users' requests on green by the router's counters; null where it does not count them.
+    /// Users' requests on green by the router's counters, at least; null where it does not count them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub users_on_green: Option<u64>,
 }

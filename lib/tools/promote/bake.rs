@@ -252,7 +252,9 @@ impl<'a> Watch<'a> {
 
     /// What requests at the front door met since the look before.
     fn at_the_door(&self) -> Front {
-        let mut seen = Front::default();
+        // Looked at before: what comes back in between counts twice as ours, and never as a user's.
+        let under_way = self.door.overdue(Duration::ZERO).iter().map(Vec::len).sum::<usize>() as u64;
+        let mut seen = Front { under_way, ..Front::default() };
         for sample in self.door.take().into_iter().flatten() {
             let failed = u64::from(sample.status.is_some_and(|status| status >= 500));
             match self.markers.signed(&sample) {

@@ -45,6 +45,9 @@ pub(super) struct Front {
     /// where users stay on their side for a reason of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) counted: Option<[u64; 2]>,
+    /// Requests of ours that had no answer yet at the newest look: the router may have counted them already.
+    #[serde(default)]
+    pub(super) under_way: u64,
     /// Errors that the router made itself, on nobody's behalf.
     #[serde(default)]
     pub(super) made: u64,
@@ -65,6 +68,7 @@ impl Front {
         self.nobody += more.nobody;
         self.limited += more.limited;
         self.made += more.made;
+        self.under_way = more.under_way;
         if more.unsigned.is_some() {
             self.unsigned.clone_from(&more.unsigned);
         }
@@ -96,9 +100,10 @@ impl Front {
         }
     }
 
-    /// How many users' requests green had, where the router counts: ours are left out.
+    /// How many users' requests green has had at least, where the router counts: whatever can be ours is left out.
     fn users_on_green(&self) -> Option<u64> {
-        self.counted.map(|[_, green]| green.saturating_sub(self.green))
+        let ours = self.green + self.nobody + self.under_way;
+        self.counted.map(|[_, green]| green.saturating_sub(ours))
     }
 }
 
