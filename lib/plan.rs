@@ -699,6 +699,20 @@ pub struct ProbeSpec {
     /// How many requests through the router prove a shift; 40 when absent.
     #[serde(default)]
     pub requests: Option<u32>,
+    /// What an answer 3xx is; `error` when absent: a page that only leads elsewhere has not been served.
+    #[serde(default)]
+    pub redirects: Redirects,
+}
+
+/// What a redirect is that a probe is answered with. Probes never follow one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Redirects {
+    /// An error.
+    #[default]
+    Error,
+    /// A success: the path that is asked for is meant to lead elsewhere.
+    Success,
 }
 
 impl Default for ProbeSpec {
@@ -710,6 +724,7 @@ impl Default for ProbeSpec {
             header: release_header(),
             server_header: None,
             requests: None,
+            redirects: Redirects::Error,
         }
     }
 }
@@ -804,6 +819,9 @@ pub struct BaselineProbe {
     /// Time for one answer; slower ones are errors. 5 s when absent.
     #[serde(default)]
     pub timeout: Option<Span>,
+    /// What an answer 3xx is; `error` when absent.
+    #[serde(default)]
+    pub redirects: Redirects,
     /// Median latency may be worse by this share; 25% when absent.
     #[serde(default)]
     pub tolerance: Option<Share>,

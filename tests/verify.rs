@@ -483,7 +483,7 @@ fn probes_keep_their_connections_and_single_ones_open_new_ones() {
     assert!(opened <= most && opened < asked, "{opened} connections for {asked} requests");
     let client = Client::new(NEVER);
     for _ in 0..10 {
-        assert!(once(&client, &shop.url(), "X-Release", Connection::New).version.is_some());
+        assert!(once(&client, &shop.url(), &"X-Release".into(), Connection::New).version.is_some());
     }
     assert_eq!(connections.load(Ordering::SeqCst) - opened, 10);
 }
@@ -541,7 +541,7 @@ fn probes_meet_every_server_behind_one_address() {
             });
         }
     });
-    let headers = Headers { release: "x-release".into(), server: Some("x-release".into()) };
+    let headers = Headers { server: Some("x-release".into()), ..Headers::from("x-release") };
     let sampler = Sampler::start(&[url], 100.0, Duration::from_secs(60), headers);
     let mut met = std::collections::BTreeMap::<String, u32>::new();
     support::wait_until("two hundred answers", || {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::plan::{ProbeSpec, Redirects};
 use crate::world::http::{Client, Request};
 use crate::world::now;
 
@@ -39,7 +40,7 @@ pub struct Sample {
     pub at: Timestamp,
     /// From the moment it was due to the last byte of the answer, in ms.
     pub latency_ms: f64,
-    /// Answered 2xx or 3xx, within the time limit.
+    /// Answered 2xx, or 3xx where that is a success, within the time limit.
     pub ok: bool,
     /// The status, where there was an answer.
     pub status: Option<u16>,
@@ -51,18 +52,37 @@ pub struct Sample {
     pub why: Option<String>,
 }
 
-/// The response headers that a probe reads.
+/// What a probe makes of an answer: the headers that it reads, and what a redirect is.
 #[derive(Clone, Debug, Default)]
 pub struct Headers {
     /// The one that names the release.
     pub release: String,
     /// The one that names the server which answered, of several behind one address.
     pub server: Option<String>,
+    /// What an answer 3xx is.
+    pub redirects: Redirects,
+}
+
+impl Headers {
+    /// Those of a plan's probe.
+    pub fn of(spec: &ProbeSpec) -> Self {
+        let lower = |name: &String| name.to_ascii_lowercase();
+        Self {
+            release: lower(&spec.header),
+            server: spec.server_header.as_ref().map(lower),
+            redirects: spec.redirects,
+        }
+    }
+
+    /// Whether an answer of that status is a success.
+    fn good(&self, status: u16) -> bool {
+        (200..300).contains(&status) || (self.redirects == Redirects::Success && (300..400).contains(&status))
+    }
 }
 
 impl From<&str> for Headers {
     fn from(release: &str) -> Self {
-        Self { release: release.to_ascii_lowercase(), server: None }
+        Self { release: release.to_ascii_lowercase(), ..Self::default() }
     }
 }
 
@@ -424,22 +444,22 @@ impl Side {
 /// Sends one request now. `timeout` beyond the client's own limit is the client's affair.
 ///
 /// With [`Connection::New`] the client should be one that sends no others with [`Connection::Kept`].
-pub fn once(client: &Client, url: &str, header: &str, connection: Connection) -> Sample {
-    once_as(client, url, header, connection, None)
+pub fn once(client: &Client, url: &str, headers: &Headers, connection: Connection) -> Sample {
+    once_as(client, url, headers, connection, None)
 }
 
 /// The same with a request header, name and value: a user's, or one that takes the request aside.
 pub fn once_as(
     client: &Client,
     url: &str,
-    header: &str,
+    headers: &Headers,
     connection: Connection,
     sent: Option<(&str, &str)>,
 ) -> Sample {
     let due = Due { at: now(), moment: Instant::now() };
     let mut request = Request::get(url);
     request.headers.extend(sent.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    send(client, request, &header.into(), connection, due, Duration::MAX)
+    send(client, request, headers, connection, due, Duration::MAX)
 }
 
 fn send(
@@ -458,7 +478,7 @@ fn send(
     let latency = due.moment.elapsed();
     let said = |name: &str| answer.as_ref().ok().and_then(|answer| answer.header(name)).map(str::to_owned);
     let (good, status) = match &answer {
-        Ok(answer) => (answer.good(), Some(answer.status)),
+        Ok(answer) => (headers.good(answer.status), Some(answer.status)),
         Err(_) => (false, None),
     };
     Sample {

@@ -211,3 +211,30 @@ fn a_kept_old_side_is_not_steered_by_sides_that_have_changed_places() {
     assert!(undone.stderr.contains("IDLE, LIVE are set to another value"), "{}", undone.stderr);
     stage.assert_all_blue();
 }
+
+/// A login page, or a host name that the service does not know: every user gets a redirect, and nobody an error.
+#[test]
+fn a_green_that_only_leads_elsewhere_is_no_success_unless_the_plan_says_so() {
+    let stage = Stage::new(SHORT, "");
+    stage.green.answers.status.store(302, Ordering::SeqCst);
+    let ended = stage.promote(&["run"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert_eq!(stage.outcome(), "rolled_back");
+    assert!(stage.promotion()["reason"].as_str().unwrap().contains("error_rate"), "{}", stage.promotion());
+    stage.assert_all_blue();
+    // Where blue does the same nothing begins: each of its answers would count as an error.
+    stage.blue.answers.status.store(301, Ordering::SeqCst);
+    let refused = stage.promote(&["run"]);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("it answered 301, and each such answer counts as an error"),
+        "{}",
+        refused.stderr
+    );
+    let plan = stage.path().join("release.yaml");
+    let text = std::fs::read_to_string(&plan).unwrap();
+    std::fs::write(&plan, text.replace("probe: {path: /,", "probe: {redirects: success, path: /,")).unwrap();
+    let ended = stage.promote(&["run"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    stage.assert_all_green();
+}

@@ -21,6 +21,8 @@ pub(crate) struct Answers {
     pub delay_ms: AtomicU32,
     /// The status of `/health`.
     pub health: AtomicU16,
+    /// The status of everything else that does not fail.
+    pub status: AtomicU16,
     /// Requests so far, health left out.
     pub served: AtomicU64,
     /// The release that it names.
@@ -34,7 +36,12 @@ impl Side {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let version = Mutex::new(version.to_owned());
-        let answers = Arc::new(Answers { health: AtomicU16::new(200), version, ..Answers::default() });
+        let answers = Arc::new(Answers {
+            health: AtomicU16::new(200),
+            status: AtomicU16::new(200),
+            version,
+            ..Answers::default()
+        });
         let shared = Arc::clone(&answers);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -129,5 +136,5 @@ fn long_answer(mut writer: &TcpStream, version: &str) {
 fn status(answers: &Answers) -> u16 {
     let number = answers.served.fetch_add(1, Ordering::SeqCst) + 1;
     let every = u64::from(answers.fail_every.load(Ordering::SeqCst));
-    if every > 0 && number.is_multiple_of(every) { 500 } else { 200 }
+    if every > 0 && number.is_multiple_of(every) { 500 } else { answers.status.load(Ordering::SeqCst) }
 }

@@ -123,11 +123,7 @@ impl<'a> Watch<'a> {
             bin_ms: bin_ms(plan, bake_ms),
             keep_per_s: KEPT_OF_A_BAKE / (bake_ms.max(1) as f64 / 1e3),
         };
-        let lower = |name: &String| name.to_ascii_lowercase();
-        let headers = Headers {
-            release: lower(&plan.probe.header),
-            server: plan.probe.server_header.as_ref().map(lower),
-        };
+        let headers = Headers::of(&plan.probe);
         let door = Manner {
             rate: plan.probe.rate.0.min(MOST_AT_THE_DOOR),
             timeout,

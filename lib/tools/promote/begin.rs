@@ -16,9 +16,9 @@ use crate::evidence::{
 use crate::fault::{Exit, Fault};
 use crate::job::Job;
 use crate::judge;
-use crate::metrics::probe::{Connection, once};
+use crate::metrics::probe::{Connection, Headers, Sample, once};
 use crate::metrics::{self, Gives};
-use crate::plan::{JudgeKind, Loaded, MetricSpec, Promote, Side as SidePlan, Trigger};
+use crate::plan::{JudgeKind, Loaded, MetricSpec, Promote, Redirects, Side as SidePlan, Trigger};
 use crate::redact::redact;
 use crate::routers::{self, Before, By, Live, Router, Side, same_share};
 use crate::tools::verify::BASELINE_MAX_AGE;
@@ -405,14 +405,31 @@ pub(super) fn router_serves_blue(live: &Live, plan: &Promote) -> Result<(), Faul
     }
 }
 
-/// Refuses (1) a blue that is not healthy by its own address.
+/// Refuses a blue that is not healthy by its own address (1), and one whose every probe would count as an error for
+/// being led elsewhere (2).
 pub(super) fn blue_is_healthy(plan: &Promote) -> Result<String, Fault> {
-    look_at(&plan.sides.blue, plan, Duration::ZERO, false).map_err(|seen| {
+    let health = look_at(&plan.sides.blue, plan, Duration::ZERO, false).map_err(|seen| {
         Fault::closed("blue, the side that serves now, is not healthy")
             .place(redact(&plan.sides.blue.url.shown))
             .cause(seen)
             .help("a release needs a way back: mend blue first")
-    })
+    })?;
+    let sample = probe_of(&plan.sides.blue, plan);
+    match sample.status {
+        Some(status) if (300..400).contains(&status) && plan.probe.redirects == Redirects::Error => {
+            Err(Fault::usage("blue answers what the probes ask for with a redirect")
+                .place(redact(&join(&plan.sides.blue.url.shown, &plan.probe.path)))
+                .cause(format!("it answered {status}, and each such answer counts as an error"))
+                .help("name a path that is served there in `promote.probe.path`, or say `redirects: success` in `promote.probe`"))
+        }
+        _ => Ok(health),
+    }
+}
+
+/// What a probe gets of a side.
+fn probe_of(side: &SidePlan, plan: &Promote) -> Sample {
+    let client = Client::new(Duration::from_secs(5));
+    once(&client, &join(&side.url.value, &plan.probe.path), &Headers::of(&plan.probe), Connection::New)
 }
 
 /// What a side says of itself.
@@ -430,9 +447,7 @@ pub(super) fn says(spec: &SidePlan, plan: &Promote) -> Says {
     if let Some(given) = &spec.release {
         return Says::Release(given.clone());
     }
-    let client = Client::new(Duration::from_secs(5));
-    let url = join(&spec.url.value, &plan.probe.path);
-    let sample = once(&client, &url, &plan.probe.header.to_ascii_lowercase(), Connection::New);
+    let sample = probe_of(spec, plan);
     match sample.version {
         Some(version) => Says::Release(version),
         None if sample.status.is_some_and(|status| status < 500) => Says::Nothing,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::record::Markers;
 use crate::evidence::{Probed, Shift};
 use crate::fault::Fault;
-use crate::metrics::probe::{Connection, Sample, once_as};
+use crate::metrics::probe::{Connection, Headers, Sample, once_as};
 use crate::plan::{ProbeSpec, Promote};
 use crate::redact::redact;
 use crate::routers::{By, Key, Live, Router, Side, Split, same_share};
@@ -20,8 +20,8 @@ use crate::world::{self, signal};
 pub(super) struct Entry {
     /// Where users' requests enter, with the probe's path.
     pub url: String,
-    /// The header that names who answered, in lowercase.
-    pub header: String,
+    /// What is made of an answer.
+    pub headers: Headers,
     /// How many requests prove a shift.
     pub requests: u32,
     /// The variable that is not set, and without which nobody can ask there.
@@ -38,7 +38,7 @@ impl Entry {
     pub(super) fn new(entry: &str, probe: &ProbeSpec) -> Self {
         Self {
             url: join(entry, &probe.path),
-            header: probe.header.to_ascii_lowercase(),
+            headers: Headers::of(probe),
             requests: probe.requests.unwrap_or(40).max(1),
             unseen: None,
             by: By::Requests,
@@ -116,14 +116,14 @@ impl Entry {
         let next = Arc::new(AtomicUsize::new(0));
         for _ in 0..PROBERS.min(asks.len()) {
             let (tell, next, asks) = (tell.clone(), Arc::clone(&next), Arc::clone(asks));
-            let (client, url, header) = (self.client.clone(), self.url.clone(), self.header.clone());
+            let (client, url, headers) = (self.client.clone(), self.url.clone(), self.headers.clone());
             let work = move || {
                 while Instant::now() < until {
                     let number = next.fetch_add(1, Ordering::SeqCst);
                     let Some(ask) = asks.get(number) else { return };
                     let sent = ask.header.as_ref().map(|(name, value)| (name.as_str(), value.as_str()));
                     // A connection of its own for each: an open one may belong to the split of before.
-                    let sample = once_as(&client, &url, &header, Connection::New, sent);
+                    let sample = once_as(&client, &url, &headers, Connection::New, sent);
                     if tell.send((number, sample)).is_err() {
                         return;
                     }

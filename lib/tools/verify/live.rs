@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::evidence::{Finding, Outcome, Promotion, Verdict};
 use crate::job::Job;
-use crate::metrics::probe::{Connection, once};
+use crate::metrics::probe::{Connection, Headers, once};
 use crate::severity::Severity;
 use crate::world::http::{Client, join};
 use crate::world::now;
@@ -39,9 +39,9 @@ pub(super) fn serves(job: &Job, promotion: &Promotion) -> Finding {
     let timeout = probe.timeout.map_or(Duration::from_secs(5), |s| s.0);
     let client = Client::new(timeout);
     let url = join(&entry.value, &probe.path);
-    let mut seen = Seen::default();
+    let (mut seen, headers) = (Seen::default(), Headers::of(probe));
     for _ in 0..probe.requests.unwrap_or(REQUESTS).max(1) {
-        let sample = once(&client, &url, &probe.header, Connection::New);
+        let sample = once(&client, &url, &headers, Connection::New);
         seen.requests += 1;
         if sample.ok {
             *seen.versions.entry(sample.version).or_default() += 1;

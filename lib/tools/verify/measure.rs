@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use crate::evidence::{Finding, ProbeRecord, Verdict};
 use crate::fault::Fault;
 use crate::judge::{Metric, SideFigures, metric_of};
-use crate::metrics::probe::{Lag, Sampler};
-use crate::plan::{BaselineProbe, Expected, Loaded};
+use crate::metrics::probe::{Headers, Lag, Sampler};
+use crate::plan::{BaselineProbe, Expected, Loaded, Redirects};
 use crate::redact::redact;
 use crate::severity::Severity;
 use crate::units::{show_duration, show_share};
@@ -27,6 +27,7 @@ pub(super) struct Probe {
     pub(super) rate: f64,
     pub(super) duration: Duration,
     pub(super) timeout: Duration,
+    pub(super) redirects: Redirects,
     pub(super) tolerance: f64,
     pub(super) tolerance_at_least_ms: f64,
     pub(super) min_samples: u64,
@@ -69,6 +70,7 @@ fn read(spec: &BaselineProbe, loaded: &Loaded) -> Result<Probe, Fault> {
         rate: spec.rate.map_or(20.0, |r| r.0),
         duration: spec.duration.map_or(Duration::from_secs(5), |s| s.0),
         timeout: spec.timeout.map_or(Duration::from_secs(5), |s| s.0),
+        redirects: spec.redirects,
         tolerance: spec.tolerance.map_or(0.25, |s| s.0),
         tolerance_at_least_ms: ms(spec.tolerance_at_least, 5.0),
         min_samples: spec.min_samples.unwrap_or(50).max(1),
@@ -91,7 +93,8 @@ pub(super) fn measure(probe: &Probe, talk: &Talk) -> Measured {
     let (started_at, started) = (now(), Instant::now());
     let ticker = talk.ticker();
     ticker.set(&format!("{}: asking for {}", probe.name, show_duration(probe.duration.as_secs_f64())));
-    let sampler = Sampler::start(std::slice::from_ref(&probe.url), probe.rate, probe.timeout, "");
+    let headers = Headers { redirects: probe.redirects, ..Headers::default() };
+    let sampler = Sampler::start(std::slice::from_ref(&probe.url), probe.rate, probe.timeout, headers);
     signal::sleep(probe.duration);
     let window_s = started.elapsed().as_secs_f64();
     sampler.finish();

@@ -6,7 +6,7 @@ use super::super::begin::look_at;
 use super::super::machine::{Event, State};
 use super::Driver;
 use crate::fault::Fault;
-use crate::metrics::probe::{Connection, once};
+use crate::metrics::probe::{Connection, Headers, once};
 use crate::routers::Side;
 use crate::state::{Ask, Asked};
 use crate::world;
@@ -105,8 +105,8 @@ impl Driver<'_> {
         let timeout = self.plan.probe.timeout.map_or(PATIENCE, |span| span.0.min(PATIENCE));
         let client = Client::new(timeout);
         let url = join(&self.plan.sides.green.url.value, &self.plan.probe.path);
-        let header = self.plan.probe.header.to_ascii_lowercase();
-        let failed = (0..ASKED).filter(|_| !once(&client, &url, &header, Connection::New).ok).count();
+        let headers = Headers::of(&self.plan.probe);
+        let failed = (0..ASKED).filter(|_| !once(&client, &url, &headers, Connection::New).ok).count();
         if failed > FAILED { Err(format!("{failed} of {ASKED} requests to it failed")) } else { Ok(()) }
     }
 

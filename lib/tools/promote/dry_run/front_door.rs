@@ -78,7 +78,7 @@ fn reaches_blue(entry: &Entry, markers: &Markers, plan: &Promote) -> Result<(Str
         }
         answer
     };
-    let look = || wrong(&entry.url, &answered(), &entry.header, blue);
+    let look = || wrong(&entry.url, &answered(), &entry.headers.release, blue);
     let fault = |wrong: Wrong| {
         Fault::infrastructure(wrong.what).place(entry.url.clone()).cause(wrong.cause).help(wrong.help)
     };
