@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use trapkey::cli::{self, Shared};
 use trapkey::evidence::PromoteBody;
 use trapkey::tools::promote::flags::{self, Change, Serves};
-use trapkey::tools::promote::{self, Approve, Call, Mode};
+use trapkey::tools::promote::{self, Approve, Call, Mode, Origin};
 use trapkey::units::{Span, parse_share};
 
 const TOOL: &str = "promote";
@@ -112,6 +112,8 @@ enum Command {
         /// Try the way as well: router, front door, both sides, snapshot store and state are read
         #[arg(long, conflicts_with = "on")]
         live: bool,
+        #[command(flatten)]
+        from: From,
     },
     /// Reach every verdict again from the recorded samples, and say whether it is the same
     Replay,
@@ -193,6 +195,21 @@ impl Set {
     }
 }
 
+/// What another tool judges by, for a plan of one's own.
+#[derive(Args)]
+#[group(multiple = false, conflicts_with_all = ["on", "live"])]
+struct From {
+    /// Print the plan that Kayenta's canary config (JSON) becomes, and what of it does not translate
+    #[arg(long, value_name = "FILE")]
+    from_kayenta: Option<PathBuf>,
+    /// Print the plan that Argo's AnalysisTemplate (YAML) becomes
+    #[arg(long, value_name = "FILE")]
+    from_argo: Option<PathBuf>,
+    /// Print the plan that Flagger's Canary and MetricTemplate (YAML) become
+    #[arg(long, value_name = "FILE")]
+    from_flagger: Option<PathBuf>,
+}
+
 #[derive(Args)]
 struct Why {
     /// Why; goes on record
@@ -257,6 +274,13 @@ fn main() -> ExitCode {
         Command::Status => cli::order_on(promote::open, &shared, TOOL, promote::status),
         Command::Pause => cli::order_on(promote::open, &shared, TOOL, promote::pause),
         Command::Resume => cli::order_on(promote::open, &shared, TOOL, promote::resume),
+        Command::Plan { from: From { from_kayenta: Some(file), .. }, .. } => {
+            promote::import(Origin::Kayenta, &file)
+        }
+        Command::Plan { from: From { from_argo: Some(file), .. }, .. } => promote::import(Origin::Argo, &file),
+        Command::Plan { from: From { from_flagger: Some(file), .. }, .. } => {
+            promote::import(Origin::Flagger, &file)
+        }
         Command::Plan { live: true, .. } => cli::aside(&shared, TOOL, promote::plan_live),
         Command::Plan { on: None, .. } => cli::order(&shared, TOOL, promote::plan),
         Command::Plan { on: Some(file), .. } => cli::order(&shared, TOOL, |job| promote::foresee(job, &file)),

@@ -20,15 +20,20 @@ use crate::units::{Target, Text, listed};
 use crate::yaml::{self, Problem};
 
 mod access;
+mod attempts;
 mod command;
 mod file;
+mod framing;
+mod haproxy_log;
 mod json_log;
 mod log;
 mod moment;
 mod nginx_log;
+mod pattern;
 pub mod probe;
 mod series;
 pub mod template;
+mod text_log;
 
 mod query;
 mod remote;
@@ -45,6 +50,8 @@ pub static ALL: &[&Kind] = &[
     &prometheus::KIND,
     &nginx_log::KIND,
     &json_log::KIND,
+    &haproxy_log::KIND,
+    &text_log::KIND,
     &file::KIND,
     &command::KIND,
     &influxdb::KIND,
@@ -249,7 +256,7 @@ pub trait Source: Send {
     }
 
     /// Hands over every request of both sides in a window (`ask.side` is of no meaning here), in the
-    /// order in which they stand.
+    /// order in which they stand; with them those of earlier windows that were not there yet.
     ///
     /// Errors: see [`Trouble`].
     fn requests(
@@ -259,6 +266,16 @@ pub trait Source: Send {
         _take: &mut dyn FnMut(UserRequest),
     ) -> Result<(), Trouble> {
         Err(Trouble::refused("this kind gives a series, no single requests"))
+    }
+
+    /// Why what it has given proves nothing good, although it may prove something bad.
+    fn doubt(&self) -> Option<String> {
+        None
+    }
+
+    /// By how much more than was waited for requests have come late so far.
+    fn late(&self) -> Duration {
+        Duration::ZERO
     }
 
     /// The query for a window as people may see it: filled in, secrets left out.

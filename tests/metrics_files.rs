@@ -9,6 +9,7 @@ use trapkey::metrics::{self, Ask, SideOf, Source, Trouble, UserRequest};
 use trapkey::plan::Loaded;
 
 mod contract;
+mod field;
 mod logs;
 mod series;
 mod servers;

@@ -220,7 +220,7 @@ impl Classification {
         }
     }
 
-    fn is_worse(self) -> bool {
+    pub(super) fn is_worse(self) -> bool {
         matches!(self, Self::High | Self::Low)
     }
 }

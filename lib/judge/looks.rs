@@ -187,8 +187,11 @@ impl<'a> Judge<'a> {
             metrics.push(records);
         }
         let mut score = self.plan.judge.score.map(|_| self.score(&by_trigger));
+        let mut scored_as = None;
         if self.plan.judge.kind == JudgeKind::Kayenta {
-            score = self.by_kayenta(&mut metrics, &mut by_trigger);
+            let scored = self.by_kayenta(&mut metrics, &mut by_trigger);
+            score = scored.as_ref().map(|(score, _)| *score);
+            scored_as = scored.map(|(_, said)| said);
         }
         let mut decision = Decision::Pass;
         for (trigger, (own, records)) in self.plan.rollback_when.iter().zip(by_trigger.iter().zip(&metrics)) {
@@ -214,7 +217,7 @@ impl<'a> Judge<'a> {
             decision = worse(decision, Decision::Undecided);
         }
         let blind_since_ms = self.blind(decision == Decision::Undecided && dark);
-        let summary = summary(decision, &metrics, score);
+        let summary = summary(decision, &metrics, (score, scored_as));
         Looked { decision, metrics, score, blind_since_ms, summary }
     }
 
@@ -463,15 +466,17 @@ fn worse(a: Decision, b: Decision) -> Decision {
     }
 }
 
-fn summary(decision: Decision, metrics: &[MetricRecord], score: Option<f64>) -> String {
+fn summary(decision: Decision, metrics: &[MetricRecord], scored: (Option<f64>, Option<String>)) -> String {
     let telling = metrics.iter().filter(|m| match decision {
         Decision::Fail => m.verdict == Verdict::Fail,
         Decision::Undecided => m.verdict != Verdict::Pass,
         Decision::Pass => m.verdict == Verdict::Pass,
     });
     let mut said: Vec<String> = telling.map(|m| format!("{} ({})", m.message, m.source)).collect();
-    if let Some(score) = score {
-        said.push(format!("score {score:.0} of 100"));
+    match scored {
+        (_, Some(kayentas)) => said.push(kayentas),
+        (Some(score), None) => said.push(format!("score {score:.0} of 100")),
+        (None, None) => {}
     }
     if said.is_empty() { "nothing was judged".into() } else { said.join("; ") }
 }

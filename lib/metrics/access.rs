@@ -1,15 +1,17 @@
 //! What all access logs have in common: whose request it was, and whether it went well.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::log::{Log, Window, show_line};
+use super::framing::Framing;
+use super::log::{Log, Told, Window, moment, show_line};
 use super::{Ask, SideOf, Source, Trouble, UserRequest};
-use crate::units::{Target, clipped, listed};
+use crate::units::{Share, Target, clipped, listed, show_duration};
 
 /// One kind of log.
 pub(super) trait Grammar: Send {
@@ -19,6 +21,16 @@ pub(super) trait Grammar: Send {
     /// The same, and what the line says of requests: none when a side has no part in it.
     fn read<'l>(&self, line: &'l [u8], attempts: &mut Vec<Attempt<'l>>) -> Option<i64>;
 
+    /// Whether a line that is not understood is none of this log's requests, and none the worse for it.
+    fn is_foreign(&self, _line: &[u8]) -> bool {
+        false
+    }
+
+    /// The zone whose clocks count, where lines have no offset.
+    fn zone(&self) -> Option<String> {
+        None
+    }
+
     /// What is looked at, for people.
     fn show(&self) -> String;
 }
@@ -27,7 +39,9 @@ pub(super) trait Grammar: Send {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Attempt<'l> {
     /// The side as the log calls it.
-    pub(super) side: std::borrow::Cow<'l, str>,
+    pub(super) side: Cow<'l, str>,
+    /// It was made on another server than that one, and the log does not say on which.
+    pub(super) elsewhere: bool,
     /// Whether it went well; none when it is not to be counted.
     pub(super) ok: Option<bool>,
     /// How long it took, in ms.
@@ -85,22 +99,155 @@ impl Statuses {
     }
 }
 
+/// What a plan says of whose requests a log holds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Whose<'p> {
+    /// What blue is called in it; its own address, release or word when absent.
+    pub(super) blue: Option<&'p Target>,
+    /// What green is called in it.
+    pub(super) green: Option<&'p Target>,
+    /// The share of requests that may be those of neither side.
+    pub(super) others: Option<Share>,
+}
+
 /// An access log as a source.
 pub(super) struct Access<G> {
     log: Log,
     grammar: G,
     /// What the plan says blue and green are called in the log; nothing for their own addresses.
     given: [Vec<String>; 2],
-    /// Whether a line was ever that of a side.
-    fitted: bool,
+    others: f64,
+    /// The side whose requests all of them are.
+    only: Option<usize>,
+    seen: Tally,
+    /// The same before the newest reading.
+    before: Tally,
 }
 
-impl<G: Grammar> Access<G> {
-    pub(super) fn new(log: Log, grammar: G, blue: Option<&Target>, green: Option<&Target>) -> Self {
+/// What was seen of a log since it was opened.
+#[derive(Clone, Debug, Default)]
+struct Tally {
+    /// Attempts of a side, and of somebody else.
+    fitting: u64,
+    others: u64,
+    /// The names of the latter.
+    names: Vec<String>,
+    /// Lines that were not there when the log was read before, and those among them that came later than
+    /// is waited for.
+    unread: u64,
+    too_late: u64,
+    /// By how much lines came later than they were read, as far as that is waited for, and at all, in ms.
+    late_ms: i64,
+    latest_ms: i64,
+}
+
+/// The share of requests that may be those of neither side, where the plan does not say.
+const OTHERS: f64 = 0.2;
+/// So many lines make a share.
+const ENOUGH: u64 = 20;
+/// Lines that come later than this are counted, and not waited for.
+const LATEST_MS: i64 = 60_000;
+/// The share of lines that may come later.
+const TOO_LATE: f64 = 0.01;
+/// So many names of others are shown.
+const MOST_NAMES: usize = 5;
+
+impl<G: Grammar> Access<Framing<G>> {
+    pub(super) fn new(log: Log, grammar: G, whose: &Whose<'_>) -> Self {
         let words = |target: Option<&Target>| {
             target.map(Target::words).unwrap_or_default().into_iter().map(|word| word.value).collect()
         };
-        Self { log, grammar, given: [words(blue), words(green)], fitted: false }
+        let others = whose.others.map_or(OTHERS, |share| share.0);
+        Self {
+            log,
+            grammar: Framing(grammar),
+            given: [words(whose.blue), words(whose.green)],
+            others,
+            only: None,
+            seen: Tally::default(),
+            before: Tally::default(),
+        }
+    }
+
+    /// The same of a log that is one side's own.
+    pub(super) fn only(self, side: usize) -> Self {
+        Self { only: Some(side), ..self }
+    }
+
+    /// What was read last counts for nothing: it is new the next time.
+    pub(super) fn undo(&mut self) {
+        self.log.undo();
+        self.seen = std::mem::take(&mut self.before);
+    }
+}
+
+impl<G: Grammar> Access<G> {
+    /// Why the zone cannot be the one that the log was written by: its newest line is not of when the file was
+    /// written to, by hours or quarters of them.
+    fn other_clocks(&self) -> Option<OtherClocks> {
+        let zone = self.grammar.zone()?;
+        let (newest_ms, written_ms) = self.log.newest(&|line| self.grammar.time(line))?;
+        let ahead_ms = newest_ms - written_ms;
+        let from_quarter = (ahead_ms.abs() + QUARTER_MS / 2) % QUARTER_MS - QUARTER_MS / 2;
+        let is_off = ahead_ms.abs() > QUARTER_MS / 2 && from_quarter.abs() < NEAR_MS;
+        is_off.then(|| {
+            let why = Trouble::refused(format!(
+                "{}: its newest line is of {} by the clocks of {zone}, but it was written at {}: say with `zone:` by which clocks it goes",
+                self.log.shown(),
+                moment(newest_ms),
+                moment(written_ms)
+            ));
+            OtherClocks { why, is_ahead: ahead_ms > 0 }
+        })
+    }
+}
+
+/// The zone cannot be the one that the log was written by.
+struct OtherClocks {
+    why: Trouble,
+    /// What lies ahead never is right; what lies behind may be a file that somebody else has touched.
+    is_ahead: bool,
+}
+
+/// Zones are quarters of an hour apart.
+const QUARTER_MS: i64 = 900_000;
+/// A line is written so soon after its moment.
+const NEAR_MS: i64 = 60_000;
+
+impl Tally {
+    /// Counts a line that came after the log was read up to its moment.
+    fn late(&mut self, by_ms: i64) {
+        self.latest_ms = self.latest_ms.max(by_ms);
+        if by_ms <= LATEST_MS {
+            self.late_ms = self.late_ms.max(by_ms);
+        } else {
+            self.too_late += 1;
+        }
+    }
+
+    fn other(&mut self, name: &str) {
+        self.others += 1;
+        if self.names.len() < MOST_NAMES && !self.names.iter().any(|known| known == name) {
+            self.names.push(name.to_owned());
+        }
+    }
+
+    /// Why what was seen proves nothing good.
+    fn doubt(&self, others: f64) -> Option<String> {
+        let all = self.fitting + self.others;
+        if self.others >= ENOUGH && self.others as f64 > others * all as f64 {
+            let names: Vec<String> = self.names.iter().map(|name| show(name)).collect();
+            return Some(format!(
+                "{} of {all} requests are neither blue's nor green's, more than {}: it names {}; add what belongs to a side to `blue:` or `green:`, or say with `others:` which share may be somebody else's",
+                self.others,
+                Share(others),
+                listed(&names, MOST_NAMES)
+            ));
+        }
+        (self.too_late >= 3 && self.too_late as f64 > TOO_LATE * self.unread as f64).then(|| {
+            let latest = show_duration(self.latest_ms as f64 / 1e3);
+            format!("lines come up to {latest} late, so its end is not known: set `delay` to as much")
+        })
     }
 }
 
@@ -114,33 +261,62 @@ impl<G: Grammar> Source for Access<G> {
         let mut sides = Sides::new(sides, &self.given)?;
         let (from, to) = (ask.from.as_millisecond(), ask.to.as_millisecond());
         let window = Window { from_ms: from, to_ms: to, until: Instant::now() + ask.limit };
-        let grammar = &self.grammar;
-        let (mut lines, mut fitting) = (0_u64, 0_u64);
-        let mut each = |line: &[u8]| {
+        let other_clocks = self.other_clocks();
+        if let Some(OtherClocks { why, is_ahead: true }) = other_clocks {
+            return Err(why);
+        }
+        let (grammar, only) = (&self.grammar, self.only);
+        let mut seen = self.seen.clone();
+        let mut lines = 0_u64;
+        let mut each = |line: &[u8], missed_before: Option<i64>| {
             let mut found = Vec::new();
-            let at_ms = grammar.read(line, &mut found)?;
-            if (from..to).contains(&at_ms) {
-                lines += 1;
-                for attempt in &found {
-                    let Some(side) = sides.of(&attempt.side) else { continue };
-                    fitting += 1;
-                    if let Some(ok) = attempt.ok {
-                        take(UserRequest { side, at_ms, latency_ms: attempt.latency_ms, ok });
-                    }
+            let Some(at_ms) = grammar.read(line, &mut found) else {
+                return if grammar.is_foreign(line) { Told::Foreign } else { Told::Odd };
+            };
+            seen.unread += u64::from(missed_before.is_some());
+            let late_by = missed_before.map_or(0, |read_to| read_to - at_ms);
+            if !(from..to).contains(&at_ms) && late_by <= 0 {
+                return Told::At(at_ms);
+            }
+            lines += 1;
+            if late_by > 0 {
+                seen.late(late_by);
+            }
+            for attempt in &found {
+                let Some(side) = only.or_else(|| sides.whose(attempt)) else {
+                    seen.other(&attempt.side);
+                    continue;
+                };
+                seen.fitting += 1;
+                if let Some(ok) = attempt.ok {
+                    take(UserRequest { side, at_ms, latency_ms: attempt.latency_ms, ok });
                 }
             }
-            Some(at_ms)
+            Told::At(at_ms)
         };
         self.log.read(window, &|line| grammar.time(line), &mut each)?;
-        self.fitted |= fitting > 0;
-        if lines > 0 && !self.fitted {
+        if let Some(OtherClocks { why, .. }) = other_clocks.filter(|_| lines == 0) {
+            self.log.undo();
+            return Err(why);
+        }
+        if lines > 0 && seen.fitting == 0 && only.is_none() {
+            self.log.undo();
             return Err(Trouble::refused(format!(
                 "{}: {}",
                 self.log.shown(),
                 sides.none_fits(lines, &self.grammar.show())
             )));
         }
+        self.before = std::mem::replace(&mut self.seen, seen);
         Ok(())
+    }
+
+    fn doubt(&self) -> Option<String> {
+        self.seen.doubt(self.others).map(|why| format!("{}: {why}", self.log.shown()))
+    }
+
+    fn late(&self) -> Duration {
+        Duration::from_millis(self.seen.late_ms.unsigned_abs())
     }
 
     fn query(&self, _: &Ask<'_>) -> String {
@@ -151,6 +327,8 @@ impl<G: Grammar> Source for Access<G> {
 /// What the two sides are called in a log.
 struct Sides {
     names: [Vec<Name>; 2],
+    /// Whether each side is one server.
+    single: bool,
     /// What a name that was met stands for.
     met: HashMap<String, Option<usize>>,
 }
@@ -176,8 +354,11 @@ impl Sides {
             own.extend(side.release.iter().filter(|release| !release.is_empty()).map(|text| Name::of(text)));
             own
         };
-        let mut found =
-            Self { names: [names(&sides[0], &given[0]), names(&sides[1], &given[1])], met: HashMap::new() };
+        let mut found = Self {
+            names: [names(&sides[0], &given[0]), names(&sides[1], &given[1])],
+            single: given.iter().all(|names| names.len() <= 1),
+            met: HashMap::new(),
+        };
         // The same release on both sides tells nobody apart; the same address is a mistake.
         if given.iter().all(Vec::is_empty) && sides[0].release == sides[1].release {
             found.names.iter_mut().for_each(|names| names.truncate(2));
@@ -190,6 +371,13 @@ impl Sides {
             ))),
             None => Ok(found),
         }
+    }
+
+    /// Whose an attempt is. One that was made on another server than the one that is named was the other
+    /// side's, where there are two servers in all.
+    fn whose(&mut self, attempt: &Attempt<'_>) -> Option<usize> {
+        let side = self.of(&attempt.side)?;
+        if attempt.elsewhere { self.single.then_some(1 - side) } else { Some(side) }
     }
 
     /// 0 for blue, 1 for green.

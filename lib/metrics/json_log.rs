@@ -7,19 +7,20 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::access::{Access, Attempt, ClientClosed, Grammar, Statuses};
+use super::access::{Access, Attempt, ClientClosed, Grammar, Statuses, Whose};
+use super::attempts::{self, Attempts, Tried};
 use super::log::Log;
 use super::moment::{self, Finest, whole};
 use super::nginx_log::disorder_ms;
 use super::{Gives, Kind, Order, Source};
-use crate::units::{Span, Target};
+use crate::units::{Share, Span, Target};
 use crate::yaml::Problem;
 
 pub(super) static KIND: Kind = Kind {
     name: "json_log",
     about: "every request in an access log of JSON lines",
     target: "the path of the log, relative to the plan",
-    example: "{name: traefik, kind: json_log, target: /var/log/traefik/access.log, with: {preset: traefik}}",
+    example: "{name: users, kind: json_log, target: /var/log/traefik/access.log, with: {preset: traefik}}",
     gives: Gives::Requests,
     settings: |generator| generator.subschema_for::<Settings>(),
     open,
@@ -36,7 +37,7 @@ pub(super) static KIND: Kind = Kind {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Settings {
-    /// The places of a server's own log, `traefik`, `caddy` or `envoy`; what is given beside it takes
+    /// The places of a server's own log, `nginx`, `traefik`, `caddy` or `envoy`; what is given beside it takes
     /// precedence.
     #[serde(default)]
     preset: Option<Preset>,
@@ -56,10 +57,18 @@ struct Settings {
     /// Where the status stands.
     #[serde(default)]
     status: Option<String>,
+    /// Where nginx's `$upstream_status` stands, the statuses of all attempts: `502, 200`.
+    #[serde(default)]
+    upstream_status: Option<String>,
+    /// Which attempts count where the side is a list of several (`a, b` or JSON's `["a", "b"]`): `all`, each for
+    /// the side that made it, or `last`, the one that answered the user; all when absent.
+    #[serde(default)]
+    attempts: Attempts,
     /// Where the latency stands; `duration` when absent.
     #[serde(default)]
     latency: Option<String>,
-    /// What `duration` and `latency` count: `s`, `ms`, `us` or `ns`; ms when absent.
+    /// What `duration` and `latency` count: `s`, `ms`, `us` or `ns`; ms when absent. A text with a unit of its own,
+    /// such as `0.012s`, is taken by that.
     #[serde(default)]
     latency_unit: Option<LatencyUnit>,
     /// What blue is called in the log: one or more addresses or values; its own address, its release or
@@ -69,6 +78,10 @@ struct Settings {
     /// What green is called in the log.
     #[serde(default)]
     green: Option<Target>,
+    /// Which share of the requests may be those of neither side, such as `50%`; 20 % when absent. With more,
+    /// nothing passes: a server of a side may have been forgotten.
+    #[serde(default)]
+    others: Option<Share>,
     /// Which statuses are errors: `5xx`, or a list of codes and classes; 5xx when absent.
     #[serde(default)]
     errors: Option<Target>,
@@ -85,6 +98,10 @@ struct Settings {
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 enum Preset {
+    /// nginx's own names: `log_format shop escape=json '{"msec":"$msec","upstream_addr":"$upstream_addr",
+    /// "status":"$status","upstream_status":"$upstream_status",
+    /// "upstream_response_time":"$upstream_response_time"}'`.
+    Nginx,
     /// `accessLog: {format: json}`: `StartUTC` and `Duration` (ns), `ServiceAddr`, `DownstreamStatus`,
     /// `OriginDuration`. Of a retried request it holds the last attempt.
     Traefik,
@@ -144,9 +161,10 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
         return Err(wrong("the key `target` is missing: the path of the log".into()));
     };
     let log = Log::new(target.one().map_err(&wrong)?, order.folder, disorder_ms(settings.disorder));
-    let (blue, green) = (settings.blue.clone(), settings.green.clone());
+    let (blue, green, others) = (settings.blue.clone(), settings.green.clone(), settings.others);
     let line = Line::new(settings).map_err(wrong)?;
-    Ok(Box::new(Access::new(log, line, blue.as_ref(), green.as_ref())))
+    let whose = Whose { blue: blue.as_ref(), green: green.as_ref(), others };
+    Ok(Box::new(Access::new(log, line, &whose)))
 }
 
 /// Where things stand in a line.
@@ -156,6 +174,7 @@ struct Line {
     has_latency: bool,
     start: bool,
     to_ms: f64,
+    attempts: Attempts,
     statuses: Statuses,
 }
 
@@ -164,7 +183,8 @@ const TIME: usize = 0;
 const STATUS: usize = 1;
 const DURATION: usize = 2;
 const LATENCY: usize = 3;
-const SIDE: usize = 4;
+const OWN_STATUS: usize = 4;
+const SIDE: usize = 5;
 /// Places where a side may stand.
 const MAX_SIDES: usize = 4;
 
@@ -175,6 +195,15 @@ impl Line {
         let own = |text: &str| Some(text.to_owned());
         let preset = match settings.preset {
             None => Settings::default(),
+            Some(Preset::Nginx) => Settings {
+                time: own("msec"),
+                side: Some(Target::One("upstream_addr".into())),
+                status: own("status"),
+                upstream_status: own("upstream_status"),
+                latency: own("upstream_response_time"),
+                latency_unit: Some(LatencyUnit::S),
+                ..Settings::default()
+            },
             Some(Preset::Traefik) => Settings {
                 time: own("StartUTC"),
                 time_is: Some(TimeIs::Start),
@@ -223,6 +252,9 @@ impl Line {
         if let Some(duration) = &duration {
             wanted.add(duration, DURATION)?;
         }
+        if let Some(own) = settings.upstream_status.or(preset.upstream_status) {
+            wanted.add(&own, OWN_STATUS)?;
+        }
         let has_latency = latency.is_some();
         if let Some(latency) = &latency {
             wanted.add(latency, LATENCY)?;
@@ -232,13 +264,19 @@ impl Line {
         }
         let unit = settings.latency_unit.or(preset.latency_unit).unwrap_or(LatencyUnit::Ms);
         let statuses = Statuses::new(settings.errors.as_ref(), settings.client_closed)?;
-        Ok(Self { wanted, sides, has_latency, start, to_ms: unit.to_ms(), statuses })
+        let attempts = settings.attempts;
+        Ok(Self { wanted, sides, has_latency, start, to_ms: unit.to_ms(), attempts, statuses })
     }
 
     fn find(&self, line: &[u8]) -> Option<Found> {
+        self.pick(line).or_else(|| self.pick(&repaired(line)?))
+    }
+
+    fn pick(&self, line: &[u8]) -> Option<Found> {
         let mut found = Found::default();
         let mut reader = serde_json::Deserializer::from_slice(line);
-        Pick { wanted: Some(&self.wanted), found: &mut found, top: true }.deserialize(&mut reader).ok()?;
+        let pick = Pick { wanted: Some(&self.wanted), found: &mut found, top: true, list: &[] };
+        pick.deserialize(&mut reader).ok()?;
         reader.end().ok()?;
         Some(found)
     }
@@ -255,7 +293,10 @@ impl Line {
     }
 
     fn latency(&self, value: Option<&Scalar>) -> Option<f64> {
-        let latency = value?.number()? * self.to_ms;
+        let latency = match value? {
+            Scalar::Text(text) => with_unit(text).or_else(|| Some(value?.number()? * self.to_ms))?,
+            Scalar::Number(number) => number * self.to_ms,
+        };
         (latency.is_finite() && latency >= 0.0).then_some(latency)
     }
 }
@@ -278,10 +319,24 @@ impl Grammar for Line {
         }
         let at_ms = self.moment(&found)?;
         let Some(side) = side else { return Some(at_ms) };
-        let status = found[STATUS].as_ref()?.status()?;
+        let text = |slot: usize| found[slot].as_ref().map(Scalar::text).unwrap_or_default();
+        if attempts::is_list(&side) || attempts::is_list(&text(OWN_STATUS)) {
+            let (statuses, times) = (text(OWN_STATUS), text(LATENCY));
+            let answered = attempts::status(attempts::last(&text(STATUS)));
+            let tried = Tried { servers: &side, statuses: &statuses, times: &times, answered };
+            let mut found = Vec::new();
+            attempts::each(tried, (self.attempts, &self.statuses, self.to_ms), &mut found)?;
+            let owned = |a: Attempt<'_>| Attempt { side: Cow::Owned(a.side.into_owned()), ..a };
+            attempts.extend(found.into_iter().map(owned));
+            return Some(at_ms);
+        }
+        let answered = found[STATUS].as_ref().and_then(Scalar::status);
+        let own = found[OWN_STATUS].as_ref().and_then(Scalar::status);
+        let ok = attempts::ended(own, answered, self.attempts, &self.statuses)?;
         attempts.push(Attempt {
+            elsewhere: false,
             side: Cow::Owned(side),
-            ok: self.statuses.ok(status),
+            ok,
             latency_ms: self.latency(found[LATENCY].as_ref()),
         });
         Some(at_ms)
@@ -291,6 +346,21 @@ impl Grammar for Line {
         let latency = if self.has_latency { "" } else { ", no latency" };
         format!("side at {}{latency}", self.sides.join(" or "))
     }
+}
+
+/// A time that says its own unit, such as `0.012s` or `13.5µs`, in ms.
+fn with_unit(text: &str) -> Option<f64> {
+    let text = text.trim();
+    let at = text.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
+    let (number, unit) = text.split_at(at);
+    let to_ms = match unit.trim_start() {
+        "s" => 1e3,
+        "ms" => 1.0,
+        "us" | "µs" | "μs" => 1e-3,
+        "ns" => 1e-6,
+        _ => return None,
+    };
+    Some(number.parse::<f64>().ok()? * to_ms)
 }
 
 /// A value that stands by itself.
@@ -305,6 +375,13 @@ impl Scalar {
         match self {
             Self::Number(number) => Some(*number),
             Self::Text(text) => text.trim().parse().ok(),
+        }
+    }
+
+    fn text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Text(text) => Cow::Borrowed(text),
+            Self::Number(number) => Cow::Owned(number.to_string()),
         }
     }
 
@@ -357,6 +434,8 @@ struct Pick<'w> {
     wanted: Option<&'w Wanted>,
     found: &'w mut Found,
     top: bool,
+    /// Where the list belongs that this is an entry of.
+    list: &'w [usize],
 }
 
 impl Pick<'_> {
@@ -364,13 +443,25 @@ impl Pick<'_> {
         for slot in self.wanted.map(|wanted| wanted.slots.as_slice()).unwrap_or_default() {
             self.found[*slot] = Some(value.clone());
         }
+        for slot in self.list {
+            let entry = value.text();
+            let before = self.found[*slot].take().map(|before| format!("{}, ", before.text()));
+            self.found[*slot] = Some(Scalar::Text(before.unwrap_or_default() + &entry));
+        }
+    }
+
+    /// What stands for no value keeps its place in a list.
+    fn keep_nothing(self) {
+        if !self.list.is_empty() {
+            self.keep(&Scalar::Text("-".into()));
+        }
     }
 }
 
 impl<'de> DeserializeSeed<'de> for Pick<'_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        if self.wanted.is_none() {
+        if self.wanted.is_none() && self.list.is_empty() {
             return IgnoredAny::deserialize(deserializer).map(drop);
         }
         if self.top { deserializer.deserialize_map(self) } else { deserializer.deserialize_any(self) }
@@ -384,9 +475,11 @@ impl<'de> Visitor<'de> for Pick<'_> {
         f.write_str("an object")
     }
     fn visit_bool<E: de::Error>(self, _: bool) -> Result<(), E> {
+        self.keep_nothing();
         Ok(())
     }
     fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        self.keep_nothing();
         Ok(())
     }
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<(), E> {
@@ -407,19 +500,98 @@ impl<'de> Visitor<'de> for Pick<'_> {
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(below) = map.next_key_seed(Key(self.wanted))? {
-            map.next_value_seed(Pick { wanted: below, found: &mut *self.found, top: false })?;
+            map.next_value_seed(Pick { wanted: below, found: &mut *self.found, top: false, list: &[] })?;
         }
         Ok(())
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let own = self.wanted.map(|wanted| wanted.slots.as_slice()).unwrap_or_default();
+        for slot in own {
+            self.found[*slot] = None;
+        }
         for number in 0_usize.. {
             let below = self.wanted.and_then(|wanted| wanted.get(&number.to_string()));
-            let next = Pick { wanted: below, found: &mut *self.found, top: false };
+            let next = Pick { wanted: below, found: &mut *self.found, top: false, list: own };
             if list.next_element_seed(next)?.is_none() {
                 break;
             }
         }
         Ok(())
+    }
+}
+
+/// A line as nginx writes it where the format has no `escape=json` or no quotes around a number that may be a list
+/// or a dash: `\x22`, `502, 200`, `-`. None when there is nothing of that in it.
+fn repaired(line: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(line.len() + 16);
+    let mut rest = line;
+    let mut changed = false;
+    while let Some((first, after)) = rest.split_first() {
+        out.push(*first);
+        rest = after;
+        match first {
+            b'"' => {
+                let (text, escapes) = string(rest)?;
+                changed |= escapes;
+                let mut bytes = text.iter().copied().peekable();
+                while let Some(byte) = bytes.next() {
+                    out.push(byte);
+                    if byte == b'\\' {
+                        match bytes.next()? {
+                            b'x' => out.extend(b"u00"),
+                            other => out.push(other),
+                        }
+                    }
+                }
+                out.push(b'"');
+                rest = &rest[text.len() + 1..];
+            }
+            b':' => {
+                let space = rest.iter().take_while(|byte| **byte == b' ').count();
+                let bare = &rest[space..];
+                if bare.first().is_none_or(|byte| b"\"{[tfn".contains(byte)) {
+                    continue;
+                }
+                let length = bare_value(bare)?;
+                let text = bare[..length].trim_ascii();
+                if serde_json::from_slice::<serde_json::Number>(text).is_ok() {
+                    continue;
+                }
+                changed = true;
+                out.push(b'"');
+                out.extend(text);
+                out.push(b'"');
+                rest = &bare[length..];
+            }
+            _ => {}
+        }
+    }
+    changed.then_some(out)
+}
+
+/// The text of a string behind its first quote, and whether it has an escape that JSON does not know.
+fn string(rest: &[u8]) -> Option<(&[u8], bool)> {
+    let (mut at, mut odd) = (0, false);
+    loop {
+        match rest.get(at)? {
+            b'"' => return Some((&rest[..at], odd)),
+            b'\\' => {
+                odd |= rest.get(at + 1) == Some(&b'x');
+                at += 2;
+            }
+            _ => at += 1,
+        }
+    }
+}
+
+/// How long a value without quotes is: it ends before the next key, or with its object. It is made of digits and of
+/// what separates them.
+fn bare_value(rest: &[u8]) -> Option<usize> {
+    let length = rest.iter().take_while(|byte| byte.is_ascii_digit() || b".-+eE:, ".contains(byte)).count();
+    match rest.get(length)? {
+        b'}' => Some(length),
+        b'"' => memchr::memrchr(b',', &rest[..length]),
+        _ => None,
     }
 }
 

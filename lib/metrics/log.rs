@@ -26,6 +26,8 @@ pub(super) struct Log {
     /// By how much a line may be older than one before it.
     disorder_ms: i64,
     known: Vec<Known>,
+    /// What was known before the newest reading.
+    before: Vec<Known>,
     /// When it was seen that the log had been cut short: what it lost is older.
     cut_short_ms: Option<i64>,
 }
@@ -49,6 +51,8 @@ struct Known {
     head: Vec<u8>,
     /// Before this place stands nothing of `to_ms` or later.
     offset: u64,
+    /// Up to here it was there, and was read.
+    read_to: u64,
     to_ms: i64,
 }
 
@@ -76,6 +80,7 @@ struct Part {
 #[derive(Default)]
 struct Count {
     understood: u64,
+    foreign: u64,
     odd: u64,
     /// The first of the latter, as people may see it.
     first_odd: String,
@@ -84,6 +89,21 @@ struct Count {
 
 /// Reads the moment of a line, in ms since 1970.
 pub(super) type TimeOf<'t> = dyn Fn(&[u8]) -> Option<i64> + 't;
+
+/// What a line was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Written at that moment, in ms since 1970.
+    At(i64),
+    /// Somebody else's, or of something else.
+    Foreign,
+    /// Not understood.
+    Odd,
+}
+
+/// Takes a line, and says what it was. With it comes, for a line that was not there when the log was
+/// read before, up to when that reading went: what is older has come too late for it.
+pub(super) type Each<'e> = dyn FnMut(&[u8], Option<i64>) -> Told + 'e;
 
 /// The longest line that is read; a longer one is skipped, and counted as not understood.
 const MAX_LINE: u64 = 256 * 1024;
@@ -97,8 +117,13 @@ const PROBE: u64 = 1024 * 1024;
 const VOICES: usize = 16;
 /// Lines in a row behind the window before reading ends.
 const BEHIND: u32 = 1000;
+/// From so many odd lines on, a share of them that is no more than this is borne.
+const ODD_FROM: u64 = 20;
+const ODD_SHARE: f64 = 0.2;
 /// Odd lines at the beginning, with none that is understood, before reading is given up.
 const HOPELESS: u64 = 10_000;
+/// No file has this number.
+const NOBODYS: (u64, u64) = (0, 0);
 /// How many bytes tell a file from another one.
 const HEAD: usize = 256;
 /// Changes of files that are no further apart may be in any order.
@@ -116,6 +141,7 @@ impl Log {
             shown: redact(&path.shown),
             disorder_ms: disorder_ms.max(0),
             known: Vec::new(),
+            before: Vec::new(),
             cut_short_ms: None,
         }
     }
@@ -125,8 +151,21 @@ impl Log {
         &self.shown
     }
 
+    /// The newest moment at its end, and when it was written to, in ms since 1970.
+    pub(super) fn newest(&self, time_of: &TimeOf<'_>) -> Option<(i64, i64)> {
+        let (file, metadata) = open_regular(&self.path).ok()?;
+        let part = Part::new(file, &metadata, time_of).ok()?;
+        let (_, newest) = times(&part, part.size.saturating_sub(FINE), part.size, usize::MAX, time_of).ok()??;
+        Some((newest, part.changed_ms))
+    }
+
+    /// What was shown last counts for nothing: it is new the next time.
+    pub(super) fn undo(&mut self) {
+        self.known = std::mem::take(&mut self.before);
+    }
+
     /// Shows every line of a window to `each`, and some before and after it; `each` says when a line
-    /// was written, or that it does not understand it.
+    /// was written, whose it is, or that it does not understand it.
     ///
     /// Errors: the log is not there, does not reach back to the beginning of the window, was not read in
     /// time, or for the greater part cannot be understood. What was shown before is void then.
@@ -134,7 +173,7 @@ impl Log {
         &mut self,
         window: Window,
         time_of: &TimeOf<'_>,
-        each: &mut dyn FnMut(&[u8]) -> Option<i64>,
+        each: &mut Each<'_>,
     ) -> Result<(), Trouble> {
         let shown = self.shown.clone();
         let named = |mut trouble: Trouble| {
@@ -148,22 +187,47 @@ impl Log {
         }
         let mut count = Count::default();
         let mut known = Vec::new();
-        for part in &parts {
+        for (number, part) in parts.iter().enumerate() {
+            let is_newest = number + 1 == parts.len();
             let start = self.start(part, window, time_of).map_err(|error| named(unreadable(&error)))?;
-            let offset = read_part(part, start, window, self.disorder_ms, each, &mut count).map_err(named)?;
+            let read = self.read_before(part, window, is_newest);
+            let (offset, read_to) =
+                read_part(part, (start, read), window, self.disorder_ms, each, &mut count).map_err(named)?;
             if !part.is_whole() {
                 return Err(named(Trouble::unreachable("it was cut short while it was read")));
             }
-            known.push(Known { id: part.id, head: part.head.clone(), offset, to_ms: window.to_ms });
+            known.push(Known { id: part.id, head: part.head.clone(), offset, read_to, to_ms: window.to_ms });
         }
         count.verdict().map_err(named)?;
-        self.known = known;
+        if count.understood == 0 && count.foreign > 0 && parts.iter().all(|part| part.first_ms.is_none()) {
+            let message = format!("none of its {} lines is a request", count.foreign);
+            return Err(named(Trouble::babble(message)));
+        }
+        self.before = std::mem::replace(&mut self.known, known);
         hole.map_or(Ok(()), |hole| Err(named(hole)))
+    }
+
+    /// What was read of a file in the windows before this one: under its number, or else by what it begins
+    /// with, for a copy has another number.
+    fn known_of(&self, part: &Part, window: Window) -> Option<&Known> {
+        let mut fitting = self.known.iter().filter(|known| known.to_ms <= window.from_ms);
+        let own = fitting.clone().find(|known| known.is(part));
+        own.or_else(|| fitting.find(|known| known.head.len() == HEAD && known.fits(part)))
+    }
+
+    /// Up to where a file was read before, and up to which moment. One that has come since was not read at all.
+    fn read_before(&self, part: &Part, window: Window, is_newest: bool) -> Option<(u64, i64)> {
+        if let Some(known) = self.known_of(part, window) {
+            return Some((known.read_to, known.to_ms));
+        }
+        let has_come = is_newest && !self.known.iter().any(|known| known.is(part));
+        let read_to = self.known.iter().map(|known| known.to_ms).max();
+        read_to.filter(|to_ms| has_come && *to_ms <= window.from_ms).map(|to_ms| (0, to_ms))
     }
 
     /// Where to begin in a file.
     fn start(&self, part: &Part, window: Window, time_of: &TimeOf<'_>) -> io::Result<u64> {
-        let known = self.known.iter().find(|known| known.is(part) && known.to_ms <= window.from_ms);
+        let known = self.known_of(part, window);
         let offset = known.map_or(0, |known| known.offset);
         if known.is_some() && part.size - offset < FAR {
             return Ok(offset);
@@ -197,9 +261,10 @@ impl Log {
 
     /// Notices that the file was cut short since it was read (`copytruncate`).
     fn see_cuts(&mut self, current: &Part) {
-        if self.known.iter().any(|known| known.id == current.id && !known.is(current)) {
+        for known in self.known.iter_mut().filter(|known| known.id == current.id && !known.is(current)) {
             self.cut_short_ms = Some(now().as_millisecond());
-            self.known.retain(|known| known.id != current.id);
+            // What was read of it may go on in a copy.
+            known.id = NOBODYS;
         }
     }
 
@@ -336,7 +401,8 @@ fn hole(from_ms: i64, since: Option<i64>, packed: bool) -> String {
     format!("the window begins at {}, and {since}{why}", moment(from_ms))
 }
 
-fn moment(ms: i64) -> String {
+/// A moment, for people.
+pub(super) fn moment(ms: i64) -> String {
     Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms} ms"), |moment| moment.to_string())
 }
 
@@ -367,7 +433,11 @@ fn unreadable(error: &io::Error) -> Trouble {
 
 impl Known {
     fn is(&self, part: &Part) -> bool {
-        self.id == part.id && self.offset <= part.size && part.head.starts_with(&self.head)
+        self.id == part.id && self.fits(part)
+    }
+
+    fn fits(&self, part: &Part) -> bool {
+        self.read_to <= part.size && part.head.starts_with(&self.head)
     }
 }
 
@@ -457,15 +527,16 @@ fn times(
     Ok(found)
 }
 
-/// Shows the lines of a window, and returns the place before which nothing of its end or later stands.
+/// Shows the lines of a window, from a place on; of what was read before, the end and its moment are known.
+/// Returns the place before which nothing of the window's end or later stands, and the one where it stopped.
 fn read_part(
     part: &Part,
-    start: u64,
+    (start, read): (u64, Option<(u64, i64)>),
     window: Window,
     disorder_ms: i64,
-    each: &mut dyn FnMut(&[u8]) -> Option<i64>,
+    each: &mut Each<'_>,
     count: &mut Count,
-) -> Result<u64, Trouble> {
+) -> Result<(u64, u64), Trouble> {
     let mut lines = Lines::new(&part.file, start, 256 * 1024).map_err(|error| unreadable(&error))?;
     let mut behind = 0;
     let mut resume = None;
@@ -474,10 +545,12 @@ fn read_part(
         let offset = lines.offset;
         let Some(line) = lines.next().map_err(|error| unreadable(&error))? else {
             count.bytes += lines.offset - start;
-            return Ok(resume.unwrap_or(lines.offset));
+            return Ok((resume.unwrap_or(lines.offset), lines.offset));
         };
-        match line.and_then(&mut *each) {
-            Some(moment) => {
+        let missed_before = read.filter(|(end, _)| offset >= *end).map(|(_, to_ms)| to_ms);
+        match line.map_or(Told::Odd, |line| each(line, missed_before)) {
+            Told::Foreign => count.foreign += 1,
+            Told::At(moment) => {
                 count.understood += 1;
                 if moment >= window.to_ms {
                     resume.get_or_insert(offset);
@@ -485,12 +558,12 @@ fn read_part(
                 behind = if moment >= window.to_ms.saturating_add(disorder_ms) { behind + 1 } else { 0 };
                 if behind >= BEHIND {
                     count.bytes += lines.offset - start;
-                    return Ok(resume.unwrap_or(offset));
+                    return Ok((resume.unwrap_or(offset), lines.offset));
                 }
             }
-            None => count.odd(line.unwrap_or(b"a line of more than 256 KiB"))?,
+            Told::Odd => count.odd(line.unwrap_or(b"a line of more than 256 KiB"))?,
         }
-        if (count.understood + count.odd).is_multiple_of(1024) && Instant::now() >= window.until {
+        if (count.understood + count.odd + count.foreign).is_multiple_of(1024) && Instant::now() >= window.until {
             let megabytes = (lines.offset - start) / 1_000_000;
             let took = show_duration(begun.elapsed().as_secs_f64());
             return Err(Trouble::unreachable(format!(
@@ -511,14 +584,14 @@ impl Count {
     }
 
     fn verdict(&self) -> Result<(), Trouble> {
-        if self.odd <= self.understood {
+        let all = self.odd + self.understood;
+        let many = self.odd >= ODD_FROM && self.odd as f64 > ODD_SHARE * all as f64;
+        if self.odd <= self.understood && !many {
             return Ok(());
         }
         Err(Trouble::babble(format!(
             "{} of {} lines are not understood, the first: {}",
-            self.odd,
-            self.odd + self.understood,
-            self.first_odd
+            self.odd, all, self.first_odd
         )))
     }
 }

@@ -1,22 +1,23 @@
 //! `nginx_log`: every request in an access log that nginx writes by a `log_format`.
 
 use jiff::Timestamp;
-use jiff::civil;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::access::{Access, Attempt, ClientClosed, Grammar, Statuses};
+use super::access::{Access, Attempt, ClientClosed, Grammar, Statuses, Whose};
+use super::attempts::{Attempts, Tried, each, last, number, status};
 use super::log::Log;
-use super::moment::whole;
+use super::moment::{LOCAL_TIME, local_time, whole};
+use super::pattern::{Piece, Shape, split, trim};
 use super::{Gives, Kind, Order, Source};
-use crate::units::{Span, Target};
+use crate::units::{Share, Span, Target};
 use crate::yaml::Problem;
 
 pub(super) static KIND: Kind = Kind {
     name: "nginx_log",
     about: "every request in an access log of nginx",
     target: "the path of the log, relative to the plan",
-    example: "{name: nginx, kind: nginx_log, target: /var/log/nginx/shop.log, with: {format: '$msec \"$request\" $status \"$upstream_addr\" \"$upstream_status\" \"$upstream_response_time\"'}}",
+    example: "{name: users, kind: nginx_log, target: /var/log/nginx/shop.log, with: {format: '$msec \"$request\" $status \"$upstream_addr\" \"$upstream_status\" \"$upstream_response_time\"'}}",
     gives: Gives::Requests,
     settings: |generator| generator.subschema_for::<Settings>(),
     open,
@@ -49,6 +50,10 @@ struct Settings {
     /// What green is called there.
     #[serde(default)]
     green: Option<Target>,
+    /// Which share of the requests may be those of neither side, such as `50%`; 20 % when absent. With more,
+    /// nothing passes: a server of a side may have been forgotten.
+    #[serde(default)]
+    others: Option<Share>,
     /// Which attempts count: `all`, each for the side that made it, or `last`, the one that answered the
     /// user; all when absent.
     #[serde(default)]
@@ -68,17 +73,6 @@ struct Settings {
     /// `access_log` it is as much as `flush=` says, and so is `delay`.
     #[serde(default)]
     disorder: Option<Span>,
-}
-
-/// Which attempts count.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum Attempts {
-    /// Each for the side that made it.
-    #[default]
-    All,
-    /// The one that answered the user.
-    Last,
 }
 
 /// Which time is the latency.
@@ -104,7 +98,8 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
     let log = Log::new(target.one().map_err(&wrong)?, order.folder, disorder_ms(settings.disorder));
     let statuses = Statuses::new(settings.errors.as_ref(), settings.client_closed).map_err(&wrong)?;
     let line = Line::new(&settings, statuses).map_err(|(message, help)| wrong(message).help(help))?;
-    Ok(Box::new(Access::new(log, line, settings.blue.as_ref(), settings.green.as_ref())))
+    let (blue, green) = (settings.blue.as_ref(), settings.green.as_ref());
+    Ok(Box::new(Access::new(log, line, &Whose { blue, green, others: settings.others })))
 }
 
 /// The same of the plan, in ms.
@@ -122,23 +117,6 @@ struct Line {
     attempts: Attempts,
     latency: Option<Latency>,
     statuses: Statuses,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-enum Piece {
-    Text(Vec<u8>),
-    Value { shape: Shape, slot: Option<Slot> },
-}
-
-/// How the end of a value is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shape {
-    /// What comes before the text that follows it.
-    Plain,
-    /// The same, with `, ` and ` : ` in it.
-    List,
-    /// `21/Nov/2026:08:00:00 +0000`.
-    LocalTime,
 }
 
 /// Values that are needed.
@@ -179,7 +157,7 @@ impl Line {
             let help = "use the kind `json_log` with `time`, `side`, `status` and `latency`";
             return Err(("this format is JSON".into(), help.into()));
         }
-        let mut words = words(format)?;
+        let words = words(format)?;
         let has = |name: &str| words.contains(&Word::Name(name));
         let (time, clock) =
             [("msec", Clock::Msec), ("time_iso8601", Clock::Iso), ("time_local", Clock::Local)]
@@ -212,16 +190,12 @@ impl Line {
             name if latency.is_some_and(|latency| latency.variable() == name) => Some(Slot::Latency),
             _ => None,
         };
-        // What comes after the last value that is needed is of no use, but for its first text.
-        let last = words.iter().rposition(|word| matches!(word, Word::Name(name) if slot(name).is_some()));
-        words.truncate(last.map_or(0, |last| last + 2));
-        let pieces = words
-            .iter()
-            .map(|word| match word {
-                Word::Text(text) => Piece::Text(text.as_bytes().to_vec()),
-                Word::Name(name) => Piece::Value { shape: Shape::of(name), slot: slot(name) },
-            })
-            .collect();
+        let piece = |word: &Word<'_>| match word {
+            Word::Text(text) => Piece::text(text),
+            Word::Name(name) => Piece::Value { shape: shape(name), slot: slot(name).map(|slot| slot as usize) },
+        };
+        let mut pieces: Vec<Piece> = words.iter().map(piece).collect();
+        trim(&mut pieces);
         Ok(Self {
             pieces,
             clock,
@@ -233,36 +207,14 @@ impl Line {
         })
     }
 
-    /// The values that are needed; false when the line is not of this format.
-    fn split<'l>(&self, line: &'l [u8], found: &mut [&'l [u8]; SLOTS]) -> bool {
-        let mut rest = line;
-        for (number, piece) in self.pieces.iter().enumerate() {
-            let (shape, slot) = match piece {
-                Piece::Text(text) => match rest.strip_prefix(text.as_slice()) {
-                    Some(after) => {
-                        rest = after;
-                        continue;
-                    }
-                    None => return false,
-                },
-                Piece::Value { shape, slot } => (*shape, *slot),
-            };
-            let follows = match self.pieces.get(number + 1) {
-                Some(Piece::Text(text)) => text.as_slice(),
-                _ => &[],
-            };
-            let Some(length) = shape.length(rest, follows) else { return false };
-            if let Some(slot) = slot {
-                found[slot as usize] = &rest[..length];
-            }
-            rest = &rest[length..];
-        }
-        true
+    /// A value as text.
+    fn text<'l>(found: &[&'l [u8]; SLOTS], slot: Slot) -> &'l str {
+        std::str::from_utf8(found[slot as usize]).unwrap_or_default()
     }
 
     fn moment(&self, text: &[u8]) -> Option<i64> {
         match self.clock {
-            Clock::Msec => number(text).filter(|seconds| *seconds >= 0.0).map(|seconds| whole(seconds * 1e3)),
+            Clock::Msec => number(std::str::from_utf8(text).ok()?).map(|seconds| whole(seconds * 1e3)),
             Clock::Iso => {
                 let moment: Timestamp = std::str::from_utf8(text).ok()?.parse().ok()?;
                 Some(moment.as_millisecond())
@@ -277,78 +229,40 @@ impl Line {
         if side.is_empty() || side == b"-" {
             return Some(());
         }
-        let status = status(found[Slot::Status as usize]).or_else(|| {
-            items(found[Slot::UpstreamStatus as usize]).last().and_then(|(item, _)| status(item))
-        })?;
-        let latency = items(found[Slot::Latency as usize]).last().and_then(|(item, _)| number(item));
+        let status = status(Self::text(found, Slot::Status))
+            .or_else(|| status(last(Self::text(found, Slot::UpstreamStatus))))?;
+        let latency = number(last(Self::text(found, Slot::Latency)));
         attempts.push(Attempt {
             side: String::from_utf8_lossy(side),
+            elsewhere: false,
             ok: self.statuses.ok(status),
             latency_ms: latency.map(|seconds| seconds * 1e3),
         });
         Some(())
     }
 
-    /// Each attempt of a request for the address that it went to.
-    fn each<'l>(&self, found: &[&'l [u8]; SLOTS], attempts: &mut Vec<Attempt<'l>>) -> Option<()> {
-        let answered = status(found[Slot::Status as usize]);
-        let mut own = items(found[Slot::UpstreamStatus as usize]);
-        let mut times = items(found[Slot::Latency as usize]);
-        let mut addresses = items(found[Slot::Side as usize]).peekable();
-        while let Some((address, after)) = addresses.next() {
-            let own = own.next().and_then(|(item, _)| status(item));
-            let last = addresses.peek().is_none();
-            let time = match self.latency {
-                Some(Latency::Upstream) => times.next().and_then(|(item, _)| number(item)),
-                Some(Latency::Request) if last => number(found[Slot::Latency as usize]),
-                _ => None,
-            };
-            if address.is_empty() || address == b"-" || (!last && self.attempts == Attempts::Last) {
-                continue;
-            }
-            let ok = match (own, last) {
-                (own, true) => self.last(own, answered)?,
-                (Some(own), false) => self.statuses.ok(own),
-                // There was another attempt because this one failed; after a redirect within nginx nobody
-                // can tell.
-                (None, false) if after == After::Comma => Some(false),
-                (None, false) => None,
-            };
-            attempts.push(Attempt {
-                side: String::from_utf8_lossy(address),
-                ok,
-                latency_ms: time.map(|seconds| seconds * 1e3),
-            });
-        }
-        Some(())
-    }
-
-    /// Whether the attempt that answered the user went well: by the side's own status too, for nginx may
-    /// have covered it up (`error_page`).
-    #[expect(clippy::option_option, reason = "not understood, not to be counted, or how it went")]
-    fn last(&self, own: Option<u16>, answered: Option<u16>) -> Option<Option<bool>> {
-        let shown = answered.or(own)?;
-        let Some(ok) = self.statuses.ok(shown) else { return Some(None) };
-        let covered =
-            self.attempts == Attempts::All && own.and_then(|own| self.statuses.ok(own)) == Some(false);
-        Some(Some(ok && !covered))
-    }
 }
 
 impl Grammar for Line {
     fn time(&self, line: &[u8]) -> Option<i64> {
         let mut found = [&[][..]; SLOTS];
-        self.split(line, &mut found).then(|| self.moment(found[Slot::Time as usize])).flatten()
+        split(&self.pieces, line, &mut found).then(|| self.moment(found[Slot::Time as usize])).flatten()
     }
 
     fn read<'l>(&self, line: &'l [u8], attempts: &mut Vec<Attempt<'l>>) -> Option<i64> {
         let mut found = [&[][..]; SLOTS];
-        if !self.split(line, &mut found) {
+        if !split(&self.pieces, line, &mut found) {
             return None;
         }
         let moment = self.moment(found[Slot::Time as usize])?;
         if self.by_address {
-            self.each(&found, attempts)?;
+            let tried = Tried {
+                servers: Self::text(&found, Slot::Side),
+                statuses: Self::text(&found, Slot::UpstreamStatus),
+                times: Self::text(&found, Slot::Latency),
+                answered: status(Self::text(&found, Slot::Status)),
+            };
+            each(tried, (self.attempts, &self.statuses, 1e3), attempts)?;
         } else {
             self.one(&found, attempts)?;
         }
@@ -375,113 +289,20 @@ impl Latency {
     }
 }
 
-impl Shape {
-    fn of(name: &str) -> Self {
-        match name {
-            "time_local" => Self::LocalTime,
-            "upstream_addr"
-            | "upstream_status"
-            | "upstream_response_time"
-            | "upstream_connect_time"
-            | "upstream_header_time"
-            | "upstream_response_length"
-            | "upstream_bytes_sent"
-            | "upstream_bytes_received" => Self::List,
-            _ => Self::Plain,
-        }
+/// How the end of a variable's value is found.
+fn shape(name: &str) -> Shape {
+    match name {
+        "time_local" => Shape::Fixed(LOCAL_TIME),
+        "upstream_addr"
+        | "upstream_status"
+        | "upstream_response_time"
+        | "upstream_connect_time"
+        | "upstream_header_time"
+        | "upstream_response_length"
+        | "upstream_bytes_sent"
+        | "upstream_bytes_received" => Shape::List,
+        _ => Shape::Plain,
     }
-
-    /// How long the value at the beginning of a text is, by what follows it in the format.
-    fn length(self, rest: &[u8], follows: &[u8]) -> Option<usize> {
-        if self == Self::LocalTime {
-            return (rest.len() >= LOCAL_TIME).then_some(LOCAL_TIME);
-        }
-        let Some(first) = follows.first() else { return Some(rest.len()) };
-        let mut from = 0;
-        loop {
-            let at = from + memchr::memchr(*first, &rest[from..])?;
-            let inside = self == Self::List && *first == b' ' && between(rest, at);
-            if !inside && rest[at..].starts_with(follows) {
-                return Some(at);
-            }
-            from = at + 1;
-        }
-    }
-}
-
-/// Whether a space belongs to the `, ` or ` : ` of a list.
-fn between(rest: &[u8], at: usize) -> bool {
-    let comma = at > 0 && rest[at - 1] == b',';
-    let before = rest[at..].starts_with(b" : ");
-    let after = at > 1 && rest[at - 2..at] == *b" :";
-    comma || before || after
-}
-
-/// What follows an entry of a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum After {
-    Nothing,
-    /// Another server of the same group was tried.
-    Comma,
-    /// nginx went on elsewhere by itself.
-    Colon,
-}
-
-/// The entries of `a, b : c`, and what follows each.
-fn items(list: &[u8]) -> impl Iterator<Item = (&[u8], After)> {
-    let mut rest = Some(list).filter(|list| !list.is_empty());
-    std::iter::from_fn(move || {
-        let list = rest?;
-        let end =
-            (0..list.len()).find(|at| list[*at..].starts_with(b", ") || list[*at..].starts_with(b" : "));
-        let Some(end) = end else {
-            rest = None;
-            return Some((list, After::Nothing));
-        };
-        let (after, length) = if list[end] == b',' { (After::Comma, 2) } else { (After::Colon, 3) };
-        rest = Some(&list[end + length..]);
-        Some((&list[..end], after))
-    })
-}
-
-fn number(text: &[u8]) -> Option<f64> {
-    let plain = !text.is_empty() && text.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
-    plain.then(|| std::str::from_utf8(text).ok()?.parse().ok()).flatten()
-}
-
-fn status(text: &[u8]) -> Option<u16> {
-    let digits = text.len() == 3 && text.iter().all(u8::is_ascii_digit);
-    let code = digits.then(|| text.iter().fold(0, |code, byte| code * 10 + u16::from(byte - b'0')))?;
-    (code == 0 || code >= 100).then_some(code)
-}
-
-/// The length of `21/Nov/2026:08:00:00 +0000`.
-const LOCAL_TIME: usize = 26;
-const MONTHS: [&str; 12] =
-    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-
-fn local_time(text: &[u8]) -> Option<i64> {
-    let text = std::str::from_utf8(text).ok().filter(|text| text.len() == LOCAL_TIME && text.is_ascii())?;
-    let part = |from: usize, to: usize| -> Option<i16> {
-        let digits = &text[from..to];
-        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
-    };
-    let small = |from: usize, to: usize| part(from, to).and_then(|number| i8::try_from(number).ok());
-    let separators = [(2, b'/'), (6, b'/'), (11, b':'), (14, b':'), (17, b':'), (20, b' ')];
-    if separators.iter().any(|(at, byte)| text.as_bytes()[*at] != *byte) {
-        return None;
-    }
-    let month = i8::try_from(MONTHS.iter().position(|month| *month == &text[3..6])? + 1).ok()?;
-    let date = civil::Date::new(part(7, 11)?, month, small(0, 2)?).ok()?;
-    let time = civil::Time::new(small(12, 14)?, small(15, 17)?, small(18, 20)?, 0).ok()?;
-    let sign = match &text[21..22] {
-        "+" => 1,
-        "-" => -1,
-        _ => return None,
-    };
-    let offset = sign * (i64::from(part(22, 24)?) * 3600 + i64::from(part(24, 26)?) * 60);
-    let utc = jiff::tz::Offset::UTC.to_timestamp(date.to_datetime(time)).ok()?;
-    Some(utc.as_millisecond() - offset * 1000)
 }
 
 /// A piece of a format.
@@ -529,7 +350,7 @@ fn words(format: &str) -> Result<Vec<Word<'_>>, Refusal> {
         words.push(Word::Text(rest));
     }
     let open = words.windows(2).find_map(|pair| match pair {
-        [Word::Name(name), Word::Text(text)] if free_text(name) && !text.contains(['"', '[']) => Some(*name),
+        [Word::Name(name), Word::Text(text)] if free_text(name) && !text.contains(['"', '[', '\t']) => Some(*name),
         _ => None,
     });
     match open {
@@ -553,6 +374,7 @@ mod tests {
             side: None,
             blue: None,
             green: None,
+            others: None,
             attempts: Attempts::All,
             errors: None,
             client_closed: ClientClosed::LeaveOut,
@@ -682,12 +504,5 @@ mod tests {
         let latency =
             Settings { latency: Some(Latency::Request), ..settings("$msec $status $upstream_addr") };
         assert!(line(&latency).err().unwrap().0.contains("$request_time"));
-    }
-
-    #[test]
-    fn local_time_has_an_offset() {
-        assert_eq!(local_time(b"21/Nov/2026:08:00:00 +0000"), Some(1_795_248_000_000));
-        assert_eq!(local_time(b"21/Nov/2026:00:30:00 -0730"), Some(1_795_248_000_000));
-        assert_eq!(local_time(b"21/Nov/2026:08:00:60 +0000"), None);
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Ask;
 use crate::plan::commands::is_word;
+use crate::units::Text;
 
 /// What may stand in a query.
 pub const HOLES: &[(&str, &str)] = &[
@@ -56,6 +57,14 @@ pub fn fill(text: &str, ask: &Ask<'_>) -> Result<String, String> {
             _ => return None,
         })
     })
+}
+
+/// A path in which nothing but the side is left open.
+///
+/// Errors: in words, anything else that it names.
+pub fn fill_side(path: &Text, word: &str) -> Result<Text, String> {
+    let fill = |text: &str| fill_in(text, |name| (name == "side").then(|| word.to_owned()));
+    Ok(Text { value: fill(&path.value)?, shown: fill(&path.shown)? })
 }
 
 /// A word of a command, or a path, for one side and one window.

@@ -38,6 +38,8 @@ fn metric(kind: &Kind, path: &str) -> String {
         "json_log" => {
             format!("{{name: x, kind: {name}, target: {path}, with: {{time: t, status: s, side: u}}}}")
         }
+        "haproxy_log" => format!("{{name: x, kind: {name}, target: {path}}}"),
+        "text_log" => format!("{{name: x, kind: {name}, target: {path}, with: {{format: alb}}}}"),
         other => panic!("the kind `{other}` has no fixture in this contract"),
     }
 }
@@ -78,7 +80,7 @@ fn every_source_in_the_guide_opens() {
         let metric = format!("{{name: {rest}");
         open(place.path(), &metric).unwrap_or_else(|fault| panic!("{metric}: {fault:?}"));
     }
-    assert_eq!(metrics.len(), 10);
+    assert_eq!(metrics.len(), 16);
     for kind in kinds() {
         assert!(guide.contains(&format!("kind: {}", kind.name)), "{}", kind.name);
     }

@@ -405,3 +405,184 @@ fn damaged_logs_give_fewer_requests_or_babble_and_nothing_else() {
     }
     assert!(read > 100 && babble > 10, "{read} {babble}");
 }
+
+/// Lines that a server keeps in memory and writes every five seconds, each with its own moment.
+#[test]
+fn lines_that_come_late_are_counted_once_and_waited_for() {
+    for rotation in ["none", "rename", "copy"] {
+        let place = folder();
+        let begin = now_ms() - 600_000;
+        let path = place.path().join("access.log");
+        append(place.path(), "access.log", lines((0..20).map(|n| begin - 60_000 + n)));
+        let mut source = open(place.path(), NGINX).unwrap();
+        let (mut written, mut kept, mut found) = (Vec::new(), Vec::new(), Vec::new());
+        for second in 0..60 {
+            let from = begin + second * 1000;
+            kept.extend((0..10).map(|n| from + n * 100));
+            if second % 5 == 4 {
+                append(place.path(), "access.log", lines(kept.iter().copied()));
+                written.append(&mut kept);
+            }
+            if second == 32 && rotation == "rename" {
+                std::fs::rename(&path, place.path().join("access.log.1")).unwrap();
+                append(place.path(), "access.log", "");
+            }
+            if second == 32 && rotation == "copy" {
+                std::fs::copy(&path, place.path().join("access.log.1")).unwrap();
+                OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+            }
+            found.extend(moments(source.as_mut(), from, from + 1000));
+        }
+        found.sort_unstable();
+        assert_eq!(found, written, "{rotation}");
+        assert_eq!(source.late(), Duration::from_secs(4), "{rotation}");
+        assert_eq!(source.doubt(), None);
+    }
+}
+
+#[test]
+fn what_comes_later_than_a_minute_is_counted_and_proves_nothing_good() {
+    let place = folder();
+    let begin = now_ms() - 600_000;
+    append(place.path(), "access.log", lines([begin - 9000, begin + 100]));
+    let mut source = open(place.path(), NGINX).unwrap();
+    assert_eq!(moments(source.as_mut(), begin, begin + 300_000), [begin + 100]);
+    append(place.path(), "access.log", lines([begin + 200, begin + 300, begin + 400, begin + 300_100]));
+    let found = moments(source.as_mut(), begin + 300_000, begin + 301_000);
+    assert_eq!(found, [begin + 200, begin + 300, begin + 400, begin + 300_100]);
+    assert_eq!(source.late(), Duration::ZERO, "nobody waits for so long");
+    let doubt = source.doubt().unwrap();
+    assert!(doubt.contains(" late, so its end is not known: set `delay`"), "{doubt}");
+}
+
+#[test]
+fn requests_of_neither_side_are_counted_and_prove_nothing_good_beyond_a_share() {
+    let place = folder();
+    let begin = now_ms() - 600_000;
+    let foreign = |at| line(at).replace("10.0.0.1:80", "10.0.0.3:80");
+    let own = |at| line(at).replace("10.0.0.1:80", "-");
+    append(place.path(), "access.log", line(begin - 9000));
+    for n in 0..100 {
+        append(place.path(), "access.log", line(begin + n));
+        // The proxy's own answers are nobody's.
+        append(place.path(), "access.log", own(begin + n) + &own(begin + n));
+        if n % 3 == 0 {
+            append(place.path(), "access.log", foreign(begin + n));
+        }
+    }
+    let doubt = |with: &str| {
+        let mut source = open(place.path(), &NGINX.replace("with: {", &format!("with: {{{with}"))).unwrap();
+        assert_eq!(moments(source.as_mut(), begin, begin + 1000).len(), 100 + if with.contains("blue") { 34 } else { 0 });
+        source.doubt()
+    };
+    let said = doubt("").unwrap();
+    assert!(said.contains("34 of 134 requests are neither blue's nor green's, more than 20 %"), "{said}");
+    assert!(said.contains("it names 10.0.0.3:80") && said.contains("`others:`"), "{said}");
+    assert_eq!(doubt("others: 50%, "), None);
+    assert_eq!(doubt("blue: [\"10.0.0.1:80\", \"10.0.0.3:80\"], "), None);
+}
+
+#[test]
+fn attempts_in_json_are_read_as_in_text() {
+    let place = folder();
+    let begin = now_ms() - 600_000;
+    let at = |ms: i64| format!("{}.{:03}", ms / 1000, ms % 1000);
+    let text = |ms: i64, upstream: &str, status: &str, times: &str| {
+        format!("{} 200 \"{upstream}\" \"{status}\" \"{times}\"\n", at(ms))
+    };
+    let mut plain = text(begin - 9000, "10.0.0.1:80", "200", "0.001");
+    let older = format!("{{\"msec\":{},\"upstream_addr\":\"10.0.0.1:80\",\"status\":200}}\n", at(begin - 9000));
+    // As nginx writes it with quotes and without, without `escape=json`, and as a pipeline makes lists of it.
+    let mut shapes = vec![older; 5];
+    for n in 0..40 {
+        let ms = begin + n * 10;
+        let (tried, status) = if n % 4 == 0 { (true, if n % 8 == 0 { "502" } else { "-" }) } else { (false, "200") };
+        let [upstream, statuses, times] = if tried {
+            ["10.0.0.2:80, 10.0.0.1:80".to_owned(), format!("{status}, 200"), "0.001, 0.012".to_owned()]
+        } else {
+            ["10.0.0.1:80", "200", "0.012"].map(str::to_owned)
+        };
+        plain += &text(ms, &upstream, &statuses, &times);
+        let list = |text: &str| {
+            let entries: Vec<&str> = text.split(", ").collect();
+            serde_json::to_string(&entries).unwrap()
+        };
+        let line = |agent: &str, upstream: String, statuses: String, times: String| {
+            format!("{{\"msec\":{},\"agent\":\"{agent}\",\"upstream_addr\":{upstream},\"status\":200,\"upstream_status\":{statuses},\"upstream_response_time\":{times}}}\n", at(ms))
+        };
+        let quoted = |text: &str| format!("\"{text}\"");
+        shapes[0] += &line("a", quoted(&upstream), quoted(&statuses), quoted(&times));
+        shapes[1] += &line("\\x22 \\xE4", quoted(&upstream), statuses.clone(), times.clone());
+        shapes[2] += &line("a", list(&upstream), list(&statuses), list(&times));
+        shapes[3] += &line("a", quoted(&upstream.replace(", ", ",")), quoted(&statuses.replace(", ", ",")), quoted(&times));
+        // Without the servers' own statuses, a comma still says that there was a failure before it.
+        shapes[4] += &line("a", quoted(&upstream), "\"\"".into(), quoted(&times));
+    }
+    let seen = |metric: &str, text: &str, name: &str| {
+        std::fs::write(place.path().join(name), text).unwrap();
+        let found = requests(open(place.path(), metric).unwrap().as_mut(), &both(), begin, begin + 1000).unwrap();
+        found.iter().map(|r| (r.side, r.at_ms, r.ok, r.latency_ms)).collect::<Vec<_>>()
+    };
+    let nginx = "{name: n, kind: nginx_log, target: text.log, with: {format: '$msec $status \"$upstream_addr\" \"$upstream_status\" \"$upstream_response_time\"'}}";
+    let expected = seen(nginx, &plain, "text.log");
+    let failed = expected.iter().filter(|(side, _, ok, _)| *side == 1 && !ok).count();
+    assert_eq!((expected.len(), failed), (50, 10));
+    for (number, text) in shapes.iter().enumerate() {
+        let json = "{name: j, kind: json_log, target: json.log, with: {preset: nginx}}";
+        assert_eq!(seen(json, text, "json.log"), expected, "shape {number}");
+        let last = json.replace("nginx}", "nginx, attempts: last}");
+        assert_eq!(seen(&last, text, "json.log").len(), 40, "shape {number}");
+    }
+}
+
+#[test]
+fn a_log_that_goes_by_other_clocks_is_an_error_that_says_so() {
+    let place = folder();
+    let now = now_ms();
+    let metric = |zone: &str| format!("{{name: h, kind: haproxy_log, target: access.log, with: {{zone: {zone}}}}}");
+    let both = sides("127.0.0.1:1", "127.0.0.1:2");
+    let line = |ms: i64| {
+        let moment = jiff::Timestamp::from_millisecond(ms).unwrap().to_zoned(jiff::tz::TimeZone::UTC);
+        let moment = moment.strftime("%d/%b/%Y:%H:%M:%S.%3f");
+        format!("192.0.2.7:4 [{moment}] in shop/blue 0/0/0/1/1 200 9 - - ---- 1/1/0/0/0 0/0 \"GET / HTTP/1.1\"\n")
+    };
+    append(place.path(), "access.log", (0..30).map(|n| line(now - 9000 + n * 100)).collect::<String>());
+    let ask = |zone: &str| requests(open(place.path(), &metric(zone)).unwrap().as_mut(), &both, now - 8000, now);
+    assert_eq!(ask("UTC").unwrap().len(), 20);
+    for zone in ["America/New_York", "Asia/Kolkata"] {
+        let trouble = ask(zone).unwrap_err();
+        assert_eq!(trouble.what, TroubleKind::Refused, "{zone}");
+        assert!(trouble.message.contains(zone) && trouble.message.contains("`zone:`"), "{}", trouble.message);
+    }
+}
+
+/// What stands around a line may not hide it, nor may lines of other programs in the same file.
+#[test]
+fn a_log_that_syslog_wrote_down_is_read_like_the_servers_own() {
+    let place = folder();
+    let begin = 1_795_248_000_000;
+    let both = sides("127.0.0.1:1", "127.0.0.1:2");
+    let lines: Vec<String> = (0..40)
+        .map(|n| {
+            let (server, status) = if n % 2 == 0 { ("blue", 200) } else { ("green", 503) };
+            let second = 10 + n;
+            format!("192.0.2.7:4 [21/Nov/2026:08:00:{second}.000] in shop/{server} 0/0/0/1/1 {status} 9 - - ---- 1/1/0/0/0 0/0 \"GET /: HTTP/1.1\"")
+        })
+        .collect();
+    for frame in 0..4 {
+        let mut text = String::new();
+        for line in &lines {
+            text += &match frame {
+                0 => format!("{line}\n"),
+                1 => format!("Nov 21 08:00:00 lb haproxy[9]: {line}\nNov 21 08:00:00 lb sshd[7]: Connection from 192.0.2.9 [preauth]\nNov 21 08:00:00 lb haproxy[9]: Server shop/blue is UP.\n"),
+                2 => format!("{}\n", serde_json::json!({"MESSAGE": line, "_PID": "9"})),
+                _ => format!("<134>1 2026-11-21T08:00:00Z lb haproxy 9 - - {line}\n"),
+            };
+        }
+        std::fs::write(place.path().join("access.log"), text).unwrap();
+        let metric = "{name: h, kind: haproxy_log, target: access.log, with: {zone: UTC}}";
+        let found = requests(open(place.path(), metric).unwrap().as_mut(), &both, begin + 11_000, begin + 70_000).unwrap();
+        let count = |side: usize, ok: bool| found.iter().filter(|r| r.side == side && r.ok == ok).count();
+        assert_eq!([count(0, true), count(0, false), count(1, true), count(1, false)], [19, 0, 0, 20], "frame {frame}");
+    }
+}

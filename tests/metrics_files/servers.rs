@@ -15,6 +15,7 @@ use trapkey::world::http::Client;
 use super::{now_ms, open, requests, sides};
 use crate::support::caddy::Caddy;
 use crate::support::envoy::Envoy;
+use crate::support::haproxy::Haproxy;
 use crate::support::nginx::Nginx;
 use crate::support::router::RealRouter;
 use crate::support::side::Side;
@@ -61,6 +62,13 @@ impl Stage {
         wait_until("the log", || self.log().lines().count() >= lines);
         std::thread::sleep(Duration::from_millis(5));
         now_ms()
+    }
+
+    /// The same for a log of whole seconds: what comes from now on is of a later one.
+    fn logged_by_seconds(&self, lines: usize) -> i64 {
+        let next = (self.logged(lines) / 1000 + 1) * 1000;
+        wait_until("the next second", || now_ms() >= next);
+        next
     }
 
     /// What a source says of a window, once the log has so many lines of requests.
@@ -276,6 +284,216 @@ fn envoys_preset_tells_every_request() {
     leaves_out_clients_that_left(&stage, &envoy, &json_metric("envoy"));
 }
 
+/// HAProxy that writes its log as it does in a container, into a file; `more` are lines of the frontend and `backend`
+/// some of the backend.
+fn haproxy(stage: &Stage, more: &str, backend: &str) -> Haproxy {
+    let (blue, green) = (stage.blue.port, stage.green_port);
+    let mut haproxy = Haproxy::start(stage.path(), blue, green, backend);
+    let log = format!("log {}/log.sock local0\n  {more}\n  bind ", stage.path().display());
+    haproxy.edit("  bind ", &format!("  {log}"));
+    haproxy.edit("weight 0", "weight 100");
+    haproxy.restart();
+    haproxy
+}
+
+/// Takes what HAProxy sends to syslog, and writes it down as rsyslog does, or as it came.
+struct Syslog(std::sync::Arc<AtomicBool>, Option<std::thread::JoinHandle<()>>);
+
+impl Syslog {
+    fn start(folder: &Path, bare: bool) -> Self {
+        let socket = std::os::unix::net::UnixDatagram::bind(folder.join("log.sock")).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let mut file = OpenOptions::new().create(true).append(true).open(folder.join("access.log")).unwrap();
+        let stop = std::sync::Arc::new(AtomicBool::new(false));
+        let stopped = std::sync::Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut line = vec![0; 64 * 1024];
+            while !stopped.load(Ordering::SeqCst) {
+                let Ok(length) = socket.recv(&mut line) else { continue };
+                let text = String::from_utf8_lossy(&line[..length]).trim_end().to_owned();
+                // `<134>Nov 21 08:00:00 haproxy[9]: …`; the file has the host's name and no number.
+                let text = match text.split_once('>').filter(|_| !bare) {
+                    Some((_, rest)) => format!("{} lb {}", &rest[..15], &rest[16..]),
+                    None => text,
+                };
+                file.write_all(format!("{text}\n").as_bytes()).unwrap();
+            }
+        });
+        Self(stop, Some(thread))
+    }
+}
+
+impl Drop for Syslog {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+        let _ = self.1.take().unwrap().join();
+    }
+}
+
+fn haproxy_metric(format: &str) -> impl Fn(&str) -> String {
+    let format = format.replace('\'', "''");
+    move |more| {
+        format!("{{name: h, kind: haproxy_log, target: access.log, with: {{format: '{format}', backend: shop{more}}}}}")
+    }
+}
+
+const HAPROXY_JSON: &str = r#"{"at":"%tr","agent":"%[capture.req.hdr(0),json(utf8s)]","b":"%b","s":"%s","st":%ST,"ta":%Ta,"tc":%Tc,"tr":%Tr,"end":"%tsc","rc":"%rc","r":%{+Q}r}"#;
+
+#[test]
+fn haproxys_httplog_and_a_log_format_in_json_tell_every_request() {
+    let capture = "capture request header User-Agent len 90";
+    for (bare, format, line) in [
+        (false, "httplog", format!("option httplog\n  {capture}")),
+        (true, HAPROXY_JSON, format!("log-format '{HAPROXY_JSON}'\n  {capture}")),
+        (false, "clf", "option httplog clf".to_owned()),
+    ] {
+        let stage = Stage::new();
+        let _syslog = Syslog::start(stage.path(), bare);
+        let haproxy = haproxy(&stage, &line, "");
+        let metric = haproxy_metric(format);
+        if format == "clf" {
+            let client = Client::new(Duration::from_secs(170));
+            client.get(&haproxy.url()).unwrap();
+            let from = stage.logged_by_seconds(1);
+            stage.green.answers.fail_every.store(2, Ordering::SeqCst);
+            let failed = (0..20).filter(|_| client.get(&haproxy.url()).unwrap().status == 500).count();
+            let found = stage.seen(&metric(""), from, 20);
+            assert_eq!((found.len(), found.iter().filter(|r| !r.ok).count()), (20, failed), "{}", stage.log());
+            continue;
+        }
+        tells_what_happened(&stage, &haproxy, &metric);
+    }
+}
+
+#[test]
+fn haproxys_tcplog_tells_every_connection() {
+    let stage = Stage::with_dead_green();
+    let _syslog = Syslog::start(stage.path(), false);
+    let mut haproxy = haproxy(&stage, "option tcplog", "  retries 0\n");
+    haproxy.edit("mode http", "mode tcp");
+    haproxy.edit("cookie b", "");
+    haproxy.edit("cookie g", "");
+    haproxy.edit("option redispatch", "");
+    haproxy.restart();
+    // The connections by which it was seen to be up.
+    let from = stage.logged(1);
+    let before = stage.log().lines().count();
+    let answered = (0..20).filter(|_| {
+        let mut stream = TcpStream::connect(haproxy.url().replace("http://", "")).unwrap();
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n");
+        let mut answer = String::new();
+        let _ = std::io::Read::read_to_string(&mut stream, &mut answer);
+        answer.starts_with("HTTP/1.1 200")
+    });
+    let answered = answered.count();
+    wait_until("all connections", || stage.log().lines().count() >= before + 20);
+    let found = stage.seen(&haproxy_metric("tcplog")(""), from, 20);
+    let of = |side: usize, ok: bool| found.iter().filter(|r| r.side == side && r.ok == ok).count();
+    assert!(answered >= 5 && answered <= 15, "{answered}");
+    assert_eq!([of(0, true), of(0, false), of(1, true), of(1, false)], [answered, 0, 0, 20 - answered], "{}", stage.log());
+}
+
+#[test]
+fn a_failure_that_haproxy_hides_by_another_server_is_one_of_the_side_that_failed() {
+    let stage = Stage::with_dead_green();
+    let _syslog = Syslog::start(stage.path(), false);
+    let haproxy = haproxy(&stage, "option httplog", "");
+    let client = Client::new(Duration::from_secs(170));
+    client.get(&haproxy.url()).unwrap();
+    let from = stage.logged(1);
+    let before = stage.blue.served();
+    let known = stage.log();
+    for _ in 0..20 {
+        assert_eq!(client.get(&haproxy.url()).unwrap().status, 200, "the user sees nothing of it");
+    }
+    assert_eq!(stage.blue.served() - before, 20);
+    let found = stage.seen(&haproxy_metric("httplog")(""), from, 25);
+    let of = |side: usize, ok: bool| found.iter().filter(|r| r.side == side && r.ok == ok).count();
+    let tried_again: usize = stage.log()[known.len()..].matches("/+1 ").count();
+    assert!(tried_again >= 5, "{}", stage.log());
+    assert_eq!([of(0, true), of(0, false), of(1, true), of(1, false)], [20, 0, 0, tried_again], "{}", stage.log());
+    let last = stage.seen(&haproxy_metric("httplog")(", attempts: last"), from, 20);
+    assert!(last.len() == 20 && last.iter().all(|r| r.side == 0 && r.ok));
+}
+
+fn text_metric(format: &'static str) -> impl Fn(&str) -> String {
+    move |more| format!("{{name: t, kind: text_log, target: access.log, with: {{format: {format}{more}}}}}")
+}
+
+#[test]
+fn traefiks_text_tells_every_request() {
+    let stage = Stage::new();
+    let mut traefik = traefik(&stage);
+    change(&stage.path().join("traefik.yml"), |text| text.replace("format: json, ", ""));
+    std::fs::remove_file(stage.path().join("access.log")).unwrap();
+    traefik.restart();
+    let client = Client::new(Duration::from_secs(170));
+    client.get(&traefik.url()).unwrap();
+    let from = stage.logged_by_seconds(1);
+    let before = stage.blue.served() + stage.green.served();
+    let forged = r#"x" 8 "shop@file" "http://127.0.0.1:9" 9ms"#;
+    stage.green.answers.fail_every.store(2, Ordering::SeqCst);
+    let mut failed = 0;
+    for _ in 0..30 {
+        let mut request = trapkey::world::http::Request::get(&traefik.url());
+        request.headers.push(("user-agent".into(), forged.into()));
+        failed += usize::from(client.send(&request).unwrap().status == 500);
+    }
+    let found = stage.seen(&text_metric("traefik")(""), from, 30);
+    let green: Vec<_> = found.iter().filter(|r| r.side == 1).collect();
+    assert!(failed > 3 && found.iter().filter(|r| !r.ok).count() == failed, "{}", stage.log());
+    assert_eq!(found.len() as u64, stage.blue.served() + stage.green.served() - before, "{}", stage.log());
+    assert!(green.iter().all(|r| r.latency_ms.unwrap() >= 28.0));
+}
+
+#[test]
+fn envoys_text_tells_every_request() {
+    let stage = Stage::new();
+    let mut envoy = envoy(&stage);
+    change_json(&stage.path().join("envoy.json"), |config| {
+        let manager =
+            &mut config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"];
+        manager["access_log"][0]["typed_config"].as_object_mut().unwrap().remove("log_format");
+    });
+    std::fs::remove_file(stage.path().join("access.log")).unwrap();
+    envoy.restart();
+    tells_what_happened(&stage, &envoy, &text_metric("envoy"));
+    leaves_out_clients_that_left(&stage, &envoy, &text_metric("envoy"));
+}
+
+/// `buffer=` and `flush=`: lines come when they come, each with its own moment.
+#[test]
+fn lines_that_nginx_keeps_for_a_while_are_counted() {
+    let stage = Stage::new();
+    let mut nginx = nginx(&stage);
+    change(&nginx.config, |text| text.replace("access.log trapkey;", "access.log trapkey buffer=64k flush=2s;"));
+    nginx.restart();
+    stage.green.answers.delay_ms.store(0, Ordering::SeqCst);
+    let client = Client::new(Duration::from_secs(170));
+    client.get(&nginx.url()).unwrap();
+    let mut from = stage.logged(1);
+    let mut source = open(stage.path(), &nginx_metric("")).unwrap();
+    let sides = stage.sides();
+    let mut found = Vec::new();
+    for _ in 0..30 {
+        for _ in 0..5 {
+            assert_eq!(client.get(&nginx.url()).unwrap().status, 200);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        let to = now_ms();
+        found.extend(requests(source.as_mut(), &sides, from, to).unwrap());
+        from = to;
+    }
+    wait_until("the rest of the log", || {
+        let to = now_ms();
+        found.extend(requests(source.as_mut(), &sides, from, to).unwrap());
+        from = to;
+        found.len() >= 150
+    });
+    assert_eq!(found.len(), 150);
+    assert!(source.late() >= Duration::from_millis(500), "{:?}", source.late());
+}
+
 /// Half of all requests go to a side that is not there.
 fn names_a_dead_side(start: impl Fn(&Stage) -> Box<dyn RealRouter>, metric: &str) {
     let stage = Stage::with_dead_green();
@@ -303,6 +521,12 @@ fn requests_that_a_dead_side_never_saw_are_its_errors() {
     names_a_dead_side(|stage| Box::new(traefik(stage)), &json_metric("traefik")(""));
     names_a_dead_side(|stage| Box::new(caddy(stage)), &json_metric("caddy")(""));
     names_a_dead_side(|stage| Box::new(envoy(stage)), &json_metric("envoy")(""));
+    let sent = std::sync::Mutex::new(Vec::new());
+    let haproxy_once = |stage: &Stage| -> Box<dyn RealRouter> {
+        sent.lock().unwrap().push(Syslog::start(stage.path(), false));
+        Box::new(haproxy(stage, "option httplog", "  retries 0\n  no option redispatch\n"))
+    };
+    names_a_dead_side(haproxy_once, &haproxy_metric("httplog")(""));
 }
 
 #[test]

@@ -471,6 +471,83 @@ fn kayenta_scores_the_comparisons_and_a_part_of_them_decides_nothing() {
     assert!(kayenta_fits(&without).unwrap_err().contains("needs `score`"));
 }
 
+/// A plan with a metric `bad`, one or two others, and what is said of the latter; and a look at so many values of each.
+fn kayenta_looks(others: &str, values: &[(&str, f64, f64, [i64; 2])], trouble: Option<&str>, at_ms: i64) -> Looked {
+    let triggers = format!("[{{metric: bad, worse_than_baseline_by: 10%, kayenta: {{critical: true}}}}, {others}]");
+    let metrics: Vec<String> = ["bad", "other", "third"]
+        .map(|name| format!("{{name: {name}, kind: file, target: x, step: 1s, delay: 0s}}"))
+        .into_iter()
+        .filter(|spec| triggers.contains(&spec[7..spec.find(',').unwrap()]))
+        .collect();
+    let rules = format!("metrics: [{}]\njudge: {{kind: kayenta, score: {{pass: 95, marginal: 40}}}}", metrics.join(", "));
+    let plan = plan(&triggers, &rules);
+    let side = |number: i64, value: f64| {
+        // A little scatter, the same on both sides.
+        let at = |n: i64| Point((n + 1) * 1000, value * (1.0 + (n % 7) as f64 / 1000.0));
+        (0..number).map(at).collect::<Vec<_>>()
+    };
+    let mut given: Vec<Given> = values
+        .iter()
+        .map(|(name, blue, green, [n_blue, n_green])| Given {
+            source: (*name).to_owned(),
+            points: Some([side(*n_blue, *blue), side(*n_green, *green)]),
+            ..Given::default()
+        })
+        .collect();
+    given.extend(trouble.map(|why| Given { source: "other".into(), trouble: Some(why.into()), ..Given::default() }));
+    Judge::begin(&plan, 0, BAKE).look(&Batch { at_ms, given })
+}
+
+#[test]
+fn in_kayentas_score_a_critical_metric_that_is_high_ends_it_whatever_else_is_silent() {
+    let optional = "{metric: other, worse_than_baseline_by: 10%}";
+    let muted = "{metric: other, worse_than_baseline_by: 10%, kayenta: {muted: true}}";
+    let needed = "{metric: other, worse_than_baseline_by: 10%, kayenta: {must_have_data: true}}";
+    for at_ms in [20_000, BAKE] {
+        let n = at_ms / 1000 - 1;
+        for (other, values, trouble) in [
+            (optional, vec![("other", 1.0, 1.0, [n, 0])], None),
+            (optional, vec![("other", 1.0, 1.0, [1, 1])], None),
+            (optional, vec![], None),
+            (optional, vec![], Some("no answer")),
+            (muted, vec![("other", 1.0, 1.0, [n, 0])], None),
+            (needed, vec![("other", 1.0, 1.0, [0, 0])], None),
+        ] {
+            let mut all = vec![("bad", 10.0, 40.0, [n, n])];
+            all.extend(values);
+            let looked = kayenta_looks(other, &all, trouble, at_ms);
+            assert_eq!((looked.decision, looked.score), (Decision::Fail, Some(0.0)), "{other}: {}", looked.summary);
+            assert_eq!(looked.metrics[0].outcome, "high");
+        }
+    }
+}
+
+#[test]
+fn in_kayentas_score_an_optional_metric_without_data_holds_nothing_up_once_the_bake_is_over() {
+    let two = "{metric: other, worse_than_baseline_by: 10%}, {metric: third, worse_than_baseline_by: 10%}";
+    let looked = |at_ms: i64, others: &str, green_of_other: i64, third: f64| {
+        let n = at_ms / 1000 - 1;
+        let values =
+            [("bad", 10.0, 10.0, [n, n]), ("other", 1.0, 1.0, [n, green_of_other]), ("third", 5.0, third, [n, n])];
+        kayenta_looks(others, &values, None, at_ms)
+    };
+    for silent in [0, 1] {
+        let early = looked(20_000, two, silent, 5.0);
+        assert_eq!((early.decision, early.score), (Decision::Undecided, None), "{}", early.summary);
+        let over = looked(BAKE, two, silent, 5.0);
+        assert_eq!((over.decision, over.score), (Decision::Pass, Some(100.0)), "{}", over.summary);
+        assert_eq!(over.metrics[1].outcome, "no_data");
+    }
+    // What must have data fails without it, and half of the score is marginal, which it says.
+    let needed = two.replacen("10%}", "10%, kayenta: {must_have_data: true}}", 1);
+    let without = looked(BAKE, &needed, 0, 5.0);
+    assert_eq!((without.decision, without.score), (Decision::Undecided, Some(66.67)), "{}", without.summary);
+    assert!(without.summary.contains("score 66.67 is marginal: 95 passes"), "{}", without.summary);
+    let worse = looked(BAKE, two, BAKE / 1000 - 1, 9.0);
+    assert_eq!((worse.decision, worse.score), (Decision::Undecided, Some(66.67)), "{}", worse.summary);
+    assert!(worse.summary.contains("is marginal"), "{}", worse.summary);
+}
+
 #[test]
 fn what_cannot_be_there_yet_is_no_lack_of_data() {
     let series =

@@ -70,9 +70,14 @@ pub(in crate::tools) fn judged(plan: &Promote, loaded: &Loaded) -> Result<(), Fa
     };
     for spec in &plan.metrics {
         let taken = judge::known_metrics().contains(&spec.name.as_str());
-        if taken || spec.name == "probe" || routers::ALL.iter().any(|kind| kind.name == spec.name) {
-            let what = format!("a metric cannot be named `{}`", spec.name);
-            return Err(refuse(what, "that is a name of what Trapkey measures itself".into()));
+        if taken || spec.name == "probe" || spec.name == plan.router.kind {
+            let what = format!("a metric cannot be named `{}` here", spec.name);
+            let cause = if spec.name == plan.router.kind {
+                format!("what the router itself counts has that name; write `name: users`, say, and `source: {0}` for the router's counts", spec.name)
+            } else {
+                "that is a name of what Trapkey measures itself".into()
+            };
+            return Err(refuse(what, cause));
         }
         metric_makes_sense(spec, &plan.metrics)
             .map_err(|cause| refuse(format!("the metric `{}` cannot be asked", spec.name), cause))?;

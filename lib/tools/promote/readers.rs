@@ -30,6 +30,10 @@ pub(super) struct Reader {
     source: Option<Box<dyn Source>>,
     /// Up to here everything is known, in ms.
     until_ms: i64,
+    /// By how much more than its `delay` it has been late so far.
+    late: Duration,
+    /// Why what it has given so far proves nothing good.
+    doubt: Option<String>,
     asked: Option<Asked>,
     /// Whether an answer, or the end of the time for one, has come since it was opened.
     answered: bool,
@@ -67,6 +71,8 @@ pub(super) fn open(plan: &Promote, loaded: &Loaded, since_ms: i64) -> Result<Vec
                 gives: kind.gives,
                 source: Some(source),
                 until_ms: since_ms,
+                late: Duration::ZERO,
+                doubt: None,
                 asked: None,
                 answered: false,
             })
@@ -135,7 +141,8 @@ impl Reader {
 
     /// What it has answered, at this look: nothing new while an answer is due.
     pub(super) fn take(&mut self) -> Given {
-        let nothing = Given { source: self.spec.name.clone(), ..self.empty() };
+        let (source, doubt) = (self.spec.name.clone(), self.doubt.clone());
+        let nothing = Given { source, doubt, ..self.empty() };
         let Some(asked) = &self.asked else {
             if self.source.is_none() {
                 return Given { trouble: Some("it could not be asked".into()), ..nothing };
@@ -148,6 +155,10 @@ impl Reader {
                 self.answered = true;
                 if fine {
                     self.until_ms = asked.until_ms;
+                }
+                self.late = source.late();
+                if fine {
+                    self.doubt.clone_from(&given.doubt);
                 }
                 self.source = Some(source);
                 self.asked = None;
@@ -177,7 +188,7 @@ impl Reader {
     fn end(&self, now_ms: i64, step: Duration) -> i64 {
         let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
         match self.gives {
-            Gives::Requests => now_ms - ms(self.spec.delay.map_or(LOG_DELAY, |d| d.0)),
+            Gives::Requests => now_ms - ms(self.spec.delay.map_or(LOG_DELAY, |d| d.0) + self.late),
             Gives::Points => {
                 let usual = self.spec.step.map_or(DEFAULT_STEP, |s| s.0);
                 let settled = now_ms - ms(self.spec.delay.map_or(usual, |d| d.0));
@@ -248,6 +259,7 @@ impl Order<'_> {
                     }
                 })?;
                 given.requests = Some(sorters.map(Sorter::finish));
+                given.doubt = source.doubt().map(|why| redact(&why));
             }
         }
         Ok(())
@@ -290,6 +302,8 @@ mod tests {
             gives: Gives::Points,
             source: Some(Box::new(Breaks)),
             until_ms: 0,
+            late: Duration::ZERO,
+            doubt: None,
             asked: None,
             answered: false,
         };
