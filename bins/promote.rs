@@ -277,7 +277,9 @@ fn main() -> ExitCode {
         Command::Plan { from: From { from_kayenta: Some(file), .. }, .. } => {
             promote::import(Origin::Kayenta, &file)
         }
-        Command::Plan { from: From { from_argo: Some(file), .. }, .. } => promote::import(Origin::Argo, &file),
+        Command::Plan { from: From { from_argo: Some(file), .. }, .. } => {
+            promote::import(Origin::Argo, &file)
+        }
         Command::Plan { from: From { from_flagger: Some(file), .. }, .. } => {
             promote::import(Origin::Flagger, &file)
         }

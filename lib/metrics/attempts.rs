@@ -142,7 +142,9 @@ mod tests {
 
     #[test]
     fn a_list_is_read_however_it_is_written() {
-        for (servers, own) in [("a:1, b:1", "502, 200"), ("a:1,b:1", "502,200"), (" a:1 , b:1 ", " 502 , 200 ")] {
+        for (servers, own) in
+            [("a:1, b:1", "502, 200"), ("a:1,b:1", "502,200"), (" a:1 , b:1 ", " 502 , 200 ")]
+        {
             let tried = Tried { servers, statuses: own, times: "0.5, 1", answered: Some(200) };
             let all = vec![
                 ("a:1".to_owned(), Some(false), Some(500.0)),
@@ -164,7 +166,10 @@ mod tests {
     #[test]
     fn nobody_and_nothing_are_no_attempt() {
         for servers in ["", "-", "-, -"] {
-            assert_eq!(read(Tried { servers, answered: Some(502), ..Tried::default() }, Attempts::All), Some(vec![]));
+            assert_eq!(
+                read(Tried { servers, answered: Some(502), ..Tried::default() }, Attempts::All),
+                Some(vec![])
+            );
         }
         assert_eq!(read(Tried { servers: "a:1", ..Tried::default() }, Attempts::All), None);
         assert_eq!(last("502, 200"), "200");

@@ -100,7 +100,8 @@ enum Timer {
     Tw,
 }
 
-const HTTP: &str = "%ci:%cp [%tr] %ft %b/%s %TR/%Tw/%Tc/%Tr/%Ta %ST %B %CC %CS %tsc %ac/%fc/%bc/%sc/%rc %sq/%bq";
+const HTTP: &str =
+    "%ci:%cp [%tr] %ft %b/%s %TR/%Tw/%Tc/%Tr/%Ta %ST %B %CC %CS %tsc %ac/%fc/%bc/%sc/%rc %sq/%bq";
 const TCP: &str = "%ci:%cp [%t] %ft %b/%s %Tw/%Tc/%Tt %B %ts %ac/%fc/%bc/%sc/%rc %sq/%bq";
 const CLF: &str = "%ci - - [%trg] %{+Q}r %ST %B \"\" \"\" %cp %ms \"%ft\" \"%b\" \"%s\" %TR %Tw %Tc %Tr %Ta %tsc %ac %fc %bc %sc %rc %sq";
 
@@ -178,7 +179,8 @@ impl Line {
             return Err((format!("`{format}` is no format of HAProxy's"), help.into()));
         }
         let words = words(&format)?;
-        let has = |name: &str| words.iter().any(|word| matches!(word, Word::Name { name: own, .. } if own == name));
+        let has =
+            |name: &str| words.iter().any(|word| matches!(word, Word::Name { name: own, .. } if own == name));
         let (time, clock) = [
             ("tr", Clock::Zone),
             ("t", Clock::Zone),
@@ -190,7 +192,9 @@ impl Line {
         ]
         .into_iter()
         .find(|(name, _)| has(name))
-        .ok_or_else(|| ("the format has no moment".to_owned(), "add %tr, or %t, to `log-format`".to_owned()))?;
+        .ok_or_else(|| {
+            ("the format has no moment".to_owned(), "add %tr, or %t, to `log-format`".to_owned())
+        })?;
         let needed = |there: bool, what: &str| {
             let help = format!("add {what} to `log-format`");
             if there { Ok(()) } else { Err((format!("the format has no {what}"), help)) }
@@ -227,13 +231,16 @@ impl Line {
                 _ => return None,
             })
         };
-        let last = words.iter().rposition(|word| matches!(word, Word::Name { name, .. } if slot(name).is_some()));
+        let last =
+            words.iter().rposition(|word| matches!(word, Word::Name { name, .. } if slot(name).is_some()));
         forgeable(&words[..last.unwrap_or_default()])?;
         let mut pieces = Vec::new();
         for word in &words {
             pieces.push(match word {
                 Word::Text(text) => Piece::text(text),
-                Word::Name { name, shape } => Piece::Value { shape: *shape, slot: slot(name).map(|slot| slot as usize) },
+                Word::Name { name, shape } => {
+                    Piece::Value { shape: *shape, slot: slot(name).map(|slot| slot as usize) }
+                }
             });
         }
         trim(&mut pieces);
@@ -291,7 +298,8 @@ impl Line {
                 let whole = timer(Slot::Active).or_else(|| timer(Slot::Total));
                 // Without the answer's first byte there was none.
                 timer(Slot::Response)?;
-                let before = timer(Slot::Request).unwrap_or_default() + timer(Slot::Queue).unwrap_or_default();
+                let before =
+                    timer(Slot::Request).unwrap_or_default() + timer(Slot::Queue).unwrap_or_default();
                 whole.map(|whole| (whole - before).max(0.0)).or_else(parts)
             }
             Timer::Tr => timer(Slot::Response),
@@ -423,7 +431,8 @@ fn words(format: &str) -> Result<Vec<Word>, Refusal> {
         _ if text.is_empty() => {}
         _ => words.push(Word::Text(text.to_owned())),
     };
-    let odd = |what: &str| (format!("{what} in the format"), "write it as in HAProxy's configuration".to_owned());
+    let odd =
+        |what: &str| (format!("{what} in the format"), "write it as in HAProxy's configuration".to_owned());
     let mut rest = format;
     let mut all_quoted = false;
     while let Some(at) = rest.find('%') {
@@ -497,7 +506,8 @@ fn closing(text: &str) -> Option<usize> {
 
 /// Values that are quoted where a format says so for all.
 fn is_text(name: &str) -> bool {
-    name.starts_with('[') || matches!(name, "r" | "f" | "ft" | "b" | "s" | "hrl" | "hsl" | "HM" | "HP" | "HU" | "HQ" | "HV")
+    name.starts_with('[')
+        || matches!(name, "r" | "f" | "ft" | "b" | "s" | "hrl" | "hsl" | "HM" | "HP" | "HU" | "HQ" | "HV")
 }
 
 /// A client may write what it likes into a header, and forge what follows it: before the last value that is needed
@@ -532,11 +542,16 @@ mod tests {
         let mut found = Vec::new();
         let at = grammar.read(text.as_bytes(), &mut found)?;
         assert_eq!(grammar.time(text.as_bytes()), Some(at));
-        Some((at, found.into_iter().map(|a| (a.side.into_owned(), a.elsewhere, a.ok, a.latency_ms)).collect()))
+        Some((
+            at,
+            found.into_iter().map(|a| (a.side.into_owned(), a.elsewhere, a.ok, a.latency_ms)).collect(),
+        ))
     }
 
     fn http(middle: &str) -> String {
-        format!(r#"192.0.2.7:40112 [21/Nov/2026:08:00:00.250] www~ {middle} {{agent #22x#22|y}} {{}} "GET /a#22b HTTP/1.1""#)
+        format!(
+            r#"192.0.2.7:40112 [21/Nov/2026:08:00:00.250] www~ {middle} {{agent #22x#22|y}} {{}} "GET /a#22b HTTP/1.1""#
+        )
     }
 
     const AT: i64 = 1_795_248_000_250;
@@ -630,7 +645,9 @@ mod tests {
     #[test]
     fn connections_end_well_unless_the_server_ended_them() {
         let tcp = Settings { format: Some("tcplog".into()), ..utc() };
-        let line = |state| format!("192.0.2.7:4 [21/Nov/2026:08:00:00.250] db shop/green 1/7/5007 212 {state} 0/0/0/0/0 0/0");
+        let line = |state| {
+            format!("192.0.2.7:4 [21/Nov/2026:08:00:00.250] db shop/green 1/7/5007 212 {state} 0/0/0/0/0 0/0")
+        };
         let one = |ok| Some((AT + 5007, vec![("green".to_owned(), false, ok, Some(7.0))]));
         assert_eq!(read(&tcp, &line("--")), one(Some(true)));
         assert_eq!(read(&tcp, &line("SD")), one(Some(false)));
@@ -643,12 +660,17 @@ mod tests {
     #[test]
     fn a_log_format_of_ones_own_is_read_in_json_or_not() {
         let own = |format: &str| Settings { format: Some(format.into()), ..utc() };
-        let json = own(r#"log-format '{"at":%Ts.%ms,"ua":"%[capture.req.hdr(0),json(utf8s)]","srv":"%s","st":%ST,"ta":%Ta,"tr":%Tr,"end":"%ts","rc":"%rc","r":%{+Q}r}'"#);
+        let json = own(
+            r#"log-format '{"at":%Ts.%ms,"ua":"%[capture.req.hdr(0),json(utf8s)]","srv":"%s","st":%ST,"ta":%Ta,"tr":%Tr,"end":"%ts","rc":"%rc","r":%{+Q}r}'"#,
+        );
         let line = r#"{"at":1795248000.250,"ua":"a \"srv\":\"blue\" \\","srv":"green","st":200,"ta":8,"tr":5,"end":"--","rc":"0","r":"GET /a#22b\ HTTP/1.1"}"#;
         let green = vec![("green".to_owned(), false, Some(true), Some(8.0))];
         assert_eq!(read(&json, line), Some((AT + 8, green.clone())));
         let bare = own(r"[%trl]\ %b/%s\ %ST\ %Tr\ %tsc\ %hr\ %[src]");
-        assert_eq!(read(&bare, "[21/Nov/2026:09:00:00 +0100] shop/green 200 8 ---- 192.0.2.7"), Some((AT - 242, green.clone())));
+        assert_eq!(
+            read(&bare, "[21/Nov/2026:09:00:00 +0100] shop/green 200 8 ---- 192.0.2.7"),
+            Some((AT - 242, green.clone()))
+        );
         let clf = own("clf");
         let line = r#"192.0.2.7 - - [21/Nov/2026:08:00:00 +0000] "GET /x HTTP/1.1" 503 217 "" "" 41652 945 "in" "shop" "green" 0 0 -1 -1 3005 SC-- 1 1 0 0 0 0 0 "" "" "#;
         assert_eq!(read(&clf, line), Some((AT + 2755, vec![("green".to_owned(), false, Some(false), None)])));

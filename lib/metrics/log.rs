@@ -155,7 +155,8 @@ impl Log {
     pub(super) fn newest(&self, time_of: &TimeOf<'_>) -> Option<(i64, i64)> {
         let (file, metadata) = open_regular(&self.path).ok()?;
         let part = Part::new(file, &metadata, time_of).ok()?;
-        let (_, newest) = times(&part, part.size.saturating_sub(FINE), part.size, usize::MAX, time_of).ok()??;
+        let (_, newest) =
+            times(&part, part.size.saturating_sub(FINE), part.size, usize::MAX, time_of).ok()??;
         Some((newest, part.changed_ms))
     }
 
@@ -563,7 +564,9 @@ fn read_part(
             }
             Told::Odd => count.odd(line.unwrap_or(b"a line of more than 256 KiB"))?,
         }
-        if (count.understood + count.odd + count.foreign).is_multiple_of(1024) && Instant::now() >= window.until {
+        if (count.understood + count.odd + count.foreign).is_multiple_of(1024)
+            && Instant::now() >= window.until
+        {
             let megabytes = (lines.offset - start) / 1_000_000;
             let took = show_duration(begun.elapsed().as_secs_f64());
             return Err(Trouble::unreachable(format!(

@@ -192,7 +192,9 @@ impl Line {
         };
         let piece = |word: &Word<'_>| match word {
             Word::Text(text) => Piece::text(text),
-            Word::Name(name) => Piece::Value { shape: shape(name), slot: slot(name).map(|slot| slot as usize) },
+            Word::Name(name) => {
+                Piece::Value { shape: shape(name), slot: slot(name).map(|slot| slot as usize) }
+            }
         };
         let mut pieces: Vec<Piece> = words.iter().map(piece).collect();
         trim(&mut pieces);
@@ -240,7 +242,6 @@ impl Line {
         });
         Some(())
     }
-
 }
 
 impl Grammar for Line {
@@ -350,7 +351,9 @@ fn words(format: &str) -> Result<Vec<Word<'_>>, Refusal> {
         words.push(Word::Text(rest));
     }
     let open = words.windows(2).find_map(|pair| match pair {
-        [Word::Name(name), Word::Text(text)] if free_text(name) && !text.contains(['"', '[', '\t']) => Some(*name),
+        [Word::Name(name), Word::Text(text)] if free_text(name) && !text.contains(['"', '[', '\t']) => {
+            Some(*name)
+        }
         _ => None,
     });
     match open {

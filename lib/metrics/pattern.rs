@@ -47,11 +47,7 @@ pub(super) fn trim(pieces: &mut Vec<Piece>) {
 }
 
 /// Takes a line apart from its beginning on; false when it is not of this format.
-pub(super) fn split<'l, const N: usize>(
-    pieces: &[Piece],
-    line: &'l [u8],
-    found: &mut [&'l [u8]; N],
-) -> bool {
+pub(super) fn split<'l, const N: usize>(pieces: &[Piece], line: &'l [u8], found: &mut [&'l [u8]; N]) -> bool {
     let mut rest = line;
     let mut pieces = pieces.iter().peekable();
     while let Some(piece) = pieces.next() {
@@ -198,7 +194,13 @@ mod tests {
 
     #[test]
     fn what_stands_further_left_forges_nothing_when_read_from_the_end() {
-        let pieces = [Piece::text(" \""), value(Shape::Plain, 0), Piece::text("\" "), value(Shape::Plain, 1), Piece::text("ms")];
+        let pieces = [
+            Piece::text(" \""),
+            value(Shape::Plain, 0),
+            Piece::text("\" "),
+            value(Shape::Plain, 1),
+            Piece::text("ms"),
+        ];
         for (line, expected) in [
             (r#"agent" "10.0.0.9:80" 9ms" "10.0.0.1:80" 12ms"#, Some(["10.0.0.1:80", "12"])),
             (r#"x "10.0.0.1:80" 12"#, None),

@@ -105,7 +105,8 @@ fn open(order: &Order<'_>) -> Result<Box<dyn Source>, Problem> {
     let path = target.one().map_err(&wrong)?;
     let disorder_ms = disorder_ms(settings.disorder);
     let line = || Line::new(&settings).map_err(|(message, help)| wrong(message).help(help));
-    let whose = Whose { blue: settings.blue.as_ref(), green: settings.green.as_ref(), others: settings.others };
+    let whose =
+        Whose { blue: settings.blue.as_ref(), green: settings.green.as_ref(), others: settings.others };
     if !template::names(&path.value, "side") {
         let line = line()?;
         if line.side.is_none() {
@@ -239,7 +240,9 @@ impl Line {
             _ if format.starts_with('{') => {
                 return Err(("this format is JSON".into(), "use the kind `json_log`".into()));
             }
-            _ if format.contains("%REQ(") || format.contains("%START_TIME") || format.contains("_CODE%") => envoy(format)?,
+            _ if format.contains("%REQ(") || format.contains("%START_TIME") || format.contains("_CODE%") => {
+                envoy(format)?
+            }
             _ if format.contains('%') => apache(format)?,
             _ => return Err((format!("the format `{format}` is not known"), help.into())),
         };
@@ -250,30 +253,48 @@ impl Line {
         let value = |fits: &dyn Fn(&str, &Means) -> bool| {
             words.iter().position(|word| matches!(word, Word::Value { name, means, .. } if fits(name, means)))
         };
-        let missing = |what: &str, add: &str| (format!("the format has no {what}"), format!("add {add}, to the server's format too"));
-        let time = value(&|_, means| matches!(means, Means::Time { .. })).ok_or_else(|| missing("moment", "%t or %START_TIME%"))?;
-        let Word::Value { means: Means::Time { began, clock }, .. } = &words[time] else { unreachable!("it was found as one") };
-        let code = value(&|_, means| *means == Means::Status).ok_or_else(|| missing("status", "%>s or %RESPONSE_CODE%"))?;
+        let missing = |what: &str, add: &str| {
+            (format!("the format has no {what}"), format!("add {add}, to the server's format too"))
+        };
+        let time = value(&|_, means| matches!(means, Means::Time { .. }))
+            .ok_or_else(|| missing("moment", "%t or %START_TIME%"))?;
+        let Word::Value { means: Means::Time { began, clock }, .. } = &words[time] else {
+            unreachable!("it was found as one")
+        };
+        let code = value(&|_, means| *means == Means::Status)
+            .ok_or_else(|| missing("status", "%>s or %RESPONSE_CODE%"))?;
         let own = value(&|_, means| *means == Means::OwnStatus);
         let took = |slot: Slot| {
             let finest = |word: &Word| match word {
                 Word::Value { means: Means::Took(own, unit), .. } if *own == slot => Some(*unit),
                 _ => None,
             };
-            let units: Vec<(usize, f64)> = words.iter().enumerate().filter_map(|(at, word)| Some((at, finest(word)?))).collect();
+            let units: Vec<(usize, f64)> =
+                words.iter().enumerate().filter_map(|(at, word)| Some((at, finest(word)?))).collect();
             units.into_iter().min_by(|a, b| a.1.total_cmp(&b.1))
         };
-        let (duration, before, upstream, after) = (took(Slot::Duration), took(Slot::Before), took(Slot::Upstream), took(Slot::After));
+        let (duration, before, upstream, after) =
+            (took(Slot::Duration), took(Slot::Before), took(Slot::Upstream), took(Slot::After));
         let side = match &settings.side {
             Some(given) => {
                 let bare = given.trim();
-                Some(value(&|name, _| name == bare).ok_or_else(|| missing(&format!("`{bare}`"), &format!("`{bare}`")))?)
+                Some(
+                    value(&|name, _| name == bare)
+                        .ok_or_else(|| missing(&format!("`{bare}`"), &format!("`{bare}`")))?,
+                )
             }
-            None => SIDES.iter().find_map(|known| value(&|name, _| name == *known)).or_else(|| value(&|_, means| *means == Means::Side)),
+            None => SIDES
+                .iter()
+                .find_map(|known| value(&|name, _| name == *known))
+                .or_else(|| value(&|_, means| *means == Means::Side)),
         };
         let latency = match (settings.latency, before.is_some()) {
-            (Some(Latency::Upstream), _) if upstream.is_none() => return Err(missing("time of the side", "it")),
-            (Some(Latency::Request), false) if duration.is_none() => return Err(missing("time of the request", "%D or %DURATION%")),
+            (Some(Latency::Upstream), _) if upstream.is_none() => {
+                return Err(missing("time of the side", "it"));
+            }
+            (Some(Latency::Request), false) if duration.is_none() => {
+                return Err(missing("time of the request", "%D or %DURATION%"));
+            }
             (Some(latency), _) => latency,
             (None, true) => Latency::Upstream,
             (None, false) => Latency::Request,
@@ -297,7 +318,9 @@ impl Line {
         let is_open = |word: &Word| matches!(word, Word::Value { means: Means::Client, shape, .. } if *shape != Shape::Escaped);
         let first = words.iter().position(is_open).unwrap_or(words.len());
         let last = words.iter().rposition(is_open).map_or(words.len(), |at| at + 1);
-        if let Some(Word::Value { name, .. }) = (first..last).find(|at| slot(*at).is_some()).map(|at| &words[at]) {
+        if let Some(Word::Value { name, .. }) =
+            (first..last).find(|at| slot(*at).is_some()).map(|at| &words[at])
+        {
             return Err((
                 format!("a client may write into what stands around `{name}`, and forge it"),
                 "move it to the beginning or to the end of the format, or put what the client writes into quotes".into(),
@@ -306,7 +329,11 @@ impl Line {
         let pieces: Vec<Piece> = words.iter().enumerate().map(piece).collect();
         let mut head = pieces[..first].to_vec();
         trim(&mut head);
-        let tail = if slots.iter().any(|(at, _)| at.is_some_and(|at| at >= last)) { pieces[last..].to_vec() } else { Vec::new() };
+        let tail = if slots.iter().any(|(at, _)| at.is_some_and(|at| at >= last)) {
+            pieces[last..].to_vec()
+        } else {
+            Vec::new()
+        };
         let name = |at: usize| match &words[at] {
             Word::Value { name, .. } => name.clone(),
             Word::Text(_) => String::new(),
@@ -327,7 +354,8 @@ impl Line {
 
     fn values<'l>(&self, line: &'l [u8]) -> Option<Values<'l>> {
         let mut found = [&[][..]; SLOTS];
-        let fits = split(&self.head, line, &mut found) && (self.tail.is_empty() || split_end(&self.tail, line, &mut found));
+        let fits = split(&self.head, line, &mut found)
+            && (self.tail.is_empty() || split_end(&self.tail, line, &mut found));
         fits.then_some(found)
     }
 
@@ -464,13 +492,19 @@ fn apache(format: &str) -> Result<Vec<Word>, Refusal> {
         }
         let mut argument = "";
         if let Some(open) = inside.strip_prefix('{') {
-            (argument, inside) = open.split_once('}').ok_or_else(|| ("a brace is open in the format".to_owned(), as_written()))?;
+            (argument, inside) = open
+                .split_once('}')
+                .ok_or_else(|| ("a brace is open in the format".to_owned(), as_written()))?;
         }
         let letters = inside.strip_prefix('^').map_or(1, |_| 3);
-        let letter = inside.get(..letters).ok_or_else(|| ("a `%` in the format names nothing".to_owned(), as_written()))?;
+        let letter = inside
+            .get(..letters)
+            .ok_or_else(|| ("a `%` in the format names nothing".to_owned(), as_written()))?;
         rest = &inside[letters..];
-        let name = if argument.is_empty() { format!("%{letter}") } else { format!("%{{{argument}}}{letter}") };
-        let quoted = matches!(words.last(), Some(Word::Text(text)) if text.ends_with('"')) && rest.starts_with('"');
+        let name =
+            if argument.is_empty() { format!("%{letter}") } else { format!("%{{{argument}}}{letter}") };
+        let quoted =
+            matches!(words.last(), Some(Word::Text(text)) if text.ends_with('"')) && rest.starts_with('"');
         let mut shape = if quoted { Shape::Escaped } else { Shape::Plain };
         let means = match (letter, argument) {
             ("t", "") => {
@@ -486,7 +520,10 @@ fn apache(format: &str) -> Result<Vec<Word>, Refusal> {
                 match format {
                     "sec" | "msec" | "usec" => Means::Time { began, clock: Clock::Known },
                     _ if format.contains("%z") && format.contains("%S") || format.contains("%s") => {
-                        Means::Time { began, clock: Clock::By(format.replace("usec_frac", "%f").replace("msec_frac", "%f")) }
+                        Means::Time {
+                            began,
+                            clock: Clock::By(format.replace("usec_frac", "%f").replace("msec_frac", "%f")),
+                        }
                     }
                     _ => Means::Other,
                 }
@@ -518,24 +555,35 @@ fn envoy(format: &str) -> Result<Vec<Word>, Refusal> {
         let inside = &rest[at + 1..];
         // An argument may have a `%` of its own.
         let from = match inside.find(['(', '%']) {
-            Some(open) if inside[open..].starts_with('(') => inside[open..].find(')').map_or(open, |close| open + close),
+            Some(open) if inside[open..].starts_with('(') => {
+                inside[open..].find(')').map_or(open, |close| open + close)
+            }
             _ => 0,
         };
         let end = inside[from..].find('%').map(|end| from + end);
         let Some(end) = end else {
-            return Err(("a `%` is open in the format".into(), "write it as in Envoy's configuration".into()));
+            return Err((
+                "a `%` is open in the format".into(),
+                "write it as in Envoy's configuration".into(),
+            ));
         };
         let directive = &inside[..end];
         rest = &inside[end + 1..];
         let name = format!("%{directive}%");
-        let (bare, argument) = directive.split_once('(').map_or((directive, ""), |(bare, more)| (bare, more.split(')').next().unwrap_or("")));
+        let (bare, argument) = directive
+            .split_once('(')
+            .map_or((directive, ""), |(bare, more)| (bare, more.split(')').next().unwrap_or("")));
         let means = match (bare, argument) {
             ("START_TIME", "") => Means::Time { began: true, clock: Clock::Known },
-            ("START_TIME", "%s" | "%s.%3f" | "%s.%6f" | "%s.%9f" | "%s%3f") => Means::Time { began: true, clock: Clock::Known },
+            ("START_TIME", "%s" | "%s.%3f" | "%s.%6f" | "%s.%9f" | "%s%3f") => {
+                Means::Time { began: true, clock: Clock::Known }
+            }
             ("START_TIME", other) => Means::Time { began: true, clock: Clock::By(other.to_owned()) },
             ("RESPONSE_CODE", _) => Means::Status,
             ("DURATION", _) => Means::Took(Slot::Duration, 1.0),
-            ("RESP", header) if header.eq_ignore_ascii_case("X-ENVOY-UPSTREAM-SERVICE-TIME") => Means::Took(Slot::Upstream, 1.0),
+            ("RESP", header) if header.eq_ignore_ascii_case("X-ENVOY-UPSTREAM-SERVICE-TIME") => {
+                Means::Took(Slot::Upstream, 1.0)
+            }
             // Neither has spaces.
             ("REQ", ":METHOD" | ":PATH" | "X-ENVOY-ORIGINAL-PATH?:PATH" | ":SCHEME") => Means::Other,
             ("REQ" | "TRAILER" | "DYNAMIC_METADATA", _) => Means::Client,
@@ -605,10 +653,18 @@ mod tests {
     #[test]
     fn apaches_formats_have_their_units() {
         let line = |tail: &str| {
-            format!(r#"192.0.2.7 - alice [21/Nov/2026:09:00:00 +0100] "GET /a?b=\"c HTTP/1.1" 503 29 "-" "x \\\" y" {tail}"#)
+            format!(
+                r#"192.0.2.7 - alice [21/Nov/2026:09:00:00 +0100] "GET /a?b=\"c HTTP/1.1" 503 29 "-" "x \\\" y" {tail}"#
+            )
         };
         let worker = r#""%{BALANCER_WORKER_NAME}e""#;
-        for (unit, number, ms) in [("%D", "1500", 1.5), ("%{us}T", "1500", 1.5), ("%{ms}T", "12", 12.0), ("%T", "2", 2000.0), ("%{s}T", "2", 2000.0)] {
+        for (unit, number, ms) in [
+            ("%D", "1500", 1.5),
+            ("%{us}T", "1500", 1.5),
+            ("%{ms}T", "12", 12.0),
+            ("%T", "2", 2000.0),
+            ("%{s}T", "2", 2000.0),
+        ] {
             let format = settings(&format!("combined {unit} {worker}"));
             let found = read(&format, &line(&format!(r#"{number} "http://10.0.0.1:80""#)));
             assert_eq!(found, one(AT + whole(ms), "http://10.0.0.1:80", Some(false), Some(ms)), "{unit}");
@@ -625,7 +681,10 @@ mod tests {
         let text = r#"2026-11-21T09:00:00+0100 green "GET / HTTP/1.1" 200 1"#;
         assert_eq!(read(&own, text), one(AT, "green", Some(true), None));
         let end = settings(r#"%{end:msec}t %v %>s %D"#);
-        assert_eq!(read(&end, "1795248000250 green 200 40000"), one(AT + 250, "green", Some(true), Some(40.0)));
+        assert_eq!(
+            read(&end, "1795248000250 green 200 40000"),
+            one(AT + 250, "green", Some(true), Some(40.0))
+        );
         let nobody = line(r#"1500 "-""#);
         assert_eq!(read(&settings(&format!("combined %D {worker}")), &nobody), Some((AT + 2, vec![])));
     }
@@ -633,12 +692,17 @@ mod tests {
     #[test]
     fn traefiks_lines_are_read_from_both_ends() {
         let line = |agent: &str, tail: &str| {
-            format!(r#"192.0.2.7 - - [21/Nov/2026:08:00:00 +0000] "GET /a%22b HTTP/1.1" 502 11 "-" "{agent}" 7 {tail}"#)
+            format!(
+                r#"192.0.2.7 - - [21/Nov/2026:08:00:00 +0000] "GET /a%22b HTTP/1.1" 502 11 "-" "{agent}" 7 {tail}"#
+            )
         };
         let forged = r#"x\" 8 \"shop@file\" \"http://10.0.0.9:80\" 9ms"#;
         for agent in ["curl", forged] {
             let line = line(agent, r#""shop@file" "http://10.0.0.2:80" 12ms"#);
-            assert_eq!(read(&settings("traefik"), &line), one(AT + 12, "http://10.0.0.2:80", Some(false), Some(12.0)));
+            assert_eq!(
+                read(&settings("traefik"), &line),
+                one(AT + 12, "http://10.0.0.2:80", Some(false), Some(12.0))
+            );
         }
         assert_eq!(read(&settings("traefik"), &line("x", r#""-" "-" 0ms"#)), Some((AT, vec![])));
         assert_eq!(read(&settings("traefik"), &line("x", r#""shop@file" "http://10.0"#)), None);
@@ -647,38 +711,63 @@ mod tests {
     #[test]
     fn envoys_lines_are_read_from_both_ends() {
         let line = |status: &str, agent: &str, tail: &str| {
-            format!(r#"[2026-11-21T08:00:00.250Z] "GET /a"b HTTP/2" {status} - 0 2 31 28 "-" "{agent}" "0f-1" "shop:80" {tail}"#)
+            format!(
+                r#"[2026-11-21T08:00:00.250Z] "GET /a"b HTTP/2" {status} - 0 2 31 28 "-" "{agent}" "0f-1" "shop:80" {tail}"#
+            )
         };
         let forged = r#"x" "id" "shop" "10.0.0.9:80"#;
         for agent in ["curl", forged] {
             let line = line("200", agent, r#""10.0.0.2:8080""#);
-            assert_eq!(read(&settings("envoy"), &line), one(AT + 281, "10.0.0.2:8080", Some(true), Some(31.0)));
+            assert_eq!(
+                read(&settings("envoy"), &line),
+                one(AT + 281, "10.0.0.2:8080", Some(true), Some(31.0))
+            );
             let upstream = Settings { latency: Some(Latency::Upstream), ..settings("envoy") };
             assert_eq!(read(&upstream, &line).unwrap().1[0].2, Some(28.0));
         }
-        assert_eq!(read(&settings("envoy"), &line("0", "x", r#""[::1]:80""#)), one(AT + 281, "[::1]:80", None, Some(31.0)));
+        assert_eq!(
+            read(&settings("envoy"), &line("0", "x", r#""[::1]:80""#)),
+            one(AT + 281, "[::1]:80", None, Some(31.0))
+        );
         assert_eq!(read(&settings("envoy"), &line("503", "x", r#""-""#)), Some((AT + 281, vec![])));
         let istio = r#"[2026-11-21T08:00:00.250Z] "GET / HTTP/1.1" 503 UF,URX upstream_reset{a,b} - "TLS error: x" 0 91 4 - "-" "curl" "0f" "shop" "10.0.0.2:80" outbound|80|green|shop.svc 10.0.0.1:1 10.0.0.1:2 10.0.0.3:4 - default"#;
         assert_eq!(read(&settings("istio"), istio), one(AT + 254, "10.0.0.2:80", Some(false), Some(4.0)));
         let by = Settings { side: Some("%UPSTREAM_CLUSTER%".into()), ..settings("istio") };
         assert_eq!(read(&by, istio).unwrap().1[0].0, "outbound|80|green|shop.svc");
-        let own = Settings { side: Some("%UPSTREAM_CLUSTER%".into()), ..settings("%START_TIME(%s.%3f)% %RESPONSE_CODE% %DURATION% %UPSTREAM_CLUSTER% %REQ(USER-AGENT)%") };
-        assert_eq!(read(&own, "1795248000.250 200 5 shop-green a b c"), one(AT + 255, "shop-green", Some(true), Some(5.0)));
+        let own = Settings {
+            side: Some("%UPSTREAM_CLUSTER%".into()),
+            ..settings("%START_TIME(%s.%3f)% %RESPONSE_CODE% %DURATION% %UPSTREAM_CLUSTER% %REQ(USER-AGENT)%")
+        };
+        assert_eq!(
+            read(&own, "1795248000.250 200 5 shop-green a b c"),
+            one(AT + 255, "shop-green", Some(true), Some(5.0))
+        );
     }
 
     #[test]
     fn awss_lines_have_seconds() {
         let line = |times: &str, codes: &str, target: &str| {
-            format!(r#"https 2026-11-21T08:00:00.250123Z app/shop/50dc 192.0.2.7:2817 {target} {times} {codes} 34 366 "GET https://shop:443/ HTTP/1.1" "curl" ECDHE TLSv1.2 arn:x "Root=1" "shop" "-" 0 2026-11-21T07:59:59.9Z "forward" "-" "-" "10.0.0.9:80" "200" "-" "-""#)
+            format!(
+                r#"https 2026-11-21T08:00:00.250123Z app/shop/50dc 192.0.2.7:2817 {target} {times} {codes} 34 366 "GET https://shop:443/ HTTP/1.1" "curl" ECDHE TLSv1.2 arn:x "Root=1" "shop" "-" 0 2026-11-21T07:59:59.9Z "forward" "-" "-" "10.0.0.9:80" "200" "-" "-""#
+            )
         };
         let alb = settings("alb");
         let found = read(&alb, &line("0.001 0.048 0.002", "200 200", "10.0.0.2:80"));
         assert_eq!(found, one(AT + 250, "10.0.0.2:80", Some(true), Some(48.0)));
         let whole = Settings { latency: Some(Latency::Request), ..alb.clone() };
-        assert_eq!(read(&whole, &line("0.001 0.048 0.002", "200 200", "10.0.0.2:80")).unwrap().1[0].2, Some(51.0));
+        assert_eq!(
+            read(&whole, &line("0.001 0.048 0.002", "200 200", "10.0.0.2:80")).unwrap().1[0].2,
+            Some(51.0)
+        );
         // The target answered well, and the balancer could not pass it on; or it never answered.
-        assert_eq!(read(&alb, &line("-1 -1 -1", "502 -", "10.0.0.2:80")), one(AT + 250, "10.0.0.2:80", Some(false), None));
-        assert_eq!(read(&alb, &line("-1 -1 -1", "460 -", "10.0.0.2:80")), one(AT + 250, "10.0.0.2:80", None, None));
+        assert_eq!(
+            read(&alb, &line("-1 -1 -1", "502 -", "10.0.0.2:80")),
+            one(AT + 250, "10.0.0.2:80", Some(false), None)
+        );
+        assert_eq!(
+            read(&alb, &line("-1 -1 -1", "460 -", "10.0.0.2:80")),
+            one(AT + 250, "10.0.0.2:80", None, None)
+        );
         assert_eq!(read(&alb, &line("-1 -1 -1", "503 -", "-")), Some((AT + 250, vec![])));
         let classic = line("0.001 0.048 0.002", "200 500", "10.0.0.2:80").replacen("https ", "", 1);
         assert_eq!(read(&settings("elb"), &classic), one(AT + 250, "10.0.0.2:80", Some(false), Some(48.0)));

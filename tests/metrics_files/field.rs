@@ -54,11 +54,35 @@ fn expected(lacks: Lacks) -> Vec<Seen> {
 
 /// The file, the kind, and `with`; what it lacks; by how much its latencies differ from those of the others.
 const FORMATS: &[(&str, &str, &str, Lacks, f64)] = &[
-    ("nginx-ingress.log", "nginx_log", r#"format: '$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent" $request_length $request_time [$proxy_upstream_name] [$proxy_alternative_upstream_name] $upstream_addr $upstream_response_length $upstream_response_time $upstream_status $req_id'"#, SECONDS, 0.0),
-    ("nginx-timing.log", "nginx_log", r#"format: '$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent" rt=$request_time ua="$upstream_addr" us="$upstream_status" uct="$upstream_connect_time" urt="$upstream_response_time"'"#, SECONDS, 0.0),
-    ("nginx-ltsv.log", "nginx_log", r#"format: "time:$time_iso8601\thost:$remote_addr\treq:$request\tstatus:$status\tua:$http_user_agent\tupstream:$upstream_addr\tapptime:$upstream_response_time\tvhost:$host""#, SECONDS_NO_RETRY, 0.0),
+    (
+        "nginx-ingress.log",
+        "nginx_log",
+        r#"format: '$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent" $request_length $request_time [$proxy_upstream_name] [$proxy_alternative_upstream_name] $upstream_addr $upstream_response_length $upstream_response_time $upstream_status $req_id'"#,
+        SECONDS,
+        0.0,
+    ),
+    (
+        "nginx-timing.log",
+        "nginx_log",
+        r#"format: '$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent" rt=$request_time ua="$upstream_addr" us="$upstream_status" uct="$upstream_connect_time" urt="$upstream_response_time"'"#,
+        SECONDS,
+        0.0,
+    ),
+    (
+        "nginx-ltsv.log",
+        "nginx_log",
+        r#"format: "time:$time_iso8601\thost:$remote_addr\treq:$request\tstatus:$status\tua:$http_user_agent\tupstream:$upstream_addr\tapptime:$upstream_response_time\tvhost:$host""#,
+        SECONDS_NO_RETRY,
+        0.0,
+    ),
     ("nginx-json.log", "json_log", "preset: nginx, time: time_local", SECONDS, 0.0),
-    ("nginx-json-unquoted.log", "json_log", "time: ts, side: backend, status: code, upstream_status: backend_code, latency: backend_time, latency_unit: s", NONE, 0.0),
+    (
+        "nginx-json-unquoted.log",
+        "json_log",
+        "time: ts, side: backend, status: code, upstream_status: backend_code, latency: backend_time, latency_unit: s",
+        NONE,
+        0.0,
+    ),
     ("nginx-json-cri.log", "json_log", "preset: nginx, time: time_local", SECONDS, 0.0),
     ("haproxy-httplog.log", "haproxy_log", "zone: UTC", HAPROXY, 0.0),
     ("haproxy-rsyslog.log", "haproxy_log", "zone: UTC, backend: shop", HAPROXY, 0.0),
@@ -68,7 +92,13 @@ const FORMATS: &[(&str, &str, &str, Lacks, f64)] = &[
     ("haproxy-docker.json", "haproxy_log", "zone: UTC", HAPROXY, 0.0),
     ("haproxy-compose.log", "haproxy_log", "zone: UTC", HAPROXY, 0.0),
     ("haproxy-clf.log", "haproxy_log", "format: clf", SECONDS_NO_RETRY, 0.0),
-    ("haproxy-json.log", "haproxy_log", r#"format: '{"timestamp":%Ts,"client":"%ci","agent":"%[capture.req.hdr(0),json(utf8s)]","request":%{+Q}r,"backend":"%b","server":"%s","code":%ST,"timers":{"req":%TR,"queue":%Tw,"connect":%Tc,"response":%Tr,"active":%Ta},"end":"%ts","retries":"%rc"}'"#, Lacks { thousandths: true, ..HAPROXY }, 0.0),
+    (
+        "haproxy-json.log",
+        "haproxy_log",
+        r#"format: '{"timestamp":%Ts,"client":"%ci","agent":"%[capture.req.hdr(0),json(utf8s)]","request":%{+Q}r,"backend":"%b","server":"%s","code":%ST,"timers":{"req":%TR,"queue":%Tw,"connect":%Tc,"response":%Tr,"active":%Ta},"end":"%ts","retries":"%rc"}'"#,
+        Lacks { thousandths: true, ..HAPROXY },
+        0.0,
+    ),
     ("haproxy-tcplog.log", "haproxy_log", "format: tcplog, zone: UTC", NO_RETRY, 0.0),
     ("traefik-common.log", "text_log", "format: traefik", SECONDS_NO_RETRY, 0.0),
     ("traefik.json", "json_log", "preset: traefik", NO_RETRY, 0.0),
@@ -76,18 +106,60 @@ const FORMATS: &[(&str, &str, &str, Lacks, f64)] = &[
     ("caddy-header-journald.json", "json_log", "preset: caddy", NO_RETRY, 0.0),
     ("envoy-default.log", "text_log", "format: envoy", NO_RETRY, 0.0),
     ("envoy-default.log", "text_log", "format: envoy, latency: upstream", NO_RETRY, -1.0),
-    ("envoy.json", "json_log", "preset: envoy, side: upstream_cluster, blue: shop-blue, green: shop-green", NO_RETRY, 0.0),
+    (
+        "envoy.json",
+        "json_log",
+        "preset: envoy, side: upstream_cluster, blue: shop-blue, green: shop-green",
+        NO_RETRY,
+        0.0,
+    ),
     ("istio.log", "text_log", "format: istio", NO_RETRY, 0.0),
-    ("istio.log", "text_log", "format: istio, side: \"%UPSTREAM_CLUSTER%\", blue: outbound|8080|v1|shop.prod.svc.cluster.local, green: outbound|8080|v2|shop.prod.svc.cluster.local", NO_RETRY, 0.0),
+    (
+        "istio.log",
+        "text_log",
+        "format: istio, side: \"%UPSTREAM_CLUSTER%\", blue: outbound|8080|v1|shop.prod.svc.cluster.local, green: outbound|8080|v2|shop.prod.svc.cluster.local",
+        NO_RETRY,
+        0.0,
+    ),
     ("alb.log", "text_log", "format: alb", NO_RETRY, 0.0),
     ("alb.log", "text_log", "format: alb, latency: request", NO_RETRY, 1.0),
     ("elb-classic.log", "text_log", "format: elb", NO_RETRY, 0.0),
-    ("apache-balancer.log", "text_log", r#"format: 'combined %D "%{BALANCER_WORKER_NAME}e"'"#, SECONDS_NO_RETRY, 0.0),
-    ("apache-vhosts.log", "text_log", r#"format: '%v:%p %h %l %u %t "%r" %>s %O "%{Referer}i" "%{User-Agent}i" %{ms}T', blue: blue.shop.example, green: green.shop.example"#, SECONDS_NO_RETRY, 0.0),
+    (
+        "apache-balancer.log",
+        "text_log",
+        r#"format: 'combined %D "%{BALANCER_WORKER_NAME}e"'"#,
+        SECONDS_NO_RETRY,
+        0.0,
+    ),
+    (
+        "apache-vhosts.log",
+        "text_log",
+        r#"format: '%v:%p %h %l %u %t "%r" %>s %O "%{Referer}i" "%{User-Agent}i" %{ms}T', blue: blue.shop.example, green: green.shop.example"#,
+        SECONDS_NO_RETRY,
+        0.0,
+    ),
     ("apache-{{ side }}-access.log", "text_log", "format: common %D", SECONDS_NO_RETRY, 0.0),
-    ("apache-iso.log", "text_log", r#"format: '%{%Y-%m-%dT%H:%M:%S%z}t %h "%r" %>s %{ms}T %{X-Release}o', side: "%{X-Release}o", blue: 1.4.1, green: 1.4.2"#, SECONDS_NO_RETRY, 0.0),
-    ("kong-file-log.json", "json_log", "time: started_at, time_is: start, duration: /latencies/request, side: /service/name, status: /response/status, blue: shop-blue, green: shop-green", NO_RETRY, 0.0),
-    ("gcp-load-balancer.json", "json_log", "time: timestamp, time_is: start, duration: /httpRequest/latency, side: /httpRequest/serverIp, status: /httpRequest/status", NO_RETRY, 0.0),
+    (
+        "apache-iso.log",
+        "text_log",
+        r#"format: '%{%Y-%m-%dT%H:%M:%S%z}t %h "%r" %>s %{ms}T %{X-Release}o', side: "%{X-Release}o", blue: 1.4.1, green: 1.4.2"#,
+        SECONDS_NO_RETRY,
+        0.0,
+    ),
+    (
+        "kong-file-log.json",
+        "json_log",
+        "time: started_at, time_is: start, duration: /latencies/request, side: /service/name, status: /response/status, blue: shop-blue, green: shop-green",
+        NO_RETRY,
+        0.0,
+    ),
+    (
+        "gcp-load-balancer.json",
+        "json_log",
+        "time: timestamp, time_is: start, duration: /httpRequest/latency, side: /httpRequest/serverIp, status: /httpRequest/status",
+        NO_RETRY,
+        0.0,
+    ),
 ];
 
 #[test]
@@ -109,7 +181,8 @@ fn the_same_requests_are_the_same_in_every_format() {
                 continue;
             }
         };
-        let mut found: Vec<Seen> = found.iter().map(|r| (r.side, r.at_ms - BEGIN, r.ok, r.latency_ms)).collect();
+        let mut found: Vec<Seen> =
+            found.iter().map(|r| (r.side, r.at_ms - BEGIN, r.ok, r.latency_ms)).collect();
         found.sort_by_key(|seen| (seen.1 / 1000, seen.2, seen.0));
         let mut expected = expected(*lacks);
         expected.sort_by_key(|seen| (seen.1 / 1000, seen.2, seen.0));

@@ -472,7 +472,10 @@ fn requests_of_neither_side_are_counted_and_prove_nothing_good_beyond_a_share() 
     }
     let doubt = |with: &str| {
         let mut source = open(place.path(), &NGINX.replace("with: {", &format!("with: {{{with}"))).unwrap();
-        assert_eq!(moments(source.as_mut(), begin, begin + 1000).len(), 100 + if with.contains("blue") { 34 } else { 0 });
+        assert_eq!(
+            moments(source.as_mut(), begin, begin + 1000).len(),
+            100 + if with.contains("blue") { 34 } else { 0 }
+        );
         source.doubt()
     };
     let said = doubt("").unwrap();
@@ -491,12 +494,14 @@ fn attempts_in_json_are_read_as_in_text() {
         format!("{} 200 \"{upstream}\" \"{status}\" \"{times}\"\n", at(ms))
     };
     let mut plain = text(begin - 9000, "10.0.0.1:80", "200", "0.001");
-    let older = format!("{{\"msec\":{},\"upstream_addr\":\"10.0.0.1:80\",\"status\":200}}\n", at(begin - 9000));
+    let older =
+        format!("{{\"msec\":{},\"upstream_addr\":\"10.0.0.1:80\",\"status\":200}}\n", at(begin - 9000));
     // As nginx writes it with quotes and without, without `escape=json`, and as a pipeline makes lists of it.
     let mut shapes = vec![older; 5];
     for n in 0..40 {
         let ms = begin + n * 10;
-        let (tried, status) = if n % 4 == 0 { (true, if n % 8 == 0 { "502" } else { "-" }) } else { (false, "200") };
+        let (tried, status) =
+            if n % 4 == 0 { (true, if n % 8 == 0 { "502" } else { "-" }) } else { (false, "200") };
         let [upstream, statuses, times] = if tried {
             ["10.0.0.2:80, 10.0.0.1:80".to_owned(), format!("{status}, 200"), "0.001, 0.012".to_owned()]
         } else {
@@ -508,19 +513,28 @@ fn attempts_in_json_are_read_as_in_text() {
             serde_json::to_string(&entries).unwrap()
         };
         let line = |agent: &str, upstream: String, statuses: String, times: String| {
-            format!("{{\"msec\":{},\"agent\":\"{agent}\",\"upstream_addr\":{upstream},\"status\":200,\"upstream_status\":{statuses},\"upstream_response_time\":{times}}}\n", at(ms))
+            format!(
+                "{{\"msec\":{},\"agent\":\"{agent}\",\"upstream_addr\":{upstream},\"status\":200,\"upstream_status\":{statuses},\"upstream_response_time\":{times}}}\n",
+                at(ms)
+            )
         };
         let quoted = |text: &str| format!("\"{text}\"");
         shapes[0] += &line("a", quoted(&upstream), quoted(&statuses), quoted(&times));
         shapes[1] += &line("\\x22 \\xE4", quoted(&upstream), statuses.clone(), times.clone());
         shapes[2] += &line("a", list(&upstream), list(&statuses), list(&times));
-        shapes[3] += &line("a", quoted(&upstream.replace(", ", ",")), quoted(&statuses.replace(", ", ",")), quoted(&times));
+        shapes[3] += &line(
+            "a",
+            quoted(&upstream.replace(", ", ",")),
+            quoted(&statuses.replace(", ", ",")),
+            quoted(&times),
+        );
         // Without the servers' own statuses, a comma still says that there was a failure before it.
         shapes[4] += &line("a", quoted(&upstream), "\"\"".into(), quoted(&times));
     }
     let seen = |metric: &str, text: &str, name: &str| {
         std::fs::write(place.path().join(name), text).unwrap();
-        let found = requests(open(place.path(), metric).unwrap().as_mut(), &both(), begin, begin + 1000).unwrap();
+        let found =
+            requests(open(place.path(), metric).unwrap().as_mut(), &both(), begin, begin + 1000).unwrap();
         found.iter().map(|r| (r.side, r.at_ms, r.ok, r.latency_ms)).collect::<Vec<_>>()
     };
     let nginx = "{name: n, kind: nginx_log, target: text.log, with: {format: '$msec $status \"$upstream_addr\" \"$upstream_status\" \"$upstream_response_time\"'}}";
@@ -539,15 +553,19 @@ fn attempts_in_json_are_read_as_in_text() {
 fn a_log_that_goes_by_other_clocks_is_an_error_that_says_so() {
     let place = folder();
     let now = now_ms();
-    let metric = |zone: &str| format!("{{name: h, kind: haproxy_log, target: access.log, with: {{zone: {zone}}}}}");
+    let metric =
+        |zone: &str| format!("{{name: h, kind: haproxy_log, target: access.log, with: {{zone: {zone}}}}}");
     let both = sides("127.0.0.1:1", "127.0.0.1:2");
     let line = |ms: i64| {
         let moment = jiff::Timestamp::from_millisecond(ms).unwrap().to_zoned(jiff::tz::TimeZone::UTC);
         let moment = moment.strftime("%d/%b/%Y:%H:%M:%S.%3f");
-        format!("192.0.2.7:4 [{moment}] in shop/blue 0/0/0/1/1 200 9 - - ---- 1/1/0/0/0 0/0 \"GET / HTTP/1.1\"\n")
+        format!(
+            "192.0.2.7:4 [{moment}] in shop/blue 0/0/0/1/1 200 9 - - ---- 1/1/0/0/0 0/0 \"GET / HTTP/1.1\"\n"
+        )
     };
     append(place.path(), "access.log", (0..30).map(|n| line(now - 9000 + n * 100)).collect::<String>());
-    let ask = |zone: &str| requests(open(place.path(), &metric(zone)).unwrap().as_mut(), &both, now - 8000, now);
+    let ask =
+        |zone: &str| requests(open(place.path(), &metric(zone)).unwrap().as_mut(), &both, now - 8000, now);
     assert_eq!(ask("UTC").unwrap().len(), 20);
     for zone in ["America/New_York", "Asia/Kolkata"] {
         let trouble = ask(zone).unwrap_err();
@@ -574,15 +592,23 @@ fn a_log_that_syslog_wrote_down_is_read_like_the_servers_own() {
         for line in &lines {
             text += &match frame {
                 0 => format!("{line}\n"),
-                1 => format!("Nov 21 08:00:00 lb haproxy[9]: {line}\nNov 21 08:00:00 lb sshd[7]: Connection from 192.0.2.9 [preauth]\nNov 21 08:00:00 lb haproxy[9]: Server shop/blue is UP.\n"),
+                1 => format!(
+                    "Nov 21 08:00:00 lb haproxy[9]: {line}\nNov 21 08:00:00 lb sshd[7]: Connection from 192.0.2.9 [preauth]\nNov 21 08:00:00 lb haproxy[9]: Server shop/blue is UP.\n"
+                ),
                 2 => format!("{}\n", serde_json::json!({"MESSAGE": line, "_PID": "9"})),
                 _ => format!("<134>1 2026-11-21T08:00:00Z lb haproxy 9 - - {line}\n"),
             };
         }
         std::fs::write(place.path().join("access.log"), text).unwrap();
         let metric = "{name: h, kind: haproxy_log, target: access.log, with: {zone: UTC}}";
-        let found = requests(open(place.path(), metric).unwrap().as_mut(), &both, begin + 11_000, begin + 70_000).unwrap();
+        let found =
+            requests(open(place.path(), metric).unwrap().as_mut(), &both, begin + 11_000, begin + 70_000)
+                .unwrap();
         let count = |side: usize, ok: bool| found.iter().filter(|r| r.side == side && r.ok == ok).count();
-        assert_eq!([count(0, true), count(0, false), count(1, true), count(1, false)], [19, 0, 0, 20], "frame {frame}");
+        assert_eq!(
+            [count(0, true), count(0, false), count(1, true), count(1, false)],
+            [19, 0, 0, 20],
+            "frame {frame}"
+        );
     }
 }

@@ -333,7 +333,9 @@ impl Drop for Syslog {
 fn haproxy_metric(format: &str) -> impl Fn(&str) -> String {
     let format = format.replace('\'', "''");
     move |more| {
-        format!("{{name: h, kind: haproxy_log, target: access.log, with: {{format: '{format}', backend: shop{more}}}}}")
+        format!(
+            "{{name: h, kind: haproxy_log, target: access.log, with: {{format: '{format}', backend: shop{more}}}}}"
+        )
     }
 }
 
@@ -358,7 +360,12 @@ fn haproxys_httplog_and_a_log_format_in_json_tell_every_request() {
             stage.green.answers.fail_every.store(2, Ordering::SeqCst);
             let failed = (0..20).filter(|_| client.get(&haproxy.url()).unwrap().status == 500).count();
             let found = stage.seen(&metric(""), from, 20);
-            assert_eq!((found.len(), found.iter().filter(|r| !r.ok).count()), (20, failed), "{}", stage.log());
+            assert_eq!(
+                (found.len(), found.iter().filter(|r| !r.ok).count()),
+                (20, failed),
+                "{}",
+                stage.log()
+            );
             continue;
         }
         tells_what_happened(&stage, &haproxy, &metric);
@@ -390,7 +397,12 @@ fn haproxys_tcplog_tells_every_connection() {
     let found = stage.seen(&haproxy_metric("tcplog")(""), from, 20);
     let of = |side: usize, ok: bool| found.iter().filter(|r| r.side == side && r.ok == ok).count();
     assert!(answered >= 5 && answered <= 15, "{answered}");
-    assert_eq!([of(0, true), of(0, false), of(1, true), of(1, false)], [answered, 0, 0, 20 - answered], "{}", stage.log());
+    assert_eq!(
+        [of(0, true), of(0, false), of(1, true), of(1, false)],
+        [answered, 0, 0, 20 - answered],
+        "{}",
+        stage.log()
+    );
 }
 
 #[test]
@@ -411,7 +423,12 @@ fn a_failure_that_haproxy_hides_by_another_server_is_one_of_the_side_that_failed
     let of = |side: usize, ok: bool| found.iter().filter(|r| r.side == side && r.ok == ok).count();
     let tried_again: usize = stage.log()[known.len()..].matches("/+1 ").count();
     assert!(tried_again >= 5, "{}", stage.log());
-    assert_eq!([of(0, true), of(0, false), of(1, true), of(1, false)], [20, 0, 0, tried_again], "{}", stage.log());
+    assert_eq!(
+        [of(0, true), of(0, false), of(1, true), of(1, false)],
+        [20, 0, 0, tried_again],
+        "{}",
+        stage.log()
+    );
     let last = stage.seen(&haproxy_metric("httplog")(", attempts: last"), from, 20);
     assert!(last.len() == 20 && last.iter().all(|r| r.side == 0 && r.ok));
 }
@@ -466,7 +483,9 @@ fn envoys_text_tells_every_request() {
 fn lines_that_nginx_keeps_for_a_while_are_counted() {
     let stage = Stage::new();
     let mut nginx = nginx(&stage);
-    change(&nginx.config, |text| text.replace("access.log trapkey;", "access.log trapkey buffer=64k flush=2s;"));
+    change(&nginx.config, |text| {
+        text.replace("access.log trapkey;", "access.log trapkey buffer=64k flush=2s;")
+    });
     nginx.restart();
     stage.green.answers.delay_ms.store(0, Ordering::SeqCst);
     let client = Client::new(Duration::from_secs(170));

@@ -97,7 +97,8 @@ impl Judge<'_> {
         for number in &compared {
             by_trigger[*number] = Decision::Undecided;
         }
-        let of = |number: &usize| (0..metrics[*number].len()).map(|place| (*number, place)).collect::<Vec<_>>();
+        let of =
+            |number: &usize| (0..metrics[*number].len()).map(|place| (*number, place)).collect::<Vec<_>>();
         let all: Vec<(usize, usize)> = compared.iter().flat_map(of).collect();
         let scored = self.score_what_is_known(metrics, &all);
         let judged = match scored {
@@ -143,15 +144,16 @@ impl Judge<'_> {
         let whole = config(self.plan)?;
         let part = Config { groups: Default::default(), ..whole.clone() };
         let of_known = self.score_by_kayenta(&part, metrics, &known)?;
-        let is_worse = |metric: &MetricResult| metric.critical && !metric.muted && metric.classification.is_worse();
+        let is_worse =
+            |metric: &MetricResult| metric.critical && !metric.muted && metric.classification.is_worse();
         if of_known.metrics.iter().any(is_worse) {
             put(metrics, &known, &of_known);
             return Ok(Some(of_known));
         }
         let waits = |ready: &Readiness| match ready {
             Readiness::Known | Readiness::Silent => false,
-            Readiness::Optional => !self.is_over(),
-            Readiness::Early | Readiness::Failed => true,
+            Readiness::Optional | Readiness::Early => !self.is_over(),
+            Readiness::Failed => true,
         };
         if readiness.iter().any(waits) {
             self.say_early(metrics, &those(&|ready| matches!(ready, Readiness::Early | Readiness::Optional)));

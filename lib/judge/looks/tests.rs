@@ -472,14 +472,23 @@ fn kayenta_scores_the_comparisons_and_a_part_of_them_decides_nothing() {
 }
 
 /// A plan with a metric `bad`, one or two others, and what is said of the latter; and a look at so many values of each.
-fn kayenta_looks(others: &str, values: &[(&str, f64, f64, [i64; 2])], trouble: Option<&str>, at_ms: i64) -> Looked {
-    let triggers = format!("[{{metric: bad, worse_than_baseline_by: 10%, kayenta: {{critical: true}}}}, {others}]");
+fn kayenta_looks(
+    others: &str,
+    values: &[(&str, f64, f64, [i64; 2])],
+    trouble: Option<&str>,
+    at_ms: i64,
+) -> Looked {
+    let triggers =
+        format!("[{{metric: bad, worse_than_baseline_by: 10%, kayenta: {{critical: true}}}}, {others}]");
     let metrics: Vec<String> = ["bad", "other", "third"]
         .map(|name| format!("{{name: {name}, kind: file, target: x, step: 1s, delay: 0s}}"))
         .into_iter()
         .filter(|spec| triggers.contains(&spec[7..spec.find(',').unwrap()]))
         .collect();
-    let rules = format!("metrics: [{}]\njudge: {{kind: kayenta, score: {{pass: 95, marginal: 40}}}}", metrics.join(", "));
+    let rules = format!(
+        "metrics: [{}]\njudge: {{kind: kayenta, score: {{pass: 95, marginal: 40}}}}",
+        metrics.join(", ")
+    );
     let plan = plan(&triggers, &rules);
     let side = |number: i64, value: f64| {
         // A little scatter, the same on both sides.
@@ -494,7 +503,11 @@ fn kayenta_looks(others: &str, values: &[(&str, f64, f64, [i64; 2])], trouble: O
             ..Given::default()
         })
         .collect();
-    given.extend(trouble.map(|why| Given { source: "other".into(), trouble: Some(why.into()), ..Given::default() }));
+    given.extend(trouble.map(|why| Given {
+        source: "other".into(),
+        trouble: Some(why.into()),
+        ..Given::default()
+    }));
     Judge::begin(&plan, 0, BAKE).look(&Batch { at_ms, given })
 }
 
@@ -516,7 +529,12 @@ fn in_kayentas_score_a_critical_metric_that_is_high_ends_it_whatever_else_is_sil
             let mut all = vec![("bad", 10.0, 40.0, [n, n])];
             all.extend(values);
             let looked = kayenta_looks(other, &all, trouble, at_ms);
-            assert_eq!((looked.decision, looked.score), (Decision::Fail, Some(0.0)), "{other}: {}", looked.summary);
+            assert_eq!(
+                (looked.decision, looked.score),
+                (Decision::Fail, Some(0.0)),
+                "{other}: {}",
+                looked.summary
+            );
             assert_eq!(looked.metrics[0].outcome, "high");
         }
     }
@@ -527,8 +545,11 @@ fn in_kayentas_score_an_optional_metric_without_data_holds_nothing_up_once_the_b
     let two = "{metric: other, worse_than_baseline_by: 10%}, {metric: third, worse_than_baseline_by: 10%}";
     let looked = |at_ms: i64, others: &str, green_of_other: i64, third: f64| {
         let n = at_ms / 1000 - 1;
-        let values =
-            [("bad", 10.0, 10.0, [n, n]), ("other", 1.0, 1.0, [n, green_of_other]), ("third", 5.0, third, [n, n])];
+        let values = [
+            ("bad", 10.0, 10.0, [n, n]),
+            ("other", 1.0, 1.0, [n, green_of_other]),
+            ("third", 5.0, third, [n, n]),
+        ];
         kayenta_looks(others, &values, None, at_ms)
     };
     for silent in [0, 1] {

@@ -73,7 +73,10 @@ pub(in crate::tools) fn judged(plan: &Promote, loaded: &Loaded) -> Result<(), Fa
         if taken || spec.name == "probe" || spec.name == plan.router.kind {
             let what = format!("a metric cannot be named `{}` here", spec.name);
             let cause = if spec.name == plan.router.kind {
-                format!("what the router itself counts has that name; write `name: users`, say, and `source: {0}` for the router's counts", spec.name)
+                format!(
+                    "what the router itself counts has that name; write `name: users`, say, and `source: {0}` for the router's counts",
+                    spec.name
+                )
             } else {
                 "that is a name of what Trapkey measures itself".into()
             };

@@ -47,7 +47,8 @@ const MOST: u64 = 1024 * 1024;
 /// Errors (2): the file cannot be read, is none of that tool's, or nothing of it translates.
 pub fn import(origin: Origin, file: &Path) -> Result<Exit, Fault> {
     let place = file.display().to_string();
-    let wrong = |why: String| Fault::usage(format!("{} cannot be read", origin.name())).place(&place).cause(why);
+    let wrong =
+        |why: String| Fault::usage(format!("{} cannot be read", origin.name())).place(&place).cause(why);
     let bytes = read_bounded(file, MOST).map_err(|error| wrong(error.to_string()))?;
     let text = String::from_utf8(bytes).map_err(|_| wrong("it is no text".into()))?;
     let draft = draft(origin, &text).map_err(wrong)?;
@@ -104,16 +105,20 @@ fn documents(text: &str) -> Result<Vec<Value>, String> {
 
 fn value_of(node: &Node) -> Value {
     match &node.value {
-        yaml::Value::Scalar { text, plain: true } if matches!(text.as_str(), "" | "~" | "null") => Value::Null,
-        yaml::Value::Scalar { text, plain: true } if text == "true" || text == "false" => Value::Bool(text == "true"),
+        yaml::Value::Scalar { text, plain: true } if matches!(text.as_str(), "" | "~" | "null") => {
+            Value::Null
+        }
+        yaml::Value::Scalar { text, plain: true } if text == "true" || text == "false" => {
+            Value::Bool(text == "true")
+        }
         yaml::Value::Scalar { text, plain } => {
             let number = text.parse::<serde_json::Number>().ok().filter(|_| *plain);
             number.map_or_else(|| Value::String(text.clone()), Value::Number)
         }
         yaml::Value::Sequence(items) => Value::Array(items.iter().map(value_of).collect()),
-        yaml::Value::Mapping(_) => {
-            Value::Object(node.entries().map(|(key, _, value)| (key.to_owned(), value_of(value))).collect::<Map<_, _>>())
-        }
+        yaml::Value::Mapping(_) => Value::Object(
+            node.entries().map(|(key, _, value)| (key.to_owned(), value_of(value))).collect::<Map<_, _>>(),
+        ),
     }
 }
 
@@ -193,6 +198,21 @@ fn variable(name: &str) -> String {
     }
     let default: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
     format!("\u{1}{upper}:-{default}\u{2}")
+}
+
+/// What a source needs besides the query: keys that the environment has.
+fn keys_of(kind: &str) -> Vec<(&'static str, String)> {
+    match kind {
+        "datadog" => [("api_key", "DD_API_KEY"), ("app_key", "DD_APP_KEY")]
+            .map(|(key, name)| (key, format!("\"${{{name}:-change-this}}\"")))
+            .to_vec(),
+        _ => Vec::new(),
+    }
+}
+
+/// The time between two values where a threshold looks at so many seconds: it needs some of them.
+fn step_within(seconds: f64) -> String {
+    span((seconds / 5.0).floor().clamp(1.0, 60.0))
 }
 
 /// A query with what stands between two marks filled in: the side, the window, a text, or nothing that is known.
@@ -287,7 +307,9 @@ impl Draft {
 
     /// What does not translate, a line each.
     fn left_out(&self) -> Vec<String> {
-        let of_metrics = self.metrics.iter().flat_map(|metric| metric.notes.iter().map(|note| format!("the metric `{}`: {note}", metric.name)));
+        let of_metrics = self.metrics.iter().flat_map(|metric| {
+            metric.notes.iter().map(|note| format!("the metric `{}`: {note}", metric.name))
+        });
         let of_triggers = self.triggers.iter().flat_map(|trigger| {
             let name = trigger.keys.first().map_or("", |(_, name)| name.trim_matches('"'));
             trigger.notes.iter().map(move |note| format!("the trigger on `{name}`: {note}"))
@@ -316,11 +338,15 @@ impl Draft {
         line("version: 1");
         line(&format!("service: {}", quoted(&self.service())));
         line("release: {version: \"${VERSION:-0.0.0}\"} # change this: the release that is to go out");
-        line("environments: {production: {url: \"http://127.0.0.1:8080\"}} # change this: where users come in");
+        line(
+            "environments: {production: {url: \"http://127.0.0.1:8080\"}} # change this: where users come in",
+        );
         line("promote:");
         line("  strategy: canary");
         line("  # change this: what splits the traffic; see `preflight kinds`");
-        line("  router: {kind: command, target: edge, with: {set: [./set-share, \"{{green}}\"], get: [./get-share]}}");
+        line(
+            "  router: {kind: command, target: edge, with: {set: [./set-share, \"{{green}}\"], get: [./get-share]}}",
+        );
         line("  sides: # change this: where each version answers by itself");
         line("    blue: {url: \"http://127.0.0.1:8081\"}");
         line("    green: {url: \"http://127.0.0.1:8082\"}");
@@ -351,13 +377,14 @@ impl Draft {
             if !metric.with.is_empty() {
                 line("      with:");
             }
-            for (key, value) in &metric.with {
+            for (key, value) in metric.with.iter().chain(&keys_of(metric.kind)) {
                 line(&format!("        {key}: {value}"));
             }
         }
         line("  rollback_when:");
         for trigger in &self.triggers {
-            let keys: Vec<String> = trigger.keys.iter().map(|(key, value)| format!("{key}: {value}")).collect();
+            let keys: Vec<String> =
+                trigger.keys.iter().map(|(key, value)| format!("{key}: {value}")).collect();
             line(&format!("    - {{{}}}", keys.join(", ")));
         }
         if let Some(judge) = &self.judge {

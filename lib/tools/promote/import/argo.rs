@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Draft, Metric, Trigger, fill, fresh_name, go_seconds, items, number, quoted, quoted_with_variables, span, text, turned, variable};
+use super::{
+    Draft, Metric, Trigger, fill, fresh_name, go_seconds, items, number, quoted, quoted_with_variables, span,
+    step_within, text, turned, variable,
+};
 
 pub(super) fn read(documents: &[Value], draft: &mut Draft) -> Result<(), String> {
     let mut found = 0;
@@ -41,7 +44,10 @@ fn arguments(spec: &Value, draft: &mut Draft) -> BTreeMap<String, Option<String>
     for argument in items(spec.get("args").unwrap_or(&Value::Null)) {
         let Some(name) = argument.get("name").and_then(text) else { continue };
         if argument.get("valueFrom").is_some() {
-            draft.notes.push(format!("the argument `{name}` came from elsewhere: set the variable {}", name.to_ascii_uppercase().replace('-', "_")));
+            draft.notes.push(format!(
+                "the argument `{name}` came from elsewhere: set the variable {}",
+                name.to_ascii_uppercase().replace('-', "_")
+            ));
         }
         all.insert(name, argument.get("value").and_then(text));
     }
@@ -58,7 +64,6 @@ fn tells_the_version(name: &str) -> bool {
 
 fn one(metric: &Value, arguments: &BTreeMap<String, Option<String>>, draft: &mut Draft) {
     let shown = metric.get("name").and_then(text).unwrap_or_else(|| "without a name".into());
-    let null = Value::Null;
     let provider = metric.get("provider").and_then(Value::as_object).and_then(|all| all.iter().next());
     let mut notes = Vec::new();
     let Some((kind, settings)) = provider else {
@@ -70,15 +75,42 @@ fn one(metric: &Value, arguments: &BTreeMap<String, Option<String>>, draft: &mut
         "prometheus" => ("prometheus", of("address"), of("query")),
         "graphite" => ("graphite", of("address"), of("query")),
         "datadog" => ("datadog", Some("https://api.datadoghq.com".to_owned()), of("query")),
-        "job" => return leave(draft, &shown, "a Kubernetes job: make a check of kind `command` of it, in `verify`"),
-        "web" => return leave(draft, &shown, "a web request: make a check of kind `http` of it, in `verify`, or a metric of kind `command`"),
+        "job" => {
+            return leave(
+                draft,
+                &shown,
+                "a Kubernetes job: make a check of kind `command` of it, in `verify`",
+            );
+        }
+        "web" => {
+            return leave(
+                draft,
+                &shown,
+                "a web request: make a check of kind `http` of it, in `verify`, or a metric of kind `command`",
+            );
+        }
         "kayenta" => return leave(draft, &shown, "Kayenta: read its canary config with `--from-kayenta`"),
-        other => return leave(draft, &shown, &format!("there is no kind of source for `{other}` that its query could be handed to")),
+        other => {
+            return leave(
+                draft,
+                &shown,
+                &format!("there is no kind of source for `{other}` that its query could be handed to"),
+            );
+        }
     };
     let Some(query) = query.filter(|query| !query.trim().is_empty()) else {
         return leave(draft, &shown, "it has no query of its own");
     };
-    for key in ["authentication", "headers", "insecure", "rangeQuery", "interval", "apiVersion", "formula", "queries"] {
+    for key in [
+        "authentication",
+        "headers",
+        "insecure",
+        "rangeQuery",
+        "interval",
+        "apiVersion",
+        "formula",
+        "queries",
+    ] {
         if settings.get(key).is_some() {
             notes.push(format!("`{key}` of its provider"));
         }
@@ -86,7 +118,11 @@ fn one(metric: &Value, arguments: &BTreeMap<String, Option<String>>, draft: &mut
     let mut versions = Vec::new();
     let mut filled = |text: &str, is_query: bool, notes: &mut Vec<String>| {
         fill(text, ("{{", "}}"), &mut |name| {
-            let bare = name.strip_prefix("args.").or_else(|| name.strip_prefix("inputs.")).unwrap_or(name).to_owned();
+            let bare = name
+                .strip_prefix("args.")
+                .or_else(|| name.strip_prefix("inputs."))
+                .unwrap_or(name)
+                .to_owned();
             match arguments.get(&bare) {
                 Some(Some(value)) => value.clone(),
                 _ if is_query && tells_the_version(&bare) => {
@@ -94,7 +130,10 @@ fn one(metric: &Value, arguments: &BTreeMap<String, Option<String>>, draft: &mut
                     "{{ side }}".to_owned()
                 }
                 _ => {
-                    notes.push(format!("`{bare}` was an argument: set the variable {}", bare.to_ascii_uppercase().replace('-', "_")));
+                    notes.push(format!(
+                        "`{bare}` was an argument: set the variable {}",
+                        bare.to_ascii_uppercase().replace('-', "_")
+                    ));
                     variable(&bare)
                 }
             }
@@ -105,7 +144,9 @@ fn one(metric: &Value, arguments: &BTreeMap<String, Option<String>>, draft: &mut
     versions.sort();
     versions.dedup();
     for version in versions {
-        notes.push(format!("`{{{{args.{version}}}}}` said which version; it is `{{{{ side }}}}` now, `blue` or `green`"));
+        notes.push(format!(
+            "`{{{{args.{version}}}}}` said which version; it is `{{{{ side }}}}` now, `blue` or `green`"
+        ));
     }
     let name = fresh_name(&shown, &draft.metrics);
     let (conditions, worse) = match conditions(metric) {
@@ -122,7 +163,9 @@ fn one(metric: &Value, arguments: &BTreeMap<String, Option<String>>, draft: &mut
     keys.push(("over", span(every.unwrap_or(60.0))));
     if failures > 0.0 {
         keys.push(("for", span(failures * every.unwrap_or(60.0))));
-        trigger_notes.push(format!("`failureLimit: {failures}` counted failures in all; here so many in a row end it, by `for`"));
+        trigger_notes.push(format!(
+            "`failureLimit: {failures}` counted failures in all; here so many in a row end it, by `for`"
+        ));
     }
     for (key, why) in [
         ("count", "how often it is measured: a step's `bake` says how long"),
@@ -139,16 +182,18 @@ fn one(metric: &Value, arguments: &BTreeMap<String, Option<String>>, draft: &mut
             draft.judge.get_or_insert_with(|| format!("{{consecutive_errors: {limit}}}"));
         }
     }
-    let step = span(every.unwrap_or(60.0).clamp(1.0, 60.0));
+    let step = step_within(every.unwrap_or(60.0));
     let found = Metric {
         name,
         kind,
-        target: Some(target.map_or_else(|| "http://127.0.0.1:9090 # change this: the address of Prometheus".into(), |target| quoted_with_variables(&target))),
+        target: Some(target.map_or_else(
+            || "http://127.0.0.1:9090 # change this: the address of Prometheus".into(),
+            |target| quoted_with_variables(&target),
+        )),
         with: vec![("query", quoted_with_variables(query.trim()))],
         more: vec![("worse", worse.to_owned()), ("step", step)],
         notes,
     };
-    let _ = null;
     draft.add(found, &query, Trigger { keys, notes: trigger_notes });
 }
 
@@ -158,14 +203,24 @@ fn leave(draft: &mut Draft, metric: &str, why: &str) {
 
 /// When to go back, and which way is worse.
 fn conditions(metric: &Value) -> Result<(String, &'static str), String> {
-    let of = |key: &str| metric.get(key).and_then(text).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    let of = |key: &str| {
+        metric.get(key).and_then(text).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+    };
     let (success, failure) = (of("successCondition"), of("failureCondition"));
-    let read = |condition: &str| simple(condition).ok_or_else(|| format!("its condition is more than one comparison of the result with a number: {condition}"));
+    let read = |condition: &str| {
+        simple(condition).ok_or_else(|| {
+            format!("its condition is more than one comparison of the result with a number: {condition}")
+        })
+    };
     let (operator, limit) = match (&success, &failure) {
         (_, Some(failure)) => read(failure)?,
         (Some(success), None) => {
             let (operator, limit) = read(success)?;
-            (turned(operator).ok_or_else(|| format!("its condition does not say which way is worse: {success}"))?, limit)
+            (
+                turned(operator)
+                    .ok_or_else(|| format!("its condition does not say which way is worse: {success}"))?,
+                limit,
+            )
         }
         (None, None) => return Err("it has no condition: everything passed".into()),
     };
@@ -183,17 +238,26 @@ fn simple(condition: &str) -> Option<(&'static str, f64)> {
     let mut part = condition;
     for separator in ["||", "&&"] {
         let mut wanted = part.split(separator).map(str::trim).filter(|piece| {
-            let bare: String = piece.chars().filter(|c| !c.is_whitespace() && *c != '(' && *c != ')' && *c != '!').collect();
-            !(bare.starts_with("lenresult") || bare.starts_with("isNaNresult") || bare.starts_with("isInfresult") || bare.contains("==nil") || bare.contains("!=nil"))
+            let bare: String =
+                piece.chars().filter(|c| !c.is_whitespace() && *c != '(' && *c != ')' && *c != '!').collect();
+            !(bare.starts_with("lenresult")
+                || bare.starts_with("isNaNresult")
+                || bare.starts_with("isInfresult")
+                || bare.contains("==nil")
+                || bare.contains("!=nil"))
         });
         part = wanted.next()?;
         if wanted.next().is_some() {
             return None;
         }
     }
-    let part = part.trim().strip_prefix('(').and_then(|inside| inside.strip_suffix(')')).unwrap_or(part).trim();
+    let part =
+        part.trim().strip_prefix('(').and_then(|inside| inside.strip_suffix(')')).unwrap_or(part).trim();
     let operators = ["<=", ">=", "<", ">"];
-    let (operator, at) = operators.iter().filter_map(|operator| Some((*operator, part.find(operator)?))).min_by_key(|(operator, at)| (*at, usize::MAX - operator.len()))?;
+    let (operator, at) = operators
+        .iter()
+        .filter_map(|operator| Some((*operator, part.find(operator)?)))
+        .min_by_key(|(operator, at)| (*at, usize::MAX - operator.len()))?;
     let (left, right) = (part[..at].trim(), part[at + operator.len()..].trim());
     let mut left = left;
     for function in ["default(", "asFloat(", "asInt(", "float64(", "float("] {

@@ -2,13 +2,18 @@
 
 use serde_json::Value;
 
-use super::{Draft, Metric, Trigger, fill, fresh_name, go_seconds, items, number, quoted, quoted_with_variables, span, text, variable};
+use super::{
+    Draft, Metric, Trigger, fill, fresh_name, go_seconds, items, number, quoted, quoted_with_variables, span,
+    step_within, text, variable,
+};
 
 /// Flagger looks as often where the canary does not say.
 const INTERVAL: f64 = 60.0;
 
 pub(super) fn read(documents: &[Value], draft: &mut Draft) -> Result<(), String> {
-    let of_kind = |kind: &'static str| documents.iter().filter(move |document| document.get("kind").and_then(text).as_deref() == Some(kind));
+    let of_kind = |kind: &'static str| {
+        documents.iter().filter(move |document| document.get("kind").and_then(text).as_deref() == Some(kind))
+    };
     let templates: Vec<&Value> = of_kind("MetricTemplate").collect();
     let canary = of_kind("Canary").next();
     if canary.is_none() && templates.is_empty() {
@@ -31,8 +36,10 @@ pub(super) fn read(documents: &[Value], draft: &mut Draft) -> Result<(), String>
     };
     draft.name = canary.pointer("/metadata/name").and_then(text);
     let null = Value::Null;
-    let analysis = canary.pointer("/spec/analysis").or_else(|| canary.pointer("/spec/canaryAnalysis")).unwrap_or(&null);
-    let interval = analysis.get("interval").and_then(text).and_then(|text| go_seconds(&text)).unwrap_or(INTERVAL);
+    let analysis =
+        canary.pointer("/spec/analysis").or_else(|| canary.pointer("/spec/canaryAnalysis")).unwrap_or(&null);
+    let interval =
+        analysis.get("interval").and_then(text).and_then(|text| go_seconds(&text)).unwrap_or(INTERVAL);
     draft.interval = Some(span(interval));
     steps(analysis, interval, draft);
     let namespace = canary.pointer("/metadata/namespace").and_then(text);
@@ -64,11 +71,17 @@ pub(super) fn read(documents: &[Value], draft: &mut Draft) -> Result<(), String>
 /// How traffic moves.
 fn steps(analysis: &Value, interval: f64, draft: &mut Draft) {
     let null = Value::Null;
-    let mut weights: Vec<f64> = items(analysis.get("stepWeights").unwrap_or(&null)).filter_map(number).collect();
-    if let (true, Some(step)) = (weights.is_empty(), analysis.get("stepWeight").and_then(number).filter(|step| *step >= 1.0)) {
+    let mut weights: Vec<f64> =
+        items(analysis.get("stepWeights").unwrap_or(&null)).filter_map(number).collect();
+    if let (true, Some(step)) =
+        (weights.is_empty(), analysis.get("stepWeight").and_then(number).filter(|step| *step >= 1.0))
+    {
         let most = analysis.get("maxWeight").and_then(number).unwrap_or(100.0).min(100.0);
         let count = (most / step).floor();
-        weights = (1..=100).map(|number| f64::from(number) * step).take_while(|weight| *weight <= count * step).collect();
+        weights = (1..=100)
+            .map(|number| f64::from(number) * step)
+            .take_while(|weight| *weight <= count * step)
+            .collect();
     }
     weights.retain(|weight| *weight > 0.0 && *weight < 100.0);
     weights.dedup();
@@ -76,7 +89,11 @@ fn steps(analysis: &Value, interval: f64, draft: &mut Draft) {
         draft.notes.push("`stepWeights`: they do not rise".into());
         weights.clear();
     }
-    let bake = analysis.get("iterations").and_then(number).filter(|_| weights.is_empty()).map(|times| span(times * interval));
+    let bake = analysis
+        .get("iterations")
+        .and_then(number)
+        .filter(|_| weights.is_empty())
+        .map(|times| span(times * interval));
     if let Some(bake) = bake {
         draft.notes.push("`iterations` without a weight: all traffic moves at the end; a step of 10 % takes their time here".into());
         draft.steps.push(("10%".into(), Some(bake)));
@@ -112,14 +129,19 @@ fn one(
     let builtin = metric.get("templateRef").is_none() && metric.get("query").is_none();
     if builtin {
         let (metric_name, condition) = match (name.as_str(), least, most) {
-            ("request-success-rate", Some(least), _) => ("error_rate", format!("> {}%", (1e6 - least * 1e4).round() / 1e4)),
+            ("request-success-rate", Some(least), _) => {
+                ("error_rate", format!("> {}%", (1e6 - least * 1e4).round() / 1e4))
+            }
             ("request-duration", _, Some(most)) => ("latency_p99", format!("> {most}ms")),
             (other, ..) => {
-                draft.notes.push(format!("the metric `{other}`: Flagger has no such query of its own, or it has no threshold"));
+                draft.notes.push(format!(
+                    "the metric `{other}`: Flagger has no such query of its own, or it has no threshold"
+                ));
                 return;
             }
         };
-        let mut keys = vec![("metric", metric_name.to_owned()), ("is", quoted(&condition)), ("over", span(every))];
+        let mut keys =
+            vec![("metric", metric_name.to_owned()), ("is", quoted(&condition)), ("over", span(every))];
         let mut notes = vec!["it was a query of the mesh's Prometheus; it is judged by requests of Trapkey's own, and by those of the router".to_owned()];
         hold(threshold, interval, &mut keys, &mut notes);
         draft.triggers.push(Trigger { keys, notes });
@@ -131,9 +153,14 @@ fn one(
         return of_template(&inline, &used, draft);
     }
     let wanted = metric.pointer("/templateRef/name").and_then(text).unwrap_or_default();
-    match templates.iter().find(|template| template.pointer("/metadata/name").and_then(text).as_ref() == Some(&wanted)) {
+    match templates
+        .iter()
+        .find(|template| template.pointer("/metadata/name").and_then(text).as_ref() == Some(&wanted))
+    {
         Some(template) => of_template(template, &used, draft),
-        None => draft.notes.push(format!("the metric `{name}`: its template `{wanted}` is not in the file; put it there, behind `---`")),
+        None => draft.notes.push(format!(
+            "the metric `{name}`: its template `{wanted}` is not in the file; put it there, behind `---`"
+        )),
     }
 }
 
@@ -148,15 +175,23 @@ fn range(metric: &Value) -> (Option<f64>, Option<f64>) {
 }
 
 /// Flagger goes back after so many failed checks, wherever they were.
-fn hold(threshold: Option<f64>, interval: f64, keys: &mut Vec<(&'static str, String)>, notes: &mut Vec<String>) {
+fn hold(
+    threshold: Option<f64>,
+    interval: f64,
+    keys: &mut Vec<(&'static str, String)>,
+    notes: &mut Vec<String>,
+) {
     if let Some(threshold) = threshold.filter(|threshold| *threshold > 1.0) {
         keys.push(("for", span((threshold - 1.0) * interval)));
-        notes.push(format!("`threshold: {threshold}` counted failed checks in all; here so many in a row end it, by `for`"));
+        notes.push(format!(
+            "`threshold: {threshold}` counted failed checks in all; here so many in a row end it, by `for`"
+        ));
     }
 }
 
 fn of_template(template: &Value, used: &Use<'_>, draft: &mut Draft) {
-    let leave = |draft: &mut Draft, why: String| draft.notes.push(format!("the metric `{}`: {why}", used.name));
+    let leave =
+        |draft: &mut Draft, why: String| draft.notes.push(format!("the metric `{}`: {why}", used.name));
     let provider = template.pointer("/spec/provider/type").and_then(text).unwrap_or_default();
     let address = template.pointer("/spec/provider/address").and_then(text);
     let Some(query) = template.pointer("/spec/query").and_then(text) else {
@@ -166,7 +201,12 @@ fn of_template(template: &Value, used: &Use<'_>, draft: &mut Draft) {
         "prometheus" => ("prometheus", "http://127.0.0.1:9090 # change this: the address of Prometheus"),
         "datadog" => ("datadog", "https://api.datadoghq.com # change this: that of your site"),
         "graphite" => ("graphite", "http://127.0.0.1:8080 # change this: the address of Graphite"),
-        other => return leave(draft, format!("there is no kind of source for `{other}` that its query could be handed to")),
+        other => {
+            return leave(
+                draft,
+                format!("there is no kind of source for `{other}` that its query could be handed to"),
+            );
+        }
     };
     let mut notes = Vec::new();
     if template.pointer("/spec/provider/secretRef").is_some() {
@@ -188,7 +228,10 @@ fn of_template(template: &Value, used: &Use<'_>, draft: &mut Draft) {
         other => {
             let bare = other.strip_prefix("variables.").unwrap_or(other).trim_start_matches('.');
             variables.get(bare).and_then(text).unwrap_or_else(|| {
-                notes.push(format!("`{bare}` was a variable of the template: set the variable {}", bare.to_ascii_uppercase()));
+                notes.push(format!(
+                    "`{bare}` was a variable of the template: set the variable {}",
+                    bare.to_ascii_uppercase()
+                ));
                 variable(bare)
             })
         }
@@ -204,7 +247,8 @@ fn of_template(template: &Value, used: &Use<'_>, draft: &mut Draft) {
         (None, Some(most)) => Some((format!("> {most}"), "higher")),
         (Some(least), None) => Some((format!("< {least}"), "lower")),
         (Some(least), Some(most)) => {
-            trigger_notes.push(format!("its lower bound {least}: write a second metric with `worse: lower` for it"));
+            trigger_notes
+                .push(format!("its lower bound {least}: write a second metric with `worse: lower` for it"));
             Some((format!("> {most}"), "higher"))
         }
         (None, None) => None,
@@ -217,7 +261,8 @@ fn of_template(template: &Value, used: &Use<'_>, draft: &mut Draft) {
             worse
         }
         None => {
-            trigger_notes.push("it has no threshold in the file: it is compared with blue; change this".into());
+            trigger_notes
+                .push("it has no threshold in the file: it is compared with blue; change this".into());
             keys.push(("worse_than_baseline_by", "10%".into()));
             "higher"
         }
@@ -227,7 +272,7 @@ fn of_template(template: &Value, used: &Use<'_>, draft: &mut Draft) {
         kind,
         target: Some(address.map_or_else(|| usual.to_owned(), |address| quoted(&address))),
         with: vec![("query", quoted_with_variables(query.trim()))],
-        more: vec![("worse", worse.to_owned()), ("step", span(every.min(60.0))), ("window", span(every))],
+        more: vec![("worse", worse.to_owned()), ("step", step_within(every)), ("window", span(every))],
         notes,
     };
     draft.add(found, &query, Trigger { keys, notes: trigger_notes });

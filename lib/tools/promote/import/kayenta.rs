@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use super::{Draft, Metric, Trigger, fill, fresh_name, items, number, quoted, quoted_with_variables, text, variable};
+use super::{
+    Draft, Metric, Trigger, fill, fresh_name, items, number, quoted, quoted_with_variables, text, variable,
+};
 use crate::metrics::template;
 
 /// The thresholds of a score where the config has none: those that Spinnaker begins with.
@@ -12,7 +14,10 @@ pub(super) fn read(documents: &[Value], draft: &mut Draft) -> Result<(), String>
     let whole = documents.first().ok_or("it is empty")?;
     // What is asked for by itself has the config inside, and the thresholds beside it.
     let config = whole.get("canaryConfig").filter(|inside| inside.is_object()).unwrap_or(whole);
-    let metrics = config.get("metrics").and_then(Value::as_array).ok_or("it has no list `metrics`, so it is no canary config")?;
+    let metrics = config
+        .get("metrics")
+        .and_then(Value::as_array)
+        .ok_or("it has no list `metrics`, so it is no canary config")?;
     draft.name = config.get("name").and_then(text);
     let judge = config.pointer("/judge/name").and_then(text);
     if let Some(judge) = judge.filter(|judge| judge != "NetflixACAJudge-v1.0") {
@@ -67,7 +72,10 @@ fn filled(query: &str, notes: &mut Vec<String>) -> String {
         "scope" => "{{ side }}".to_owned(),
         "interval" | "step" => "{{ step }}".to_owned(),
         other => {
-            notes.push(format!("`{other}` was a parameter of the scope: set the variable {}", other.to_ascii_uppercase()));
+            notes.push(format!(
+                "`{other}` was a parameter of the scope: set the variable {}",
+                other.to_ascii_uppercase()
+            ));
             variable(other)
         }
     };
@@ -88,13 +96,21 @@ fn prometheus(config: &Value, query: &Value) -> Result<Query, String> {
         whole.trim().to_owned()
     } else {
         let metric = query.get("metricName").and_then(text).ok_or("its query has no `metricName`")?;
-        let mut labels: Vec<String> = items(query.get("labelBindings").unwrap_or(&Value::Null)).filter_map(text).collect();
+        let mut labels: Vec<String> =
+            items(query.get("labelBindings").unwrap_or(&Value::Null)).filter_map(text).collect();
         labels.extend(Some(template.replace('\'', "\"")).filter(|filter| !filter.trim().is_empty()));
-        if let Some(kind) = query.get("resourceType").and_then(text).filter(|_| !labels.iter().any(|l| l.contains("${scope}"))) {
-            notes.push(format!("Kayenta told the versions apart by the labels of `{kind}`; `side` stands for them here"));
+        if let Some(kind) = query
+            .get("resourceType")
+            .and_then(text)
+            .filter(|_| !labels.iter().any(|l| l.contains("${scope}")))
+        {
+            notes.push(format!(
+                "Kayenta told the versions apart by the labels of `{kind}`; `side` stands for them here"
+            ));
             labels.push("side=\"${scope}\"".into());
         }
-        let groups: Vec<String> = items(query.get("groupByFields").unwrap_or(&Value::Null)).filter_map(text).collect();
+        let groups: Vec<String> =
+            items(query.get("groupByFields").unwrap_or(&Value::Null)).filter_map(text).collect();
         if !groups.is_empty() {
             notes.push(format!("grouping by {}: one series for each side is compared", groups.join(", ")));
         }
@@ -106,8 +122,10 @@ fn prometheus(config: &Value, query: &Value) -> Result<Query, String> {
 }
 
 fn datadog(query: &Value) -> Result<Query, String> {
-    let mut notes = vec!["its scope was a tag of the baseline and the canary; it is `side:{{ side }}` now".to_owned()];
-    let custom = query.get("customInlineTemplate").or_else(|| query.get("customFilterTemplate")).and_then(text);
+    let mut notes =
+        vec!["its scope was a tag of the baseline and the canary; it is `side:{{ side }}` now".to_owned()];
+    let custom =
+        query.get("customInlineTemplate").or_else(|| query.get("customFilterTemplate")).and_then(text);
     let metric = query.get("metricName").and_then(text);
     let expression = match (custom.filter(|custom| custom.contains("${scope}")), metric) {
         (Some(custom), _) => filled(&custom, &mut notes),
@@ -156,7 +174,8 @@ fn classified(metric: &Value, name: &str, notes: &mut Vec<String>) -> (Trigger, 
         }
     }
     if let Some(outliers) = canary.get("outliers").filter(|outliers| outliers.is_object()) {
-        let strategy = outliers.get("strategy").and_then(text).unwrap_or_else(|| "keep".into()).to_lowercase();
+        let strategy =
+            outliers.get("strategy").and_then(text).unwrap_or_else(|| "keep".into()).to_lowercase();
         let strategy = if strategy == "remove" { "remove" } else { "keep" };
         let factor = outliers.get("outlierFactor").and_then(number).filter(|factor| *factor > 0.0);
         let factor = factor.map(|factor| format!(", factor: {factor}")).unwrap_or_default();
@@ -165,7 +184,8 @@ fn classified(metric: &Value, name: &str, notes: &mut Vec<String>) -> (Trigger, 
     let mut allowed = 0.0;
     if let Some(effect) = canary.get("effectSize").filter(|effect| effect.is_object()) {
         let mut parts = Vec::new();
-        let by_cles = effect.get("measure").and_then(text).is_some_and(|word| word.eq_ignore_ascii_case("cles"));
+        let by_cles =
+            effect.get("measure").and_then(text).is_some_and(|word| word.eq_ignore_ascii_case("cles"));
         parts.push(format!("measure: {}", if by_cles { "cles" } else { "mean_ratio" }));
         for (theirs, ours) in [
             ("allowedIncrease", "allowed_increase"),
@@ -182,7 +202,8 @@ fn classified(metric: &Value, name: &str, notes: &mut Vec<String>) -> (Trigger, 
         }
         keys.push(format!("effect_size: {{{}}}", parts.join(", ")));
     }
-    let groups: Vec<String> = items(metric.get("groups").unwrap_or(&null)).filter_map(text).map(|group| quoted(&group)).collect();
+    let groups: Vec<String> =
+        items(metric.get("groups").unwrap_or(&null)).filter_map(text).map(|group| quoted(&group)).collect();
     if !groups.is_empty() {
         keys.push(format!("groups: [{}]", groups.join(", ")));
     }
@@ -214,11 +235,18 @@ fn rules(config: &Value, whole: &Value, draft: &mut Draft) {
         ));
     }
     let pass = pass.filter(|pass| *pass > 0.0 && *pass <= 100.0).unwrap_or(USUAL.0);
-    let marginal = marginal.filter(|marginal| *marginal >= 0.0 && *marginal <= pass).unwrap_or_else(|| USUAL.1.min(pass));
+    let marginal = marginal
+        .filter(|marginal| *marginal >= 0.0 && *marginal <= pass)
+        .unwrap_or_else(|| USUAL.1.min(pass));
     let null = Value::Null;
     let weights = config.pointer("/classifier/groupWeights").and_then(Value::as_object);
     let mut groups = Vec::new();
-    let said = |group: &str| draft.triggers.iter().any(|trigger| trigger.keys.iter().any(|(_, keys)| keys.contains(&quoted(group))));
+    let said = |group: &str| {
+        draft
+            .triggers
+            .iter()
+            .any(|trigger| trigger.keys.iter().any(|(_, keys)| keys.contains(&quoted(group))))
+    };
     let mut gone = Vec::new();
     let mut kept = Vec::new();
     for (group, weight) in weights.into_iter().flatten() {
@@ -232,13 +260,18 @@ fn rules(config: &Value, whole: &Value, draft: &mut Draft) {
     }
     let sum: f64 = kept.iter().map(|(_, weight)| weight).sum();
     if sum > 100.0 {
-        draft.notes.push(format!("the weights of the groups are {sum} in all, more than 100: they are left out"));
+        draft
+            .notes
+            .push(format!("the weights of the groups are {sum} in all, more than 100: they are left out"));
         kept.clear();
     }
     groups.extend(kept.iter().map(|(group, weight)| format!("{}: {weight}", quoted(group))));
-    let groups = if groups.is_empty() { String::new() } else { format!(", groups: {{{}}}", groups.join(", ")) };
+    let groups =
+        if groups.is_empty() { String::new() } else { format!(", groups: {{{}}}", groups.join(", ")) };
     draft.judge = Some(format!("{{kind: kayenta, score: {{pass: {pass}, marginal: {marginal}}}{groups}}}"));
-    for inside in items(config.get("metrics").unwrap_or(&null)).filter(|metric| metric.pointer("/analysisConfigurations/canary/groups").is_some()) {
+    for inside in items(config.get("metrics").unwrap_or(&null))
+        .filter(|metric| metric.pointer("/analysisConfigurations/canary/groups").is_some())
+    {
         let name = inside.get("name").and_then(text).unwrap_or_default();
         draft.notes.push(format!("the metric `{name}`: groups of its analysis; only those beside it count"));
     }

@@ -16,7 +16,8 @@ fn taken(text: &str) -> Loaded {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("release.yaml");
     std::fs::write(&path, text).unwrap();
-    let loaded = Loaded::read(&path, BTreeMap::new()).unwrap_or_else(|fault| panic!("{}\n{text}", fault.line()));
+    let loaded =
+        Loaded::read(&path, BTreeMap::new()).unwrap_or_else(|fault| panic!("{}\n{text}", fault.line()));
     let promote = loaded.plan.promote.as_ref().unwrap();
     super::super::begin::judged(promote, &loaded).unwrap_or_else(|fault| panic!("{}\n{text}", fault.line()));
     loaded
@@ -38,7 +39,12 @@ const KAYENTA: &[(&str, usize, usize, &[&str])] = &[
     ("kayenta-filter-template.json", 2, 2, &["`namespace` was a parameter", "thresholds"]),
     ("kayenta-promql.json", 2, 2, &["`location` was a parameter"]),
     ("kayenta-effect-sizes.json", 3, 3, &[]),
-    ("kayenta-stackdriver.json", 1, 1, &["`cpu`: there is no kind of source for `stackdriver`", "the weight of the group `system`"]),
+    (
+        "kayenta-stackdriver.json",
+        1,
+        1,
+        &["`cpu`: there is no kind of source for `stackdriver`", "the weight of the group `system`"],
+    ),
     ("kayenta-adhoc-graphite.json", 1, 1, &["`apdex`: there is no kind of source for `newrelic`"]),
     ("kayenta-datadog.json", 1, 1, &["the judge `dredd-v1.0`"]),
 ];
@@ -46,19 +52,43 @@ const KAYENTA: &[(&str, usize, usize, &[&str])] = &[
 const ARGO: &[(&str, usize, usize, &[&str])] = &[
     ("argo-success-rate.yaml", 1, 1, &["`{{args.service-name}}` said which version", "`failureLimit: 3`"]),
     ("argo-failure-condition.yaml", 2, 2, &["`initialDelay`", "`count`"]),
-    ("argo-mixed-providers.yaml", 2, 2, &["`smoke`: a Kubernetes job", "`webmetric`: a web request", "`nr`: there is no kind of source for `newRelic`"]),
+    (
+        "argo-mixed-providers.yaml",
+        2,
+        2,
+        &[
+            "`smoke`: a Kubernetes job",
+            "`webmetric`: a web request",
+            "`nr`: there is no kind of source for `newRelic`",
+        ],
+    ),
     ("argo-conditions.yaml", 4, 4, &["`both`: its condition is more than one comparison"]),
-    ("argo-cluster-two-documents.yaml", 2, 2, &["the document of kind Rollout", "the argument `api-token` came from elsewhere"]),
+    (
+        "argo-cluster-two-documents.yaml",
+        2,
+        2,
+        &["the document of kind Rollout", "the argument `api-token` came from elsewhere"],
+    ),
     ("argo-names-no-version.yaml", 1, 1, &["`all`: its query names neither version"]),
 ];
 
 const FLAGGER: &[(&str, usize, usize, &[&str])] = &[
     ("flagger-builtin.yaml", 0, 2, &["`webhooks`", "`threshold: 5`"]),
-    ("flagger-templates.yaml", 3, 4, &["its lower bound 1", "the metric `gone`: its template `nowhere` is not in the file"]),
+    (
+        "flagger-templates.yaml",
+        3,
+        4,
+        &["its lower bound 1", "the metric `gone`: its template `nowhere` is not in the file"],
+    ),
     ("flagger-template-alone.yaml", 1, 1, &["it has no threshold in the file"]),
     ("flagger-inline-query.yaml", 1, 1, &["`match`", "`iterations` without a weight"]),
     ("flagger-step-weights.yaml", 0, 1, &["`mirror`"]),
-    ("flagger-cloudwatch.yaml", 1, 2, &["`aws-errors`: there is no kind of source for `cloudwatch`", "`secretRef`"]),
+    (
+        "flagger-cloudwatch.yaml",
+        1,
+        2,
+        &["`aws-errors`: there is no kind of source for `cloudwatch`", "`secretRef`"],
+    ),
 ];
 
 #[test]
@@ -77,7 +107,8 @@ fn what_others_judge_by_becomes_a_plan_that_is_taken() {
             files += 1;
         }
     }
-    let there = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/field/imports")).unwrap().count();
+    let there =
+        std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/field/imports")).unwrap().count();
     assert_eq!(files + 1, there, "each file is tried, and one says what they are");
 }
 
@@ -92,7 +123,10 @@ fn what_is_judged_stays_what_it_was() {
         assert!(plan.contains(&format!("{line}\n")), "{line}\n{plan}");
     }
     let (_, plan, _) = made(Origin::Argo, &field("argo-success-rate.yaml"));
-    assert!(plan.contains("    - {metric: \"success-rate\", is: \"< 0.95\", over: 300s, for: 900s}\n"), "{plan}");
+    assert!(
+        plan.contains("    - {metric: \"success-rate\", is: \"< 0.95\", over: 300s, for: 900s}\n"),
+        "{plan}"
+    );
     let (_, plan, _) = made(Origin::Argo, &field("argo-conditions.yaml"));
     for condition in ["> 0.05", ">= 500", "< 10", "> 2"] {
         assert!(plan.contains(&format!("is: \"{condition}\"")), "{condition}\n{plan}");
@@ -115,7 +149,7 @@ fn what_is_no_configuration_is_refused_and_hostile_texts_stay_texts() {
     for (origin, text, said) in [
         (Origin::Kayenta, "{}", "no list `metrics`"),
         (Origin::Kayenta, "", "it is empty"),
-        (Origin::Kayenta, "[1, 2", "no list `metrics`"),
+        (Origin::Kayenta, "[1, 2", "not YAML"),
         (Origin::Argo, "kind: Deployment\n", "no AnalysisTemplate"),
         (Origin::Argo, "a: [", ""),
         (Origin::Flagger, "kind: Service\n", "neither a Canary nor a MetricTemplate"),
