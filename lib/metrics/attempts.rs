@@ -133,7 +133,10 @@ mod tests {
     use super::*;
     use crate::metrics::access::ClientClosed;
 
-    fn read(tried: Tried<'_>, which: Attempts) -> Option<Vec<(String, Option<bool>, Option<f64>)>> {
+    /// Side, how it went and latency of each attempt.
+    type Seen = Vec<(String, Option<bool>, Option<f64>)>;
+
+    fn read(tried: Tried<'_>, which: Attempts) -> Option<Seen> {
         let statuses = Statuses::new(None, ClientClosed::LeaveOut).unwrap();
         let mut found = Vec::new();
         each(tried, (which, &statuses, 1e3), &mut found)?;

@@ -618,7 +618,7 @@ mod tests {
         let line = |retries| http(&format!("shop/green 0/0/1/2/3 200 9 - - ---- 1/1/1/1/{retries} 0/0"));
         assert_eq!(read(&utc(), &line("2")).unwrap().1, [failed(false), failed(false), last.clone()]);
         assert_eq!(read(&utc(), &line("+1")).unwrap().1, [failed(true), last.clone()]);
-        assert_eq!(read(&utc(), &line("+0")).unwrap().1, [last.clone()]);
+        assert_eq!(read(&utc(), &line("+0")).unwrap().1, std::slice::from_ref(&last));
         let only = Settings { attempts: Attempts::Last, ..utc() };
         assert_eq!(read(&only, &line("3")).unwrap().1, [last]);
         let gone = http("shop/green 0/0/-1/-1/3004 503 217 - - SC-- 1/1/0/0/3 0/0");

@@ -644,6 +644,7 @@ mod tests {
         Some((at, found.into_iter().map(|a| (a.side.into_owned(), a.ok, a.latency_ms)).collect()))
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "it stands beside what is read")]
     fn one(at_ms: i64, side: &str, ok: Option<bool>, latency: Option<f64>) -> Option<(i64, Seen)> {
         Some((at_ms, vec![(side.to_owned(), ok, latency)]))
     }
@@ -680,7 +681,7 @@ mod tests {
         let own = settings(r#"%{%Y-%m-%dT%H:%M:%S%z}t %v "%r" %>s %{end:msec}t"#);
         let text = r#"2026-11-21T09:00:00+0100 green "GET / HTTP/1.1" 200 1"#;
         assert_eq!(read(&own, text), one(AT, "green", Some(true), None));
-        let end = settings(r#"%{end:msec}t %v %>s %D"#);
+        let end = settings(r"%{end:msec}t %v %>s %D");
         assert_eq!(
             read(&end, "1795248000250 green 200 40000"),
             one(AT + 250, "green", Some(true), Some(40.0))
@@ -791,9 +792,7 @@ mod tests {
             assert!(message.contains(said) && !help.is_empty(), "{format}: {message}");
         }
         assert_eq!(Line::new(&settings("combined %D")).ok().unwrap().side, None);
-        for (given, said) in [(Some("%{X}o"), "no `%{X}o`")] {
-            let of = Settings { side: given.map(str::to_owned), ..settings("combined") };
-            assert!(Line::new(&of).err().unwrap().0.contains(said));
-        }
+        let of = Settings { side: Some("%{X}o".into()), ..settings("combined") };
+        assert!(Line::new(&of).err().unwrap().0.contains("no `%{X}o`"));
     }
 }

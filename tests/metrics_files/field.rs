@@ -1,6 +1,12 @@
 //! Logs in the formats that people have, by the shapes of public examples: what the same requests are in each.
 
-use super::{open, requests, sides};
+use std::path::Path;
+use std::time::Duration;
+
+use trapkey::metrics::SideOf;
+
+use super::{open, requests, sides, window};
+use crate::support::answering::{Answering, Reply};
 use crate::support::folder;
 
 /// 2026-11-21T08:00:00Z.
@@ -204,4 +210,56 @@ fn the_same_requests_are_the_same_in_every_format() {
     let kinds = ["nginx_log", "json_log", "haproxy_log", "text_log"];
     assert!(FORMATS.len() >= 30 && kinds.iter().all(|kind| FORMATS.iter().any(|format| format.1 == *kind)));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The file, the kind (of a service that answers with it, or `file`), and `with`.
+const SERIES: &[(&str, &str, &str)] = &[
+    ("prometheus-matrix.json", "prometheus", "query: 'up{side=\"{{ side }}\"}'"),
+    ("mimir-infos.json", "prometheus", "query: 'up{side=\"{{ side }}\"}'"),
+    ("graphite.json", "graphite", "query: \"shop.{{ side }}\""),
+    (
+        "influxql.json",
+        "influxdb",
+        "language: influxql, database: shop, query: \"SELECT mean(ms) FROM checkout WHERE side = '{{ side }}'\"",
+    ),
+    (
+        "influx-annotated.csv",
+        "influxdb",
+        "language: flux, org: shop, token: t, query: 'from(bucket: \"{{ side }}\")'",
+    ),
+    ("datadog.json", "datadog", "api_key: a, app_key: b, query: \"sum:errors{side:{{ side }}}\""),
+    ("dashboard-export.csv", "file", "time: Time, blue: blue, green: green"),
+    ("rows-by-label.csv", "file", "time: timestamp, side: side, value: requests"),
+    ("lines.jsonl", "file", "time: ts, side: pool, value: depth"),
+    ("pairs-by-side.json", "file", "format: json"),
+    ("orders-{{ side }}.csv", "file", "time: t, value: orders"),
+];
+
+#[test]
+fn the_same_series_is_the_same_in_every_shape() {
+    let place = folder();
+    let series = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/field/series");
+    for file in std::fs::read_dir(&series).unwrap().flatten() {
+        std::fs::copy(file.path(), place.path().join(file.file_name())).unwrap();
+    }
+    let mut wrong = Vec::new();
+    for (file, kind, with) in SERIES {
+        let answers = std::fs::read_to_string(series.join(file)).unwrap_or_default();
+        let service = Answering::start(move |_| {
+            let shape = if answers.starts_with('#') { "text/csv" } else { "application/json" };
+            Reply::Says(200, shape, answers.clone())
+        });
+        let target = if *kind == "file" { (*file).to_owned() } else { service.url() };
+        let metric = format!("{{name: x, kind: {kind}, target: \"{target}\", step: 60s, with: {{{with}}}}}");
+        let mut source = open(place.path(), &metric).unwrap_or_else(|fault| panic!("{file}: {fault:?}"));
+        let side = SideOf { word: "green", url: "http://10.0.0.1:80".into(), release: None };
+        let mut ask = window(&side, BEGIN, BEGIN + 300_000);
+        (ask.step, ask.covers) = (Duration::from_secs(60), Duration::from_secs(60));
+        let found =
+            source.points(&ask).map(|all| all.iter().map(|p| (p.at_ms - BEGIN, p.value)).collect::<Vec<_>>());
+        if found != Ok(vec![(0, 3.0), (60_000, 5.0), (120_000, 4.0), (240_000, 6.25)]) {
+            wrong.push(format!("{file}: {found:?}"));
+        }
+    }
+    assert!(SERIES.len() >= 10 && wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -1,5 +1,7 @@
 //! `judge: kayenta`: comparisons are classified and scored as Kayenta does.
 
+use std::collections::BTreeMap;
+
 use super::super::kayenta::{
     Class, Classification, Config, Direction, Judgement, Metric as KayentaMetric, MetricConfig, MetricResult,
     judge_kayenta,
@@ -142,7 +144,7 @@ impl Judge<'_> {
         let known = those(&|ready| *ready == Readiness::Known);
         // Groups of which nothing is known weigh nothing here.
         let whole = config(self.plan)?;
-        let part = Config { groups: Default::default(), ..whole.clone() };
+        let part = Config { groups: BTreeMap::new(), ..whole.clone() };
         let of_known = self.score_by_kayenta(&part, metrics, &known)?;
         let is_worse =
             |metric: &MetricResult| metric.critical && !metric.muted && metric.classification.is_worse();

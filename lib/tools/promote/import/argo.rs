@@ -62,45 +62,42 @@ fn tells_the_version(name: &str) -> bool {
         .any(|part| name.contains(part))
 }
 
+/// What a provider is asked: the kind of source, its address, the query.
+type Asked = (&'static str, Option<String>, String);
+
+/// Errors: in words, why there is no such source here.
+fn asked(kind: &str, settings: &Value) -> Result<Asked, String> {
+    let of = |key: &str| settings.get(key).and_then(text);
+    let (kind, target) = match kind {
+        "prometheus" => ("prometheus", of("address")),
+        "graphite" => ("graphite", of("address")),
+        "datadog" => ("datadog", Some("https://api.datadoghq.com".to_owned())),
+        "job" => return Err("a Kubernetes job: make a check of kind `command` of it, in `verify`".into()),
+        "web" => {
+            return Err("a web request: make a check of kind `http` of it, in `verify`, or a metric of kind `command`".into());
+        }
+        "kayenta" => return Err("Kayenta: read its canary config with `--from-kayenta`".into()),
+        other => {
+            return Err(format!("there is no kind of source for `{other}` that its query could be handed to"));
+        }
+    };
+    let query = of("query").filter(|query| !query.trim().is_empty()).ok_or("it has no query of its own")?;
+    Ok((kind, target, query))
+}
+
 fn one(metric: &Value, arguments: &BTreeMap<String, Option<String>>, draft: &mut Draft) {
     let shown = metric.get("name").and_then(text).unwrap_or_else(|| "without a name".into());
     let provider = metric.get("provider").and_then(Value::as_object).and_then(|all| all.iter().next());
+    let Some((kind, settings)) = provider else { return leave(draft, &shown, "it has no provider") };
+    let (kind, target, query) = match asked(kind, settings) {
+        Ok(asked) => asked,
+        Err(why) => return leave(draft, &shown, &why),
+    };
+    let (condition, worse) = match conditions(metric) {
+        Ok(found) => found,
+        Err(why) => return leave(draft, &shown, &why),
+    };
     let mut notes = Vec::new();
-    let Some((kind, settings)) = provider else {
-        draft.notes.push(format!("the metric `{shown}`: it has no provider"));
-        return;
-    };
-    let of = |key: &str| settings.get(key).and_then(text);
-    let (kind, target, query) = match kind.as_str() {
-        "prometheus" => ("prometheus", of("address"), of("query")),
-        "graphite" => ("graphite", of("address"), of("query")),
-        "datadog" => ("datadog", Some("https://api.datadoghq.com".to_owned()), of("query")),
-        "job" => {
-            return leave(
-                draft,
-                &shown,
-                "a Kubernetes job: make a check of kind `command` of it, in `verify`",
-            );
-        }
-        "web" => {
-            return leave(
-                draft,
-                &shown,
-                "a web request: make a check of kind `http` of it, in `verify`, or a metric of kind `command`",
-            );
-        }
-        "kayenta" => return leave(draft, &shown, "Kayenta: read its canary config with `--from-kayenta`"),
-        other => {
-            return leave(
-                draft,
-                &shown,
-                &format!("there is no kind of source for `{other}` that its query could be handed to"),
-            );
-        }
-    };
-    let Some(query) = query.filter(|query| !query.trim().is_empty()) else {
-        return leave(draft, &shown, "it has no query of its own");
-    };
     for key in [
         "authentication",
         "headers",
@@ -115,55 +112,66 @@ fn one(metric: &Value, arguments: &BTreeMap<String, Option<String>>, draft: &mut
             notes.push(format!("`{key}` of its provider"));
         }
     }
-    let mut versions = Vec::new();
-    let mut filled = |text: &str, is_query: bool, notes: &mut Vec<String>| {
-        fill(text, ("{{", "}}"), &mut |name| {
-            let bare = name
-                .strip_prefix("args.")
-                .or_else(|| name.strip_prefix("inputs."))
-                .unwrap_or(name)
-                .to_owned();
-            match arguments.get(&bare) {
-                Some(Some(value)) => value.clone(),
-                _ if is_query && tells_the_version(&bare) => {
-                    versions.push(bare);
-                    "{{ side }}".to_owned()
-                }
-                _ => {
-                    notes.push(format!(
-                        "`{bare}` was an argument: set the variable {}",
-                        bare.to_ascii_uppercase().replace('-', "_")
-                    ));
-                    variable(&bare)
-                }
-            }
-        })
-    };
-    let query = filled(&query, true, &mut notes);
-    let target = target.map(|target| filled(&target, false, &mut notes));
-    versions.sort();
-    versions.dedup();
-    for version in versions {
-        notes.push(format!(
-            "`{{{{args.{version}}}}}` said which version; it is `{{{{ side }}}}` now, `blue` or `green`"
-        ));
-    }
-    let name = fresh_name(&shown, &draft.metrics);
-    let (conditions, worse) = match conditions(metric) {
-        Ok(found) => found,
-        Err(why) => return leave(draft, &shown, &why),
-    };
+    let query = filled(&query, true, arguments, &mut notes);
+    let target = target.map(|target| filled(&target, false, arguments, &mut notes));
     let every = metric.get("interval").and_then(text).and_then(|text| go_seconds(&text));
     if let Some(every) = every {
         draft.interval.get_or_insert_with(|| span(every));
     }
+    let limit = metric.get("consecutiveErrorLimit").and_then(number);
+    if let Some(limit) = limit.filter(|limit| *limit >= 1.0 && limit.fract() == 0.0) {
+        draft.judge.get_or_insert_with(|| format!("{{consecutive_errors: {limit}}}"));
+    }
+    let every = every.unwrap_or(60.0);
+    let name = fresh_name(&shown, &draft.metrics);
+    let trigger = trigger(metric, &name, &condition, every);
+    let usual = || "http://127.0.0.1:9090 # change this: the address of Prometheus".to_owned();
+    let found = Metric {
+        name,
+        kind,
+        target: Some(target.map_or_else(usual, |target| quoted_with_variables(&target))),
+        with: vec![("query", quoted_with_variables(query.trim()))],
+        more: vec![("worse", worse.to_owned()), ("step", step_within(every))],
+        notes,
+    };
+    draft.add(found, &query, trigger);
+}
+
+/// A text with its arguments: their values, the side where one says which version, or a variable of the plan.
+fn filled(
+    given: &str,
+    is_query: bool,
+    arguments: &BTreeMap<String, Option<String>>,
+    notes: &mut Vec<String>,
+) -> String {
+    fill(given, ("{{", "}}"), &mut |name| {
+        let bare = name.strip_prefix("args.").or_else(|| name.strip_prefix("inputs.")).unwrap_or(name);
+        if let Some(Some(value)) = arguments.get(bare) {
+            return value.clone();
+        }
+        let is_version = is_query && tells_the_version(bare);
+        let note = if is_version {
+            format!("`{{{{args.{bare}}}}}` said which version; it is `{{{{ side }}}}` now, `blue` or `green`")
+        } else {
+            format!(
+                "`{bare}` was an argument: set the variable {}",
+                bare.to_ascii_uppercase().replace('-', "_")
+            )
+        };
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+        if is_version { "{{ side }}".to_owned() } else { variable(bare) }
+    })
+}
+
+fn trigger(metric: &Value, name: &str, condition: &str, every: f64) -> Trigger {
+    let mut notes = Vec::new();
+    let mut keys = vec![("metric", quoted(name)), ("is", quoted(condition)), ("over", span(every))];
     let failures = metric.get("failureLimit").and_then(number).unwrap_or(0.0);
-    let mut trigger_notes = Vec::new();
-    let mut keys = vec![("metric", quoted(&name)), ("is", quoted(&conditions))];
-    keys.push(("over", span(every.unwrap_or(60.0))));
     if failures > 0.0 {
-        keys.push(("for", span(failures * every.unwrap_or(60.0))));
-        trigger_notes.push(format!(
+        keys.push(("for", span(failures * every)));
+        notes.push(format!(
             "`failureLimit: {failures}` counted failures in all; here so many in a row end it, by `for`"
         ));
     }
@@ -174,27 +182,10 @@ fn one(metric: &Value, arguments: &BTreeMap<String, Option<String>>, draft: &mut
         ("consecutiveSuccessLimit", "a bake lasts as long as it says"),
     ] {
         if metric.get(key).is_some() {
-            trigger_notes.push(format!("`{key}`: {why}"));
+            notes.push(format!("`{key}`: {why}"));
         }
     }
-    if let Some(limit) = metric.get("consecutiveErrorLimit").and_then(number) {
-        if limit >= 1.0 && limit.fract() == 0.0 {
-            draft.judge.get_or_insert_with(|| format!("{{consecutive_errors: {limit}}}"));
-        }
-    }
-    let step = step_within(every.unwrap_or(60.0));
-    let found = Metric {
-        name,
-        kind,
-        target: Some(target.map_or_else(
-            || "http://127.0.0.1:9090 # change this: the address of Prometheus".into(),
-            |target| quoted_with_variables(&target),
-        )),
-        with: vec![("query", quoted_with_variables(query.trim()))],
-        more: vec![("worse", worse.to_owned()), ("step", step)],
-        notes,
-    };
-    draft.add(found, &query, Trigger { keys, notes: trigger_notes });
+    Trigger { keys, notes }
 }
 
 fn leave(draft: &mut Draft, metric: &str, why: &str) {

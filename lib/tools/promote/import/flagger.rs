@@ -20,11 +20,10 @@ pub(super) fn read(documents: &[Value], draft: &mut Draft) -> Result<(), String>
         return Err("it has neither a Canary nor a MetricTemplate".into());
     }
     for other in documents {
-        match other.get("kind").and_then(text).as_deref() {
-            Some("Canary") if canary.is_none_or(|canary| std::ptr::eq(canary, other)) => {}
-            Some("MetricTemplate") => {}
-            Some(kind) => draft.notes.push(format!("the document of kind {kind}")),
-            None => {}
+        let Some(kind) = other.get("kind").and_then(text) else { continue };
+        let is_read = kind == "MetricTemplate" || canary.is_some_and(|canary| std::ptr::eq(canary, other));
+        if !is_read {
+            draft.notes.push(format!("the document of kind {kind}"));
         }
     }
     let Some(canary) = canary else {
@@ -254,18 +253,14 @@ fn of_template(template: &Value, used: &Use<'_>, draft: &mut Draft) {
         (None, None) => None,
     };
     let mut keys = vec![("metric", quoted(&name))];
-    let worse = match condition {
-        Some((condition, worse)) => {
-            keys.extend([("is", quoted(&condition)), ("over", span(every))]);
-            hold(used.threshold, every, &mut keys, &mut trigger_notes);
-            worse
-        }
-        None => {
-            trigger_notes
-                .push("it has no threshold in the file: it is compared with blue; change this".into());
-            keys.push(("worse_than_baseline_by", "10%".into()));
-            "higher"
-        }
+    let worse = if let Some((condition, worse)) = condition {
+        keys.extend([("is", quoted(&condition)), ("over", span(every))]);
+        hold(used.threshold, every, &mut keys, &mut trigger_notes);
+        worse
+    } else {
+        trigger_notes.push("it has no threshold in the file: it is compared with blue; change this".into());
+        keys.push(("worse_than_baseline_by", "10%".into()));
+        "higher"
     };
     let found = Metric {
         name,
