@@ -200,14 +200,14 @@ impl Set {
 #[group(multiple = false, conflicts_with_all = ["on", "live"])]
 struct From {
     /// Print the plan that Kayenta's canary config (JSON) becomes, and what of it does not translate
-    #[arg(long, value_name = "FILE")]
-    from_kayenta: Option<PathBuf>,
+    #[arg(long = "from-kayenta", value_name = "FILE")]
+    kayenta: Option<PathBuf>,
     /// Print the plan that Argo's AnalysisTemplate (YAML) becomes
-    #[arg(long, value_name = "FILE")]
-    from_argo: Option<PathBuf>,
+    #[arg(long = "from-argo", value_name = "FILE")]
+    argo: Option<PathBuf>,
     /// Print the plan that Flagger's Canary and MetricTemplate (YAML) become
-    #[arg(long, value_name = "FILE")]
-    from_flagger: Option<PathBuf>,
+    #[arg(long = "from-flagger", value_name = "FILE")]
+    flagger: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -274,13 +274,11 @@ fn main() -> ExitCode {
         Command::Status => cli::order_on(promote::open, &shared, TOOL, promote::status),
         Command::Pause => cli::order_on(promote::open, &shared, TOOL, promote::pause),
         Command::Resume => cli::order_on(promote::open, &shared, TOOL, promote::resume),
-        Command::Plan { from: From { from_kayenta: Some(file), .. }, .. } => {
+        Command::Plan { from: From { kayenta: Some(file), .. }, .. } => {
             promote::import(Origin::Kayenta, &file)
         }
-        Command::Plan { from: From { from_argo: Some(file), .. }, .. } => {
-            promote::import(Origin::Argo, &file)
-        }
-        Command::Plan { from: From { from_flagger: Some(file), .. }, .. } => {
+        Command::Plan { from: From { argo: Some(file), .. }, .. } => promote::import(Origin::Argo, &file),
+        Command::Plan { from: From { flagger: Some(file), .. }, .. } => {
             promote::import(Origin::Flagger, &file)
         }
         Command::Plan { live: true, .. } => cli::aside(&shared, TOOL, promote::plan_live),

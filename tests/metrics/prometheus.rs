@@ -83,7 +83,8 @@ fn a_real_prometheus_is_asked_for_each_side() {
 
     // More values than Prometheus gives: it is said before it is asked.
     let second = Duration::from_millis(1);
-    let trouble = ask(&mut *source, &side("green"), ago(20_000), ago(0), second).unwrap_err();
+    let now = ago(0);
+    let trouble = ask(&mut *source, &side("green"), now - 20_000, now, second).unwrap_err();
     assert_eq!(trouble.what, TroubleKind::Refused);
     assert!(trouble.message.contains("a step of 1 ms makes 20000 values of 20 s"), "{trouble:?}");
     let most = ask(&mut *source, &side("green"), 0, 11_000 * 60_000, Duration::from_secs(60));

@@ -17,6 +17,7 @@ const GREEN: usize = 1;
 
 /// What a format does not have.
 #[derive(Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each format lacks something else")]
 struct Lacks {
     /// The retried request is not in the log.
     retry: bool,
@@ -220,12 +221,12 @@ const SERIES: &[(&str, &str, &str)] = &[
     (
         "influxql.json",
         "influxdb",
-        "language: influxql, database: shop, query: \"SELECT mean(ms) FROM checkout WHERE side = '{{ side }}'\"",
+        "language: influxql, database: shop, query: \"SELECT mean(ms) FROM checkout WHERE side = '{{ side }}' AND time >= '{{ from_time }}' AND time < '{{ to_time }}'\"",
     ),
     (
         "influx-annotated.csv",
         "influxdb",
-        "language: flux, org: shop, token: t, query: 'from(bucket: \"{{ side }}\")'",
+        "language: flux, org: shop, token: t, query: 'from(bucket: \"{{ side }}\") |> range(start: {{ from_time }}, stop: {{ to_time }})'",
     ),
     ("datadog.json", "datadog", "api_key: a, app_key: b, query: \"sum:errors{side:{{ side }}}\""),
     ("dashboard-export.csv", "file", "time: Time, blue: blue, green: green"),

@@ -396,7 +396,7 @@ fn haproxys_tcplog_tells_every_connection() {
     wait_until("all connections", || stage.log().lines().count() >= before + 20);
     let found = stage.seen(&haproxy_metric("tcplog")(""), from, 20);
     let of = |side: usize, ok: bool| found.iter().filter(|r| r.side == side && r.ok == ok).count();
-    assert!(answered >= 5 && answered <= 15, "{answered}");
+    assert!((5..=15).contains(&answered), "{answered}");
     assert_eq!(
         [of(0, true), of(0, false), of(1, true), of(1, false)],
         [answered, 0, 0, 20 - answered],

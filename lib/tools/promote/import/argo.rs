@@ -78,7 +78,9 @@ fn asked(kind: &str, settings: &Value) -> Result<Asked, String> {
         }
         "kayenta" => return Err("Kayenta: read its canary config with `--from-kayenta`".into()),
         other => {
-            return Err(format!("there is no kind of source for `{other}` that its query could be handed to"));
+            return Err(format!(
+                "there is no kind of source for `{other}` that its query could be handed to"
+            ));
         }
     };
     let query = of("query").filter(|query| !query.trim().is_empty()).ok_or("it has no query of its own")?;
