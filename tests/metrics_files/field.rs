@@ -226,9 +226,13 @@ const SERIES: &[(&str, &str, &str)] = &[
     (
         "influx-annotated.csv",
         "influxdb",
-        "language: flux, org: shop, token: t, query: 'from(bucket: \"{{ side }}\") |> range(start: {{ from_time }}, stop: {{ to_time }})'",
+        "language: flux, org: shop, token: field-t0ken, query: 'from(bucket: \"{{ side }}\") |> range(start: {{ from_time }}, stop: {{ to_time }})'",
     ),
-    ("datadog.json", "datadog", "api_key: a, app_key: b, query: \"sum:errors{side:{{ side }}}\""),
+    (
+        "datadog.json",
+        "datadog",
+        "api_key: field-api-k3y, app_key: field-app-k3y, query: \"sum:errors{side:{{ side }}}\"",
+    ),
     ("dashboard-export.csv", "file", "time: Time, blue: blue, green: green"),
     ("rows-by-label.csv", "file", "time: timestamp, side: side, value: requests"),
     ("lines.jsonl", "file", "time: ts, side: pool, value: depth"),
