@@ -453,6 +453,10 @@ fn a_promotion_whose_snapshot_is_gone_from_the_store_does_not_begin() {
     for lost in packs().collect::<Vec<_>>() {
         std::fs::rename(&lost, &aside).unwrap();
         refused(&with_passphrase(&stage, &["promote", "start"]), "it cannot be restored");
+        // Only its own list of what is in it is cut.
+        let whole = std::fs::read(&aside).unwrap();
+        std::fs::write(&lost, &whole[..whole.len() - 1]).unwrap();
+        refused(&with_passphrase(&stage, &["promote", "start"]), "bytes where");
         std::fs::write(&lost, "half").unwrap();
         refused(&with_passphrase(&stage, &["promote", "start"]), "it has 4 bytes where");
         std::fs::rename(&aside, &lost).unwrap();

@@ -164,9 +164,13 @@ impl Repository {
             }
             let pieces =
                 nodes.iter().flat_map(|nodes| nodes.iter()).flat_map(|node| node.content.iter().flatten());
-            for piece in pieces {
-                if let Some(object) = all.lost.get(&(BlobKind::Data, *piece)) {
-                    own.why.insert(object.clone(), all.why.get(object).cloned().unwrap_or_default());
+            let needed = pieces.map(|piece| (BlobKind::Data, *piece)).chain([(BlobKind::Tree, id)]);
+            for (kind, blob) in needed {
+                // A pack that is cut in its end alone, behind its last blob, is not whole either.
+                let pack =
+                    index.find(kind, &blob).map(|place| Name::File(Kind::Pack, place.pack).to_string());
+                if let Some((object, why)) = pack.and_then(|pack| all.why.get_key_value(&pack)) {
+                    own.why.insert(object.clone(), why.clone());
                 }
             }
             look_at_tree(&index, id, nodes, &mut own);
