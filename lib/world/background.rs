@@ -49,8 +49,8 @@ impl Background {
         let status = self.child.try_wait().ok().flatten()?;
         let text = super::files::read_bounded(&self.log, 1024 * 1024).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
-        Some(format!("{status}: {}", crate::redact::redact(line.trim())))
+        let line = super::shell::last_line(&text, false);
+        Some(format!("{status}: {}", if line.is_empty() { "it said nothing" } else { &line }))
     }
 }
 

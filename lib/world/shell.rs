@@ -445,6 +445,22 @@ impl Drop for Conversation {
     }
 }
 
+/// How much before the last line is looked at for the beginning of a secret that ends in it.
+const BEFORE_LAST: usize = 32 * 1024;
+
+/// The last line that says something, secrets left out. One may be broken over lines, so that they are hidden in all of
+/// the end of a text before its last line is taken.
+pub(super) fn last_line(text: &str, cut: bool) -> String {
+    let text = text.trim_end();
+    let mut from = text.len().saturating_sub(BEFORE_LAST);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    let end = &text[from..];
+    let hidden = if cut { crate::redact::redact_cut(end) } else { crate::redact::redact(end) };
+    hidden.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("").trim().to_owned()
+}
+
 impl Ran {
     /// The end of what it said, on one line, secrets left out: for messages.
     pub fn last_words(&self) -> String {
@@ -452,11 +468,7 @@ impl Ran {
         let stdout = String::from_utf8_lossy(&self.stdout);
         let by_stdout = stderr.trim().is_empty();
         let text = if by_stdout { stdout } else { stderr };
-        let line = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("").trim();
-        // Half a secret would no longer be recognised as one: first out, then cut.
-        let text =
-            if self.cut && by_stdout { crate::redact::redact_cut(line) } else { crate::redact::redact(line) };
-        crate::units::clipped(&text, 300)
+        crate::units::clipped(&last_line(&text, self.cut && by_stdout), 300)
     }
 
     /// All that it said and that was kept, secrets left out.
@@ -607,6 +619,26 @@ mod tests {
         });
         let pid = said.find(|pid| !pid.is_empty()).unwrap();
         assert!(gone(pid.trim()), "{pid} still runs");
+    }
+
+    #[test]
+    fn a_secret_that_is_broken_over_lines_leaves_no_end_of_it_in_the_last_one() {
+        let secret =
+            "Zq7-of-a-token-that-is-long-enough-to-be-broken-over-several-lines-by-base64-and-fold-19xK";
+        crate::redact::learn(secret);
+        for how in ["fold -w 35", "base64", "(printf user:; cat) | base64 -w 40"] {
+            let words =
+                order(&format!("printf %s {secret} | {{ {how}; }} >&2; exit 1")).run().unwrap().last_words();
+            let shown = |part: &str| words.contains(part);
+            assert!(
+                !["19xK", "fold-19", "MTl4S", "9xS", "OXhL"].iter().any(|part| shown(part)),
+                "{how}: {words}"
+            );
+            assert!(words.ends_with("***"), "{how}: {words}");
+        }
+        // Much before the last line takes nothing from it.
+        let long = order("yes | head -c 50000 >&2; echo oops >&2").run().unwrap();
+        assert_eq!(long.last_words(), "oops");
     }
 
     #[test]
