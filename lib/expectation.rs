@@ -85,6 +85,14 @@ impl Expectation {
         let (reads, rest) = told(trimmed);
         let sign: String = rest.chars().take_while(|c| "<>=!~≤≥≠".contains(*c)).collect();
         let after = rest[sign.len()..].trim();
+        let begins_anew = after.starts_with(|c| "<>=!~≤≥≠".contains(c)) || after.starts_with("in ");
+        if sign == "!=" && begins_anew && reads != Reads::Text {
+            return Err(format!(
+                "`{}` has two comparisons; there are {KNOWN}, and a text that begins so is written `text != {}`",
+                plain(trimmed),
+                plain(after)
+            ));
+        }
         let (compare, operands) = if sign == "~" {
             let pattern = parted.filled(after, regex::escape);
             let regex = Regex::new(&pattern).map_err(|e| format!("not a regular expression: {e}"))?;

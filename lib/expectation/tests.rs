@@ -214,6 +214,8 @@ fn compares_with_units_and_never_passes_on_nan() {
 
 #[test]
 fn what_says_nothing_or_two_things_is_refused() {
+    let text = Expectation::parse("text != ~ fail").unwrap();
+    assert!(text.met_by(&Observed::Text("fail".into())) && !text.met_by(&Observed::Text("~ fail".into())));
     for text in [
         "~ (",
         "=> 5",
@@ -225,6 +227,10 @@ fn what_says_nothing_or_two_things_is_refused() {
         "! FAILED",
         "!FAILED",
         "!== 5",
+        "!= ~ fail",
+        "!= > 3",
+        "!=>= 3",
+        "!= in failed, broken",
         "=== 5",
         "≥ 5",
         "≠ 5",
