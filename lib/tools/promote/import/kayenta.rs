@@ -34,11 +34,15 @@ fn one(config: &Value, metric: &Value, draft: &mut Draft) {
     let shown = metric.get("name").and_then(text).unwrap_or_else(|| "without a name".into());
     let null = Value::Null;
     let query = metric.get("query").unwrap_or(&null);
-    let kind = query.get("type").or_else(|| query.get("@type")).and_then(text).unwrap_or_default();
+    // Configurations of the first years name the service alone.
+    let service = metric.get("serviceName");
+    let kind =
+        query.get("type").or_else(|| query.get("@type")).or(service).and_then(text).unwrap_or_default();
     let translated = match kind.as_str() {
         "prometheus" => prometheus(config, query),
         "datadog" => datadog(query),
         "graphite" => graphite(query),
+        "" => Err("it does not say whose query it is, by `query.type` or `serviceName`".into()),
         other => Err(format!("there is no kind of source for `{other}` that its query could be handed to")),
     };
     let (kind, target, expression, mut notes) = match translated {

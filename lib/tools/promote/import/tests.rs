@@ -166,3 +166,18 @@ fn what_is_no_configuration_is_refused_and_hostile_texts_stay_texts() {
     assert_eq!(loaded.plan.promote.as_ref().unwrap().metrics.len(), 1, "{plan}");
     assert!(!plan.contains("\nversion: 2"), "{plan}");
 }
+
+#[test]
+fn a_canary_config_of_the_first_years_names_its_services() {
+    let config =
+        |metric: &str| format!("{{\"metrics\": [{{\"name\": \"cpu\", \"query\": \"a,:sum\"{metric}}}]}}");
+    for (metric, words) in [
+        (", \"serviceName\": \"atlas\"", "no kind of source for `atlas`"),
+        ("", "it does not say whose query it is"),
+    ] {
+        let draft = draft(Origin::Kayenta, &config(metric)).unwrap();
+        assert!(draft.triggers.is_empty());
+        let said = draft.left_out().join("; ");
+        assert!(said.contains(words), "{said}");
+    }
+}
